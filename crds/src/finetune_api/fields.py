@@ -1,0 +1,126 @@
+"""Finding a field of the API by its path: its model, type, default and documentation."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+
+@dataclass(frozen=True)
+class FieldDoc:
+    """One field as `finetune explain` shows it.
+
+    Attributes:
+        path: where it is, such as `spec.method.lora.rank`.
+        type: its type in words.
+        required: whether it must be written.
+        default: what it is when left out; None where that is decided later.
+        choices: the values that it takes, if they can be listed.
+        description: its documentation, in one paragraph.
+        fields: what is below it, if it is a mapping.
+    """
+
+    path: str
+    type: str
+    required: bool
+    default: str | None
+    choices: tuple[str, ...]
+    description: str
+    fields: tuple[FieldDoc, ...]
+
+
+def model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel] | None:
+    """The model that holds the fields below a path, or None where there is none."""
+    for part in path:
+        if isinstance(part, int) or part.isdigit():
+            continue
+        field = _field(model, part)
+        below = _model_of(field.annotation) if field else None
+        if below is None:
+            return None
+        model = below
+    return model
+
+
+def document_field(root: type[BaseModel], path: str) -> FieldDoc:
+    """The documentation of the field at a dotted path; the empty path is the root itself.
+
+    Raises:
+        KeyError: there is no such field; the message lists the ones that there are.
+    """
+    parts = [part for part in path.split(".") if part]
+    if not parts:
+        return _describe_model("", root)
+    owner = model_at(root, parts[:-1])
+    field = _field(owner, parts[-1]) if owner else None
+    if field is None:
+        known = ", ".join(f.alias or n for n, f in owner.model_fields.items()) if owner else "none"
+        raise KeyError(f"no field {path}; the fields there are: {known}")
+    return _describe(path, field, deep=True)
+
+
+def _describe_model(path: str, model: type[BaseModel]) -> FieldDoc:
+    fields = tuple(_describe(f"{path}.{f.alias or n}".lstrip("."), f) for n, f in model.model_fields.items())
+    return FieldDoc(path, "object", True, None, (), " ".join((model.__doc__ or "").split()), fields)
+
+
+def _describe(path: str, field: FieldInfo, deep: bool = False) -> FieldDoc:
+    below = _model_of(field.annotation)
+    default = field.default
+    shown = None if default is None or default is PydanticUndefined or below else _plain(default)
+    return FieldDoc(
+        path=path,
+        type=_type_name(field.annotation),
+        required=field.is_required(),
+        default=shown,
+        choices=tuple(str(member.value) for member in _enum_of(field.annotation) or ()),
+        description=" ".join((field.description or "").split()),
+        fields=_describe_model(path, below).fields if below and deep else (),
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_plain(item) for item in value) + "]"
+    return str(value)
+
+
+def _field(model: type[BaseModel], name: int | str) -> FieldInfo | None:
+    return next((field for key, field in model.model_fields.items() if name in (field.alias, key)), None)
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is dict:
+        return [dict]
+    return [leaf for argument in arguments for leaf in _leaves(argument)] if arguments else [annotation]
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    return next((leaf for leaf in _leaves(annotation) if isinstance(leaf, type) and issubclass(leaf, BaseModel)), None)
+
+
+def _enum_of(annotation: Any) -> type[Enum] | None:
+    return next((leaf for leaf in _leaves(annotation) if isinstance(leaf, type) and issubclass(leaf, Enum)), None)
+
+
+def _type_name(annotation: Any) -> str:
+    names = {"int": "integer", "float": "number", "bool": "boolean", "timedelta": "duration", "Decimal": "money",
+             "Uri": "location", "dict": "object"}
+    leaf = next((leaf for leaf in _leaves(annotation) if isinstance(leaf, type) and leaf is not type(None)), str)
+    if issubclass(leaf, BaseModel):
+        name = "object"
+    else:
+        name = "string" if issubclass(leaf, Enum) else names.get(leaf.__name__, "string")
+    return f"list of {name}" if "tuple[" in str(annotation) else name

@@ -1,0 +1,149 @@
+"""The files that are made from the models: the CustomResourceDefinition and the JSON Schema for editors.
+
+`python -m finetune_api.generate` writes them; with `--check` it only compares, and fails where one is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_api.base import GROUP, VERSION
+from finetune_api.spec.job import KIND, FineTuneJob, FineTuneJobSpec
+from finetune_api.status import FineTuneJobStatus
+
+PLURAL = "finetunejobs"
+_HEADER = "# Generated from finetune_api by `make generate`; edit the models instead.\n"
+_COLUMNS = (
+    ("Phase", "string", ".status.phase"),
+    ("Method", "string", ".spec.method.type"),
+    ("Model", "string", ".spec.model.source"),
+    ("Progress", "integer", ".status.progress.percent"),
+    ("Loss", "number", ".status.progress.loss"),
+    ("Cost", "string", ".status.cost.spent"),
+    ("ETA", "string", ".status.progress.estimatedCompletionTime"),
+    ("Age", "date", ".metadata.creationTimestamp"),
+)
+_NOT_STRUCTURAL = {"title", "$defs", "additionalProperties", "discriminator"}
+
+
+def structural_schema(schema: Any, definitions: dict[str, Any]) -> Any:
+    """A pydantic JSON Schema as Kubernetes wants it: no references, no `anyOf` with null, no closed objects."""
+    if isinstance(schema, list):
+        return [structural_schema(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        target = definitions[schema["$ref"].rpartition("/")[2]]
+        own = {key: value for key, value in schema.items() if key != "$ref"}
+        return structural_schema({**target, **own}, definitions)
+    if "anyOf" in schema and "x-kubernetes-int-or-string" not in schema:
+        (only,) = [option for option in schema["anyOf"] if option.get("type") != "null"]
+        own = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+        return structural_schema({**only, **own}, definitions)
+    result: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "properties":
+            result[key] = {name: structural_schema(below, definitions) for name, below in value.items()}
+        elif key == "description":
+            result[key] = " ".join(value.split())
+        elif key == "additionalProperties" and isinstance(value, dict):
+            result[key] = structural_schema(value, definitions)
+        elif key == "const":
+            result["enum"] = [value]
+        elif key == "exclusiveMinimum" or key == "exclusiveMaximum":
+            result[key.replace("exclusiveM", "m")] = value
+            result[key] = True
+        elif key == "default":
+            if value is not None and value not in ({}, []):
+                result[key] = value
+        elif key == "propertyNames":
+            continue
+        elif key not in _NOT_STRUCTURAL:
+            result[key] = structural_schema(value, definitions)
+    if result.get("x-kubernetes-preserve-unknown-fields") and "properties" in result:
+        del result["x-kubernetes-preserve-unknown-fields"]
+    return result
+
+
+def crd() -> dict[str, Any]:
+    """The CustomResourceDefinition of FineTuneJob."""
+
+    def schema_of(model: type[FineTuneJobSpec] | type[FineTuneJobStatus]) -> Any:
+        raw = model.model_json_schema(mode="validation")
+        return structural_schema(raw, raw.get("$defs", {}))
+
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {"kind": KIND, "listKind": f"{KIND}List", "plural": PLURAL, "singular": KIND.lower(),
+                      "shortNames": ["ftj"], "categories": ["finetune"]},
+            "versions": [{
+                "name": VERSION,
+                "served": True,
+                "storage": True,
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": [
+                    {"name": name, "type": kind, "jsonPath": path} for name, kind, path in _COLUMNS
+                ],
+                "schema": {"openAPIV3Schema": {
+                    "type": "object",
+                    "description": FineTuneJob.__doc__,
+                    "required": ["spec"],
+                    "properties": {
+                        "apiVersion": {"type": "string"},
+                        "kind": {"type": "string"},
+                        "metadata": {"type": "object"},
+                        "spec": schema_of(FineTuneJobSpec),
+                        "status": schema_of(FineTuneJobStatus),
+                    },
+                }},
+            }],
+        },
+    }
+
+
+def editor_schema() -> dict[str, Any]:
+    """The JSON Schema that an editor validates a job's YAML with."""
+    schema = FineTuneJob.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def generated_files() -> dict[str, str]:
+    """Every generated file: its name and its content."""
+    return {
+        f"{GROUP}_{PLURAL}.yaml": _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True),
+        "finetunejob.schema.json": json.dumps(editor_schema(), indent=2, ensure_ascii=False) + "\n",
+    }
+
+
+def main() -> int:
+    """Write or check the generated files; 1 where one is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    stale = []
+    for name, content in generated_files().items():
+        path = arguments.folder / name
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            stale.append(path)
+            if not arguments.check:
+                path.write_text(content, encoding="utf-8")
+                print(f"wrote {path}")
+    for path in stale if arguments.check else ():
+        print(f"{path} is out of date: run `make generate`", file=sys.stderr)
+    return 1 if arguments.check and stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,230 @@
+"""Reading a `FineTuneJob` from YAML: every error at once, each with its place, its value and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from finetune_api.fields import document_field, model_at
+from finetune_api.rules import broken_rules
+from finetune_api.spec.job import KIND, FineTuneJob
+
+_SHOWN = 80
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One error.
+
+    Attributes:
+        path: the field, such as `spec.training.batchSize`; empty for the file as a whole.
+        value: what stands there, shortened; None where nothing does.
+        message: what is wrong and what to write instead.
+        line: line in the file, from 1, where it is known.
+    """
+
+    path: str
+    value: str | None
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = f"line {self.line}: " if self.line else ""
+        found = f" (found {self.value})" if self.value is not None else ""
+        return f"{place}{self.path}: {self.message}{found}" if self.path else f"{place}{self.message}{found}"
+
+
+class InvalidJob(ValueError):
+    """A description that is no valid `FineTuneJob`; `errors` has everything that is wrong with it."""
+
+    def __init__(self, errors: Sequence[FieldError], origin: str) -> None:
+        self.errors = tuple(errors)
+        self.origin = origin
+        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        super().__init__("\n".join([f"{origin}: {count}", *(f"  {error}" for error in errors)]))
+
+
+def load_job(path: Path) -> FineTuneJob:
+    """Read the one `FineTuneJob` of a YAML file; `file://./…` locations are relative to the file's folder.
+
+    Raises:
+        InvalidJob: everything that is wrong with it.
+        OSError: the file can't be read.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidJob([FieldError("", None, f"not UTF-8 at byte {error.start}: save the file as UTF-8")],
+                         str(path)) from error
+    return parse_job_text(text, str(path))
+
+
+def parse_job_text(text: str, origin: str = "input") -> FineTuneJob:
+    """Read the one `FineTuneJob` of a YAML text; documents of other kinds are passed over.
+
+    Raises:
+        InvalidJob: everything that is wrong with it.
+    """
+    loader = _Loader(text)
+    documents: list[tuple[Any, dict[str, int]]] = []
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            assert node is not None
+            lines: dict[str, int] = {}
+            _note_lines(node, "", lines)
+            documents.append((loader.construct_document(node), lines))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise InvalidJob([FieldError("", None, f"not valid YAML: {error.problem}",
+                                     mark.line + 1 if mark else None)], origin) from error
+    except yaml.YAMLError as error:
+        raise InvalidJob([FieldError("", None, f"not valid YAML: {error}")], origin) from error
+    finally:
+        loader.dispose()
+    present = [(document, lines) for document, lines in documents if document is not None]
+    jobs = [pair for pair in present if isinstance(pair[0], Mapping) and pair[0].get("kind") == KIND]
+    if not jobs and len(present) == 1:
+        jobs = present
+    if len(jobs) != 1:
+        raise InvalidJob([FieldError("", None, f"{len(jobs)} documents of kind {KIND}: write exactly one")], origin)
+    return parse_job(jobs[0][0], origin, jobs[0][1])
+
+
+def parse_job(document: Any, origin: str = "input", lines: Mapping[str, int] | None = None) -> FineTuneJob:
+    """Validate a job given as plain data.
+
+    Raises:
+        InvalidJob: everything that is wrong with it.
+    """
+    lines = lines or {}
+    if not isinstance(document, Mapping):
+        raise InvalidJob([FieldError("", _shown(document), f"write a mapping with apiVersion, kind: {KIND}, metadata "
+                                                           "and spec")], origin)
+    errors: list[FieldError] = []
+    for key, expected in (("apiVersion", "finetune.dev/v1alpha1"), ("kind", KIND)):
+        if key not in document:
+            errors.append(FieldError(key, None, f"missing: write {expected}"))
+    job: FineTuneJob | None = None
+    try:
+        job = FineTuneJob.model_validate_json(json.dumps(document))
+    except ValidationError as failure:
+        errors += [_field_error(details, lines) for details in failure.errors(include_url=False) if details["loc"]]
+    except (TypeError, ValueError) as failure:
+        errors.append(FieldError("", None, f"not plain data: {failure}"))
+    reported = {error.path for error in errors}
+    for violation in broken_rules(document):
+        if violation.path not in reported:
+            errors.append(FieldError(violation.path, _shown(violation.value), violation.message,
+                                     _line(violation.path, lines)))
+    if errors or job is None:
+        raise InvalidJob(errors, origin)
+    return job
+
+
+def _field_error(details: ErrorDetails, lines: Mapping[str, int]) -> FieldError:
+    parts = [part for part in details["loc"] if part != "[key]"]
+    path = ".".join(str(part) for part in parts)
+    return FieldError(path, None if details["type"] == "missing" else _shown(details["input"]),
+                      _advice(details, parts), _line(path, lines))
+
+
+def _advice(details: ErrorDetails, parts: Sequence[int | str]) -> str:
+    context = details.get("ctx", {})
+    match details["type"]:
+        case "extra_forbidden":
+            owner = model_at(FineTuneJob, parts[:-1])
+            known = _field_names(owner) if owner else []
+            close = difflib.get_close_matches(str(parts[-1]), known, n=1, cutoff=0.6)
+            return "unknown field: " + (f"did you mean {close[0]}?" if close else f"write one of {', '.join(known)}")
+        case "missing":
+            return f"missing: {document_field(FineTuneJob, '.'.join(map(str, parts))).description}"
+        case "enum" | "literal_error":
+            expected = str(context.get("expected", "")).replace("'", "")
+            choices = expected.replace(" or ", ", ").split(", ")
+            close = difflib.get_close_matches(str(details["input"]).lower(), [c.lower() for c in choices], n=1)
+            hint = next((f": did you mean {c}?" for c in choices if close and c.lower() == close[0]), "")
+            return f"write {expected}{hint}"
+        case "value_error":
+            return str(context.get("error", details["msg"]))
+        case "string_pattern_mismatch":
+            return f"write text of the form {context.get('pattern')}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "write a mapping (fields below it, indented)"
+        case "tuple_type" | "list_type":
+            return "write a list ([a, b], or one item a line after a dash)"
+        case "int_type" | "int_from_float":
+            return "write a whole number, without quotes"
+        case "float_type":
+            return "write a number, without quotes"
+        case "bool_type":
+            return "write true or false"
+        case "string_type":
+            return "write text, in quotes if it looks like a number"
+        case _:
+            return str(details["msg"]).replace("Input should be", "write a value that is")
+
+
+def _field_names(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _shown(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _line(path: str, lines: Mapping[str, int]) -> int | None:
+    while path:
+        if path in lines:
+            return lines[path]
+        path = path.rpartition(".")[0]
+    return None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as Kubernetes reads it: dates stay text, 1e-4 is a number, a key written twice is an error."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _note_lines(node: yaml.Node, path: str, lines: dict[str, int]) -> None:
+    """Record the line of every key below a node.
+
+    Raises:
+        yaml.MarkedYAMLError: a key stands twice in a mapping.
+    """
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {name!r} stands twice", problem_mark=key.start_mark)
+            seen.add(name)
+            below = f"{path}.{name}" if path else name
+            lines[below] = key.start_mark.line + 1
+            _note_lines(value, below, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[f"{path}.{index}"] = item.start_mark.line + 1
+            _note_lines(item, f"{path}.{index}", lines)

@@ -1,0 +1,262 @@
+"""What operator and trainer tell each other: run configuration, limits, progress, result, and the published manifest."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from finetune_api.base import ApiModel, Message, Sha256
+from finetune_api.quantities import Money
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.status import Cost, EvaluationScores, Memory, Progress, PublishedAdapter
+
+RESULT_BYTES = 3 * 1024
+"""Largest result message: the kubelet keeps the last 4096 bytes of a termination message."""
+
+Time = Annotated[datetime, Field(strict=False)]
+
+
+class Accelerator(Message):
+    """The accelerator that the run is planned for."""
+
+    name: str
+    """Its name in the catalogue, or `cpu`."""
+
+    memory_bytes: int | None = None
+    """Its memory in bytes."""
+
+    hourly_rate: Money
+    """Price of one hour of one of them."""
+
+    currency: str = "USD"
+    """Currency of the price."""
+
+
+class RunConfig(ApiModel):
+    """Everything that one attempt needs: written once, never changed while it runs (`run.json`)."""
+
+    namespace: str
+    """Namespace of the job."""
+
+    name: str
+    """Name of the job."""
+
+    uid: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
+    """Identity of the job: a re-created job has another one."""
+
+    attempt: Annotated[int, Field(ge=1)]
+    """Number of the attempt."""
+
+    spec: FineTuneJobSpec
+    """The job's spec with its defaults resolved."""
+
+    spec_hash: Sha256
+    """Digest of what decides the result."""
+
+    accelerator: Accelerator
+    """What it runs on."""
+
+    image: str | None = None
+    """The trainer image with its digest."""
+
+
+class Limits(Message):
+    """What may change while a trainer runs: read again at every step (`limits.json`)."""
+
+    stop_at: Time | None = None
+    """When to stop training."""
+
+    max_cost: Money | None = None
+    """Most that the job may spend."""
+
+    spent_before: Money | None = None
+    """What earlier attempts spent."""
+
+    hourly_rate: Money | None = None
+    """Price per hour of all accelerators of the job together."""
+
+    stop: bool = False
+    """Stop training now, evaluate and publish."""
+
+
+class Stage(StrEnum):
+    """What a trainer is doing."""
+
+    LOADING = "loading"
+    PREPARING_DATA = "preparing data"
+    EVALUATING_BEFORE = "evaluating before"
+    TRAINING = "training"
+    EVALUATING_AFTER = "evaluating after"
+    EXPORTING = "exporting"
+    PUBLISHING = "publishing"
+    DONE = "done"
+
+
+class ProgressMessage(Message):
+    """What `/progress` answers: for display only."""
+
+    stage: Stage
+    """What it is doing."""
+
+    progress: Progress | None = None
+    """How far the training is."""
+
+    cost: Cost | None = None
+    """What this attempt costs."""
+
+    memory: Memory | None = None
+    """What memory it takes."""
+
+    resumed_from_step: int = 0
+    """The checkpoint that it went on from."""
+
+    checkpoint_step: int = 0
+    """The newest checkpoint that is complete in the output."""
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "Succeeded"
+    QUALITY_GATE = "QualityGate"
+    STOPPED_EARLY = "StoppedEarly"
+    ALREADY_PUBLISHED = "AlreadyPublished"
+    BAD_CONFIG = "BadConfig"
+    BAD_DATA = "BadData"
+    MISSING_INPUT = "MissingInput"
+    DIVERGED = "Diverged"
+    OUT_OF_MEMORY = "OutOfMemory"
+    OUTPUT_NOT_WRITABLE = "OutputNotWritable"
+    STOPPED = "Stopped"
+    INTERNAL = "InternalError"
+
+
+class Result(Message):
+    """The last word of an attempt: the pod's termination message, at most `RESULT_BYTES` long."""
+
+    outcome: Outcome
+    """How it ended."""
+
+    message: str
+    """A sentence: what happened, where, and what to do."""
+
+    step: int = 0
+    """Optimizer steps done."""
+
+    total_steps: int | None = None
+    """Optimizer steps planned."""
+
+    resumed_from_step: int = 0
+    """The checkpoint that it went on from."""
+
+    checkpoint_step: int = 0
+    """The newest checkpoint that is complete in the output."""
+
+    evaluation: EvaluationScores | None = None
+    """Scores on the held-out rows."""
+
+    memory: Memory | None = None
+    """What memory it took."""
+
+    adapter: PublishedAdapter | None = None
+    """What was published."""
+
+    manifest: str | None = None
+    """Location of the manifest."""
+
+    def to_bytes(self) -> bytes:
+        """The message as one line of JSON, details left out as far as `RESULT_BYTES` demands."""
+        shorter = self
+        for change in ({}, {"evaluation": None}, {"message": self.message[:1500] + "…"}, {"adapter": None}):
+            shorter = shorter.model_copy(update=change)
+            text = shorter.model_dump_json(exclude_none=True).encode()
+            if len(text) <= RESULT_BYTES:
+                break
+        return text
+
+
+class PublishedFile(Message):
+    """One file of a checkpoint or result."""
+
+    path: str
+    """Path below the folder that lists it."""
+
+    sha256: Sha256
+    """Digest."""
+
+    size_bytes: int
+    """Size in bytes."""
+
+
+class CheckpointManifest(Message):
+    """Written last into a checkpoint's folder: who sees it sees a complete checkpoint."""
+
+    step: int
+    """Optimizer steps done."""
+
+    attempt: int
+    """The attempt that wrote it."""
+
+    spec_hash: Sha256
+    """Digest of what decides the result."""
+
+    data_hash: Sha256
+    """Digest of the prepared rows."""
+
+    base_hash: Sha256
+    """Digest of the base weights as they are in memory, quantized or not."""
+
+    environment: dict[str, str]
+    """Machine type, thread count and package versions: a resumed run is bit-exact where these are the same."""
+
+    files: tuple[PublishedFile, ...]
+    """The files of the checkpoint."""
+
+
+class Manifest(Message):
+    """Written last, once: who sees it sees one complete result."""
+
+    schema_version: int = 1
+    """Version of this format."""
+
+    namespace: str
+    """Namespace of the job."""
+
+    name: str
+    """Name of the job."""
+
+    uid: str
+    """Identity of the job."""
+
+    attempt: int
+    """The attempt that published."""
+
+    spec_hash: Sha256
+    """Digest of what decides the result."""
+
+    data_hash: Sha256
+    """Digest of the prepared rows."""
+
+    base_model: str
+    """The model that the adapter belongs to."""
+
+    base_revision: str | None = None
+    """Its commit, or the digest of its files."""
+
+    created: Time
+    """When it was published."""
+
+    files: tuple[PublishedFile, ...]
+    """Every file of the result, below the job's folder."""
+
+    result: Result
+    """What the job ended with."""
+
+    packages: dict[str, str]
+    """Package versions."""
+
+    run: dict[str, Any]
+    """The run configuration."""

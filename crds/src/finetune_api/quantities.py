@@ -1,0 +1,131 @@
+"""Durations, money and Kubernetes quantities as parsed types.
+
+Each type reads what `kubectl` users write, keeps an exact value (never a float), and writes back a string that reads
+the same. The JSON Schema of each is what the CustomResourceDefinition carries.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, PlainSerializer, PlainValidator, WithJsonSchema
+
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+MONEY_PATTERN = r"^[0-9]+(\.[0-9]{1,6})?$"
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+
+_SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
+_SUFFIXES: dict[str, Decimal] = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)},
+    **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)},
+}
+
+
+def parse_duration(value: Any) -> timedelta:
+    """Read a Kubernetes-style duration such as `90s`, `2h` or `1h30m`.
+
+    Raises:
+        ValueError: the text is not a duration; the message says what to write.
+    """
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str) or not re.match(DURATION_PATTERN, value):
+        raise ValueError("write a duration with its unit, such as 90s, 45m or 1h30m")
+    seconds = sum(Decimal(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
+    return timedelta(microseconds=int(seconds * 1_000_000))
+
+
+def format_duration(value: timedelta) -> str:
+    """Write a duration in the shortest Kubernetes style: `timedelta(minutes=90)` is `1h30m`."""
+    microseconds = round(value.total_seconds() * 1_000_000)
+    whole, rest = divmod(microseconds, 1_000_000)
+    hours, minutes, seconds = whole // 3600, whole % 3600 // 60, whole % 60
+    parts = [f"{hours}h" if hours else "", f"{minutes}m" if minutes else ""]
+    if rest:
+        parts.append(f"{Decimal(seconds * 1_000_000 + rest) / 1_000_000:f}s")
+    elif seconds:
+        parts.append(f"{seconds}s")
+    return "".join(parts) or "0s"
+
+
+def parse_money(value: Any) -> Decimal:
+    """Read an amount of money: a whole number, or a quoted decimal such as `"1.25"`.
+
+    Floats are refused, as the CustomResourceDefinition refuses them: 0.1 has no exact binary value.
+
+    Raises:
+        ValueError: the value is not an amount; the message says what to write.
+    """
+    if isinstance(value, Decimal):
+        return value
+    if isinstance(value, float):
+        raise ValueError(f'write the amount in quotes: "{value}"')
+    if isinstance(value, bool) or not re.match(MONEY_PATTERN, str(value)):
+        raise ValueError('write an amount that is not negative, such as 20 or "1.25"')
+    return Decimal(str(value))
+
+
+class Quantity(str):
+    """A Kubernetes resource quantity such as `500m`, `16Gi` or `4`; `.value` is its exact number."""
+
+    @property
+    def value(self) -> Decimal:
+        """The number that the text stands for (bytes for memory, cores for CPU)."""
+        number, suffix = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", self).groups()  # type: ignore[union-attr]
+        return Decimal(number) * _SUFFIXES[suffix]
+
+
+def parse_quantity(value: Any) -> Quantity:
+    """Read a Kubernetes quantity.
+
+    Raises:
+        ValueError: the value is not a quantity; the message says what to write.
+    """
+    if isinstance(value, bool | float) or not re.match(QUANTITY_PATTERN, str(value)):
+        raise ValueError("write a Kubernetes quantity, such as 4, 500m or 16Gi")
+    return Quantity(value)
+
+
+def _positive(value: Any) -> Any:
+    number = value.value if isinstance(value, Quantity) else value
+    if not number:
+        raise ValueError("write a value above zero")
+    return value
+
+
+def _int_or_string(pattern: str) -> WithJsonSchema:
+    return WithJsonSchema({"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}],
+                           "pattern": pattern})
+
+
+Duration = Annotated[
+    timedelta,
+    PlainValidator(parse_duration),
+    AfterValidator(_positive),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN}),
+]
+"""A `timedelta` above zero, written as `90s`, `45m` or `1h30m`."""
+
+Money = Annotated[
+    Decimal,
+    PlainValidator(parse_money),
+    PlainSerializer(lambda amount: f"{amount:f}", return_type=str),
+    _int_or_string(MONEY_PATTERN),
+]
+"""An exact amount (`Decimal`), in the currency of the accelerator catalogue: USD unless its administrator says else."""
+
+ResourceQuantity = Annotated[
+    Quantity,
+    PlainValidator(parse_quantity),
+    AfterValidator(_positive),
+    PlainSerializer(str, return_type=str),
+    _int_or_string(QUANTITY_PATTERN),
+]
+"""A Kubernetes resource quantity above zero."""

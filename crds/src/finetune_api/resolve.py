@@ -1,0 +1,52 @@
+"""Filling in what a user left out, and the digest of what decides a result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from finetune_api.spec.dataset import AnswerType
+from finetune_api.spec.evaluation import JSON_METRICS, Metric
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import DoraSpec, LoraSpec, MethodType
+
+DEFAULT_EPOCHS = 3.0
+DEFAULT_LEARNING_RATE = 2e-4
+DEFAULT_EVALUATION_FRACTION = 0.1
+
+_DECIDES_NOTHING: dict[str, Any] = {"compute": True, "budget": True, "run_policy": True, "output": {"s3", "uri"}}
+
+
+def resolve_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
+    """The spec with every default that is known without model and data; what is written stays as it is."""
+    data, training, method, evaluation = spec.dataset, spec.training, spec.method, spec.evaluation
+    if data.evaluation_split is None and data.evaluation_fraction is None:
+        data = data.model_copy(update={"evaluation_fraction": DEFAULT_EVALUATION_FRACTION})
+    if training.epochs is None and training.max_steps is None:
+        training = training.model_copy(update={"epochs": DEFAULT_EPOCHS})
+    if training.learning_rate is None:
+        training = training.model_copy(update={"learning_rate": DEFAULT_LEARNING_RATE})
+    if method.type is MethodType.LORA and method.lora is None:
+        method = method.model_copy(update={"lora": LoraSpec()})
+    if method.type is MethodType.DORA and method.dora is None:
+        method = method.model_copy(update={"dora": DoraSpec()})
+    if evaluation.metrics is None:
+        evaluation = evaluation.model_copy(update={"metrics": _metrics(spec)})
+    return spec.model_copy(update={"dataset": data, "training": training, "method": method, "evaluation": evaluation})
+
+
+def _metrics(spec: FineTuneJobSpec) -> tuple[Metric, ...]:
+    answer = spec.dataset.answer_format
+    impossible = set() if answer.type is AnswerType.JSON else set(JSON_METRICS)
+    if answer.json_schema is None:
+        impossible.add(Metric.SCHEMA_VALID)
+    return tuple(metric for metric in Metric if metric not in impossible)
+
+
+def spec_hash(spec: FineTuneJobSpec) -> str:
+    """Digest of the part of a resolved spec that decides the result: not where it runs, what it may cost, or how it is
+    kept.
+    """
+    content = spec.model_dump(mode="json", exclude_none=True, exclude=_DECIDES_NOTHING)
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

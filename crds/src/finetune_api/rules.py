@@ -1,0 +1,239 @@
+"""Every rule that joins several fields, declared once: what holds, what to say, and one case for and against.
+
+A rule judges the object as the user wrote it (camelCase keys, only what is there), as the apiserver would, so the same
+rule can be checked here and written as CEL. Rules of one field alone are in its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Section = Mapping[str, Any]
+
+_JSON_METRICS = {"jsonValid", "schemaValid", "fieldsMatch", "fieldAccuracy", "fieldF1Macro", "fieldF1Micro"}
+_METHOD_BLOCKS = {"LoRA": "lora", "DoRA": "dora"}
+_SMALLEST_DATA = {"source": "s3://bucket/train.jsonl", "prompt": "{{ q }}", "completion": "{{ a }}"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        section: the part of the job that it judges, such as `spec.dataset`.
+        field: the field, below the section, that an error points at.
+        holds: whether a section keeps the rule.
+        message: what is wrong and what to write instead.
+        accepts: a section that keeps it, given as a merge patch on the smallest job's section.
+        refuses: a section that breaks it.
+    """
+
+    section: str
+    field: str
+    holds: Callable[[Section], bool]
+    message: str
+    accepts: Section
+    refuses: Section
+
+    @property
+    def path(self) -> str:
+        """The field that an error points at, from the root of the job."""
+        return f"{self.section}.{self.field}"
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A broken rule: the path and the value of the field, and the rule's message."""
+
+    path: str
+    value: Any
+    message: str
+
+
+def _metrics(spec: Section) -> set[str]:
+    return set(spec.get("evaluation", {}).get("metrics", ()))
+
+
+def _answers(spec: Section) -> Section:
+    answer_format: Section = spec.get("dataset", {}).get("answerFormat", {})
+    return answer_format
+
+
+def _gate_metric(evaluation: Section) -> str | None:
+    metric: str | None = evaluation.get("gate", {}).get("metric")
+    return metric
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "spec.dataset", "prompt",
+        lambda data: ("prompt" in data) != ("messages" in data),
+        "write either prompt and completion, or messages",
+        accepts={}, refuses={"messages": "chat"},
+    ),
+    Rule(
+        "spec.dataset", "completion",
+        lambda data: ("prompt" in data) == ("completion" in data),
+        "prompt and completion go together: write both, or neither and messages",
+        accepts={}, refuses={"completion": None},
+    ),
+    Rule(
+        "spec.dataset", "evaluationFraction",
+        lambda data: not ("evaluationSplit" in data and "evaluationFraction" in data),
+        "write evaluationSplit or evaluationFraction, not both",
+        accepts={"evaluationSplit": "test"}, refuses={"evaluationSplit": "test", "evaluationFraction": 0.1},
+    ),
+    Rule(
+        "spec.dataset", "evaluationSplit",
+        lambda data: "evaluationSplit" not in data or data["source"].startswith("hf://") or data["source"].endswith("/"),
+        "a single file has one split: write evaluationFraction, or give a folder (with a slash at its end) whose files "
+        "are named after their splits",
+        accepts={"source": "s3://bucket/data/", "evaluationSplit": "test"}, refuses={"evaluationSplit": "test"},
+    ),
+    Rule(
+        "spec.dataset", "sha256",
+        lambda data: "sha256" not in data or not (data["source"].startswith("hf://") or data["source"].endswith("/")),
+        "sha256 is the digest of one file; for hf:// write a revision instead",
+        accepts={"sha256": "0" * 64}, refuses={"source": "hf://owner/name", "sha256": "0" * 64},
+    ),
+    Rule(
+        "spec.dataset", "revision",
+        lambda data: "revision" not in data or data["source"].startswith("hf://"),
+        "only an hf:// data set has a revision; for a file write its sha256",
+        accepts={"source": "hf://owner/name", "revision": "main"}, refuses={"revision": "main"},
+    ),
+    Rule(
+        "spec.dataset", "answerFormat.schema",
+        lambda data: "schema" not in data.get("answerFormat", {}) or data["answerFormat"].get("type") == "json",
+        "a schema needs answerFormat.type: json",
+        accepts={"answerFormat": {"type": "json", "schema": {"type": "object"}}},
+        refuses={"answerFormat": {"schema": {"type": "object"}}},
+    ),
+    Rule(
+        "spec.method", "type",
+        lambda method: method.get("type", "LoRA") in _METHOD_BLOCKS,
+        "this version trains LoRA and DoRA; write one of them",
+        accepts={"type": "DoRA"}, refuses={"type": "Full"},
+    ),
+    Rule(
+        "spec.method", "lora",
+        lambda method: "lora" not in method or method.get("type", "LoRA") == "LoRA",
+        "the block lora belongs to type LoRA: change the type, or name the block after it",
+        accepts={"lora": {"rank": 4}}, refuses={"type": "DoRA", "lora": {"rank": 4}},
+    ),
+    Rule(
+        "spec.method", "dora",
+        lambda method: "dora" not in method or method.get("type") == "DoRA",
+        "the block dora belongs to type DoRA: change the type, or name the block after it",
+        accepts={"type": "DoRA", "dora": {"rank": 4}}, refuses={"type": "LoRA", "dora": {"rank": 4}},
+    ),
+    Rule(
+        "spec", "engine",
+        lambda spec: spec.get("engine", "native") == "native",
+        "this version has the native engine only; leave engine out",
+        accepts={"engine": "native"}, refuses={"engine": "unsloth"},
+    ),
+    Rule(
+        "spec.training", "maxSteps",
+        lambda training: not ("epochs" in training and "maxSteps" in training),
+        "write epochs or maxSteps, not both",
+        accepts={"maxSteps": 10}, refuses={"epochs": 1, "maxSteps": 10},
+    ),
+    Rule(
+        "spec.training", "microBatchSize",
+        lambda training: training.get("microBatchSize", 1) <= training.get("batchSize", 16),
+        "microBatchSize is a part of batchSize: write a number no larger than batchSize (16 by default)",
+        accepts={"batchSize": 8, "microBatchSize": 8}, refuses={"batchSize": 8, "microBatchSize": 9},
+    ),
+    Rule(
+        "spec", "evaluation.metrics",
+        lambda spec: not _metrics(spec) & _JSON_METRICS or _answers(spec).get("type") == "json",
+        "JSON metrics need dataset.answerFormat.type: json",
+        accepts={"dataset": {"answerFormat": {"type": "json"}}, "evaluation": {"metrics": ["jsonValid"]}},
+        refuses={"evaluation": {"metrics": ["jsonValid"]}},
+    ),
+    Rule(
+        "spec", "evaluation.metrics",
+        lambda spec: "schemaValid" not in _metrics(spec) or "schema" in _answers(spec),
+        "schemaValid needs dataset.answerFormat.schema",
+        accepts={"dataset": {"answerFormat": {"type": "json", "schema": {"type": "object"}}},
+                 "evaluation": {"metrics": ["schemaValid"]}},
+        refuses={"dataset": {"answerFormat": {"type": "json"}}, "evaluation": {"metrics": ["schemaValid"]}},
+    ),
+    Rule(
+        "spec", "evaluation.constrained",
+        lambda spec: not spec.get("evaluation", {}).get("constrained") or "schema" in _answers(spec),
+        "constrained decoding needs dataset.answerFormat.schema",
+        accepts={"dataset": {"answerFormat": {"type": "json", "schema": {"type": "object"}}},
+                 "evaluation": {"constrained": True}},
+        refuses={"evaluation": {"constrained": True}},
+    ),
+    Rule(
+        "spec.evaluation", "gate.metric",
+        lambda evaluation: "gate" not in evaluation or "metrics" not in evaluation
+        or _gate_metric(evaluation) in evaluation["metrics"],
+        "the gate's metric must be one of evaluation.metrics: add it there, or leave metrics out",
+        accepts={"metrics": ["loss"], "gate": {"metric": "loss"}},
+        refuses={"metrics": ["loss"], "gate": {"metric": "exactMatch"}},
+    ),
+    Rule(
+        "spec", "evaluation.gate.metric",
+        lambda spec: _gate_metric(spec.get("evaluation", {})) not in _JSON_METRICS
+        or _answers(spec).get("type") == "json",
+        "a JSON metric as gate needs dataset.answerFormat.type: json",
+        accepts={"dataset": {"answerFormat": {"type": "json"}}, "evaluation": {"gate": {"metric": "fieldsMatch"}}},
+        refuses={"evaluation": {"gate": {"metric": "fieldsMatch"}}},
+    ),
+    Rule(
+        "spec.evaluation", "baseline",
+        lambda evaluation: "gate" not in evaluation or evaluation.get("baseline", True),
+        "a gate compares with the model before training: leave baseline true, or the gate out",
+        accepts={"gate": {"metric": "loss"}}, refuses={"gate": {"metric": "loss"}, "baseline": False},
+    ),
+)
+
+SMALLEST_SPEC: Section = {
+    "model": {"source": "owner/name"},
+    "dataset": _SMALLEST_DATA,
+    "output": {"uri": "s3://bucket/prefix"},
+}
+"""The smallest spec there is: a model, a data set and an output. The rules' cases are patches on it."""
+
+
+def merge_patch(base: Section, patch: Section) -> dict[str, Any]:
+    """`base` with `patch` merged in; None removes a key (RFC 7386)."""
+    merged = dict(base)
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge_patch(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def look_up(tree: Any, path: str) -> Any:
+    """The value at a dotted path, or None where there is nothing."""
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def broken_rules(job: Section) -> Iterator[Violation]:
+    """The rules that a job breaks, in their order.
+
+    A rule that meets a value of an impossible type is passed over: that value has an error of its own.
+    """
+    for rule in RULES:
+        section = look_up(job, rule.section)
+        if section is None:
+            continue
+        try:
+            held = rule.holds(section)
+        except (TypeError, KeyError, AttributeError):
+            continue
+        if not held:
+            yield Violation(rule.path, look_up(job, rule.path), rule.message)

@@ -1,0 +1,1 @@
+"""The models of a `FineTuneJob`'s spec, one section a file."""

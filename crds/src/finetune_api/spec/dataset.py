@@ -1,0 +1,91 @@
+"""The rows to learn from, and how a row becomes a question and its answer."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field, WithJsonSchema
+
+from finetune_api.base import ApiModel, Sha256
+from finetune_api.uris import DatasetUri
+
+Template = Annotated[str, Field(min_length=1, max_length=20_000)]
+SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+JsonSchema = Annotated[
+    dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+]
+
+
+class DataFormat(StrEnum):
+    """How the rows of a file are written."""
+
+    JSONL = "jsonl"
+    JSON = "json"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+class AnswerType(StrEnum):
+    """The form of an answer."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class AnswerFormat(ApiModel):
+    """The form that answers must have: checked in the data, usable in decoding, and measured at evaluation."""
+
+    type: AnswerType = AnswerType.TEXT
+    """`text`, or `json` for answers that are one JSON value."""
+
+    json_schema: JsonSchema | None = Field(default=None, alias="schema")
+    """JSON Schema (draft 2020-12) that each answer must match; only with type `json`."""
+
+
+class DatasetSpec(ApiModel):
+    """Rows with columns, made into question and answer by two templates, or by one column of chat messages."""
+
+    source: DatasetUri
+    """`hf://owner/name` or `hf://owner/name/config`, or a jsonl, json, csv or parquet file at `s3://`, `https://`,
+    `pvc://` or, with `finetune run`, `file://`. With a slash at its end it is a folder, and each split is the file
+    named after it (`train.jsonl`)."""
+
+    format: DataFormat | None = None
+    """How the file is written; by default its name's ending tells."""
+
+    revision: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Revision of an `hf://` data set, such as `refs/convert/parquet` for one that is published as a script."""
+
+    sha256: Sha256 | None = None
+    """Expected digest of the file (one file only); a different file is refused."""
+
+    split: SplitName = "train"
+    """The split to learn from; a single file is one split, whatever its name."""
+
+    evaluation_split: SplitName | None = None
+    """The split to evaluate on; or use `evaluationFraction`."""
+
+    evaluation_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the rows held out for evaluation, chosen by `training.seed`. With neither this nor `evaluationSplit`,
+    0.1 is held out."""
+
+    prompt: Template | None = None
+    """Jinja template of the question over the row's columns, such as `{{ facts }}`; together with `completion`."""
+
+    completion: Template | None = None
+    """Jinja template of the expected answer. `{{ label | tojson }}` writes a column as JSON."""
+
+    messages: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Name of the column with chat messages (`[{"role": …, "content": …}, …]`); the last one is the answer. Instead
+    of `prompt` and `completion`."""
+
+    system: Template | None = None
+    """System prompt, a plain text put before every question. A model without a system role gets it at the start of the
+    question."""
+
+    max_samples: Annotated[int, Field(ge=1)] | None = None
+    """Use at most this many rows for training (the first ones); all by default."""
+
+    answer_format: AnswerFormat = AnswerFormat()
+    """The form of the answers."""

@@ -1,0 +1,229 @@
+"""What the operator reports of a job, in terms that `kubectl describe` shows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field, WithJsonSchema
+
+from finetune_api.base import Message, Sha256
+from finetune_api.quantities import Money
+
+Scores = Annotated[
+    dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+]
+Text = Annotated[str, Field(max_length=4096)]
+Time = Annotated[datetime, Field(strict=False)]
+
+
+class Phase(StrEnum):
+    """Where a job is; derived from its conditions."""
+
+    PENDING = "Pending"
+    PREFLIGHT = "Preflight"
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    EVALUATING = "Evaluating"
+    UPLOADING = "Uploading"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class ConditionType(StrEnum):
+    """What conditions tell of; Reconciling and Stalled are kstatus' words."""
+
+    VALIDATED = "Validated"
+    ADMITTED = "Admitted"
+    PROGRESSING = "Progressing"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+
+
+class ConditionStatus(StrEnum):
+    """Whether a condition holds."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Message):
+    """A Kubernetes condition."""
+
+    type: ConditionType
+    """What it tells of."""
+
+    status: ConditionStatus
+    """Whether it holds."""
+
+    reason: Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
+    """One word for machines."""
+
+    message: Text
+    """A sentence for people: what happened and what to do."""
+
+    observed_generation: int
+    """The generation of the spec that it speaks of."""
+
+    last_transition_time: Time
+    """When its status changed last."""
+
+
+class Progress(Message):
+    """How far the training is."""
+
+    step: int
+    """Optimizer steps done."""
+
+    total_steps: int
+    """Optimizer steps to do."""
+
+    epoch: float | None = None
+    """Passes over the data done."""
+
+    percent: int
+    """Share of the steps done, 0 to 100."""
+
+    loss: float | None = None
+    """Training loss of the last step, in nats per answer token."""
+
+    learning_rate: float | None = None
+    """Learning rate of the last step."""
+
+    tokens_per_second: float | None = None
+    """Tokens of rows (padding left out) trained on per second."""
+
+    estimated_completion_time: Time | None = None
+    """When training should be done."""
+
+
+class Cost(Message):
+    """What the job costs."""
+
+    spent: Money
+    """Spent so far."""
+
+    projected: Money | None = None
+    """Expected at the end."""
+
+    currency: Annotated[str, Field(max_length=8)] = "USD"
+    """Currency of the amounts."""
+
+    hourly_rate: Money
+    """Price of one accelerator hour."""
+
+
+class Memory(Message):
+    """Memory of one accelerator (or of the process, on a CPU), in bytes."""
+
+    estimated_bytes: int | None = None
+    """What preflight expects at the peak."""
+
+    peak_bytes: int | None = None
+    """The peak that was seen."""
+
+    accelerator_bytes: int | None = None
+    """What the accelerator has."""
+
+
+class EvaluationScores(Message):
+    """Scores on the held-out rows."""
+
+    before: Scores | None = None
+    """Before training."""
+
+    after: Scores | None = None
+    """After training."""
+
+    reference: Scores | None = None
+    """Of the reference model."""
+
+
+class Attempt(Message):
+    """One run of the trainer."""
+
+    reason: Annotated[str, Field(max_length=64)]
+    """How it ended."""
+
+    start_time: Time
+    """When its pod was scheduled."""
+
+    end_time: Time | None = None
+    """When its pod ended."""
+
+    resumed_from_step: int | None = None
+    """The checkpoint that it went on from; 0 from the start."""
+
+    lost_steps: int | None = None
+    """Steps of the attempt before that had to be done again."""
+
+
+class PublishedAdapter(Message):
+    """What was published."""
+
+    uri: Text
+    """Folder of the adapter."""
+
+    sha256: Sha256
+    """Digest of the adapter's weights."""
+
+    size_bytes: int
+    """Size of the adapter's weights in bytes."""
+
+    base_model: Text
+    """The model it belongs to."""
+
+    base_revision: Text | None = None
+    """The commit of that model, or the digest of its files."""
+
+
+class FineTuneJobStatus(Message):
+    """What the operator saw."""
+
+    phase: Phase | None = None
+    """Where the job is."""
+
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
+    """What is true of it, each with a reason and a sentence."""
+
+    observed_generation: int | None = None
+    """The generation of the spec that this status speaks of."""
+
+    started_generation: int | None = None
+    """The generation of the spec that is being trained."""
+
+    spec_hash: Annotated[str, Field(max_length=64)] | None = None
+    """Digest of the spec that is being trained."""
+
+    stage: Annotated[str, Field(max_length=64)] | None = None
+    """What the trainer does."""
+
+    progress: Progress | None = None
+    """How far the training is."""
+
+    cost: Cost | None = None
+    """What it costs."""
+
+    memory: Memory | None = None
+    """What memory it takes."""
+
+    evaluation: EvaluationScores | None = None
+    """Scores on the held-out rows."""
+
+    attempts: Annotated[tuple[Attempt, ...], Field(max_length=10)] = ()
+    """The last ten runs of the trainer."""
+
+    adapter: PublishedAdapter | None = None
+    """What was published."""
+
+    start_time: Time | None = None
+    """When the first attempt was started; from then on the spec is fixed but for runPolicy and budget."""
+
+    completion_time: Time | None = None
+    """When it was done."""

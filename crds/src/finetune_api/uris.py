@@ -1,0 +1,134 @@
+"""Where models, data and results lie: one parsed `Uri` type and the schemes that each field takes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+
+HUB_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
+_SHAPE = {
+    "s3": "s3://bucket/key",
+    "https": "https://host/path",
+    "pvc": "pvc://claim/path",
+    "hf": "hf://owner/name or hf://owner/name/config",
+    "file": "file:///absolute/path or file://./relative/path",
+    "hub": "owner/name of a model on the Hugging Face hub",
+}
+_AUTHORITY = {
+    "s3": r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+    "https": r"[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?",
+    "pvc": r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?",
+    "hf": r"[A-Za-z0-9][A-Za-z0-9._-]*",
+}
+
+
+@dataclass(frozen=True)
+class Uri:
+    """A parsed location.
+
+    Attributes:
+        scheme: `s3`, `https`, `pvc`, `hf`, `file`, or `hub` for a bare model id.
+        authority: bucket, host, claim or owner; empty for `file`.
+        path: what follows, without a leading slash, except for `file`, whose path is kept as written.
+    """
+
+    scheme: str
+    authority: str
+    path: str
+
+    def __str__(self) -> str:
+        if self.scheme == "hub":
+            return f"{self.authority}/{self.path}"
+        if self.scheme == "file":
+            return f"file://{self.path}"
+        return f"{self.scheme}://{self.authority}" + (f"/{self.path}" if self.path else "")
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the location was written with a slash at its end."""
+        return self.path.endswith("/")
+
+    def local_path(self) -> Path:
+        """The path of a `file://` location.
+
+        Raises:
+            ValueError: the location has another scheme.
+        """
+        if self.scheme != "file":
+            raise ValueError(f"{self} is not a file:// location")
+        return Path(self.path)
+
+    def join(self, *parts: str) -> Uri:
+        """The location of something below this one."""
+        return Uri(self.scheme, self.authority, "/".join([self.path.rstrip("/"), *parts]).lstrip(
+            "" if self.scheme == "file" else "/"))
+
+    def relative_to_folder(self, folder: Path) -> Uri:
+        """A `file://./…` location made absolute against `folder`; every other location unchanged."""
+        if self.scheme != "file" or self.path.startswith("/"):
+            return self
+        end = "/" if self.is_folder else ""
+        return Uri("file", "", str((folder / self.path).resolve()) + end)
+
+
+def parse_uri(value: Any, schemes: tuple[str, ...]) -> Uri:
+    """Read a location that must have one of `schemes`.
+
+    Raises:
+        ValueError: another scheme, an impossible bucket or claim name, a `..` in it, a query, or a fragment.
+    """
+    if isinstance(value, Uri):
+        value = str(value)
+    choices = "; ".join(_SHAPE[scheme] for scheme in schemes)
+    if not isinstance(value, str):
+        raise ValueError(f"write a location: {choices}")
+    scheme, separator, rest = value.partition("://")
+    if not separator:
+        if "hub" in schemes and re.fullmatch(HUB_ID_PATTERN, value):
+            owner, _, name = value.partition("/")
+            return Uri("hub", owner, name)
+        raise ValueError(f"write a location: {choices}")
+    if scheme not in schemes:
+        raise ValueError(f"{scheme}:// is not possible here; write {choices}")
+    if any(character in rest for character in "?#\\\n\r\t"):
+        raise ValueError("a location holds no query, fragment, backslash or line break")
+    if scheme == "file":
+        if not rest.startswith(("/", "./")):
+            raise ValueError(f"write {_SHAPE['file']} (relative means: to the folder of this YAML file)")
+        return Uri("file", "", rest)
+    authority, _, path = rest.partition("/")
+    if not re.fullmatch(_AUTHORITY[scheme], authority):
+        raise ValueError(f"write {_SHAPE[scheme]}: {authority!r} is not possible before the first slash")
+    if ".." in PurePosixPath(path).parts or path.startswith("/"):
+        raise ValueError("a location holds no '..' and no empty first folder")
+    if (scheme == "hf" and not 1 <= len(path.split("/")) <= 2) or (scheme in ("hf", "https") and not path):
+        raise ValueError(f"write {_SHAPE[scheme]}")
+    return Uri(scheme, authority, path)
+
+
+def _pattern(schemes: tuple[str, ...]) -> str:
+    named = "|".join(f"{scheme}://.+" for scheme in schemes if scheme != "hub")
+    return f"^({HUB_ID_PATTERN}|{named})$" if "hub" in schemes else f"^({named})$"
+
+
+def _field(*schemes: str) -> Any:
+    return Annotated[
+        Uri,
+        PlainValidator(lambda value: parse_uri(value, schemes)),
+        PlainSerializer(str, return_type=str),
+        WithJsonSchema({"type": "string", "pattern": _pattern(schemes), "maxLength": 1024}),
+    ]
+
+
+if TYPE_CHECKING:
+    ModelUri = Uri
+    DatasetUri = Uri
+    OutputUri = Uri
+else:
+    ModelUri = _field("hub", "s3", "pvc", "file")
+    DatasetUri = _field("hf", "s3", "https", "pvc", "file")
+    OutputUri = _field("s3", "pvc", "file")
