@@ -27,10 +27,11 @@ class ApiModel(BaseModel):
         use_attribute_docstrings=True,
         serialize_by_alias=True,
         protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
 
 class Message(ApiModel):
     """Something that one program writes and another reads: a reader takes newer fields without failing."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
+_LIMITS = {"gt": "above {}", "ge": "at least {}", "lt": "below {}", "le": "at most {}", "pattern": "of the form {}"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class FieldDoc:
         choices: the values that it takes, if they can be listed.
         description: its documentation, in one paragraph.
         fields: what is below it, if it is a mapping.
+        limits: the bounds of a number, or the form of a text, in words; None without any.
     """
 
     path: str
@@ -34,6 +38,7 @@ class FieldDoc:
     choices: tuple[str, ...]
     description: str
     fields: tuple[FieldDoc, ...]
+    limits: str | None = None
 
 
 def model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel] | None:
@@ -83,7 +88,22 @@ def _describe(path: str, field: FieldInfo, deep: bool = False) -> FieldDoc:
         choices=tuple(str(member.value) for member in _enum_of(field.annotation) or ()),
         description=" ".join((field.description or "").split()),
         fields=_describe_model(path, below).fields if below and deep else (),
+        limits=", ".join(_limits(field.annotation, field.metadata)) or None,
     )
+
+
+def _limits(annotation: Any, metadata: Sequence[Any]) -> Iterator[str]:
+    for constraint in metadata:
+        for name, words in _LIMITS.items():
+            if (value := getattr(constraint, name, None)) is not None:
+                yield words.format(value)
+        if isinstance(constraint, FieldInfo):
+            yield from _limits(None, constraint.metadata)
+    if typing.get_origin(annotation) is Annotated:
+        yield from _limits(None, typing.get_args(annotation)[1:])
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for choice in typing.get_args(annotation):
+            yield from _limits(choice, ())
 
 
 def _plain(value: Any) -> str:
@@ -117,7 +137,7 @@ def _enum_of(annotation: Any) -> type[Enum] | None:
 
 def _type_name(annotation: Any) -> str:
     names = {"int": "integer", "float": "number", "bool": "boolean", "timedelta": "duration", "Decimal": "money",
-             "Uri": "location", "dict": "object"}
+             "Uri": "location", "Quantity": "quantity", "dict": "object"}
     leaf = next((leaf for leaf in _leaves(annotation) if isinstance(leaf, type) and leaf is not type(None)), str)
     if issubclass(leaf, BaseModel):
         name = "object"

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from finetune_api.base import GROUP, VERSION
-from finetune_api.spec.job import KIND, FineTuneJob, FineTuneJobSpec
+from finetune_api.spec.job import KIND, FineTuneJob, FineTuneJobSpec, Metadata
 from finetune_api.status import FineTuneJobStatus
 
 PLURAL = "finetunejobs"
@@ -54,14 +54,17 @@ def structural_schema(schema: Any, definitions: dict[str, Any]) -> Any:
             result[key] = " ".join(value.split())
         elif key == "additionalProperties" and isinstance(value, dict):
             result[key] = structural_schema(value, definitions)
+        elif key == "patternProperties":
+            (of_values,) = value.values()
+            result["additionalProperties"] = structural_schema(of_values, definitions)
         elif key == "const":
             result["enum"] = [value]
         elif key == "exclusiveMinimum" or key == "exclusiveMaximum":
             result[key.replace("exclusiveM", "m")] = value
             result[key] = True
         elif key == "default":
-            if value is not None and value not in ({}, []):
-                result[key] = value
+            if (kept := _default(value)) is not None:
+                result[key] = kept
         elif key == "propertyNames":
             continue
         elif key not in _NOT_STRUCTURAL:
@@ -69,6 +72,17 @@ def structural_schema(schema: Any, definitions: dict[str, Any]) -> Any:
     if result.get("x-kubernetes-preserve-unknown-fields") and "properties" in result:
         del result["x-kubernetes-preserve-unknown-fields"]
     return result
+
+
+def _default(value: Any) -> Any:
+    """The default that the CustomResourceDefinition gives, or None.
+
+    A section gets `{}`, which the apiserver fills from the defaults below it. Nothing stands for `auto`: what the
+    trainer decides must not look like something that the user wrote.
+    """
+    if isinstance(value, dict):
+        return {} if any(below is not None for below in value.values()) else None
+    return None if value in ([], "auto") else value
 
 
 def crd() -> dict[str, Any]:
@@ -100,9 +114,9 @@ def crd() -> dict[str, Any]:
                     "description": FineTuneJob.__doc__,
                     "required": ["spec"],
                     "properties": {
-                        "apiVersion": {"type": "string"},
-                        "kind": {"type": "string"},
-                        "metadata": {"type": "object"},
+                        "apiVersion": {"type": "string", "description": "Version of the API."},
+                        "kind": {"type": "string", "description": "Kind of the resource."},
+                        "metadata": {"type": "object", "properties": {"name": _name_schema()}},
                         "spec": schema_of(FineTuneJobSpec),
                         "status": schema_of(FineTuneJobStatus),
                     },
@@ -112,10 +126,16 @@ def crd() -> dict[str, Any]:
     }
 
 
+def _name_schema() -> dict[str, Any]:
+    name = Metadata.model_json_schema()["properties"]["name"]
+    return {key: name[key] for key in ("type", "pattern", "description")}
+
+
 def editor_schema() -> dict[str, Any]:
     """The JSON Schema that an editor validates a job's YAML with."""
     schema = FineTuneJob.model_json_schema(mode="validation")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    required = ["apiVersion", "kind", *schema["required"]]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "required": required}
 
 
 def generated_files() -> dict[str, str]:

@@ -19,6 +19,7 @@ from finetune_api.rules import broken_rules
 from finetune_api.spec.job import KIND, FineTuneJob
 
 _SHOWN = 80
+_LARGEST = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -74,23 +75,18 @@ def parse_job_text(text: str, origin: str = "input") -> FineTuneJob:
     Raises:
         InvalidJob: everything that is wrong with it.
     """
-    loader = _Loader(text)
-    documents: list[tuple[Any, dict[str, int]]] = []
     try:
-        while loader.check_node():
-            node = loader.get_node()
-            assert node is not None
-            lines: dict[str, int] = {}
-            _note_lines(node, "", lines)
-            documents.append((loader.construct_document(node), lines))
+        documents = _documents(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise InvalidJob([FieldError("", None, f"not valid YAML: {error.problem}",
                                      mark.line + 1 if mark else None)], origin) from error
-    except yaml.YAMLError as error:
-        raise InvalidJob([FieldError("", None, f"not valid YAML: {error}")], origin) from error
-    finally:
-        loader.dispose()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        character = f"the character U+{error.character:04X} can't stand in it"
+        raise InvalidJob([FieldError("", None, f"not valid YAML: {character}", line)], origin) from error
+    except RecursionError as error:
+        raise InvalidJob([FieldError("", None, "not valid YAML: nested too deeply")], origin) from error
     present = [(document, lines) for document, lines in documents if document is not None]
     jobs = [pair for pair in present if isinstance(pair[0], Mapping) and pair[0].get("kind") == KIND]
     if not jobs and len(present) == 1:
@@ -116,10 +112,11 @@ def parse_job(document: Any, origin: str = "input", lines: Mapping[str, int] | N
             errors.append(FieldError(key, None, f"missing: write {expected}"))
     job: FineTuneJob | None = None
     try:
-        job = FineTuneJob.model_validate_json(json.dumps(document))
+        job = FineTuneJob.model_validate_json(json.dumps(document), by_alias=True, by_name=False)
     except ValidationError as failure:
-        errors += [_field_error(details, lines) for details in failure.errors(include_url=False) if details["loc"]]
-    except (TypeError, ValueError) as failure:
+        errors += [_field_error(details, lines) for details in failure.errors(include_url=False)
+                   if details["loc"] or details["type"] != "value_error"]
+    except (TypeError, ValueError, RecursionError) as failure:
         errors.append(FieldError("", None, f"not plain data: {failure}"))
     reported = {error.path for error in errors}
     for violation in broken_rules(document):
@@ -127,20 +124,23 @@ def parse_job(document: Any, origin: str = "input", lines: Mapping[str, int] | N
             errors.append(FieldError(violation.path, _shown(violation.value), violation.message,
                                      _line(violation.path, lines)))
     if errors or job is None:
-        raise InvalidJob(errors, origin)
+        raise InvalidJob(sorted(errors, key=lambda error: error.line or 0), origin)
     return job
 
 
 def _field_error(details: ErrorDetails, lines: Mapping[str, int]) -> FieldError:
     parts = [part for part in details["loc"] if part != "[key]"]
     path = ".".join(str(part) for part in parts)
-    return FieldError(path, None if details["type"] == "missing" else _shown(details["input"]),
+    nothing = details["type"] in ("missing", "json_invalid")
+    return FieldError(path, None if nothing else _shown(details["input"]),
                       _advice(details, parts), _line(path, lines))
 
 
 def _advice(details: ErrorDetails, parts: Sequence[int | str]) -> str:
     context = details.get("ctx", {})
     match details["type"]:
+        case "json_invalid":
+            return f"not plain text: {context.get('error')}"
         case "extra_forbidden":
             owner = model_at(FineTuneJob, parts[:-1])
             known = _field_names(owner) if owner else []
@@ -181,7 +181,7 @@ def _field_names(model: type[BaseModel]) -> list[str]:
 def _shown(value: Any) -> str | None:
     if value is None:
         return None
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
@@ -203,9 +203,62 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
+    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
 )
+
+
+def _documents(text: str) -> list[tuple[Any, dict[str, int]]]:
+    """The documents of a YAML text, each with the line of every key.
+
+    Raises:
+        yaml.YAMLError, RecursionError: it can't be read.
+    """
+    loader = _Loader(text)
+    documents: list[tuple[Any, dict[str, int]]] = []
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            assert node is not None
+            if _size(node, {}) > _LARGEST:
+                raise yaml.MarkedYAMLError(problem="larger than a job can be, with its aliases written out",
+                                           problem_mark=node.start_mark)
+            lines: dict[str, int] = {}
+            _note_lines(node, "", lines)
+            documents.append((_value(loader, node), lines))
+    finally:
+        loader.dispose()
+    return documents
+
+
+def _value(loader: _Loader, node: yaml.Node) -> Any:
+    """What a node stands for.
+
+    Raises:
+        yaml.MarkedYAMLError: a value is not what its tag says, or too large a number.
+    """
+    try:
+        return loader.construct_document(node)
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise yaml.MarkedYAMLError(problem=f"a value can't be read: {error}") from error
+
+
+def _size(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """About how many characters a node holds with its aliases written out, in time linear in what was written.
+
+    Raises:
+        yaml.MarkedYAMLError: an alias stands inside of its own anchor.
+    """
+    if node not in known:
+        known[node] = -1
+        if isinstance(node, yaml.ScalarNode):
+            known[node] = 1 + len(node.value)
+        else:
+            items = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+            known[node] = 1 + sum(_size(item, known) for item in items)
+    if known[node] < 0:
+        raise yaml.MarkedYAMLError(problem="an alias stands inside of its own anchor", problem_mark=node.start_mark)
+    return known[node]
 
 
 def _note_lines(node: yaml.Node, path: str, lines: dict[str, int]) -> None:

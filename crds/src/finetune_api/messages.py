@@ -1,12 +1,13 @@
-"""What operator and trainer tell each other: run configuration, limits, progress, result, and the published manifest."""
+"""What operator and trainer tell each other: run configuration, limits, progress, result and manifest."""
 
 from __future__ import annotations
 
+import bisect
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from finetune_api.base import ApiModel, Message, Sha256
 from finetune_api.quantities import Money
@@ -16,7 +17,17 @@ from finetune_api.status import Cost, EvaluationScores, Memory, Progress, Publis
 RESULT_BYTES = 3 * 1024
 """Largest result message: the kubelet keeps the last 4096 bytes of a termination message."""
 
+_SHORTEST_MESSAGE = 200
+
 Time = Annotated[datetime, Field(strict=False)]
+
+
+def _escape_surrogates(text: Any) -> Any:
+    return text.encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else text
+
+
+Sentence = Annotated[str, BeforeValidator(_escape_surrogates)]
+"""Text for people. A file's name in it need not be UTF-8: what isn't, is written as an escape."""
 
 
 class Accelerator(Message):
@@ -140,7 +151,7 @@ class Result(Message):
     outcome: Outcome
     """How it ended."""
 
-    message: str
+    message: Sentence
     """A sentence: what happened, where, and what to do."""
 
     step: int = 0
@@ -168,14 +179,26 @@ class Result(Message):
     """Location of the manifest."""
 
     def to_bytes(self) -> bytes:
-        """The message as one line of JSON, details left out as far as `RESULT_BYTES` demands."""
-        shorter = self
-        for change in ({}, {"evaluation": None}, {"message": self.message[:1500] + "…"}, {"adapter": None}):
-            shorter = shorter.model_copy(update=change)
-            text = shorter.model_dump_json(exclude_none=True).encode()
-            if len(text) <= RESULT_BYTES:
+        """The message as one line of JSON of at most `RESULT_BYTES`.
+
+        What is too much goes in this order: the scores, the end of the sentence, and only then where the result is.
+        """
+        if len(text := self._written({})) <= RESULT_BYTES:
+            return text
+        for left_out in ("evaluation",), ("evaluation", "adapter"), ("evaluation", "adapter", "memory", "manifest"):
+            change = dict.fromkeys(left_out)
+            if len(text := self._written(change)) <= RESULT_BYTES:
+                return text
+            fits = bisect.bisect(
+                range(len(self.message)), RESULT_BYTES,
+                key=lambda length: len(self._written({**change, "message": self.message[:length] + "…"})),
+            ) - 1
+            if fits >= _SHORTEST_MESSAGE:
                 break
-        return text
+        return self._written({**change, "message": self.message[:fits] + "…"})
+
+    def _written(self, change: dict[str, Any]) -> bytes:
+        return self.model_copy(update=change).model_dump_json(exclude_none=True).encode()
 
 
 class PublishedFile(Message):
@@ -208,6 +231,9 @@ class CheckpointManifest(Message):
 
     base_hash: Sha256
     """Digest of the base weights as they are in memory, quantized or not."""
+
+    trained_seconds: float
+    """How long trainers had run until then, over all attempts, in seconds."""
 
     environment: dict[str, str]
     """Machine type, thread count and package versions: a resumed run is bit-exact where these are the same."""

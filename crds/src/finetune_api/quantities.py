@@ -35,15 +35,18 @@ def parse_duration(value: Any) -> timedelta:
     """
     if isinstance(value, timedelta):
         return value
-    if not isinstance(value, str) or not re.match(DURATION_PATTERN, value):
+    if not isinstance(value, str) or not re.fullmatch(DURATION_PATTERN, value):
         raise ValueError("write a duration with its unit, such as 90s, 45m or 1h30m")
     seconds = sum(Decimal(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
-    return timedelta(microseconds=int(seconds * 1_000_000))
+    try:
+        return timedelta(microseconds=int(seconds * 1_000_000))
+    except OverflowError as error:
+        raise ValueError("write a shorter duration") from error
 
 
 def format_duration(value: timedelta) -> str:
     """Write a duration in the shortest Kubernetes style: `timedelta(minutes=90)` is `1h30m`."""
-    microseconds = round(value.total_seconds() * 1_000_000)
+    microseconds = value // timedelta(microseconds=1)
     whole, rest = divmod(microseconds, 1_000_000)
     hours, minutes, seconds = whole // 3600, whole % 3600 // 60, whole % 60
     parts = [f"{hours}h" if hours else "", f"{minutes}m" if minutes else ""]
@@ -66,7 +69,7 @@ def parse_money(value: Any) -> Decimal:
         return value
     if isinstance(value, float):
         raise ValueError(f'write the amount in quotes: "{value}"')
-    if isinstance(value, bool) or not re.match(MONEY_PATTERN, str(value)):
+    if isinstance(value, bool) or not re.fullmatch(MONEY_PATTERN, str(value)):
         raise ValueError('write an amount that is not negative, such as 20 or "1.25"')
     return Decimal(str(value))
 
@@ -87,7 +90,7 @@ def parse_quantity(value: Any) -> Quantity:
     Raises:
         ValueError: the value is not a quantity; the message says what to write.
     """
-    if isinstance(value, bool | float) or not re.match(QUANTITY_PATTERN, str(value)):
+    if isinstance(value, bool | float) or not re.fullmatch(QUANTITY_PATTERN, str(value)):
         raise ValueError("write a Kubernetes quantity, such as 4, 500m or 16Gi")
     return Quantity(value)
 
@@ -99,9 +102,9 @@ def _positive(value: Any) -> Any:
     return value
 
 
-def _int_or_string(pattern: str) -> WithJsonSchema:
+def _int_or_string(pattern: str, minimum: int) -> WithJsonSchema:
     return WithJsonSchema({"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}],
-                           "pattern": pattern})
+                           "pattern": pattern, "minimum": minimum})
 
 
 Duration = Annotated[
@@ -117,7 +120,7 @@ Money = Annotated[
     Decimal,
     PlainValidator(parse_money),
     PlainSerializer(lambda amount: f"{amount:f}", return_type=str),
-    _int_or_string(MONEY_PATTERN),
+    _int_or_string(MONEY_PATTERN, 0),
 ]
 """An exact amount (`Decimal`), in the currency of the accelerator catalogue: USD unless its administrator says else."""
 
@@ -126,6 +129,6 @@ ResourceQuantity = Annotated[
     PlainValidator(parse_quantity),
     AfterValidator(_positive),
     PlainSerializer(str, return_type=str),
-    _int_or_string(QUANTITY_PATTERN),
+    _int_or_string(QUANTITY_PATTERN, 1),
 ]
 """A Kubernetes resource quantity above zero."""

@@ -13,7 +13,7 @@ from typing import Any
 Section = Mapping[str, Any]
 
 _JSON_METRICS = {"jsonValid", "schemaValid", "fieldsMatch", "fieldAccuracy", "fieldF1Macro", "fieldF1Micro"}
-_METHOD_BLOCKS = {"LoRA": "lora", "DoRA": "dora"}
+_TRAINED = {"LoRA", "DoRA"}
 _SMALLEST_DATA = {"source": "s3://bucket/train.jsonl", "prompt": "{{ q }}", "completion": "{{ a }}"}
 
 
@@ -52,6 +52,16 @@ class Violation:
     message: str
 
 
+def _has_splits(data: Section) -> bool:
+    source: str = data["source"]
+    return source.startswith("hf://") or source.endswith("/")
+
+
+def _method_type(method: Section) -> str:
+    written: str = method.get("type", "LoRA")
+    return written
+
+
 def _metrics(spec: Section) -> set[str]:
     return set(spec.get("evaluation", {}).get("metrics", ()))
 
@@ -83,18 +93,19 @@ RULES: tuple[Rule, ...] = (
         "spec.dataset", "evaluationFraction",
         lambda data: not ("evaluationSplit" in data and "evaluationFraction" in data),
         "write evaluationSplit or evaluationFraction, not both",
-        accepts={"evaluationSplit": "test"}, refuses={"evaluationSplit": "test", "evaluationFraction": 0.1},
+        accepts={"evaluationFraction": 0.1},
+        refuses={"source": "s3://bucket/data/", "evaluationSplit": "test", "evaluationFraction": 0.1},
     ),
     Rule(
         "spec.dataset", "evaluationSplit",
-        lambda data: "evaluationSplit" not in data or data["source"].startswith("hf://") or data["source"].endswith("/"),
+        lambda data: "evaluationSplit" not in data or _has_splits(data),
         "a single file has one split: write evaluationFraction, or give a folder (with a slash at its end) whose files "
         "are named after their splits",
         accepts={"source": "s3://bucket/data/", "evaluationSplit": "test"}, refuses={"evaluationSplit": "test"},
     ),
     Rule(
         "spec.dataset", "sha256",
-        lambda data: "sha256" not in data or not (data["source"].startswith("hf://") or data["source"].endswith("/")),
+        lambda data: "sha256" not in data or not _has_splits(data),
         "sha256 is the digest of one file; for hf:// write a revision instead",
         accepts={"sha256": "0" * 64}, refuses={"source": "hf://owner/name", "sha256": "0" * 64},
     ),
@@ -113,19 +124,19 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec.method", "type",
-        lambda method: method.get("type", "LoRA") in _METHOD_BLOCKS,
+        lambda method: _method_type(method) in _TRAINED,
         "this version trains LoRA and DoRA; write one of them",
         accepts={"type": "DoRA"}, refuses={"type": "Full"},
     ),
     Rule(
         "spec.method", "lora",
-        lambda method: "lora" not in method or method.get("type", "LoRA") == "LoRA",
+        lambda method: "lora" not in method or _method_type(method) != "DoRA",
         "the block lora belongs to type LoRA: change the type, or name the block after it",
         accepts={"lora": {"rank": 4}}, refuses={"type": "DoRA", "lora": {"rank": 4}},
     ),
     Rule(
         "spec.method", "dora",
-        lambda method: "dora" not in method or method.get("type") == "DoRA",
+        lambda method: "dora" not in method or _method_type(method) != "LoRA",
         "the block dora belongs to type DoRA: change the type, or name the block after it",
         accepts={"type": "DoRA", "dora": {"rank": 4}}, refuses={"type": "LoRA", "dora": {"rank": 4}},
     ),
@@ -208,8 +219,9 @@ def merge_patch(base: Section, patch: Section) -> dict[str, Any]:
     for key, value in patch.items():
         if value is None:
             merged.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge_patch(merged[key], value)
+        elif isinstance(value, Mapping):
+            below = merged.get(key)
+            merged[key] = merge_patch(below if isinstance(below, Mapping) else {}, value)
         else:
             merged[key] = value
     return merged
@@ -222,14 +234,22 @@ def look_up(tree: Any, path: str) -> Any:
     return tree
 
 
+def _written(tree: Any) -> Any:
+    """A tree without its nulls: to the apiserver, too, they are as good as left out."""
+    if isinstance(tree, Mapping):
+        return {key: _written(value) for key, value in tree.items() if value is not None}
+    return tree
+
+
 def broken_rules(job: Section) -> Iterator[Violation]:
     """The rules that a job breaks, in their order.
 
     A rule that meets a value of an impossible type is passed over: that value has an error of its own.
     """
+    job = _written(job)
     for rule in RULES:
         section = look_up(job, rule.section)
-        if section is None:
+        if not isinstance(section, Mapping):
             continue
         try:
             held = rule.holds(section)

@@ -18,12 +18,14 @@ _SHAPE = {
     "file": "file:///absolute/path or file://./relative/path",
     "hub": "owner/name of a model on the Hugging Face hub",
 }
+MAX_LENGTH = 1024
 _AUTHORITY = {
     "s3": r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
     "https": r"[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?",
     "pvc": r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?",
     "hf": r"[A-Za-z0-9][A-Za-z0-9._-]*",
 }
+_HF_PATH = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[^/]+)?"
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,16 @@ def parse_uri(value: Any, schemes: tuple[str, ...]) -> Uri:
     """Read a location that must have one of `schemes`.
 
     Raises:
-        ValueError: another scheme, an impossible bucket or claim name, a `..` in it, a query, or a fragment.
+        ValueError: another scheme, an impossible bucket or claim name, a `..` in it (but for `file`), a query, a
+            fragment, or more than 1024 characters.
     """
     if isinstance(value, Uri):
         value = str(value)
     choices = "; ".join(_SHAPE[scheme] for scheme in schemes)
     if not isinstance(value, str):
         raise ValueError(f"write a location: {choices}")
+    if len(value) > MAX_LENGTH:
+        raise ValueError(f"write a location of at most {MAX_LENGTH} characters")
     scheme, separator, rest = value.partition("://")
     if not separator:
         if "hub" in schemes and re.fullmatch(HUB_ID_PATTERN, value):
@@ -97,7 +102,7 @@ def parse_uri(value: Any, schemes: tuple[str, ...]) -> Uri:
     if any(character in rest for character in "?#\\\n\r\t"):
         raise ValueError("a location holds no query, fragment, backslash or line break")
     if scheme == "file":
-        if not rest.startswith(("/", "./")):
+        if not rest.startswith(("/", "./", "../")):
             raise ValueError(f"write {_SHAPE['file']} (relative means: to the folder of this YAML file)")
         return Uri("file", "", rest)
     authority, _, path = rest.partition("/")
@@ -105,7 +110,7 @@ def parse_uri(value: Any, schemes: tuple[str, ...]) -> Uri:
         raise ValueError(f"write {_SHAPE[scheme]}: {authority!r} is not possible before the first slash")
     if ".." in PurePosixPath(path).parts or path.startswith("/"):
         raise ValueError("a location holds no '..' and no empty first folder")
-    if (scheme == "hf" and not 1 <= len(path.split("/")) <= 2) or (scheme in ("hf", "https") and not path):
+    if (scheme == "hf" and not re.fullmatch(_HF_PATH, path)) or (scheme == "https" and not path):
         raise ValueError(f"write {_SHAPE[scheme]}")
     return Uri(scheme, authority, path)
 
@@ -120,7 +125,7 @@ def _field(*schemes: str) -> Any:
         Uri,
         PlainValidator(lambda value: parse_uri(value, schemes)),
         PlainSerializer(str, return_type=str),
-        WithJsonSchema({"type": "string", "pattern": _pattern(schemes), "maxLength": 1024}),
+        WithJsonSchema({"type": "string", "pattern": _pattern(schemes), "maxLength": MAX_LENGTH}),
     ]
 
 

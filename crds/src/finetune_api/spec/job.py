@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from finetune_api.base import ApiModel
 from finetune_api.rules import broken_rules
@@ -85,11 +85,9 @@ class FineTuneJob(ApiModel):
     status: FineTuneJobStatus | None = None
     """What the operator saw; ignored in a file."""
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _obey_rules(cls, value: Any, handler: ModelWrapValidatorHandler[FineTuneJob]) -> FineTuneJob:
-        job = handler(value)
-        raw = job.model_dump(mode="json", exclude_unset=True)
+    @model_validator(mode="after")
+    def _obey_rules(self) -> Self:
+        raw = self.model_dump(mode="json", exclude_unset=True)
         if broken := list(broken_rules(raw)):
             raise ValueError("; ".join(f"{violation.path}: {violation.message}" for violation in broken))
-        return job
+        return self

@@ -44,7 +44,7 @@ class LoraSpec(ApiModel):
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
     """Rank of the two factors."""
 
-    alpha: Annotated[float, Field(gt=0)] = 32
+    alpha: Annotated[float, Field(gt=0)] = 32.0
     """Scale of the update: it is multiplied by alpha / rank."""
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

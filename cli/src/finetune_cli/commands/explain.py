@@ -1,0 +1,51 @@
+"""`finetune explain`: what a field of the job means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+from finetune_api import ExitCode, FineTuneJob
+from finetune_api.fields import FieldDoc, document_field
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from finetune_cli.errors import CommandFailed
+
+
+@click.command()
+@click.argument("field", default="")
+def explain(field: str) -> None:
+    """Explain FIELD of a FineTuneJob, such as training.batchSize or spec.method; nothing explains the whole job."""
+    try:
+        document = document_field(FineTuneJob, full_path(field))
+    except KeyError as error:
+        raise CommandFailed(error.args[0], ExitCode.BAD_CONFIG) from error
+    Console(highlight=False).print(Group(*_page(document)))
+
+
+def full_path(field: str) -> str:
+    """The path from the root of the job: the first part may be left out where it is `spec`."""
+    first = field.partition(".")[0]
+    at_root = {info.alias or name for name, info in FineTuneJob.model_fields.items()}
+    return field if not field or first in at_root else f"spec.{field}"
+
+
+def _page(document: FieldDoc) -> Iterator[RenderableType]:
+    yield Text.assemble((document.path or "FineTuneJob", "bold"), "  ", (document.type, "cyan"))
+    yield Text()
+    yield Padding(Text(document.description), (0, 0, 0, 2))
+    facts = [("Needed", "yes" if document.required and document.path else ""),
+             ("Default", document.default or ""),
+             ("Values", ", ".join(document.choices)),
+             ("Limits", document.limits or "")]
+    if any(value for _, value in facts):
+        yield Text()
+        yield from (Text.assemble((f"  {name + ':':9}", "bold"), value) for name, value in facts if value)
+    if document.fields:
+        yield Text("\nFields", "bold")
+    for below in document.fields:
+        yield Text.assemble("  ", (below.path.rpartition(".")[2], "bold"), "  ", (below.type, "cyan"),
+                            "  needed" if below.required else f"  default {below.default}" if below.default else "")
+        yield Padding(Text(below.description), (0, 0, 0, 6))

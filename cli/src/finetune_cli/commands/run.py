@@ -1,0 +1,42 @@
+"""`finetune run`: a job on this machine, without a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from finetune_api import ExitCode
+from rich.console import Console
+
+from finetune_cli.errors import CommandFailed
+from finetune_cli.job_file import read_job, with_absolute_locations
+
+DEBUG = "finetune_cli.debug"
+"""Key of click's `Context.meta` that says whether errors keep their tracebacks."""
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--port", type=click.IntRange(0, 65535), metavar="N",
+              help="Serve /progress and /metrics on this port of 127.0.0.1; 0 takes a free one.")
+@click.option("--rerun", is_flag=True, help="Train again, even where the same job is published already.")
+@click.pass_context
+def run(context: click.Context, file: Path, debug: bool, port: int | None, rerun: bool) -> None:
+    """Run the FineTuneJob in FILE on this machine.
+
+    The exit code says how it ended: 0 published; 64 bad description; 65 bad data; 66 missing input; 70 diverged; 71 out
+    of memory; 73 output not writable; 75 stopped, run it again to go on; 130 interrupted before there was anything to
+    keep; 1 anything else.
+    """
+    context.meta[DEBUG] = debug
+    job = with_absolute_locations(read_job(file), file.parent)
+    try:
+        from finetune_trainer.local import run_job
+    except ImportError as error:
+        if debug:
+            raise
+        raise CommandFailed(
+            f"the trainer can't be loaded ({error}): install it with pip install 'finetune-cli[run]', or run the job "
+            f"on a cluster with kubectl apply -f {file}", ExitCode.INTERNAL) from error
+    context.exit(run_job(job, port=port, rerun=rerun, console=Console(), debug=debug))

@@ -1,0 +1,36 @@
+"""The job's file: reading it, and what its relative locations mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune_api import ExitCode, FineTuneJob, load_job
+
+from finetune_cli.errors import CommandFailed
+
+
+def read_job(path: Path) -> FineTuneJob:
+    """Read the job of a file.
+
+    Raises:
+        InvalidJob: everything that is wrong with it.
+        CommandFailed: the file isn't there or can't be opened.
+    """
+    try:
+        return load_job(path)
+    except FileNotFoundError as error:
+        raise CommandFailed(f"{path}: there is no such file; finetune init writes a sample",
+                            ExitCode.MISSING_INPUT) from error
+    except OSError as error:
+        raise CommandFailed(f"{path}: {error.strerror or error}", ExitCode.MISSING_INPUT) from error
+
+
+def with_absolute_locations(job: FineTuneJob, folder: Path) -> FineTuneJob:
+    """The job with every `file://./…` location made absolute against `folder`, where its file lies."""
+    spec = job.spec
+    model = spec.model.model_copy(update={"source": spec.model.source.relative_to_folder(folder)})
+    dataset = spec.dataset.model_copy(update={"source": spec.dataset.source.relative_to_folder(folder)})
+    output = spec.output.model_copy(update={"uri": spec.output.uri.relative_to_folder(folder)})
+    return job.model_copy(update={
+        "spec": spec.model_copy(update={"model": model, "dataset": dataset, "output": output}),
+    })

@@ -1,0 +1,85 @@
+"""`finetune run`: a thin shell around the trainer; what it refuses before the trainer is even loaded."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from finetune_api import load_job
+from finetune_cli.job_file import with_absolute_locations
+
+from tests.cli.jobs import call, write_job
+
+
+@pytest.mark.parametrize(("sections", "message"), [
+    ({"method": {"type": "QLoRA"}}, "spec.method.type: write LoRA, DoRA, ReFT, Partial, Additive or Full: did you mean "
+                                    'LoRA? (found "QLoRA")'),
+    ({"method": {"type": "ReFT"}}, "spec.method.type: this version trains LoRA and DoRA; write one of them"),
+    ({"training": {"bachSize": 8}}, "spec.training.bachSize: unknown field: did you mean batchSize? (found 8)"),
+    ({"method": {"lora": {"rank": 0}}},
+     "spec.method.lora.rank: write a value that is greater than or equal to 1 (found 0)"),
+    ({"training": {"batchSize": 8, "microBatchSize": 9}},
+     "spec.training.microBatchSize: microBatchSize is a part of batchSize: write a number no larger than batchSize "
+     "(16 by default) (found 9)"),
+    ({"model": {"source": "pickle.bin"}}, "spec.model.source: write a location"),
+    ({"output": {"uri": "ftp://host/x"}}, "spec.output.uri: ftp:// is not possible here"),
+], ids=["unknown method", "method of the future", "unknown field", "rank 0", "micro-batch larger than batch",
+        "no location", "unknown scheme"])
+def test_a_bad_description_exits_64_and_says_what_to_write(tmp_path, sections, message):
+    path = write_job(tmp_path / "job.yaml", **sections)
+    result = call("run", path)
+    assert (result.exit_code, result.stdout) == (64, "")
+    assert result.stderr.startswith(f"{path}: 1 error\n")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_file_exits_66_and_says_how_to_get_one(tmp_path):
+    path = tmp_path / "missing.yaml"
+    result = call("run", path)
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        66, "", f"{path}: there is no such file; finetune init writes a sample\n")
+
+
+def test_a_file_that_cannot_be_opened_exits_66(tmp_path):
+    result = call("run", tmp_path)
+    assert (result.exit_code, result.stderr) == (66, f"{tmp_path}: Is a directory\n")
+
+
+@pytest.mark.parametrize("port", ["70000", "-1", "http"])
+def test_an_impossible_port_exits_64(tmp_path, port):
+    result = call("run", write_job(tmp_path / "job.yaml"), "--port", port)
+    assert result.exit_code == 64
+    assert "Invalid value for '--port'" in result.stderr
+
+
+def test_without_the_trainer_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "finetune_trainer.local", None)
+    path = write_job(tmp_path / "job.yaml")
+    result = call("run", path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("the trainer can't be loaded")
+    assert "pip install 'finetune-cli[run]'" in result.stderr
+    assert f"kubectl apply -f {path}" in result.stderr
+
+
+def test_locations_of_files_become_absolute_relative_to_the_yaml_file(tmp_path):
+    path = write_job(tmp_path / "job.yaml", model={"source": "file://./model"},
+                     dataset={"source": "file://./../data/rows.jsonl"}, output={"uri": "file://./out/"})
+    spec = with_absolute_locations(load_job(path), path.parent).spec
+    assert spec.model.source.local_path() == tmp_path / "model"
+    assert spec.dataset.source.local_path() == tmp_path.parent / "data" / "rows.jsonl"
+    assert str(spec.output.uri) == f"file://{tmp_path}/out/"
+
+
+def test_a_file_named_without_its_folder_still_gives_absolute_locations(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_job(tmp_path / "job.yaml", output={"uri": "file://./out"})
+    path = Path("job.yaml")
+    assert with_absolute_locations(load_job(path), path.parent).spec.output.uri.local_path() == tmp_path / "out"
+
+
+def test_other_locations_stay_as_they_are(tmp_path):
+    job = load_job(write_job(tmp_path / "job.yaml"))
+    assert with_absolute_locations(job, tmp_path) == job

@@ -1,0 +1,87 @@
+"""Tiny models and jobs that tests make for themselves."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] }}<|end|>{% endif %}"
+    "{% endfor %}"
+)
+WORDS = ("theft", "fraud", "arson", "assault")
+
+
+def tiny_tokenizer(chat_template: str | None = CHATML):
+    """A byte-level tokenizer without merges: every byte is a token, and a few special ones beside."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    specials = ["<|end|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {token: index for index, token in enumerate([*specials, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>",
+                                   additional_special_tokens=["<|im_start|>", "<|im_end|>"])
+    fast.chat_template = chat_template
+    return fast
+
+
+def save_tiny_model(folder: Path, *, hidden: int = 64, layers: int = 2, chat_template: str | None = CHATML) -> Path:
+    """A random Llama with its tokenizer, in safetensors."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer(chat_template)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=0, bos_token_id=None,
+        tie_word_embeddings=False,
+    ))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, count: int = 40, seed: int = 0) -> Path:
+    """Rows with a question and a label that the question decides."""
+    chance = random.Random(seed)
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            word = chance.choice(WORDS)
+            facts = f"case {number}: a {word} in the {chance.choice(('north', 'south', 'old town'))}"
+            label = {"level": WORDS.index(word), "custody": word == "arson"}
+            file.write(json.dumps({"facts": facts, "label": label}) + "\n")
+    return path
+
+
+def tiny_job(folder: Path, **sections: dict) -> dict:
+    """A job on the tiny model that a test can change section by section; `dataset={"prompt": …}` merges into it."""
+    from finetune_api.rules import merge_patch
+
+    spec = {
+        "model": {"source": f"file://{folder}/model"},
+        "dataset": {
+            "source": f"file://{folder}/rows.jsonl", "evaluationFraction": 0.2,
+            "prompt": "{{ facts }}", "completion": "{{ label | tojson }}",
+            "answerFormat": {"type": "json", "schema": {
+                "type": "object", "required": ["level", "custody"], "additionalProperties": False,
+                "properties": {"level": {"type": "integer"}, "custody": {"type": "boolean"}}}},
+        },
+        "output": {"uri": f"file://{folder}/out"},
+        "method": {"type": "LoRA", "lora": {"rank": 4, "alpha": 8}},
+        "training": {"maxSteps": 6, "batchSize": 4, "microBatchSize": 2, "maxLength": 128, "learningRate": 0.01,
+                     "checkpointEvery": 2},
+        "evaluation": {"maxNewTokens": 8},
+    }
+    return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "tiny"},
+            "spec": merge_patch(spec, sections)}

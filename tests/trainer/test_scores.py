@@ -1,0 +1,96 @@
+"""Scores, against numbers worked out by hand."""
+
+import json
+
+import jsonschema
+import pytest
+from finetune_api.spec.evaluation import GateSpec, Metric
+from finetune_trainer.evaluation.scores import (
+    categorical_fields,
+    f1_macro,
+    f1_micro,
+    headline,
+    majority_answer,
+    parse,
+    perplexity,
+    score,
+)
+from finetune_trainer.gate import judge
+
+ALL = tuple(Metric)
+
+
+def _answers(*levels):
+    return [json.dumps({"fine": level, "reason": f"because of {number}"}) for number, level in enumerate(levels)]
+
+
+def test_a_free_text_does_not_decide_whether_the_fields_are_right():
+    values = [json.loads(text) for text in _answers(0, 1, 2, 0, 1, 2)]
+    assert categorical_fields(values) == ["fine"]
+
+
+def test_recurring_texts_are_classes():
+    assert categorical_fields([{"verdict": word} for word in ["guilty", "free"] * 5]) == ["verdict"]
+
+
+def test_answers_are_scored_field_by_field():
+    expected = _answers(1, 1, 0, 2)
+    answers = ['{"fine": 1, "reason": "other"}', '{"fine": 0, "reason": "x"}', "no JSON", expected[3]]
+    schema = {"type": "object", "properties": {"fine": {"enum": [1, 2]}}}
+    scores = score(expected, answers, ALL, jsonschema.Draft202012Validator(schema))
+    assert scores["jsonValid"] == 0.75
+    assert scores["schemaValid"] == 0.5
+    assert scores["exactMatch"] == 0.25
+    assert scores["fieldsMatch"] == 0.5
+    assert scores["fieldAccuracy"] == {"fine": 0.5}
+
+
+def test_macro_f1_is_the_mean_over_the_expected_classes():
+    # class 1: 1 hit, 0 wrong, 1 missed -> 2/3; class 0: 0 hits -> 0; class 2: 1 hit -> 1
+    assert f1_macro([1, 1, 0, 2], [1, 0, None, 2]) == pytest.approx((2 / 3 + 0 + 1) / 3)
+
+
+def test_micro_f1_counts_zero_as_empty_as_the_authors_of_the_data_set_do():
+    # right: tp; wrong value: fp; value where there is none: fp; missing: fn; both empty: nothing
+    assert f1_micro([2, 1, 0, 3, 0], [2, 2, 1, 0, 0]) == pytest.approx(2 / (2 + 2 + 1))
+    assert f1_micro([0, 0], [0, 0]) == 0.0
+
+
+def test_true_is_not_one():
+    assert score(['{"a": 1}'], ['{"a": true}'], (Metric.FIELDS_MATCH,))["fieldsMatch"] == 0.0
+
+
+def test_nan_and_deep_nesting_are_no_json():
+    assert parse("NaN") is parse("[" * 100_000)
+    assert parse('{"a": 1}') == {"a": 1}
+
+
+def test_the_majority_answer_takes_the_commonest_value_of_each_field_apart():
+    texts = ['{"a": 1, "b": 0}', '{"a": 1, "b": 2}', '{"a": 0, "b": 2}']
+    assert json.loads(majority_answer(texts)) == {"a": 1, "b": 2}
+    assert majority_answer(["free text"]) is None
+
+
+def test_text_answers_have_an_exact_match_and_no_fields():
+    assert score([" yes "], ["yes"], (Metric.EXACT_MATCH, Metric.FIELDS_MATCH)) == {"exactMatch": 1.0}
+
+
+def test_perplexity_of_a_huge_loss_is_infinite():
+    assert perplexity(1000.0) == float("inf")
+    assert perplexity(0.0) == 1.0
+
+
+@pytest.mark.parametrize(("metric", "before", "after", "minimum", "passed"), [
+    (Metric.LOSS, {"loss": 2.0}, {"loss": 1.0}, 0.5, True),
+    (Metric.LOSS, {"loss": 1.0}, {"loss": 2.0}, 0.0, False),
+    (Metric.FIELD_F1_MACRO, {"fieldF1Macro": {"a": 0.0, "b": 0.5}}, {"fieldF1Macro": {"a": 0.5, "b": 0.5}}, 0.25, True),
+    (Metric.EXACT_MATCH, {}, {"exactMatch": 1.0}, 0.0, False),
+])
+def test_the_gate_compares_before_and_after(metric, before, after, minimum, passed):
+    verdict = judge(GateSpec(metric=metric, minimum_gain=minimum), before, after)
+    assert verdict.passed is passed
+
+
+def test_a_per_field_metric_has_its_mean_as_headline():
+    assert headline({"fieldAccuracy": {"a": 1.0, "b": 0.0}}, Metric.FIELD_ACCURACY) == 0.5
+    assert headline({}, Metric.LOSS) is None

@@ -1,0 +1,113 @@
+"""From a run configuration to an exit code: sets the stage, runs the attempt, and puts every ending into words."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import traceback
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.layout import METRICS
+from finetune_api.messages import Limits, Outcome, Result, RunConfig
+
+from finetune_trainer.clock import Clock
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.limits import LimitsFile
+from finetune_trainer.stopping import StopFlag
+from finetune_trainer.watching.metrics_log import MetricsLog
+from finetune_trainer.watching.server import Metrics, ProgressServer
+from finetune_trainer.watching.state import Observer, RunState
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended, and the facts of what it published, if it did."""
+
+    code: ExitCode
+    result: Result
+    facts: object | None = None
+
+
+def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers: Sequence[Observer], clock: Clock,
+        stop: StopFlag, address: tuple[str, int] | None, debug: bool = False) -> Ending:
+    """Run one attempt and tell how it ended; nothing is raised but what ends the process.
+
+    Args:
+        config: the run configuration.
+        limits: the limits at the start.
+        limits_folder: where they are read again, if they can change.
+        observers: told of everything that happens.
+        clock: the time.
+        stop: whether somebody asked to stop.
+        address: host and port of `/progress` and `/metrics`; None serves nothing.
+        debug: print the traceback of a failure.
+    """
+    quieten()
+    scratch = Path(tempfile.mkdtemp(prefix="finetune-"))
+    state = RunState(clock, _total_rate(config, limits), limits.spent_before, config.accelerator.memory_bytes)
+    metrics = MetricsLog(scratch / METRICS, clock)
+    prometheus = Metrics(config.namespace, config.name)
+    state.observers = (metrics, prometheus, *observers)
+    try:
+        # Imported late: torch and transformers take seconds, and a wrong configuration should be told at once.
+        from finetune_trainer.pipeline import Attempt, run_attempt
+
+        with ProgressServer(state, prometheus, *address) if address else nullcontext():
+            finished = run_attempt(Attempt(config, LimitsFile(limits_folder, limits), state, metrics, stop, scratch,
+                                           clock))
+        return Ending(ExitCode.OK, finished.result, finished.facts)
+    except TrainerError as error:
+        _show(error, debug)
+        return Ending(error.exit_code, _failed(error.outcome, str(error), state))
+    except OSError as error:
+        _show(error, debug)
+        place = f" ({error.filename})" if error.filename else ""
+        return Ending(ExitCode.INTERNAL, _failed(Outcome.INTERNAL, f"the machine refused: {error.strerror}{place}",
+                                                 state))
+    except Exception as error:
+        _show(error, debug)
+        line = (str(error).strip().splitlines() or [""])[0]
+        return Ending(ExitCode.INTERNAL, _failed(
+            Outcome.INTERNAL, f"something unforeseen: {type(error).__name__}: {line} (--debug shows where)", state))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _total_rate(config: RunConfig, limits: Limits) -> Decimal:
+    if limits.hourly_rate is not None:
+        return limits.hourly_rate
+    compute = config.spec.compute
+    count = 1 if config.accelerator.name == "cpu" else compute.nodes * compute.gpus_per_node
+    return config.accelerator.hourly_rate * count
+
+
+def _failed(outcome: Outcome, message: str, state: RunState) -> Result:
+    progress = state.message().progress
+    return Result(outcome=outcome, message=message, step=progress.step if progress else 0,
+                  total_steps=progress.total_steps if progress else None, resumed_from_step=state.resumed_from_step,
+                  checkpoint_step=state.checkpoint_step)
+
+
+def _show(error: BaseException, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(error)
+
+
+def quieten() -> None:
+    """Keep libraries from writing between our lines: what matters to a user is said by us."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger().setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")

@@ -1,0 +1,62 @@
+"""Decoding that can only write what a JSON Schema allows, by llguidance."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import llguidance
+import llguidance.hf
+import llguidance.torch
+import torch
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
+
+from finetune_trainer.errors import BadConfig
+
+
+class SchemaGuide:
+    """A JSON Schema, ready to guide the decoding of one model.
+
+    Raises:
+        BadConfig: the schema has something that can't be forced.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, schema: dict[str, Any], end_of_turn: int) -> None:
+        self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, eos_token=end_of_turn)
+        # At most one blank between tokens: without a bound a model could go on writing blanks for ever.
+        self._grammar = llguidance.LLMatcher.grammar_from_json_schema(
+            json.dumps(schema), overrides={"whitespace_pattern": "[ ]?"})
+        fault = llguidance.LLMatcher(self._tokenizer, self._grammar).get_error()
+        if fault:
+            raise BadConfig("spec.evaluation.constrained: dataset.answerFormat.schema can't be forced while decoding: "
+                            f"{fault.strip().splitlines()[0]}")
+
+    def processor(self, rows: int) -> LogitsProcessor:
+        """A logits processor for a batch of `rows` prompts, used for one generation."""
+        matchers = [llguidance.LLMatcher(self._tokenizer, self._grammar) for _ in range(rows)]
+        return _Guided(self._tokenizer, matchers)
+
+
+class _Guided(LogitsProcessor):
+    def __init__(self, tokenizer: Any, matchers: list[Any]) -> None:
+        self._matchers = matchers
+        self._bitmask = llguidance.torch.allocate_token_bitmask(len(matchers), tokenizer.vocab_size)
+        self._begun = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        for row, matcher in enumerate(self._matchers):
+            if self._begun and not matcher.is_stopped():
+                matcher.consume_token(int(input_ids[row, -1]))
+            llguidance.torch.fill_next_token_bitmask(matcher, self._bitmask, row)
+        self._begun = True
+        return scores.masked_fill(~_allowed(self._bitmask.to(scores.device), scores.shape[-1]), -torch.inf)
+
+
+def _allowed(bitmask: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Bits as booleans (rows, vocabulary); logits beyond the tokenizer's tokens are not allowed.
+
+    llguidance's own function for this is compiled at its first call, which takes a C++ compiler and many seconds.
+    """
+    bits = (bitmask.unsqueeze(-1) >> torch.arange(32, device=bitmask.device, dtype=bitmask.dtype)) & 1
+    flat = bits.flatten(1).bool()[:, :vocabulary]
+    return torch.nn.functional.pad(flat, (0, vocabulary - flat.shape[1]))

@@ -1,0 +1,87 @@
+"""Answers, generated greedily in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+Check = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a model answered.
+
+    Attributes:
+        answers: token ids of each answer, without the end-of-turn token.
+        tokens: how many were generated, end-of-turn tokens included.
+        finished: how many answers ended by themselves before the limit.
+    """
+
+    answers: tuple[tuple[int, ...], ...]
+    tokens: int
+    finished: int
+
+
+class _Heartbeat(StoppingCriteria):
+    """Calls `check` at every token, so that a request to stop is heard in the middle of a long answer."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        self._check()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+def generate(model: Any, prompts: Sequence[tuple[int, ...]], *, end_ids: Sequence[int], pad_id: int,
+             max_new_tokens: int, batch_size: int, check: Check,
+             processor: Callable[[int], LogitsProcessor] | None = None,
+             report: Callable[[int], None] | None = None) -> Generated:
+    """One greedy answer to each prompt, in the prompts' order.
+
+    Args:
+        model: a causal language model with transformers' `generate`.
+        prompts: token ids.
+        end_ids: tokens that end an answer.
+        pad_id: id to pad with, on the left.
+        max_new_tokens: longest answer.
+        batch_size: prompts at once.
+        check: called at every token; raises to stop.
+        processor: makes a logits processor for a batch of that many rows.
+        report: called after each batch with the number of prompts answered.
+    """
+    device = next(model.parameters()).device
+    # Prompts of like length together: little padding.
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    answers: list[tuple[int, ...]] = [()] * len(prompts)
+    ends = set(end_ids)
+    tokens = finished = 0
+    for start in range(0, len(order), batch_size):
+        batch = order[start:start + batch_size]
+        width = max(len(prompts[index]) for index in batch)
+        ids = torch.full((len(batch), width), pad_id, dtype=torch.int64)
+        mask = torch.zeros((len(batch), width), dtype=torch.int64)
+        for number, index in enumerate(batch):
+            ids[number, width - len(prompts[index]):] = torch.tensor(prompts[index])
+            mask[number, width - len(prompts[index]):] = 1
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=max_new_tokens,
+                do_sample=False, num_beams=1, use_cache=True, eos_token_id=list(end_ids), pad_token_id=pad_id,
+                temperature=None, top_p=None, top_k=None,
+                stopping_criteria=StoppingCriteriaList([_Heartbeat(check)]),
+                logits_processor=LogitsProcessorList([processor(len(batch))] if processor else []),
+            )
+        for index, row in zip(batch, output[:, width:].tolist(), strict=True):
+            length = next((place for place, token in enumerate(row) if token in ends), None)
+            answers[index] = tuple(row if length is None else row[:length])
+            tokens += len(row) if length is None else length + 1
+            finished += length is not None
+        if report:
+            report(start + len(batch))
+    return Generated(tuple(answers), tokens, finished)

@@ -1,0 +1,55 @@
+"""Loss on held-out answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from finetune_trainer.data.rows import TokenRow
+
+_LOGIT_BUDGET = 256 * 1024**2
+"""Most bytes of logits at once."""
+
+
+def answer_loss(model: torch.nn.Module, rows: Sequence[TokenRow], pad_id: int, vocabulary: int, batch_size: int,
+                check: Callable[[], None]) -> float:
+    """Mean loss in nats per answer token, over all answer tokens of all rows.
+
+    Rows are padded on the left, so that answers end together and logits are made for the answers alone.
+
+    Args:
+        model: called as `model(input_ids, attention_mask, position_ids, logits_to_keep)`.
+        rows: the held-out rows.
+        pad_id: id to pad with.
+        vocabulary: number of logits per token.
+        batch_size: most rows at once; fewer where their logits would not fit the budget.
+        check: called before each batch; raises to stop.
+    """
+    device = next(model.parameters()).device
+    total, tokens = 0.0, 0
+    pending = sorted(rows, key=len, reverse=True)
+    with torch.inference_mode():
+        while pending:
+            check()
+            longest = max(len(row.answer) for row in pending)
+            size = max(1, min(batch_size, _LOGIT_BUDGET // (longest * vocabulary * 4)))
+            batch, pending = pending[:size], pending[size:]
+            width = max(len(row) for row in batch)
+            keep = max(len(row.answer) for row in batch)
+            ids = torch.full((len(batch), width), pad_id, dtype=torch.int64)
+            mask = torch.zeros((len(batch), width), dtype=torch.int64)
+            labels = torch.full((len(batch), keep), -100, dtype=torch.int64)
+            for number, row in enumerate(batch):
+                ids[number, width - len(row):] = torch.tensor(row.prompt + row.answer)
+                mask[number, width - len(row):] = 1
+                labels[number, keep - len(row.answer):] = torch.tensor(row.answer)
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            logits = model(input_ids=ids.to(device), attention_mask=mask.to(device),
+                           position_ids=positions.to(device), logits_to_keep=keep + 1).logits
+            # Position i predicts token i + 1.
+            scores = logits[:, :-1].float().reshape(-1, logits.shape[-1])
+            total += float(torch.nn.functional.cross_entropy(scores, labels.reshape(-1).to(device), ignore_index=-100,
+                                                             reduction="sum"))
+            tokens += sum(len(row.answer) for row in batch)
+    return total / tokens

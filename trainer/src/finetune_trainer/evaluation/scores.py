@@ -1,0 +1,174 @@
+"""Scores of answers against what was expected. Pure: texts in, numbers out.
+
+A JSON answer is compared field by field, over the top-level fields of the expected answers. A field is *categorical*
+where its expected values are whole numbers, booleans, or a few recurring texts; only categorical fields have F1 scores
+and count for `fieldsMatch`, so that a free-text reason doesn't decide whether an answer is right.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jsonschema
+from finetune_api.spec.evaluation import Metric
+
+Scores = dict[str, Any]
+_MOST_TEXTS = 20
+_MISSING = object()
+
+
+def perplexity(loss: float) -> float:
+    """exp of the mean loss in nats per token; infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def parse(answer: str) -> Any:
+    """An answer's JSON value; `_MISSING` where it is not valid JSON (NaN and Infinity aren't)."""
+    def refuse(name: str) -> Any:
+        raise ValueError(name)
+
+    try:
+        return json.loads(answer, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return _MISSING
+
+
+def score(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Metric],
+          validator: jsonschema.Draft202012Validator | None = None) -> Scores:
+    """The metrics that compare answers, for answers in the order of what was expected.
+
+    Shares are rounded to six digits; per-field metrics are mappings from field to score.
+    """
+    wanted = set(metrics)
+    right_values = [parse(text) for text in expected]
+    values = [parse(text) for text in answers]
+    fields = categorical_fields(right_values)
+    results: Scores = {}
+
+    def share(hits: Sequence[bool]) -> float:
+        return round(sum(hits) / len(hits), 6) if hits else 0.0
+
+    if Metric.EXACT_MATCH in wanted:
+        results[Metric.EXACT_MATCH] = share([
+            _same(value, right) if right is not _MISSING else text.strip() == wish.strip()
+            for text, wish, value, right in zip(answers, expected, values, right_values, strict=True)
+        ])
+    if Metric.JSON_VALID in wanted:
+        results[Metric.JSON_VALID] = share([value is not _MISSING for value in values])
+    if Metric.SCHEMA_VALID in wanted and validator is not None:
+        results[Metric.SCHEMA_VALID] = share([value is not _MISSING and validator.is_valid(value)
+                                              for value in values])
+    if Metric.FIELDS_MATCH in wanted and fields:
+        results[Metric.FIELDS_MATCH] = share([
+            all(_same(_field(value, field), _field(right, field)) for field in fields)
+            for value, right in zip(values, right_values, strict=True)
+        ])
+    per_field = {Metric.FIELD_ACCURACY: accuracy, Metric.FIELD_F1_MACRO: f1_macro, Metric.FIELD_F1_MICRO: f1_micro}
+    for metric, function in per_field.items():
+        if metric in wanted and fields:
+            results[metric] = {
+                field: round(function([_field(v, field) for v in right_values], [_field(v, field) for v in values]), 6)
+                for field in fields
+                if metric is not Metric.FIELD_F1_MICRO or _is_count([_field(v, field) for v in right_values])
+            }
+    return {str(metric): results[metric] for metric in Metric if results.get(metric) not in (None, {})}
+
+
+def categorical_fields(values: Sequence[Any]) -> list[str]:
+    """The fields that can be scored as classes, in the order in which they stand in the answers."""
+    objects = [value for value in values if isinstance(value, Mapping)]
+    names = list(dict.fromkeys(name for value in objects for name in value))
+    return [name for name in names if _is_categorical([value[name] for value in objects if name in value])]
+
+
+def _is_categorical(column: Sequence[Any]) -> bool:
+    if all(isinstance(item, int) or item is None for item in column):
+        return True
+    texts = {item for item in column if isinstance(item, str)}
+    return (all(isinstance(item, str) or item is None for item in column)
+            and len(texts) <= min(_MOST_TEXTS, max(2, len(column) // 5)))
+
+
+def _is_count(column: Sequence[Any]) -> bool:
+    """Whether a field's values are whole numbers, so that 0 may mean none."""
+    return all(isinstance(item, int) and not isinstance(item, bool) for item in column if item is not _MISSING)
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name, _MISSING) if isinstance(value, Mapping) else _MISSING
+
+
+def _same(one: Any, other: Any) -> bool:
+    # In Python, True == 1 and 1.0 == 1; as JSON answers only the latter are the same.
+    if isinstance(one, bool) is not isinstance(other, bool):
+        return False
+    return one is not _MISSING and bool(one == other)
+
+
+def accuracy(right: Sequence[Any], given: Sequence[Any]) -> float:
+    """Share of rows whose value is right."""
+    return sum(_same(g, r) for r, g in zip(right, given, strict=True)) / len(right)
+
+
+def f1_macro(right: Sequence[Any], given: Sequence[Any]) -> float:
+    """Mean over the expected classes of each class's F1; an answer without the field is a miss of its class."""
+    classes = list({json.dumps(value): value for value in right if value is not _MISSING}.values())
+    return sum(_class_f1(right, given, value) for value in classes) / len(classes) if classes else 0.0
+
+
+def _class_f1(right: Sequence[Any], given: Sequence[Any], value: Any) -> float:
+    pairs = list(zip(right, given, strict=True))
+    hits = sum(_same(r, value) and _same(g, value) for r, g in pairs)
+    wrong = sum(_same(g, value) and not _same(r, value) for r, g in pairs)
+    missed = sum(_same(r, value) and not _same(g, value) for r, g in pairs)
+    return 2 * hits / (2 * hits + wrong + missed) if hits else 0.0
+
+
+def f1_micro(right: Sequence[Any], given: Sequence[Any]) -> float:
+    """F1 over rows in which 0, null and a missing field count as empty.
+
+    This is the score that the authors of LBox Open publish for ljp_criminal: present and equal is a true positive, a
+    wrong value or one where there should be none a false positive, a missing one a false negative.
+    """
+    true_positives = false_positives = false_negatives = 0
+    for wish, value in zip(right, given, strict=True):
+        if _is_empty(value):
+            false_negatives += not _is_empty(wish)
+        elif not _is_empty(wish) and _same(value, wish):
+            true_positives += 1
+        else:
+            false_positives += 1
+    total = 2 * true_positives + false_positives + false_negatives
+    return 2 * true_positives / total if total else 0.0
+
+
+def _is_empty(value: Any) -> bool:
+    return value is _MISSING or value is None or (value == 0 and not isinstance(value, bool))
+
+
+def majority_answer(train_answers: Sequence[str]) -> str | None:
+    """The answer that always gives the commonest value of every categorical field; None where there are none.
+
+    The least that a model has to beat before one may say that it learnt anything.
+    """
+    values = [parse(answer) for answer in train_answers]
+    fields = categorical_fields(values)
+    if not fields:
+        return None
+    answer = {}
+    for field in fields:
+        counts = Counter(json.dumps(_field(value, field)) for value in values if _field(value, field) is not _MISSING)
+        answer[field] = json.loads(counts.most_common(1)[0][0])
+    return json.dumps(answer)
+
+
+def headline(scores: Mapping[str, Any], metric: Metric) -> float | None:
+    """A metric as one number: the mean over fields where it has several."""
+    value = scores.get(str(metric))
+    if isinstance(value, Mapping):
+        return sum(value.values()) / len(value) if value else None
+    return value

@@ -1,0 +1,30 @@
+"""The quality gate: whether training brought what the job demands. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetune_api.spec.evaluation import LOWER_IS_BETTER, GateSpec
+
+from finetune_trainer.evaluation.scores import Scores, headline
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the gate is passed, and in words."""
+
+    passed: bool
+    words: str
+
+
+def judge(gate: GateSpec | None, before: Scores | None, after: Scores) -> Verdict | None:
+    """The gate's verdict, or None where there is no gate. A score that is missing does not pass."""
+    if gate is None:
+        return None
+    first, last = headline(before or {}, gate.metric), headline(after, gate.metric)
+    if first is None or last is None:
+        return Verdict(False, f"{gate.metric} could not be measured, so the gate is not passed")
+    gain = first - last if gate.metric in LOWER_IS_BETTER else last - first
+    passed = gain >= gate.minimum_gain
+    return Verdict(passed, f"{gate.metric} went from {first:.4g} to {last:.4g}: a gain of {gain:.4g}, "
+                           f"{'at least' if passed else 'less than'} the {gate.minimum_gain:.4g} that the gate demands")

@@ -1,0 +1,86 @@
+"""What a run may cost and how long it may take, and whether one of these is reached."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+from finetune_api.layout import LIMITS_FILE
+from finetune_api.messages import Limits
+from finetune_api.spec.policy import BudgetSpec
+from pydantic import ValidationError
+
+from finetune_trainer.clock import Clock
+
+_CENTS = Decimal("0.0001")
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a run has spent.
+
+    Attributes:
+        spent: money so far, earlier attempts included.
+        hourly_rate: price per hour of all accelerators together.
+    """
+
+    spent: Decimal
+    hourly_rate: Decimal
+
+
+def cost_of(elapsed_seconds: float, hourly_rate: Decimal) -> Decimal:
+    """What a time costs, to a hundredth of a cent."""
+    return (hourly_rate * Decimal(elapsed_seconds) / 3600).quantize(_CENTS)
+
+
+def stop_reason(limits: Limits, now: datetime, spending: Spending, reserve: Decimal) -> str | None:
+    """Why training has to stop now, or None.
+
+    Args:
+        limits: the limits as they are now.
+        now: the time of day.
+        spending: what was spent.
+        reserve: what evaluation and upload will still cost.
+    """
+    if limits.stop:
+        return "it was asked to stop and publish"
+    if limits.max_cost is not None and spending.spent + reserve >= limits.max_cost:
+        return (f"the budget of {limits.max_cost} is reached: {spending.spent} spent, and {reserve} kept for "
+                "evaluation and upload")
+    if limits.stop_at is not None and now >= limits.stop_at:
+        return f"its time was up at {limits.stop_at.isoformat(timespec='seconds')}"
+    return None
+
+
+class LimitsFile:
+    """The limits as they are now, read again each time; where the file is missing or broken, the last that was good."""
+
+    def __init__(self, folder: Path | None, first: Limits) -> None:
+        self._path = folder / LIMITS_FILE if folder else None
+        self._last = first
+
+    def account_for(self, seconds_before: float) -> None:
+        """Count the time of earlier attempts, which only an operator does by itself."""
+        if self._path is None and self._last.stop_at is not None:
+            self._last = self._last.model_copy(update={
+                "stop_at": self._last.stop_at - timedelta(seconds=seconds_before)})
+
+    def read(self) -> Limits:
+        """The limits now."""
+        if self._path is not None:
+            # A ConfigMap volume is swapped as a whole; should a read fail, the next step's will not.
+            with contextlib.suppress(OSError, ValidationError):
+                self._last = Limits.model_validate_json(self._path.read_bytes())
+        return self._last
+
+
+def local_limits(budget: BudgetSpec, hourly_rate: Decimal, clock: Clock) -> Limits:
+    """The limits of a run without an operator: the job's budget, from now on."""
+    duration = budget.max_duration
+    return Limits(stop_at=clock.now() + duration if duration else None, max_cost=budget.max_cost,
+                  hourly_rate=hourly_rate)
+
+

@@ -1,0 +1,103 @@
+"""A job on this machine, without a cluster: what `finetune run` calls."""
+
+from __future__ import annotations
+
+import uuid
+from decimal import Decimal
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.layout import MANIFEST, job_prefix
+from finetune_api.messages import Accelerator, RunConfig
+from finetune_api.resolve import resolve_defaults, spec_hash
+from finetune_api.spec.job import FineTuneJob
+from finetune_api.spec.policy import RerunPolicy
+from rich.console import Console
+
+from finetune_trainer.clock import SystemClock
+from finetune_trainer.entry import run
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.limits import local_limits
+from finetune_trainer.report.terminal import show_ending
+from finetune_trainer.stopping import StopFlag
+from finetune_trainer.storage import Storage, open_storage
+from finetune_trainer.watching.console import ConsoleObserver
+
+_NAMESPACE = uuid.UUID("8f9b6c1e-52c8-4a7c-9c06-3e1c5b0d7a11")
+L4_HOURLY_RATE = Decimal("1.00")
+"""About what an NVIDIA L4 costs an hour, in USD: the price of a GPU whose job names none."""
+
+
+def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console, debug: bool = False) -> int:
+    """Run a job to its end and show it.
+
+    Args:
+        job: the job; its `file://` locations are absolute.
+        port: port of `/progress` and `/metrics` on the loopback interface; None serves nothing.
+        rerun: train again even if the same job is published already.
+        console: where to show progress and result.
+        debug: print the traceback of a failure.
+
+    Returns:
+        The exit code, one of `ExitCode`.
+    """
+    clock, stop = SystemClock(), StopFlag()
+    stop.listen()
+    observer = ConsoleObserver(console, clock)
+    try:
+        config = run_config(job, rerun)
+    except TrainerError as error:
+        console.print(f"{error.outcome}: {error}", style="red", markup=False, highlight=False)
+        return error.exit_code
+    limits = local_limits(config.spec.budget, config.accelerator.hourly_rate, clock)
+    ending = run(config, limits, None, [observer], clock, stop, ("127.0.0.1", port) if port is not None else None,
+                 debug)
+    observer.close()
+    show_ending(console, ending)
+    return ExitCode(ending.code)
+
+
+def run_config(job: FineTuneJob, rerun: bool = False) -> RunConfig:
+    """The run configuration of a job on this machine.
+
+    The job's identity follows from its name and everything that decides its result: the same file resumes or finds what
+    it published, a changed one starts afresh beside it.
+
+    Raises:
+        TrainerError: the output can't be read.
+    """
+    spec = resolve_defaults(job.spec)
+    digest = spec_hash(spec)
+    storage = open_storage(spec.output.uri, spec.output.s3)
+    again = rerun or spec.run_policy.rerun is RerunPolicy.ALWAYS
+    name, namespace = job.metadata.name, job.metadata.namespace
+    uid = _identity(namespace, name, digest, storage, again)
+    return RunConfig(
+        namespace=namespace, name=name, uid=uid,
+        attempt=_attempts_so_far(storage, job_prefix(namespace, name, uid)) + 1,
+        spec=spec, spec_hash=digest, accelerator=_accelerator(spec.budget.hourly_rate),
+    )
+
+
+def _identity(namespace: str, name: str, digest: str, storage: Storage, again: bool) -> str:
+    number = 0
+    while True:
+        uid = str(uuid.uuid5(_NAMESPACE, f"{namespace}/{name}/{digest}/{number}"))
+        if not again or storage.get_bytes(f"{job_prefix(namespace, name, uid)}/{MANIFEST}") is None:
+            return uid
+        number += 1
+
+
+def _attempts_so_far(storage: Storage, prefix: str) -> int:
+    """The highest attempt that left a checkpoint or a result; 0 where there is none."""
+    parts = [key.removeprefix(f"{prefix}/").split("/") for key in storage.keys(f"{prefix}/")]
+    return max((int(part[1]) for part in parts if len(part) > 2 and part[1].isdigit()), default=0)
+
+
+def _accelerator(hourly_rate: Decimal | None) -> Accelerator:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Accelerator(name="cpu", hourly_rate=hourly_rate if hourly_rate is not None else Decimal(0))
+    device = torch.cuda.get_device_properties(0)
+    return Accelerator(name=device.name, memory_bytes=device.total_memory,
+                       hourly_rate=hourly_rate if hourly_rate is not None else L4_HOURLY_RATE)

@@ -1,0 +1,18 @@
+"""DoRA and QDoRA: each weight split into magnitude and direction; the direction gets LoRA, the magnitude is trained.
+
+Liu et al., 2024 (arXiv:2402.09353).
+"""
+
+from __future__ import annotations
+
+from finetune_trainer.methods.lora import attach
+from finetune_trainer.training.run import Trained, TrainingRun
+from finetune_trainer.training.sft import train_adapter
+
+
+def train(run: TrainingRun) -> Trained:
+    """Attach the adapter and train it; errors as in `train_adapter`, and `BadConfig` for unknown target modules."""
+    settings = run.spec.method.dora
+    assert settings is not None
+    # The magnitudes start as the norms of the (dequantised) weights, so the model is unchanged at first.
+    return train_adapter(run, attach(run, settings, "spec.method.dora", dora=True))

@@ -1,0 +1,1 @@
+"""The base model: finding its files, loading it, quantized or not, and knowing its layers."""

@@ -1,0 +1,91 @@
+"""What the trainer runs on, and what follows for precision and kernels."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+
+import torch
+from finetune_api.spec.training import Precision
+
+from finetune_trainer.errors import BadConfig
+
+_PACKAGES = ("accelerate", "bitsandbytes", "peft", "torch", "transformers", "trl")
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device of this process.
+
+    Attributes:
+        torch_device: where tensors live.
+        dtype: what the model computes in.
+        attention: transformers' name of the attention implementation.
+    """
+
+    torch_device: torch.device
+    dtype: torch.dtype
+    attention: str
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is a GPU."""
+        return self.torch_device.type == "cuda"
+
+
+def choose_device(precision: Precision, wants_gpu: bool | None = None) -> Device:
+    """The device of this process: its GPU where there is one, else the CPU.
+
+    Args:
+        precision: what the job asks for.
+        wants_gpu: False keeps to the CPU.
+
+    Raises:
+        BadConfig: the precision isn't possible here.
+    """
+    if wants_gpu is not False and torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        bf16 = torch.cuda.is_bf16_supported()
+        if precision is Precision.BFLOAT16 and not bf16:
+            raise BadConfig("spec.training.precision: this GPU has no bfloat16; write float32 or auto")
+        dtype = torch.float32 if precision is Precision.FLOAT32 or not bf16 else torch.bfloat16
+        flash = dtype is torch.bfloat16 and find_spec("flash_attn") is not None
+        return Device(device, dtype, "flash_attention_2" if flash else "sdpa")
+    if precision is Precision.BFLOAT16:
+        raise BadConfig("spec.training.precision: on a CPU the trainer computes in float32; write float32 or auto")
+    return Device(torch.device("cpu"), torch.float32, "sdpa")
+
+
+def make_deterministic(device: Device) -> None:
+    """The same numbers from the same inputs: always on a CPU, as far as its kernels allow on a GPU."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=device.is_gpu)
+    # Filling fresh memory is for finding bugs, and costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def peak_memory_bytes(device: Device) -> int:
+    """The peak so far: allocated on the GPU, or resident for the process."""
+    if device.is_gpu:
+        return int(torch.cuda.max_memory_allocated(device.torch_device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def environment(device: Device) -> dict[str, str]:
+    """What a bit-exact resume needs to be the same."""
+    hardware = torch.cuda.get_device_name(device.torch_device) if device.is_gpu else _cpu_name()
+    return {"machine": f"{platform.machine()} {hardware}", "threads": str(torch.get_num_threads()),
+            "python": platform.python_version(), **package_versions()}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide the numbers."""
+    return {package: version(package) for package in _PACKAGES}
+
+
+def _cpu_name() -> str:
+    return f"{platform.processor() or 'cpu'} {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,173 @@
+"""The files of a model as a local folder in safetensors: from the hub, S3, a claim, a folder, or a GGUF file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.spec.model import ModelSpec
+from finetune_api.spec.output import S3Spec
+from finetune_api.uris import Uri
+
+from finetune_trainer.data.sources import fetch
+from finetune_trainer.errors import BadConfig, MissingInput
+from finetune_trainer.storage import open_storage
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "tokenizer*", "vocab*", "merges*")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on disk.
+
+    Attributes:
+        folder: safetensors, configuration and tokenizer.
+        revision: the hub's commit, or the SHA-256 of the weights.
+    """
+
+    folder: Path
+    revision: str
+
+
+def cache_folder() -> Path:
+    """Where converted and downloaded models are kept: `FINETUNE_CACHE`, else `~/.cache/finetune`."""
+    return Path(os.environ.get("FINETUNE_CACHE") or Path.home() / ".cache" / "finetune")
+
+
+def find_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable[[str], None]) -> ModelFiles:
+    """Make a model's files local.
+
+    Raises:
+        MissingInput: the model isn't there, or can't be opened.
+        BadConfig: its weights are pickled, or its files are not a model.
+    """
+    if spec.source.scheme == "hub":
+        return _from_hub(spec, tell)
+    if spec.source.path.lower().endswith(".gguf"):
+        return _from_gguf(fetch(spec.source, s3, scratch), tell)
+    folder = _from_s3(spec.source, s3, scratch, tell) if spec.source.scheme == "s3" else _local(spec.source, s3)
+    _check(folder, str(spec.source))
+    return ModelFiles(folder, _weights_digest(folder))
+
+
+def _from_hub(spec: ModelSpec, tell: Callable[[str], None]) -> ModelFiles:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    name = str(spec.source)
+    tell(f"fetching {name} from the hub")
+    try:
+        folder = Path(snapshot_download(name, revision=spec.revision, allow_patterns=list(_WANTED),
+                                        token=os.environ.get("HF_TOKEN")))
+    except GatedRepoError as error:
+        raise MissingInput(f"spec.model.source: {name} is gated: accept its terms on the hub, and give a token in "
+                           "tokenSecretRef (or the environment variable HF_TOKEN)") from error
+    except RepositoryNotFoundError as error:
+        raise MissingInput(f"spec.model.source: the hub has no model {name}, or it needs a token") from error
+    except LocalEntryNotFoundError as error:
+        raise MissingInput(f"spec.model.source: {name} is not in the local cache, and the hub can't be reached; check "
+                           "the name and the network") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise MissingInput(f"spec.model.source: {name} can't be fetched from the hub: {type(error).__name__}"
+                           ) from error
+    _check(folder, name)
+    return ModelFiles(folder, folder.name)
+
+
+def _from_s3(source: Uri, s3: S3Spec | None, scratch: Path, tell: Callable[[str], None]) -> Path:
+    storage = open_storage(source, s3)
+    keys = storage.keys("")
+    if not keys:
+        raise MissingInput(f"spec.model.source: nothing lies under {source}")
+    folder = scratch / "model"
+    tell(f"fetching {len(keys)} files from {source}")
+    for key in keys:
+        if not key.endswith(_PICKLES):
+            storage.get_file(key, folder / key)
+    return folder
+
+
+def _local(source: Uri, s3: S3Spec | None) -> Path:
+    folder = source.local_path() if source.scheme == "file" else _claim_folder(source, s3)
+    if not folder.is_dir():
+        raise MissingInput(f"spec.model.source: {source}: no such folder")
+    return folder
+
+
+def _claim_folder(source: Uri, s3: S3Spec | None) -> Path:
+    from finetune_trainer.storage.local import LocalStorage
+
+    storage = open_storage(source, s3)
+    assert isinstance(storage, LocalStorage)
+    return storage.folder
+
+
+def _check(folder: Path, name: str) -> None:
+    """Refuse a folder that is no model, or one whose weights are pickled (unpickling runs what the file says)."""
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        if pickled:
+            raise BadConfig(f"spec.model.source: the weights of {name} are a pickle ({pickled[0]}), which can run code "
+                            "when it is read; use a revision in safetensors, or convert it")
+        raise MissingInput(f"spec.model.source: {name} has no *.safetensors file")
+    if not (folder / "config.json").is_file():
+        raise MissingInput(f"spec.model.source: {name} has no config.json")
+
+
+def _weights_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.name.encode())
+        digest.update(_sha256(path).encode())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _from_gguf(path: Path, tell: Callable[[str], None]) -> ModelFiles:
+    """A GGUF file's weights as float32 safetensors, kept in the cache under the file's digest."""
+    digest = _sha256(path)
+    folder = cache_folder() / "gguf" / digest
+    if (folder / "config.json").is_file():
+        return ModelFiles(folder, digest)
+    tell(f"converting {path.name} to safetensors (once; kept in {cache_folder()})")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
+    try:
+        try:
+            model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        except (ValueError, OSError, KeyError, NotImplementedError) as error:
+            raise BadConfig(f"spec.model.source: {path.name} can't be read as GGUF: {error}") from error
+        # The weights are dequantised: what says otherwise would refuse a quantization of our own.
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        if hasattr(model, "hf_quantizer"):
+            del model.hf_quantizer
+        model.is_quantized = False
+        model.save_pretrained(building)
+        tokenizer.save_pretrained(building)
+        (building / "source.json").write_text(json.dumps({"gguf": path.name, "sha256": digest}))
+        building.rename(folder)
+    except OSError:
+        # Another process may have finished the same conversion meanwhile.
+        if not (folder / "config.json").is_file():
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    logging.getLogger(__name__).info("converted %s", path.name)
+    return ModelFiles(folder, digest)

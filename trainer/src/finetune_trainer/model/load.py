@@ -1,0 +1,124 @@
+"""Loading the base model, in full precision or quantized by bitsandbytes, and its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from finetune_api.spec.method import Quantization
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from finetune_trainer.errors import BadConfig, OutOfMemory
+from finetune_trainer.model.device import Device
+from finetune_trainer.model.files import ModelFiles
+
+
+def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a pad token: its own, or the end token.
+
+    Raises:
+        BadConfig: the files hold no tokenizer that can be read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise BadConfig(f"spec.model.source: the tokenizer can't be loaded: {_first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(files: ModelFiles, quantization: Quantization, device: Device) -> PreTrainedModel:
+    """The base model, frozen, on its device.
+
+    Raises:
+        BadConfig: its architecture is not known, or needs code of its own.
+        OutOfMemory: it doesn't fit on the accelerator.
+    """
+    disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            files.folder,
+            dtype=device.dtype,
+            attn_implementation=device.attention,
+            quantization_config=_quantization_config(quantization, device),
+            device_map={"": device.torch_device},
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"the base model doesn't fit on the accelerator ({quantization} weights): write "
+                          "spec.method.quantization: nf4, or choose an accelerator with more memory") from error
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        raise BadConfig(f"spec.model.source: the model can't be loaded: {_first_line(error)}") from error
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    _keep_training_layout(model)
+    return model
+
+
+def _quantization_config(quantization: Quantization, device: Device) -> BitsAndBytesConfig | None:
+    if quantization is Quantization.NF4:
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                                  bnb_4bit_compute_dtype=device.dtype)
+    if quantization is Quantization.INT8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return None
+
+
+def _keep_training_layout(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+
+    It does so at the first forward in eval mode, for speed at inference, and stays so: what trains on the repacked
+    weights afterwards reads garbage, without an error (bitsandbytes 0.50.2).
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 over the frozen weights as they are in memory, quantization constants included.
+
+    Tells whether a resumed run stands on the same base. Trainable parameters are left out.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if not parameter.requires_grad:
+            digest.update(f"{_base_name(name)} {parameter.dtype} {tuple(parameter.shape)}".encode())
+            digest.update(_bytes(parameter.data))
+            state = getattr(parameter, "quant_state", None)
+            if state is not None:
+                for tensor in (state.absmax, state.state2.absmax if state.nested else state.absmax):
+                    digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _base_name(name: str) -> str:
+    return name.replace("base_model.model.", "").replace(".base_layer", "")
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.detach().contiguous().cpu().view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def describe(model: PreTrainedModel) -> dict[str, Any]:
+    """What the report says of the base model."""
+    config = model.config.get_text_config()
+    return {"architecture": type(model).__name__, "layers": config.num_hidden_layers, "hidden": config.hidden_size,
+            "parameters": model.num_parameters(), "config": json.loads(config.to_json_string(use_diff=True))}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

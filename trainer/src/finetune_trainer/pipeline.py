@@ -1,0 +1,221 @@
+"""One attempt, top to bottom: load, prepare, evaluate, train, evaluate, export, publish."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from finetune_api.layout import ADAPTER, BASELINE, CHECKPOINTS, MERGED, METRICS, REPORT, job_prefix
+from finetune_api.messages import Outcome, Result, RunConfig, Stage
+from finetune_api.spec.output import Export
+from finetune_api.status import EvaluationScores, Memory
+
+from finetune_trainer.clock import Clock
+from finetune_trainer.data.chat import ChatFormat
+from finetune_trainer.data.prepare import prepare
+from finetune_trainer.evaluation.constrained import SchemaGuide
+from finetune_trainer.evaluation.evaluate import Evaluation, Evaluator
+from finetune_trainer.evaluation.reference import ask_reference
+from finetune_trainer.evaluation.scores import Scores, majority_answer, score
+from finetune_trainer.export import export_adapter, export_merged
+from finetune_trainer.faults import reach
+from finetune_trainer.gate import judge
+from finetune_trainer.limits import LimitsFile, cost_of
+from finetune_trainer.methods import METHODS
+from finetune_trainer.model.device import (
+    Device,
+    choose_device,
+    environment,
+    make_deterministic,
+    package_versions,
+    peak_memory_bytes,
+)
+from finetune_trainer.model.files import find_model
+from finetune_trainer.model.load import describe, load_model, load_tokenizer, weights_digest
+from finetune_trainer.publish import publish, published_result, remove_checkpoints
+from finetune_trainer.report.card import render_card
+from finetune_trainer.report.facts import RunFacts
+from finetune_trainer.report.html import render_report
+from finetune_trainer.stopping import StopFlag
+from finetune_trainer.storage import BackgroundUploader, Storage, open_storage, probe
+from finetune_trainer.training.checkpoints import CheckpointStore, Identity
+from finetune_trainer.training.run import Trained, TrainingRun
+from finetune_trainer.watching.metrics_log import MetricsLog
+from finetune_trainer.watching.state import RunState
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one attempt works with.
+
+    Attributes:
+        config: the run configuration.
+        limits: what it may cost.
+        state: where it reports.
+        metrics: the log of steps; one of the state's observers.
+        stop: whether somebody asked to stop.
+        scratch: a folder of its own.
+        clock: the time.
+    """
+
+    config: RunConfig
+    limits: LimitsFile
+    state: RunState
+    metrics: MetricsLog
+    stop: StopFlag
+    scratch: Path
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A published result; the facts behind it are None where another run had published it before."""
+
+    result: Result
+    facts: RunFacts | None
+
+
+def run_attempt(attempt: Attempt) -> Finished:
+    """Run one attempt to its published result.
+
+    Raises:
+        TrainerError: it can't be finished; the class says why, and so the exit code.
+    """
+    config, spec, state, stop = attempt.config, attempt.config.spec, attempt.state, attempt.stop
+    prefix = job_prefix(config.namespace, config.name, config.uid)
+    storage = open_storage(spec.output.uri, spec.output.s3)
+    published = published_result(storage, prefix)
+    if published is not None:
+        return Finished(published, None)
+    probe(storage, prefix)
+
+    state.enter(Stage.LOADING)
+    device = choose_device(spec.training.precision)
+    make_deterministic(device)
+    files = find_model(spec.model, spec.output.s3, attempt.scratch, state.note)
+    tokenizer = load_tokenizer(files)
+    chat = ChatFormat(tokenizer, spec.dataset.system)
+    schema = spec.dataset.answer_format.json_schema
+    if spec.evaluation.constrained and schema is not None:
+        SchemaGuide(tokenizer, schema, chat.end_of_turn)
+    stop.check()
+
+    state.enter(Stage.PREPARING_DATA)
+    data = prepare(spec, chat, attempt.scratch)
+    for finding in data.findings[:5]:
+        state.note(f"warning: {finding}")
+    state.note(f"{data.counts['train']} rows to learn from, {data.counts['heldOut']} held out")
+    stop.check()
+
+    state.enter(Stage.LOADING)
+    model = load_model(files, spec.method.quantization, device)
+    identity = Identity(config.spec_hash, data.digest(), weights_digest(model), environment(device))
+    base = describe(model)
+    evaluator = Evaluator(spec, data.held_out, tokenizer, chat, device, attempt.clock, stop.check, state.answers_done)
+    stop.check()
+
+    before = None
+    if spec.evaluation.baseline:
+        state.enter(Stage.EVALUATING_BEFORE)
+        before = _baseline(storage, prefix, identity, lambda: evaluator.evaluate(model))
+    reach("baseline")
+
+    state.enter(Stage.TRAINING)
+    with BackgroundUploader() as uploader:
+        trained = METHODS[spec.method.type](TrainingRun(
+            spec=spec, model=model, tokenizer=tokenizer, data=data, device=device, identity=identity,
+            checkpoints=CheckpointStore(storage, prefix, config.attempt, uploader, state.note), uploader=uploader,
+            state=state, metrics=attempt.metrics, limits=attempt.limits, reserve=_reserve(before, state), stop=stop,
+            scratch=attempt.scratch, clock=attempt.clock,
+        ))
+        uploader.drain()
+    if trained.stopped_early:
+        state.note(trained.stopped_early)
+    reach("trained")
+
+    state.enter(Stage.EVALUATING_AFTER)
+    after = evaluator.evaluate(trained.model)
+    majority = majority_answer(data.train_answers)
+    expected = [row.example.answer for row in data.held_out]
+    majority_scores = score(expected, [majority] * len(expected), [
+        metric for metric in spec.evaluation.metrics or () if metric.startswith("field")]) if majority else None
+    reference = ask_reference(spec, data.held_out, stop.check)
+    stop.check()
+
+    state.enter(Stage.EXPORTING)
+    results = attempt.scratch / "results"
+    export_adapter(trained.model, str(spec.model.source), spec.model.revision, results / ADAPTER)
+    if Export.MERGED in spec.output.exports:
+        export_merged(files, spec.method.quantization, device, results / ADAPTER, tokenizer, results / MERGED)
+    stop.check()
+
+    state.enter(Stage.PUBLISHING)
+    facts = _facts(attempt, device, base, files.revision, data.counts, [str(f) for f in data.findings], before, after,
+                   majority_scores, reference, trained)
+    (results / REPORT).write_text(render_report(facts), encoding="utf-8")
+    (results / ADAPTER / "README.md").write_text(render_card(facts), encoding="utf-8")
+    (results / METRICS).write_bytes(attempt.metrics.path.read_bytes())
+    result = publish(storage, prefix, results, config, identity, files.revision, _result(facts, trained, state),
+                     attempt.clock)
+    remove_checkpoints(storage, prefix)
+    state.enter(Stage.DONE)
+    return Finished(result, facts)
+
+
+def _baseline(storage: Storage, prefix: str, identity: Identity, evaluate: Callable[[], Evaluation]) -> Evaluation:
+    """The evaluation before training: an earlier attempt's, where it judged the same model on the same rows."""
+    key = f"{prefix}/{CHECKPOINTS}/{BASELINE}"
+    same = {"data": identity.data_hash, "base": identity.base_hash, "spec": identity.spec_hash}
+    content = storage.get_bytes(key)
+    if content is not None:
+        saved = json.loads(content)
+        if saved.get("identity") == same:
+            return Evaluation.from_json(saved["evaluation"])
+    evaluation = evaluate()
+    storage.put_bytes(key, json.dumps({"identity": same, "evaluation": evaluation.to_json()}).encode())
+    return evaluation
+
+
+def _reserve(before: Evaluation | None, state: RunState) -> Decimal:
+    """Money to keep for what comes after training: an evaluation like the one before, and as long again to publish."""
+    return cost_of(2 * before.seconds, state.hourly_rate) if before else Decimal(0)
+
+
+def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: str, counts: object,
+           findings: list[str], before: Evaluation | None, after: Evaluation, majority: Scores | None,
+           reference: Scores | None, trained: Trained) -> RunFacts:
+    state = attempt.state
+    verdict = judge(attempt.config.spec.evaluation.gate, before.scores if before else None, after.scores)
+    return RunFacts(
+        run=attempt.config, created=attempt.clock.now(), base_model=str(attempt.config.spec.model.source),
+        base_revision=revision, base=base, counts=counts, findings=findings,  # type: ignore[arg-type]
+        before=before, after=after, majority=majority, reference=reference, steps=attempt.metrics.steps(),
+        step=trained.step, total_steps=trained.total_steps, resumed_from_step=trained.resumed_from_step,
+        stopped_early=trained.stopped_early, micro_batch_size=trained.micro_batch_size,
+        trainable_parameters=trained.trainable_parameters,
+        stage_seconds={str(stage): seconds for stage, seconds in state.stage_seconds.items()},
+        peak_memory_bytes=peak_memory_bytes(device), device=environment(device)["machine"],
+        cost=state.spending().spent, currency=attempt.config.accelerator.currency, hourly_rate=state.hourly_rate,
+        packages=package_versions(), gate=verdict.words if verdict else None,
+    )
+
+
+def _result(facts: RunFacts, trained: Trained, state: RunState) -> Result:
+    before = facts.before
+    verdict = judge(facts.run.spec.evaluation.gate, before.scores if before else None, facts.after.scores)
+    if verdict and not verdict.passed:
+        outcome, words = Outcome.QUALITY_GATE, f"{verdict.words}; the adapter is published all the same"
+    elif trained.stopped_early:
+        outcome, words = Outcome.STOPPED_EARLY, f"{trained.stopped_early}; what was learnt until then is published"
+    else:
+        outcome, words = Outcome.SUCCEEDED, f"trained {trained.step} steps and published the adapter"
+    return Result(
+        outcome=outcome, message=words, step=trained.step, total_steps=trained.total_steps,
+        resumed_from_step=trained.resumed_from_step, checkpoint_step=state.checkpoint_step,
+        evaluation=EvaluationScores(before=before.scores if before else None, after=facts.after.scores,
+                                    reference=facts.reference),
+        memory=Memory(peak_bytes=facts.peak_memory_bytes, accelerator_bytes=state.accelerator_bytes),
+    )

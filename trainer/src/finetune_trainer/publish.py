@@ -1,0 +1,84 @@
+"""Publishing a result: every file first, the manifest last and only once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune_api.layout import ADAPTER, CHECKPOINTS, MANIFEST, results_prefix
+from finetune_api.messages import Manifest, Outcome, PublishedFile, Result, RunConfig
+from finetune_api.status import PublishedAdapter
+from pydantic import ValidationError
+
+from finetune_trainer.clock import Clock
+from finetune_trainer.errors import OutputNotWritable, TrainerError
+from finetune_trainer.export import ADAPTER_WEIGHTS
+from finetune_trainer.faults import reach
+from finetune_trainer.model.device import package_versions
+from finetune_trainer.storage import Storage
+from finetune_trainer.training.checkpoints import Identity, list_files
+
+
+def published_result(storage: Storage, prefix: str) -> Result | None:
+    """The result that a job has published already, or None.
+
+    Raises:
+        OutputNotWritable: what lies there is no manifest.
+    """
+    content = storage.get_bytes(f"{prefix}/{MANIFEST}")
+    if content is None:
+        return None
+    try:
+        result = Manifest.model_validate_json(content).result
+    except ValidationError as error:
+        raise OutputNotWritable(f"{storage.root.join(prefix, MANIFEST)} is not a manifest of ours; it is left alone. "
+                                "Choose another spec.output.uri, or remove it") from error
+    return result.model_copy(update={"outcome": Outcome.ALREADY_PUBLISHED})
+
+
+def publish(storage: Storage, prefix: str, folder: Path, config: RunConfig, identity: Identity, base_revision: str,
+            result: Result, clock: Clock) -> Result:
+    """Upload `folder` as this attempt's result; the result as published, with adapter and manifest filled in.
+
+    Where another attempt was first, its result is returned, and nothing of it is changed.
+
+    Raises:
+        OutputNotWritable: a file could not be written.
+    """
+    target = results_prefix(config.attempt)
+    files = list_files(folder)
+    for file in files:
+        storage.put_file(f"{prefix}/{target}/{file.path}", folder / file.path)
+    reach("results")
+    result = result.model_copy(update={
+        "adapter": _adapter(storage, prefix, target, files, config, base_revision),
+        "manifest": str(storage.root.join(prefix, MANIFEST)),
+    })
+    manifest = Manifest(
+        namespace=config.namespace, name=config.name, uid=config.uid, attempt=config.attempt,
+        spec_hash=identity.spec_hash, data_hash=identity.data_hash,
+        base_model=str(config.spec.model.source), base_revision=base_revision, created=clock.now(),
+        files=tuple(file.model_copy(update={"path": f"{target}/{file.path}"}) for file in files),
+        result=result, packages=package_versions(), run=config.model_dump(mode="json", exclude_none=True),
+    )
+    if not storage.create(f"{prefix}/{MANIFEST}", manifest.model_dump_json(indent=2, exclude_none=True).encode()):
+        earlier = published_result(storage, prefix)
+        assert earlier is not None
+        return earlier
+    return result
+
+
+def remove_checkpoints(storage: Storage, prefix: str) -> None:
+    """Remove what a published job no longer needs. A failure is no reason to fail: the result is there."""
+    try:
+        storage.delete(storage.keys(f"{prefix}/{CHECKPOINTS}/"))
+    except TrainerError:
+        return
+
+
+def _adapter(storage: Storage, prefix: str, target: str, files: tuple[PublishedFile, ...], config: RunConfig,
+             base_revision: str) -> PublishedAdapter:
+    weights = next(file for file in files if file.path == f"{ADAPTER}/{ADAPTER_WEIGHTS}")
+    return PublishedAdapter(
+        uri=str(storage.root.join(prefix, target, ADAPTER)), sha256=weights.sha256, size_bytes=weights.size_bytes,
+        base_model=str(config.spec.model.source), base_revision=base_revision,
+    )

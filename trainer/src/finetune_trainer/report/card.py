@@ -1,0 +1,199 @@
+"""The adapter's README.md: a Hugging Face model card with the facts of the run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from finetune_api.messages import Outcome
+from finetune_api.spec.method import Quantization
+
+from finetune_trainer.report.facts import (
+    RunFacts,
+    columns,
+    comparisons,
+    figures,
+    human_seconds,
+    row_counts,
+    settings,
+    summary,
+)
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]#|~!$])")
+OUTCOMES = {
+    Outcome.SUCCEEDED: "Succeeded",
+    Outcome.STOPPED_EARLY: "Stopped early",
+    Outcome.QUALITY_GATE: "Quality gate not passed",
+}
+
+
+def render_card(facts: RunFacts) -> str:
+    """The model card: YAML front matter, then Markdown. Texts of others are escaped."""
+    parts = [
+        f"---\n{_front_matter(facts)}---",
+        f"# {_escaped(facts.run.name)}",
+        f"{_escaped(summary(facts))} {_escaped(outcome_words(facts))}",
+        "## Results",
+        _table(["metric", *(title for title, _ in columns(facts))],
+               [[line.label, *line.cells] for line in comparisons(facts)], numbers=True),
+        "\n".join(f"- {_escaped(note)}" for note in notes(facts)),
+        "## Numbers",
+        _table(["figure", "value", "note"], [[figure.label, figure.value, figure.note] for figure in figures(facts)]),
+        "## How to load",
+        _fenced(load_code(facts), "python"),
+        _escaped(asking(facts)),
+        "## Training",
+        _table(["setting", "value"], [*settings(facts), ("device", facts.device)]),
+        _list("Stages", [f"{stage} {human_seconds(seconds)}" for stage, seconds in facts.stage_seconds.items()]),
+        "## Data",
+        f"{_escaped(str(facts.run.spec.dataset.source))}, by rows:",
+        _table(["rows", "number"], row_counts(facts)),
+        "## Limits",
+        _escaped(limits(facts)),
+        "## Versions",
+        _list("Packages", [f"{name} {version}" for name, version in facts.packages.items()]),
+    ]
+    return encodable("\n\n".join(part for part in parts if part) + "\n")
+
+
+def encodable(text: str) -> str:
+    """The text with a question mark for what UTF-8 can't write: half of a surrogate pair from a JSON escape."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def outcome_words(facts: RunFacts) -> str:
+    """How the run ended, in a sentence or two."""
+    return " ".join([f"{OUTCOMES[facts.outcome]}.", *reasons(facts)])
+
+
+def reasons(facts: RunFacts) -> list[str]:
+    """Why the run ended early, and what its quality gate said, in whole sentences."""
+    early = facts.stopped_early or ""
+    found = [early[:1].upper() + early[1:], f"Quality gate: {facts.gate}" if facts.gate else ""]
+    return [f"{reason.rstrip('.')}." for reason in found if reason]
+
+
+def notes(facts: RunFacts) -> list[str]:
+    """What the columns of the table mean."""
+    titles = [title for title, _ in columns(facts)]
+    same = "All columns are measured on the same" if len(titles) > 1 else "Measured on"
+    found = [f"{same} {facts.after.rows:,} held-out rows, which were not learnt from."]
+    if "always the commonest" in titles:
+        found.append("“Always the commonest” answers every question with the commonest value of each field in the "
+                     "training rows, without reading the question: what a model has to beat to have learnt anything.")
+    if any("constrained" in title for title in titles):
+        found.append("“Constrained” answers were decoded so that they can only be what the JSON Schema allows.")
+    if "reference" in titles and facts.run.spec.evaluation.reference:
+        found.append(f"“Reference” is {facts.run.spec.evaluation.reference.model}, asked the same questions.")
+    for when, evaluation in (("before", facts.before), ("after", facts.after)):
+        if evaluation and evaluation.unfinished:
+            answers = "1 answer was" if evaluation.unfinished == 1 else f"{evaluation.unfinished:,} answers were"
+            found.append(f"{answers} cut off at the greatest length {when} training.")
+    return found
+
+
+def limits(facts: RunFacts) -> str:
+    """What the numbers do not say."""
+    words = (f"Evaluated on {facts.after.rows:,} held-out rows of the same data set only. Nothing is known of other "
+             "data, other languages or tasks, or of safety. A difference of a few rows may be chance.")
+    return words if facts.before else f"{words} The model was not evaluated before training."
+
+
+def asking(facts: RunFacts) -> str:
+    """How to ask the model so that it answers as it was trained to."""
+    data = facts.run.spec.dataset
+    system = ", with the system prompt of spec.dataset.system" if data.system else ""
+    question = "conversation as it stands in the data" if data.messages else "question as spec.dataset.prompt writes it"
+    return f"Ask as in training: through the model's own chat template{system}, and with the {question}."
+
+
+def load_code(facts: RunFacts) -> str:
+    """Python that loads base model and adapter with PEFT, the base stored as in training."""
+    hub = facts.run.spec.model.source.scheme == "hub"
+    quantization = facts.run.spec.method.quantization
+    names, stored, arguments = ["AutoModelForCausalLM", "AutoTokenizer"], [], ['dtype="auto"', 'device_map="auto"']
+    if quantization is not Quantization.NONE:
+        names.append("BitsAndBytesConfig")
+        arguments.append("quantization_config=stored")
+        stored = [
+            "stored = BitsAndBytesConfig(",
+            '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,',
+            '    bnb_4bit_compute_dtype="bfloat16",',
+            ")",
+        ] if quantization is Quantization.NF4 else ["stored = BitsAndBytesConfig(load_in_8bit=True)"]
+    base = "base, revision=revision" if hub else "base"
+    weights = [f"base = {_quoted(facts.base_model)}", f"revision = {_quoted(facts.base_revision)}"] if hub else [
+        *(["# a GGUF file: from_pretrained(folder, gguf_file=…) and save_pretrained make a folder of it"]
+          if facts.base_model.endswith(".gguf") else []),
+        f"# SHA-256 of the weights: {_one_line(facts.base_revision)}",
+        *_local("base", facts.base_model),
+    ]
+    return "\n".join([
+        "from peft import PeftModel",
+        f"from transformers import {', '.join(names)}",
+        "",
+        *weights,
+        *_local("adapter", facts.adapter_location),
+        "",
+        *stored,
+        f"tokenizer = AutoTokenizer.from_pretrained({base})",
+        "model = AutoModelForCausalLM.from_pretrained(",
+        f"    {', '.join([base, *arguments])},",
+        ")",
+        "model = PeftModel.from_pretrained(model, adapter)",
+    ])
+
+
+def _local(name: str, location: str) -> list[str]:
+    """Where on this machine something is; a copy of it, where it lies elsewhere."""
+    if location.startswith("file://"):
+        return [f"{name} = {_quoted(location.removeprefix('file://'))}"]
+    return [f"# a copy of {_one_line(location)}", f"{name} = {_quoted(name)}"]
+
+
+def _quoted(text: str) -> str:
+    """Text as a Python literal in double quotes: every JSON string is one."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _front_matter(facts: RunFacts) -> str:
+    spec = facts.run.spec
+    front: dict[str, Any] = {}
+    # The hub refuses a card whose base model is not on the hub.
+    if spec.model.source.scheme == "hub":
+        front |= {"base_model": facts.base_model, "base_model_relation": "adapter"}
+    front |= {"library_name": "peft", "pipeline_tag": "text-generation",
+              "tags": [*dict.fromkeys([f"{spec.method.type}".lower(), facts.method_name.split()[0].lower(), "sft"])]}
+    source = spec.dataset.source
+    if source.scheme == "hf":
+        front["datasets"] = [f"{source.authority}/{source.path.partition('/')[0]}"]
+    return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
+    rule = ["---", *(["---:"] if numbers else ["---"]) * (len(titles) - 1)]
+    lines = [[_escaped(cell) for cell in row] for row in [titles, *rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+
+
+def _list(title: str, items: Sequence[str]) -> str:
+    return f"{title}: {', '.join(_escaped(item) for item in items)}." if items else ""
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    plain = _MARKDOWN.sub(r"\\\1", _one_line(text))
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _fenced(code: str, language: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{code}\n{fence}"

@@ -1,0 +1,206 @@
+"""Charts as inline SVG, in plain Python.
+
+A chart has no viewBox: it is as wide as the page lets it be, with its texts in the page's own size, so that it can be
+read on a phone. Lines live in an inner SVG of 1000 × 1000 units that is stretched to the plot; everything that must not
+be stretched is placed in percent. Colours are the page's, by class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from finetune_trainer.report.facts import human_seconds
+
+Point = tuple[float, float]
+MOST_POINTS = 400
+_UNITS = 1000
+_TICKS = 4
+
+
+def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most `most` (from 4) of the points, in their order: the first, the last, and the lowest and highest of equal
+    stretches between, so that no spike is lost.
+    """
+    if len(points) <= most:
+        return list(points)
+    inner = points[1:-1]
+    stretches = (most - 2) // 2
+    bounds = [index * len(inner) // stretches for index in range(stretches + 1)]
+    kept = [points[0]]
+    for start, end in pairwise(bounds):
+        stretch = inner[start:end]
+        kept += sorted({min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])})
+    return [*kept, points[-1]]
+
+
+def moving_average(points: Sequence[Point], window: int) -> list[Point]:
+    """The mean of each point and the ones before it, `window` of them where there are so many."""
+    averages, total = [], 0.0
+    for index, (x, y) in enumerate(points):
+        total += y - (points[index - window][1] if index >= window else 0.0)
+        averages.append((x, total / min(index + 1, window)))
+    return averages
+
+
+def average_window(steps: Sequence[Mapping[str, Any]]) -> int:
+    """Over how many steps the loss is averaged: a twentieth of them, 5 to 50; 0 where there are too few."""
+    count = len(_points(steps, "loss"))
+    return max(5, min(50, count // 20)) if count > 5 else 0
+
+
+def ticks(low: float, high: float, whole: bool = False) -> list[float]:
+    """Round values from at or below `low` to at or above `high`, about five of them."""
+    if high <= low:
+        high = low + (abs(low) * 0.1 or 1.0)
+    rough = (high - low) / _TICKS
+    size = 10.0 ** math.floor(math.log10(rough))
+    stride = next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= rough * 0.999)
+    if whole:
+        stride = max(1.0, float(math.ceil(stride)))
+    first, last = math.floor(low / stride + 1e-9), math.ceil(high / stride - 1e-9)
+    return [index * stride for index in range(first, last + 1)]
+
+
+def loss_chart(steps: Sequence[Mapping[str, Any]], before: float | None, after: float | None, resumed: int) -> Markup:
+    """Training loss over steps, with the loss on held-out rows before and after; empty where no step was logged.
+
+    Args:
+        steps: one mapping a step, with `step` and `loss`.
+        before: loss on held-out rows before training.
+        after: the same after training.
+        resumed: the step of the checkpoint that the run went on from, or 0.
+    """
+    points = _points(steps, "loss")
+    if not points:
+        return Markup("")
+    first, last = points[0], points[-1]
+    held_out = [(x, y) for x, y in ((0.0, before), (last[0], after)) if y is not None and math.isfinite(y)]
+    y_ticks = ticks(min(y for _, y in points + held_out), max(y for _, y in points + held_out))
+    plot = _Plot(0, last[0], y_ticks[0], y_ticks[-1])
+    window = average_window(steps)
+    lines = [plot.line(thin(points), "raw" if window else "mean")]
+    if window:
+        lines.append(plot.line(thin(moving_average(points, window)), "mean"))
+    marks = [plot.dot(point, "held-out") for point in held_out]
+    if len(points) == 1:
+        marks.append(plot.dot(first, "single"))
+    if 0 < resumed < last[0]:
+        marks.insert(0, plot.upright(resumed, f"resumed at step {resumed:,}"))
+    words = f"Training loss went from {first[1]:.3f} at step {first[0]:,.0f} to {last[1]:.3f} at step {last[0]:,.0f}."
+    if len(held_out) == 2:
+        words += f" On held-out rows it was {held_out[0][1]:.3f} before and {held_out[1][1]:.3f} after."
+    return _chart("loss", "Loss over steps", words, 260,
+                  plot.axes(y_ticks, [f"{tick:g}" for tick in _rounded(y_ticks)]), lines, marks)
+
+
+def learning_rate_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
+    """The learning rate over steps; empty where fewer than two were logged."""
+    points = _points(steps, "learningRate")
+    if len(points) < 2:
+        return Markup("")
+    peak = max(points, key=lambda point: point[1])
+    top = ticks(0, peak[1])[-1]
+    plot = _Plot(0, points[-1][0], 0, top)
+    words = (f"The learning rate peaked at {_power(peak[1])} at step {peak[0]:,.0f} and ended at "
+             f"{_power(points[-1][1])}.")
+    return _chart("rate", "Learning rate over steps", words, 110, plot.axes([0, top], ["0", _power(top)]),
+                  [plot.line(thin(points), "rate")], [])
+
+
+def stage_bars(stages: Mapping[str, float]) -> Markup:
+    """How long each stage took, one bar a stage; empty where none has a time."""
+    times = {name: seconds for name, seconds in stages.items() if math.isfinite(seconds) and seconds >= 0}
+    total, longest = sum(times.values()), max(times.values(), default=0.0)
+    if not total:
+        return Markup("")
+    rows = []
+    for index, (name, seconds) in enumerate(times.items()):
+        top, share = index * 46, f"{100 * seconds / total:.0f}"
+        if seconds and share == "0":
+            share = "&lt; 1"
+        rows.append(
+            f'<text x="0" y="{top + 17}">{escape(name)}</text>'
+            f'<text class="value" x="100%" y="{top + 17}" text-anchor="end">{human_seconds(seconds)}'
+            f' · {share} %</text>'
+            f'<rect class="groove" x="0" y="{top + 25}" width="100%" height="8" rx="4"/>'
+            f'<rect class="bar" x="0" y="{top + 25}" width="{100 * seconds / longest:.2f}%" height="8" rx="4"/>'
+        )
+    words = ", ".join(f"{name} {human_seconds(seconds)}" for name, seconds in times.items())
+    return _svg("stages", "Time of each stage", f"{words}.", len(times) * 46 - 8, "bars", rows)
+
+
+class _Plot:
+    """Where a point lies in the plot."""
+
+    def __init__(self, left: float, right: float, bottom: float, top: float) -> None:
+        self._left, self._width = left, (right - left) or 1.0
+        self._bottom, self._height = bottom, (top - bottom) or 1.0
+        self._right = right
+
+    def line(self, points: Sequence[Point], style: str) -> str:
+        path = " ".join(f"{self._x(x) * _UNITS:.1f},{self._y(y) * _UNITS:.1f}" for x, y in points)
+        return f'<polyline class="{style}" points="{path}"/>'
+
+    def dot(self, point: Point, style: str) -> str:
+        return f'<circle class="{style}" cx="{self._x(point[0]):.2%}" cy="{self._y(point[1]):.2%}" r="5"/>'
+
+    def upright(self, x: float, label: str) -> str:
+        at = self._x(x)
+        side = "start" if at < 0.5 else "end"
+        return (f'<line class="upright" x1="{at:.2%}" x2="{at:.2%}" y1="0" y2="100%"/>'
+                f'<text x="{at:.2%}" dx="{6 if side == "start" else -6}" y="14" text-anchor="{side}">{label}</text>')
+
+    def axes(self, values: Sequence[float], labels: Sequence[str]) -> list[str]:
+        drawn = []
+        for value, label in zip(values, labels, strict=True):
+            at = f"{self._y(value):.2%}"
+            drawn.append(f'<line class="grid" x1="0" x2="100%" y1="{at}" y2="{at}"/>'
+                         f'<text x="0" dx="-8" y="{at}" dy="0.32em" text-anchor="end">{label}</text>')
+        inside = [tick for tick in ticks(self._left, self._right, whole=True) if tick <= self._right]
+        for tick in inside:
+            at = f"{self._x(tick):.2%}"
+            drawn.append(f'<line class="tick" x1="{at}" x2="{at}" y1="100%" y2="100%" transform="translate(0 5)"/>'
+                         f'<text x="{at}" y="100%" dy="1.4em" text-anchor="middle">{tick:,.0f}</text>')
+        return drawn
+
+    def _x(self, x: float) -> float:
+        return (x - self._left) / self._width
+
+    def _y(self, y: float) -> float:
+        return 1 - (y - self._bottom) / self._height
+
+
+def _points(steps: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
+    """The steps that have a finite number there."""
+    pairs = [(float(step["step"]), step.get(key)) for step in steps]
+    return [(x, float(y)) for x, y in pairs if y is not None and math.isfinite(y)]
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    """Without the last binary digits that a product of a stride has."""
+    return [round(value, 10) + 0.0 for value in values]
+
+
+def _power(value: float) -> str:
+    """2e-4 rather than 0.0002."""
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    return f"{float(digits):g}e{int(exponent)}" if value else "0"
+
+
+def _chart(name: str, title: str, words: str, height: int, axes: Sequence[str], lines: Sequence[str],
+           marks: Sequence[str]) -> Markup:
+    stretched = (f'<svg width="100%" height="100%" viewBox="0 0 {_UNITS} {_UNITS}" preserveAspectRatio="none">'
+                 f'{"".join(lines)}</svg>')
+    return _svg(name, title, words, height, "plot", [*axes, stretched, *marks])
+
+
+def _svg(name: str, title: str, words: str, height: int, style: str, content: Sequence[str]) -> Markup:
+    # Every piece is made above from numbers and escaped text.
+    return Markup(f'<svg class="{style}" width="100%" height="{height}" role="img" '
+                  f'aria-labelledby="{name}-title {name}-words"><title id="{name}-title">{escape(title)}</title>'
+                  f'<desc id="{name}-words">{escape(words)}</desc>{"".join(content)}</svg>')

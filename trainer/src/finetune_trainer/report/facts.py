@@ -1,0 +1,285 @@
+"""The facts of a finished run, and the table that compares before and after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.layout import ADAPTER, job_prefix, results_prefix
+from finetune_api.messages import Outcome, RunConfig
+from finetune_api.spec.evaluation import Metric
+
+from finetune_trainer.evaluation.scores import Scores, headline
+from finetune_trainer.gate import judge
+
+if TYPE_CHECKING:
+    from finetune_trainer.evaluation.evaluate import Evaluation
+
+_LABELS = {
+    "loss": "loss (nats per answer token)",
+    "perplexity": "perplexity",
+    "exactMatch": "whole answer right",
+    "jsonValid": "valid JSON",
+    "schemaValid": "matches the schema",
+    "fieldsMatch": "all fields right",
+    "fieldAccuracy": "accuracy",
+    "fieldF1Macro": "macro F1",
+    "fieldF1Micro": "micro F1 (0 is empty)",
+}
+_SHARES = {"exactMatch", "jsonValid", "schemaValid", "fieldsMatch"}
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Everything that table, page and card are made of. Nothing in it is secret.
+
+    Attributes:
+        run: the run configuration.
+        created: when the run ended.
+        base_model: the model's location, as the job gives it.
+        base_revision: its commit, or the digest of its weights.
+        base: architecture, layers, hidden size and number of parameters.
+        counts: rows read, learnt from, held out, cut, dropped and left out.
+        findings: warnings about rows.
+        before: the evaluation before training, if there was one.
+        after: the evaluation after training.
+        majority: scores of always giving the commonest value of each field, where answers have such fields.
+        reference: scores of the reference model, if one was asked.
+        steps: one mapping a step, as in metrics.jsonl: step, epoch, loss, learningRate, tokens, seconds, …
+        step: optimizer steps done.
+        total_steps: steps that were planned.
+        resumed_from_step: the checkpoint that the last attempt went on from.
+        stopped_early: why training ended before its last step, or None.
+        micro_batch_size: rows per forward pass.
+        trainable_parameters: how many numbers were trained.
+        stage_seconds: seconds of each stage of this attempt, by name.
+        peak_memory_bytes: peak memory (allocated on the GPU, or resident on a CPU).
+        device: what it ran on.
+        cost: money spent, earlier attempts included.
+        currency: of the cost.
+        hourly_rate: price per hour of all accelerators together.
+        packages: package versions.
+        gate: what the quality gate said, or None where there is none.
+    """
+
+    run: RunConfig
+    created: datetime
+    base_model: str
+    base_revision: str
+    base: Mapping[str, Any]
+    counts: Mapping[str, int]
+    findings: Sequence[str]
+    before: Evaluation | None
+    after: Evaluation
+    majority: Scores | None
+    reference: Scores | None
+    steps: Sequence[Mapping[str, Any]]
+    step: int
+    total_steps: int
+    resumed_from_step: int
+    stopped_early: str | None
+    micro_batch_size: int
+    trainable_parameters: int
+    stage_seconds: Mapping[str, float]
+    peak_memory_bytes: int
+    device: str
+    cost: Decimal
+    currency: str
+    hourly_rate: Decimal
+    packages: Mapping[str, str]
+    gate: str | None
+
+    @property
+    def method_name(self) -> str:
+        """The method as people say it: QLoRA, DoRA, LoRA (int8), …"""
+        method = self.run.spec.method
+        if method.quantization == "nf4":
+            return f"Q{method.type}"
+        return f"{method.type}" if method.quantization == "none" else f"{method.type} ({method.quantization})"
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens of all steps in the log, padding left out."""
+        return sum(int(step["tokens"]) for step in self.steps)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Mean over all steps in the log."""
+        seconds = sum(float(step["seconds"]) for step in self.steps)
+        return self.trained_tokens / seconds if seconds else 0.0
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of this attempt, all stages together."""
+        return sum(self.stage_seconds.values())
+
+    @property
+    def adapter_location(self) -> str:
+        """Where the adapter is published."""
+        run = self.run
+        return str(run.spec.output.uri.join(job_prefix(run.namespace, run.name, run.uid), results_prefix(run.attempt),
+                                            ADAPTER))
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the run ended: succeeded, below its quality gate, or stopped early."""
+        verdict = judge(self.run.spec.evaluation.gate, self.before.scores if self.before else None, self.after.scores)
+        if verdict and not verdict.passed:
+            return Outcome.QUALITY_GATE
+        return Outcome.STOPPED_EARLY if self.stopped_early else Outcome.SUCCEEDED
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of the table: a metric, and its value in each column ("–" where there is none)."""
+
+    label: str
+    cells: tuple[str, ...]
+
+
+def columns(facts: RunFacts) -> list[tuple[str, Scores]]:
+    """The columns of the table that have something in them: title and scores."""
+    before, after = facts.before, facts.after
+    candidates: list[tuple[str, Scores | None]] = [
+        ("always the commonest", facts.majority),
+        ("before", before.scores if before else None),
+        ("after", after.scores),
+        ("before, constrained", before.constrained if before else None),
+        ("after, constrained", after.constrained),
+        ("reference", facts.reference),
+    ]
+    return [(title, scores) for title, scores in candidates if scores]
+
+
+def comparisons(facts: RunFacts) -> list[Comparison]:
+    """The lines of the table, per-field metrics one line a field."""
+    shown = columns(facts)
+    lines: list[Comparison] = []
+    for metric, label in _LABELS.items():
+        values = [scores.get(metric) for _, scores in shown]
+        if all(value is None for value in values):
+            continue
+        fields = list(dict.fromkeys(name for value in values if isinstance(value, Mapping) for name in value))
+        if not fields:
+            lines.append(Comparison(label, tuple(_cell(metric, value) for value in values)))
+        for field in fields:
+            lines.append(Comparison(f"{label}: {field}", tuple(
+                _cell(metric, value.get(field) if isinstance(value, Mapping) else None) for value in values)))
+    return lines
+
+
+def _cell(metric: str, value: Any) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    if metric in _SHARES:
+        return f"{100 * value:.1f} %"
+    return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.3g}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the few numbers that matter, and what it has to be read with."""
+
+    label: str
+    value: str
+    note: str
+
+
+def figures(facts: RunFacts) -> list[Figure]:
+    """The few numbers that matter: score, loss, cost, time, memory and speed, with a dash for what is unknown."""
+    gate = facts.run.spec.evaluation.gate
+    wanted = (*((gate.metric,) if gate else ()), Metric.FIELDS_MATCH, Metric.EXACT_MATCH)
+    metric = next((metric for metric in wanted if headline(facts.after.scores, metric) is not None), Metric.LOSS)
+    found = [_score_figure(facts, metric) for metric in dict.fromkeys((metric, Metric.LOSS))]
+    generated = facts.after.generated_tokens / facts.after.generation_seconds if facts.after.generation_seconds else 0.0
+    of = facts.run.accelerator.memory_bytes
+    return [
+        *(figure for figure in found if figure),
+        Figure("cost", f"{facts.cost:f} {facts.currency}", f"at {facts.hourly_rate:f} {facts.currency} an hour"),
+        Figure("wall time", human_seconds(facts.wall_seconds),
+               f"attempt {facts.run.attempt}; earlier ones not counted" if facts.run.attempt > 1 else
+               f"training {human_seconds(facts.stage_seconds.get('training', 0))}"),
+        Figure("peak memory", human_bytes(facts.peak_memory_bytes), f"of {human_bytes(of)}" if of else facts.device),
+        Figure("speed", f"{facts.tokens_per_second:,.0f} tokens/s" if facts.tokens_per_second else "–",
+               f"in training; {generated:,.0f} tokens/s generated" if generated else "in training"),
+    ]
+
+
+def _score_figure(facts: RunFacts, metric: Metric) -> Figure | None:
+    values = {title: headline(scores, metric) for title, scores in columns(facts)}
+    if values.get("after") is None:
+        return None
+    cells = {title: _cell(metric, value) for title, value in values.items() if value is not None}
+    many = ", mean of its fields" if isinstance(facts.after.scores[metric], Mapping) else ""
+    beside = [f"{title} {cells[title]}" for title in ("always the commonest", "reference") if title in cells]
+    return Figure(
+        f"{_LABELS[metric]}{many}".partition(" (")[0],
+        f"{cells['before']} → {cells['after']}" if "before" in cells else cells["after"],
+        "; ".join(beside) or f"on {facts.after.rows:,} held-out rows",
+    )
+
+
+def summary(facts: RunFacts) -> str:
+    """One sentence: what was trained, how, and on what."""
+    steps = f"{facts.step:,} steps" if facts.step == facts.total_steps else \
+        f"{facts.step:,} of {facts.total_steps:,} steps"
+    return (f"{facts.base_model} was fine-tuned with {facts.method_name} on {facts.counts.get('train', 0):,} rows of "
+            f"{facts.run.spec.dataset.source}, in {steps}.")
+
+
+_COUNTS = {"read": "read", "train": "learnt from", "heldOut": "held out", "cut": "cut to the longest length",
+           "dropped": "dropped as too long", "duplicates": "left out as duplicates"}
+
+
+def row_counts(facts: RunFacts) -> list[tuple[str, str]]:
+    """What became of the rows, in words and numbers."""
+    known = [key for key in _COUNTS if key in facts.counts]
+    return [(_COUNTS.get(key, key), f"{facts.counts[key]:,}")
+            for key in (*known, *(key for key in facts.counts if key not in _COUNTS))]
+
+
+def settings(facts: RunFacts) -> list[tuple[str, str]]:
+    """How it was trained, in words and numbers."""
+    spec, training = facts.run.spec, facts.run.spec.training
+    adapter = spec.method.dora or spec.method.lora
+    share = facts.trainable_parameters / facts.base["parameters"] if facts.base.get("parameters") else None
+    lines = [
+        ("method", facts.method_name),
+        *([("rank, alpha, dropout", f"{adapter.rank}, {adapter.alpha:g}, {adapter.dropout:g}"),
+           ("adapted layers", ", ".join(adapter.target_modules) if adapter.target_modules else
+            "every linear layer but the head")] if adapter else []),
+        ("trained parameters", f"{facts.trainable_parameters:,}" + (f" ({100 * share:.2g} %)" if share else "")),
+        ("steps", f"{facts.step:,} of {facts.total_steps:,}" +
+         (f" ({training.epochs:g} epochs)" if training.epochs else "")),
+        ("rows per step", f"{training.batch_size:,}, {facts.micro_batch_size:,} at once"),
+        ("learning rate", f"{training.learning_rate:g}, {training.scheduler}, warm-up {100 * training.warmup:g} %"
+         if training.learning_rate else "–"),
+        ("longest row", f"{training.max_length:,} tokens"),
+        ("base weights", f"{spec.method.quantization}" if spec.method.quantization != "none" else "not quantized"),
+        ("seed", str(training.seed)),
+    ]
+    if facts.resumed_from_step:
+        lines.append(("resumed", f"from the checkpoint of step {facts.resumed_from_step:,}"))
+    return lines
+
+
+def human_bytes(count: int) -> str:
+    """A number of bytes in the unit that suits it."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def human_seconds(seconds: float) -> str:
+    """A time as 7 s, 3:05 min or 2:10 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60}:{whole % 60:02d} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02d} h"

@@ -1,0 +1,168 @@
+"""The report: one HTML page that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import yaml
+from finetune_api.layout import METRICS
+from finetune_api.messages import Outcome
+from finetune_api.spec.evaluation import Metric
+from finetune_api.spec.job import FineTuneJobSpec
+
+from finetune_trainer.evaluation.scores import Scores, parse, score
+from finetune_trainer.report import charts
+from finetune_trainer.report.card import OUTCOMES, asking, encodable, limits, load_code, notes, reasons
+from finetune_trainer.report.facts import (
+    RunFacts,
+    columns,
+    comparisons,
+    figures,
+    human_bytes,
+    human_seconds,
+    row_counts,
+    settings,
+    summary,
+)
+
+_WARNINGS = 50
+_LONG_QUESTION = 600
+_COLOURS = {Outcome.SUCCEEDED: "good", Outcome.STOPPED_EARLY: "fair", Outcome.QUALITY_GATE: "bad"}
+_PAGE = jinja2.Environment(
+    loader=jinja2.PackageLoader("finetune_trainer.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True,
+)
+
+
+def render_report(facts: RunFacts) -> str:
+    """The page. Texts of others are escaped, and nothing is fetched from anywhere."""
+    losses = (_loss(facts.before.scores) if facts.before else None, _loss(facts.after.scores))
+    text = _PAGE.get_template("report.html.jinja").render(
+        facts=facts,
+        outcome=OUTCOMES[facts.outcome],
+        colour=_COLOURS[facts.outcome],
+        summary=summary(facts),
+        reasons=reasons(facts),
+        figures=figures(facts),
+        columns=[title for title, _ in columns(facts)],
+        comparisons=comparisons(facts),
+        notes=notes(facts),
+        loss=charts.loss_chart(facts.steps, *losses, facts.resumed_from_step),
+        held_out=any(loss is not None for loss in losses),
+        window=charts.average_window(facts.steps),
+        rate=charts.learning_rate_chart(facts.steps),
+        stages=charts.stage_bars(facts.stage_seconds),
+        examples=_examples(facts),
+        judged=_judged(_fields(facts)),
+        long_question=_LONG_QUESTION,
+        settings=settings(facts),
+        money=_money(facts),
+        memory=_memory(facts),
+        counts=row_counts(facts),
+        warnings=facts.findings[:_WARNINGS],
+        more_warnings=max(0, len(facts.findings) - _WARNINGS),
+        code=load_code(facts),
+        asking=asking(facts),
+        limits=limits(facts),
+        configuration=_as_yaml(facts.run.spec),
+        metrics_file=METRICS,
+    )
+    return encodable(text)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered.
+
+    Attributes:
+        title: which model.
+        text: the answer.
+        right: whether it is right, as the table counts it.
+    """
+
+    title: str
+    text: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """A held-out question, what was expected, and what was answered."""
+
+    question: str
+    expected: str
+    answers: tuple[Answer, ...]
+
+
+def _examples(facts: RunFacts) -> list[Example]:
+    fields, before = _fields(facts), facts.before.examples if facts.before else ()
+    found = []
+    for index, after in enumerate(facts.after.examples):
+        shown = [("before", before[index])] if index < len(before) else []
+        found.append(Example(after.question, after.expected, tuple(
+            Answer(title, one.answer, _is_right(one.expected, one.answer, fields))
+            for title, one in [*shown, ("after", after)]
+        )))
+    return found
+
+
+def _fields(facts: RunFacts) -> tuple[str, ...]:
+    """The fields that decide whether an answer is right; none where the whole answer does."""
+    return tuple(facts.after.scores.get(Metric.FIELD_ACCURACY) or ())
+
+
+def _judged(fields: Sequence[str]) -> str:
+    if len(fields) == 1:
+        return f"its field {fields[0]} is"
+    return f"all of these fields are: {', '.join(fields)}" if fields else "it is the expected one"
+
+
+def _is_right(expected: str, answer: str, fields: Sequence[str]) -> bool:
+    if fields:
+        values = [parse(text) for text in (expected, answer)]
+        if not all(isinstance(value, Mapping) and set(fields) <= set(value) for value in values):
+            return False
+        expected, answer = (json.dumps({field: value[field] for field in fields}) for value in values)
+    return bool(score([expected], [answer], [Metric.EXACT_MATCH])[Metric.EXACT_MATCH] == 1)
+
+
+def _loss(scores: Scores) -> float | None:
+    return scores.get(Metric.LOSS)
+
+
+def _money(facts: RunFacts) -> list[tuple[str, str]]:
+    budget = facts.run.spec.budget.max_cost
+    lines = [("spent", f"{facts.cost:f} {facts.currency}"), ("rate", f"{facts.hourly_rate:f} {facts.currency} an hour"),
+             ("this attempt", f"number {facts.run.attempt}, {human_seconds(facts.wall_seconds)}")]
+    if budget is not None:
+        lines.insert(1, ("budget", f"{budget:f} {facts.currency}"))
+    return lines
+
+
+def _memory(facts: RunFacts) -> list[tuple[str, str]]:
+    of = facts.run.accelerator.memory_bytes
+    lines = [("peak", human_bytes(facts.peak_memory_bytes) + (f" of {human_bytes(of)}" if of else "")),
+             ("rows at once", f"{facts.micro_batch_size:,}"), ("device", facts.device)]
+    if facts.base.get("parameters"):
+        lines.insert(2, ("base model", f"{facts.base['parameters']:,} parameters"))
+    return lines
+
+
+class _Blocks(yaml.SafeDumper):
+    """YAML with texts of several lines as blocks."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Blocks.add_representer(str, _text)
+
+
+def _as_yaml(spec: FineTuneJobSpec) -> str:
+    content: dict[str, Any] = spec.model_dump(mode="json", exclude_none=True)
+    return yaml.dump(content, Dumper=_Blocks, sort_keys=False, allow_unicode=True, width=90)

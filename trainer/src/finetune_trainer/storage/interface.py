@@ -1,0 +1,39 @@
+"""What the trainer asks of a place where files lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from finetune_api.uris import Uri
+
+
+class Storage(Protocol):
+    """Files below one root. A key is a relative path with `/`; a file is either wholly there or not at all.
+
+    Writing raises `OutputNotWritable`, reading `MissingInput`: both say where, why, and what to check. Passing faults
+    of a server (timeouts, 429, 5xx) have been retried before that.
+    """
+
+    root: Uri
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Write a local file."""
+
+    def put_bytes(self, key: str, content: bytes) -> None:
+        """Write a small file."""
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Write a small file only if the key is free; False where it is taken, and then nothing changes."""
+
+    def get_bytes(self, key: str) -> bytes | None:
+        """A small file's content, or None where it isn't there."""
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Copy a file to a local path, whose folder is made; a half-written file never stands there."""
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys that start with `prefix`, sorted."""
+
+    def delete(self, keys: list[str]) -> None:
+        """Remove files; those that aren't there don't matter."""

@@ -1,0 +1,83 @@
+"""What a method gets to train with, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from finetune_api.spec.job import FineTuneJobSpec
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from finetune_trainer.clock import Clock
+from finetune_trainer.data.rows import PreparedData
+from finetune_trainer.limits import LimitsFile
+from finetune_trainer.model.device import Device
+from finetune_trainer.stopping import StopFlag
+from finetune_trainer.storage import BackgroundUploader
+from finetune_trainer.training.checkpoints import CheckpointStore, Identity
+from finetune_trainer.watching.metrics_log import MetricsLog
+from finetune_trainer.watching.state import RunState
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Everything that a method needs.
+
+    Attributes:
+        spec: the job's spec with its defaults resolved.
+        model: the frozen base model.
+        tokenizer: its tokenizer.
+        data: the prepared rows.
+        device: what it runs on.
+        identity: what a checkpoint has to fit.
+        checkpoints: the job's checkpoints.
+        uploader: uploads them in the background.
+        state: where to report.
+        metrics: the log of steps, kept in checkpoints.
+        limits: what the run may cost.
+        reserve: money kept for evaluation and upload.
+        stop: whether somebody asked to stop.
+        scratch: a folder of this process.
+        clock: the time.
+    """
+
+    spec: FineTuneJobSpec
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    data: PreparedData
+    device: Device
+    identity: Identity
+    checkpoints: CheckpointStore
+    uploader: BackgroundUploader
+    state: RunState
+    metrics: MetricsLog
+    limits: LimitsFile
+    reserve: Decimal
+    stop: StopFlag
+    scratch: Path
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model.
+
+    Attributes:
+        model: with its adapter.
+        step: optimizer steps done.
+        total_steps: steps that were planned.
+        resumed_from_step: the checkpoint that it went on from.
+        micro_batch_size: rows per forward pass at the end.
+        trainable_parameters: how many numbers were trained.
+        stopped_early: why it ended before the last step, or None.
+    """
+
+    model: Any
+    step: int
+    total_steps: int
+    resumed_from_step: int
+    micro_batch_size: int
+    trainable_parameters: int
+    stopped_early: str | None

@@ -1,0 +1,231 @@
+"""Supervised fine-tuning on TRL's SFTTrainer: the loop, its resume, and its retreat when memory runs out."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from finetune_api.spec.training import Toggle
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from finetune_trainer.data.collate import collate
+from finetune_trainer.data.steps import Layout, lay_out, step_rows, total_steps
+from finetune_trainer.errors import OutOfMemory, StopRequested
+from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
+from finetune_trainer.training.loop import LoopCallback
+from finetune_trainer.training.run import Trained, TrainingRun
+
+_CPU_MICRO_TOKENS = 2048
+_GPU_MICRO_TOKENS = 16_384
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+METRICS_COPY = "metrics.jsonl"
+
+
+def train_adapter(run: TrainingRun, model: PeftModel) -> Trained:
+    """Train the adapter of a model on the run's rows, from the newest checkpoint on where there is one.
+
+    Raises:
+        Diverged: the loss became NaN or ran away.
+        OutOfMemory: not even one row fits.
+        OutputNotWritable: a checkpoint could not be written.
+        StopRequested: somebody asked; a checkpoint of the last whole step is in the output.
+    """
+    training = run.spec.training
+    steps = total_steps(len(run.data.train), training.batch_size, training.epochs, training.max_steps)
+    first_weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    folder = run.scratch / "resume"
+    found = run.checkpoints.newest(run.identity, folder)
+    start = found.step if found else 0
+    if found:
+        run.state.note(f"resuming from step {start} of {steps}")
+        run.state.resumed_from_step = run.state.checkpoint_step = start
+        run.state.seconds_before = found.trained_seconds
+        run.limits.account_for(found.trained_seconds)
+        run.metrics.resume(folder / METRICS_COPY)
+    micro = training.micro_batch_size or _first_micro_batch(run)
+    reason: str | None = None
+    step = start
+    if start >= steps:
+        set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
+    while step < steps and reason is None:
+        try:
+            step, reason = _train_with(run, model, micro, steps, folder if start else None, start, first_weights)
+        except torch.OutOfMemoryError as error:
+            if micro == 1:
+                raise OutOfMemory("the accelerator's memory doesn't suffice for a single row: write a smaller "
+                                  "spec.training.maxLength, quantization: nf4, or gradientCheckpointing: enabled"
+                                  ) from error
+            micro = max(1, micro // 2)
+            run.state.note(f"out of accelerator memory: going on with {micro} rows per forward pass (batchSize stays "
+                           f"{training.batch_size})")
+            # The tensors of the failed step hang on the exception's frames until these are gone.
+            error.__traceback__ = None
+            run.uploader.drain()
+            found = run.checkpoints.newest(run.identity, folder)
+            start = found.step if found else 0
+        gc.collect()
+        if run.device.is_gpu:
+            torch.cuda.empty_cache()
+    return Trained(
+        model=model, step=step, total_steps=steps, resumed_from_step=run.state.resumed_from_step,
+        micro_batch_size=micro, trainable_parameters=sum(p.numel() for p in first_weights.values()),
+        stopped_early=reason,
+    )
+
+
+def _first_micro_batch(run: TrainingRun) -> int:
+    """Rows whose tokens fill a forward pass well without filling the memory."""
+    tokens = _GPU_MICRO_TOKENS if run.device.is_gpu else _CPU_MICRO_TOKENS
+    lengths = [len(row) for row in run.data.train]
+    typical = sum(lengths) / len(lengths) if run.spec.training.packing else max(lengths)
+    fitting = max(1, int(tokens / typical))
+    # Equal parts: 12 of 16 rows would make passes of 12 and 4.
+    return -(-run.spec.training.batch_size // max(1, -(-run.spec.training.batch_size // fitting)))
+
+
+def _train_with(run: TrainingRun, model: PeftModel, micro: int, steps: int, resume: Path | None, start: int,
+                first_weights: dict[str, torch.Tensor]) -> tuple[int, str | None]:
+    """One training loop with one micro-batch size: the steps done, and why it ended early."""
+    layout = Layout(micro, run.spec.training.packing, model.config.get_text_config().hidden_size)
+    loader = StepLoader(run, layout, steps, start)
+    callback = LoopCallback(run, loader, steps, start)
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(run, layout, steps),
+        train_dataset=Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),
+        processing_class=run.tokenizer,
+        callbacks=[callback],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.loader = loader
+    callback.trainer = trainer
+    # TRL has just rounded a quantised model's adapter to bf16 (and after memory trouble it holds the failed try's).
+    _put_back(model, first_weights)
+    _assert_precision(model)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    run.uploader.raise_failure()
+    step = int(trainer.state.global_step)
+    if callback.stopping:
+        run.uploader.drain()
+        raise StopRequested(f"stopped at step {step} of {steps}; the checkpoint of that step is in the output")
+    return step, callback.stopped_early
+
+
+def _put_back(model: PeftModel, weights: dict[str, torch.Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        if name in weights:
+            parameter.data = weights[name].clone()
+            parameter.grad = None
+
+
+def _assert_precision(model: PeftModel) -> None:
+    wrong = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype is not torch.float32]
+    assert not wrong, f"trained weights must be float32: {wrong[:3]}"
+
+
+def _arguments(run: TrainingRun, layout: Layout, steps: int) -> SFTConfig:
+    """TRL's settings, each one explicit where its default would round, cut, checkpoint or phone home."""
+    training, device = run.spec.training, run.device
+    checkpointing = training.gradient_checkpointing is Toggle.ENABLED or (
+        training.gradient_checkpointing is Toggle.AUTO and device.is_gpu)
+    return SFTConfig(
+        output_dir=str(run.scratch / "trainer"),
+        max_steps=steps,
+        per_device_train_batch_size=layout.micro_batch_size,
+        gradient_accumulation_steps=layout.micro_batches(training.batch_size),
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=str(training.scheduler),
+        warmup_steps=math.ceil(training.warmup * steps),
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        optim="paged_adamw_8bit" if device.is_gpu else "adamw_torch",
+        bf16=device.dtype is torch.bfloat16,
+        fp16=False,
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        loss_type="nll",
+        seed=training.seed,
+        data_seed=training.seed,
+        use_cpu=not device.is_gpu,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        save_total_limit=None,
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        # The loader starts at the right step by itself.
+        ignore_data_skip=True,
+        remove_unused_columns=False,
+        push_to_hub=False,
+        dataloader_pin_memory=False,
+    )
+
+
+class StepLoader:
+    """The micro-batches of all steps from `start` on, each step's the same whatever happened before."""
+
+    def __init__(self, run: TrainingRun, layout: Layout, steps: int, start: int) -> None:
+        training = run.spec.training
+        self._rows = run.data.train
+        self._lengths = [len(row) for row in self._rows]
+        self._layout = layout
+        self._pad_id = int(run.tokenizer.pad_token_id)
+        self._count = steps
+        self._start = start
+        self._plan = list(step_rows(len(self._rows), training.batch_size, training.seed, steps))
+        self._batch_size = training.batch_size
+
+    def __len__(self) -> int:
+        """Micro-batches of the whole run; the trainer derives its steps from it."""
+        return self._count * self._layout.micro_batches(self._batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for indices in self._plan[self._start:]:
+            for lines in lay_out(indices, self._lengths, self._layout):
+                yield collate(lines, self._rows, self._pad_id)
+
+    def tokens(self, step: int) -> int:
+        """Tokens of the rows of a step, from 1, padding left out."""
+        return sum(self._lengths[index] for index in self._plan[step - 1])
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data after a step."""
+        return step * self._batch_size / len(self._rows)
+
+
+class _Trainer(SFTTrainer):
+    """TRL's trainer, with the project's loader and the faults that tests ask for."""
+
+    loader: StepLoader
+
+    def get_train_dataloader(self) -> Any:
+        return self.loader
+
+    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
+                      ) -> torch.Tensor:
+        run_out_of_memory(int((inputs["position_ids"] == 0).sum()))
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        return loss * math.nan if loss_becomes_nan(self.state.global_step + 1) else loss
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: checkpoints are for resuming, and the adapter's card is ours."""
+
+    def write_checkpoint(self) -> Path:
+        """The state after the last whole step, in a folder of its own."""
+        self._save_checkpoint(self.model, None)
+        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
+
