@@ -361,7 +361,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--heldout-count", type=int, default=100, help="held-out rows (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the rows (default: %(default)s)")
     parser.add_argument("--language", choices=LANGUAGES, default="en", help="language (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder to write to (default: here)")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder to write to (default: here)")
     args = parser.parse_args(argv)
     if args.train_count < 0 or args.heldout_count < 0:
         parser.error("counts must not be negative")

@@ -100,7 +100,7 @@ def test_a_file_with_another_digest_is_refused(folder):
 
 
 @pytest.mark.parametrize(("change", "error", "message"), [
-    ({"prompt": "{{ fact }}"}, BadConfig, "spec.dataset.prompt: no row has a column fact; the columns are facts, label"),
+    ({"prompt": "{{ fact }}"}, BadConfig, "prompt: no row has a column fact; the columns are facts, label"),
     ({"prompt": "{{ facts"}, BadConfig, "spec.dataset.prompt: not a valid template"),
     ({"prompt": "{{ facts.__class__.__mro__ }}"}, BadConfig, "nothing of Python"),
     ({"prompt": "{{ ''.__class__.__base__.__subclasses__() }}"}, BadConfig, "nothing of Python"),
@@ -175,7 +175,7 @@ def test_chat_messages_are_an_alternative_to_templates(folder):
     change = {"prompt": None, "completion": None, "messages": "chat", "answerFormat": None}
     assert _prepare(folder, dataset=change).held_out[0].example.answer == "hello"
     _write(folder, [{"chat": chat}, {"chat": chat[:1]}, {"chat": [*chat, chat[0]]}, {"chat": [{"role": "robot"}] * 2}])
-    with pytest.raises(BadData, match="at least two messages.*the last message must be.*message 1 has no role"):
+    with pytest.raises(BadData, match=r"at least two messages.*the last message must be.*message 1 has no role"):
         _prepare(folder, dataset=change)
     with pytest.raises(BadConfig, match="no row has a column talk; the columns are chat"):
         _prepare(folder, dataset={**change, "messages": "talk"})

@@ -3,7 +3,6 @@
 import html
 import math
 import re
-import warnings
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,15 +14,11 @@ import yaml
 from finetune_api import parse_job_text, resolve_defaults, spec_hash
 from finetune_api.messages import Accelerator, RunConfig
 from finetune_api.spec.evaluation import GateSpec, Metric
+from finetune_trainer.evaluation.evaluate import Evaluation, Shown
 from finetune_trainer.report import charts
 from finetune_trainer.report.card import load_code, render_card
 from finetune_trainer.report.facts import RunFacts, comparisons, figures, row_counts, settings
 from finetune_trainer.report.html import render_report
-
-with warnings.catch_warnings():
-    # torch's own, where llguidance compiles a function at its import.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from finetune_trainer.evaluation.evaluate import Evaluation, Shown
 
 JOB = """
 apiVersion: finetune.dev/v1alpha1

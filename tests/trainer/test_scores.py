@@ -10,7 +10,7 @@ from finetune_trainer.evaluation.scores import (
     f1_macro,
     f1_micro,
     headline,
-    majority_answer,
+    majority_scores,
     parse,
     perplexity,
     score,
@@ -65,10 +65,14 @@ def test_nan_and_deep_nesting_are_no_json():
     assert parse('{"a": 1}') == {"a": 1}
 
 
-def test_the_majority_answer_takes_the_commonest_value_of_each_field_apart():
-    texts = ['{"a": 1, "b": 0}', '{"a": 1, "b": 2}', '{"a": 0, "b": 2}']
-    assert json.loads(majority_answer(texts)) == {"a": 1, "b": 2}
-    assert majority_answer(["free text"]) is None
+def test_the_majority_gives_the_commonest_value_of_each_field_and_the_commonest_combination():
+    train = ['{"a": 1, "b": 0}', '{"a": 1, "b": 0}', '{"a": 1, "b": 2}', '{"a": 0, "b": 2}', '{"a": 0, "b": 2}',
+             '{"a": 0, "b": 2}', '{"a": 1, "b": 3}']
+    scores = majority_scores(train, ['{"a": 1, "b": 2}', '{"a": 0, "b": 2}'], ALL)
+    assert scores["fieldAccuracy"] == {"a": 0.5, "b": 1.0}
+    assert scores["fieldsMatch"] == 0.5
+    assert "jsonValid" not in scores
+    assert majority_scores(["free text"], ["free text"], ALL) is None
 
 
 def test_text_answers_have_an_exact_match_and_no_fields():

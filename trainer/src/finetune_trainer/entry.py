@@ -26,6 +26,8 @@ from finetune_trainer.watching.metrics_log import MetricsLog
 from finetune_trainer.watching.server import Metrics, ProgressServer
 from finetune_trainer.watching.state import Observer, RunState
 
+_SCRATCH = "finetune-scratch-"
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -51,7 +53,7 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
         debug: print the traceback of a failure.
     """
     quieten()
-    scratch = Path(tempfile.mkdtemp(prefix="finetune-"))
+    scratch = _new_scratch()
     state = RunState(clock, _total_rate(config, limits), limits.spent_before, config.accelerator.memory_bytes)
     metrics = MetricsLog(scratch / METRICS, clock)
     prometheus = Metrics(config.namespace, config.name)
@@ -79,6 +81,15 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
             Outcome.INTERNAL, f"something unforeseen: {type(error).__name__}: {line} (--debug shows where)", state))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _new_scratch() -> Path:
+    """A folder for this process; those of processes that were killed are removed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
+        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
 
 
 def _total_rate(config: RunConfig, limits: Limits) -> Decimal:

@@ -19,7 +19,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.limits import local_limits
 from finetune_trainer.report.terminal import show_ending
 from finetune_trainer.stopping import StopFlag
-from finetune_trainer.storage import Storage, open_storage
+from finetune_trainer.storage import Storage, as_output, open_storage
 from finetune_trainer.watching.console import ConsoleObserver
 
 _NAMESPACE = uuid.UUID("8f9b6c1e-52c8-4a7c-9c06-3e1c5b0d7a11")
@@ -63,18 +63,20 @@ def run_config(job: FineTuneJob, rerun: bool = False) -> RunConfig:
     it published, a changed one starts afresh beside it.
 
     Raises:
-        TrainerError: the output can't be read.
+        OutputNotWritable: the output can't be read.
+        BadConfig: it can't be an output here.
     """
     spec = resolve_defaults(job.spec)
     digest = spec_hash(spec)
     storage = open_storage(spec.output.uri, spec.output.s3)
     again = rerun or spec.run_policy.rerun is RerunPolicy.ALWAYS
     name, namespace = job.metadata.name, job.metadata.namespace
-    uid = _identity(namespace, name, digest, storage, again)
+    with as_output():
+        uid = _identity(namespace, name, digest, storage, again)
+        attempts = _attempts_so_far(storage, job_prefix(namespace, name, uid))
     return RunConfig(
-        namespace=namespace, name=name, uid=uid,
-        attempt=_attempts_so_far(storage, job_prefix(namespace, name, uid)) + 1,
-        spec=spec, spec_hash=digest, accelerator=_accelerator(spec.budget.hourly_rate),
+        namespace=namespace, name=name, uid=uid, attempt=attempts + 1, spec=spec,
+        spec_hash=digest, accelerator=_accelerator(spec.budget.hourly_rate),
     )
 
 

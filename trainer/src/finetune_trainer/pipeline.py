@@ -19,7 +19,7 @@ from finetune_trainer.data.prepare import prepare
 from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.evaluation.evaluate import Evaluation, Evaluator
 from finetune_trainer.evaluation.reference import ask_reference
-from finetune_trainer.evaluation.scores import Scores, majority_answer, score
+from finetune_trainer.evaluation.scores import Scores, majority_scores
 from finetune_trainer.export import export_adapter, export_merged
 from finetune_trainer.faults import reach
 from finetune_trainer.gate import judge
@@ -138,10 +138,8 @@ def run_attempt(attempt: Attempt) -> Finished:
 
     state.enter(Stage.EVALUATING_AFTER)
     after = evaluator.evaluate(trained.model)
-    majority = majority_answer(data.train_answers)
-    expected = [row.example.answer for row in data.held_out]
-    majority_scores = score(expected, [majority] * len(expected), [
-        metric for metric in spec.evaluation.metrics or () if metric.startswith("field")]) if majority else None
+    majority = majority_scores(data.train_answers, [row.example.answer for row in data.held_out],
+                               spec.evaluation.metrics or ())
     reference = ask_reference(spec, data.held_out, stop.check)
     stop.check()
 
@@ -154,7 +152,7 @@ def run_attempt(attempt: Attempt) -> Finished:
 
     state.enter(Stage.PUBLISHING)
     facts = _facts(attempt, device, base, files.revision, data.counts, [str(f) for f in data.findings], before, after,
-                   majority_scores, reference, trained)
+                   majority, reference, trained)
     (results / REPORT).write_text(render_report(facts), encoding="utf-8")
     (results / ADAPTER / "README.md").write_text(render_card(facts), encoding="utf-8")
     (results / METRICS).write_bytes(attempt.metrics.path.read_bytes())

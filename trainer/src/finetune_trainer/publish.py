@@ -14,7 +14,7 @@ from finetune_trainer.errors import OutputNotWritable, TrainerError
 from finetune_trainer.export import ADAPTER_WEIGHTS
 from finetune_trainer.faults import reach
 from finetune_trainer.model.device import package_versions
-from finetune_trainer.storage import Storage
+from finetune_trainer.storage import Storage, as_output
 from finetune_trainer.training.checkpoints import Identity, list_files
 
 
@@ -22,9 +22,10 @@ def published_result(storage: Storage, prefix: str) -> Result | None:
     """The result that a job has published already, or None.
 
     Raises:
-        OutputNotWritable: what lies there is no manifest.
+        OutputNotWritable: the output can't be read, or what lies there is no manifest.
     """
-    content = storage.get_bytes(f"{prefix}/{MANIFEST}")
+    with as_output():
+        content = storage.get_bytes(f"{prefix}/{MANIFEST}")
     if content is None:
         return None
     try:

@@ -22,7 +22,7 @@ from finetune_trainer.evaluation.scores import Scores, perplexity, score
 from finetune_trainer.model.device import Device
 
 _SHOWN = 8
-_CPU_BATCH = 64
+_CPU_BATCH = 128
 _GPU_TOKENS = 65_536
 
 

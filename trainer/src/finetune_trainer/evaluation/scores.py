@@ -150,20 +150,28 @@ def _is_empty(value: Any) -> bool:
     return value is _MISSING or value is None or (value == 0 and not isinstance(value, bool))
 
 
-def majority_answer(train_answers: Sequence[str]) -> str | None:
-    """The answer that always gives the commonest value of every categorical field; None where there are none.
+def majority_scores(train_answers: Sequence[str], expected: Sequence[str], metrics: Sequence[Metric]) -> Scores | None:
+    """Scores of always giving the commonest answer of the training rows; None where answers have no such fields.
 
-    The least that a model has to beat before one may say that it learnt anything.
+    The least that a model has to beat before one may say that it learnt anything. It is given the best of both: the
+    commonest value of each field for the scores of fields, the commonest combination for `fieldsMatch`.
     """
-    values = [parse(answer) for answer in train_answers]
+    values = [value for value in map(parse, train_answers) if isinstance(value, Mapping)]
     fields = categorical_fields(values)
     if not fields:
         return None
-    answer = {}
-    for field in fields:
-        counts = Counter(json.dumps(_field(value, field)) for value in values if _field(value, field) is not _MISSING)
-        answer[field] = json.loads(counts.most_common(1)[0][0])
-    return json.dumps(answer)
+    each = {field: _commonest([value[field] for value in values if field in value]) for field in fields}
+    together = _commonest([{field: value.get(field) for field in fields} for value in values])
+    per_field = [metric for metric in metrics if metric.startswith("field") and metric is not Metric.FIELDS_MATCH]
+    results = score(expected, [json.dumps(each)] * len(expected), per_field)
+    if Metric.FIELDS_MATCH in metrics:
+        results |= score(expected, [json.dumps(together)] * len(expected), [Metric.FIELDS_MATCH])
+    return results
+
+
+def _commonest(values: Sequence[Any]) -> Any:
+    counts = Counter(json.dumps(value, sort_keys=True) for value in values)
+    return json.loads(counts.most_common(1)[0][0])
 
 
 def headline(scores: Mapping[str, Any], metric: Metric) -> float | None:

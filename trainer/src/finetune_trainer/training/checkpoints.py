@@ -71,7 +71,7 @@ class CheckpointStore:
             base_hash=identity.base_hash, environment=identity.environment, trained_seconds=trained_seconds,
             files=list_files(folder),
         )
-        self._uploader.submit(f"checkpoint of step {step}", lambda: self._upload(folder, manifest))
+        self._uploader.submit(lambda: self._upload(folder, manifest))
 
     def _upload(self, folder: Path, manifest: CheckpointManifest) -> None:
         target = f"{self._prefix}/{checkpoint_prefix(self._attempt, manifest.step)}"

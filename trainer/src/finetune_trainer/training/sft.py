@@ -20,6 +20,7 @@ from finetune_trainer.data.collate import collate
 from finetune_trainer.data.steps import Layout, lay_out, step_rows, total_steps
 from finetune_trainer.errors import OutOfMemory, StopRequested
 from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
+from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loop import LoopCallback
 from finetune_trainer.training.run import Trained, TrainingRun
 
@@ -106,6 +107,8 @@ def _train_with(run: TrainingRun, model: PeftModel, micro: int, steps: int, resu
     )
     trainer.remove_callback(PrinterCallback)
     trainer.loader = loader
+    if not run.device.is_gpu:
+        trainer.answers_only = AnswersOnly(model.get_base_model())
     callback.trainer = trainer
     # TRL has just rounded a quantised model's adapter to bf16 (and after memory trouble it holds the failed try's).
     _put_back(model, first_weights)
@@ -210,9 +213,17 @@ class _Trainer(SFTTrainer):
     """TRL's trainer, with the project's loader and the faults that tests ask for."""
 
     loader: StepLoader
+    answers_only: AnswersOnly | None = None
 
     def get_train_dataloader(self) -> Any:
         return self.loader
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
+                     num_items_in_batch: Any = None) -> Any:
+        if self.answers_only is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with self.answers_only.narrowed(inputs) as narrowed:
+            return super().compute_loss(model, narrowed, return_outputs, num_items_in_batch)
 
     def training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
                       ) -> torch.Tensor:

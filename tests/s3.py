@@ -1,0 +1,119 @@
+"""A real S3 server for tests: seaweedfs, with an identity that may do everything and one that may only read."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+READY_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server.
+
+    Attributes:
+        endpoint: its address.
+        admin: access key and secret key of the identity that may do everything, even make buckets by writing to them.
+        writer: those of the identity that may read and write, as a trainer's should.
+        reader: those of the identity that may list and read.
+    """
+
+    endpoint: str
+    admin: tuple[str, str]
+    writer: tuple[str, str]
+    reader: tuple[str, str]
+
+    def client(self, keys: tuple[str, str] | None = None):
+        """A plain boto3 client, for looking at what the code under test did."""
+        import boto3
+        from botocore.config import Config
+
+        key, secret = keys or self.admin
+        return boto3.client("s3", endpoint_url=self.endpoint, aws_access_key_id=key, aws_secret_access_key=secret,
+                            region_name="us-east-1", config=Config(s3={"addressing_style": "path"}))
+
+    def new_bucket(self) -> str:
+        """A fresh bucket's name."""
+        name = f"test-{secrets.token_hex(6)}"
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    def environment(self, keys: tuple[str, str] | None = None) -> dict[str, str]:
+        """The environment variables of an identity, by default the writer's."""
+        key, secret = keys or self.writer
+        return {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on; low enough that seaweedfs' gRPC ports (10,000 above) exist too."""
+    found: list[int] = []
+    while len(found) < count:
+        port = 20_000 + secrets.randbelow(30_000)
+        with socket.socket() as one, socket.socket() as other:
+            try:
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+        found.append(port)
+    return found
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[S3Server]:
+    """A server whose data lies in `folder`, for as long as the context lasts."""
+    weed = shutil.which("weed") or str(Path(sys.executable).parent / "weed")
+    admin, writer, reader = ((f"AK{secrets.token_hex(8)}", secrets.token_hex(16)) for _ in range(3))
+    identities = [
+        {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+        for name, (key, secret), actions in (("admin", admin, ["Admin", "Read", "Write", "List", "Tagging"]),
+                                             ("writer", writer, ["Read", "Write", "List"]),
+                                             ("reader", reader, ["Read", "List"]))
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+    master, volume, filer, s3 = free_ports(4)
+    command = [
+        weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}",
+        f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
+        f"-s3.config={folder / 's3.json'}", "-master.electionTimeout=1s", "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=64", "-volume.max=50",
+    ]
+    with (folder / "weed.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder,
+                                   env={**os.environ, "HOME": str(folder)})
+        try:
+            server = S3Server(f"http://127.0.0.1:{s3}", admin, writer, reader)
+            _wait_until_ready(server, process, folder / "weed.log")
+            yield server
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(server: S3Server, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    fault: Exception | None = None
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the S3 server ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+        try:
+            bucket = server.new_bucket()
+            server.client().put_object(Bucket=bucket, Key="ready", Body=b"ready")
+        except Exception as error:
+            fault = error
+            time.sleep(0.2)
+        else:
+            return
+    raise RuntimeError(f"the S3 server was not ready after {READY_SECONDS} s ({fault}):\n{log.read_text()[-2000:]}")

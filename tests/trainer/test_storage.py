@@ -1,0 +1,198 @@
+"""Storage, against a folder and against a real S3 server: the same behaviour, and every failure a sentence."""
+
+import os
+import resource
+import subprocess
+import sys
+import threading
+
+import pytest
+from finetune_api.spec.output import S3Spec
+from finetune_api.uris import parse_uri
+from finetune_trainer.errors import BadConfig, MissingInput, OutputNotWritable
+from finetune_trainer.storage import BackgroundUploader, file_at, open_storage, probe
+
+from tests.s3 import free_ports
+
+
+def _uri(text):
+    return parse_uri(text, ("s3", "file", "pvc"))
+
+
+@pytest.fixture(params=["folder", "s3"])
+def storage(request, tmp_path):
+    if request.param == "folder":
+        return open_storage(_uri(f"file://{tmp_path}/out"), None)
+    server, bucket = request.getfixturevalue("s3_server"), request.getfixturevalue("s3_bucket")
+    return open_storage(_uri(f"s3://{bucket}/some/prefix"), S3Spec(endpoint_url=server.endpoint))
+
+
+def test_what_is_written_is_read_back_listed_and_removed(storage, tmp_path):
+    source = tmp_path / "weights"
+    source.write_bytes(os.urandom(1000))
+    storage.put_file("a/b/weights", source)
+    storage.put_bytes("a/c", b"small")
+    assert storage.get_bytes("a/c") == b"small"
+    assert storage.get_bytes("a/none") is None
+    assert storage.keys("a/") == ["a/b/weights", "a/c"]
+    assert storage.keys("") == ["a/b/weights", "a/c"]
+    assert storage.keys("nothing/") == []
+    storage.get_file("a/b/weights", tmp_path / "copy" / "weights")
+    assert (tmp_path / "copy" / "weights").read_bytes() == source.read_bytes()
+    storage.delete(["a/b/weights", "a/not there"])
+    assert storage.keys("a/") == ["a/c"]
+
+
+def test_a_large_file_is_written_in_parts_and_comes_back_the_same(storage, tmp_path):
+    source = tmp_path / "large"
+    source.write_bytes(os.urandom(20 << 20))
+    storage.put_file("large", source)
+    storage.get_file("large", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+
+
+def test_a_file_is_created_once_and_never_replaced(storage):
+    assert storage.create("manifest.json", b"first") is True
+    assert storage.create("manifest.json", b"second") is False
+    assert storage.get_bytes("manifest.json") == b"first"
+
+
+def test_of_many_that_create_at_once_exactly_one_wins(storage):
+    won = []
+    threads = [threading.Thread(target=lambda n=n: won.append(n) if storage.create("one", str(n).encode()) else None)
+               for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert storage.get_bytes("one") == str(won[0]).encode()
+
+
+@pytest.mark.parametrize("key", ["../out", "/etc/passwd", "a/../../b", ""])
+def test_a_key_cannot_leave_the_root(storage, key):
+    with pytest.raises(BadConfig, match="is not a path below"):
+        storage.put_bytes(key, b"x")
+    with pytest.raises(BadConfig, match="is not a path below"):
+        storage.get_bytes(key)
+
+
+def test_a_missing_file_is_said_with_its_place(storage, tmp_path):
+    with pytest.raises(MissingInput, match="not/there"):
+        storage.get_file("not/there", tmp_path / "x")
+    assert list(tmp_path.glob("x*")) == []
+
+
+def test_the_probe_leaves_nothing_behind(storage):
+    probe(storage, "ns/job/uid")
+    assert storage.keys("") == []
+
+
+def test_the_storage_of_a_single_file_is_its_folder(s3_server, s3_bucket, tmp_path):
+    s3_server.client().put_object(Bucket=s3_bucket, Key="data/train.jsonl", Body=b"{}")
+    for location in (f"s3://{s3_bucket}/data/train.jsonl", f"file://{tmp_path}/data/train.jsonl"):
+        folder, key = file_at(_uri(location), S3Spec(endpoint_url=s3_server.endpoint))
+        assert key == "train.jsonl"
+        assert str(folder.root) == location.rpartition("/")[0]
+    folder, key = file_at(_uri(f"s3://{s3_bucket}/data/train.jsonl"), S3Spec(endpoint_url=s3_server.endpoint))
+    assert folder.get_bytes(key) == b"{}"
+
+
+def _probe_s3(server, bucket):
+    probe(open_storage(_uri(f"s3://{bucket}/out"), S3Spec(endpoint_url=server.endpoint)), "job")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"AWS_ACCESS_KEY_ID": "AKNOBODY"}, "doesn't know the access key; check AWS_ACCESS_KEY_ID"),
+    ({"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, "the secret key doesn't fit the access key"),
+    ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "no credentials were found; set AWS_ACCESS_KEY_ID"),
+], ids=["unknown key", "wrong secret", "none"])
+def test_wrong_credentials_fail_before_training_and_are_never_shown(s3_server, s3_bucket, monkeypatch, change, message):
+    for name, value in change.items():
+        if value is None:
+            monkeypatch.delenv(name)
+            monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        else:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(OutputNotWritable, match=message) as caught:
+        _probe_s3(s3_server, s3_bucket)
+    for secret in (*s3_server.writer, "wrong-secret", "AKNOBODY"):
+        assert secret not in str(caught.value)
+
+
+def test_credentials_that_may_only_read_fail_the_probe(s3_server, s3_bucket, monkeypatch):
+    for name, value in s3_server.environment(s3_server.reader).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OutputNotWritable, match="access is denied; the credentials need to list, read, write"):
+        _probe_s3(s3_server, s3_bucket)
+
+
+def test_a_bucket_that_does_not_exist_is_said(s3_server, s3_bucket):
+    with pytest.raises(OutputNotWritable, match="there is no such bucket"):
+        _probe_s3(s3_server, "no-such-bucket")
+
+
+def test_an_endpoint_that_nobody_listens_on_is_said_within_seconds(s3_bucket):
+    endpoint = f"http://127.0.0.1:{free_ports(1)[0]}"
+    with pytest.raises(OutputNotWritable, match=r"can't be reached; check spec\.output\.s3\.endpointUrl"):
+        probe(open_storage(_uri("s3://bucket/out"), S3Spec(endpoint_url=endpoint)), "job")
+
+
+def test_an_output_below_a_file_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputNotWritable, match=r"can't be written: (Not a directory|File exists)"):
+        probe(open_storage(_uri(f"file://{tmp_path}/file/out"), None), "job")
+
+
+def test_a_read_only_place_cannot_be_written():
+    with pytest.raises(OutputNotWritable, match="can't be written"):
+        probe(open_storage(_uri("file:///proc/finetune"), None), "job")
+
+
+def test_a_disk_that_fills_up_is_said_and_leaves_no_half_file(tmp_path):
+    """A limit on file size stands for the full disk: the write fails half-way, in a process of its own."""
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from finetune_api.uris import parse_uri\n"
+        "from finetune_trainer.storage import open_storage\n"
+        "storage = open_storage(parse_uri(sys.argv[1], ('file',)), None)\n"
+        "storage.put_bytes('kept', b'old')\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (1000, {resource.RLIM_INFINITY}))\n"
+        "try: storage.put_bytes('kept', b'x' * 5000)\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+        "print(storage.keys(''), storage.get_bytes('kept'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, f"file://{tmp_path}/out"], capture_output=True, text=True,
+                          check=True, timeout=60)
+    assert "OutputNotWritable" in done.stdout
+    assert "can't be written: File too large" in done.stdout
+    assert "['kept'] b'old'" in done.stdout
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["kept"]
+
+
+def test_a_claim_is_a_folder_below_the_place_where_claims_are_mounted(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_PVC_ROOT", str(tmp_path))
+    with pytest.raises(BadConfig, match="claim models is not mounted here; pvc:// is for a cluster"):
+        open_storage(_uri("pvc://models/out"), None)
+    (tmp_path / "models").mkdir()
+    open_storage(_uri("pvc://models/out"), None).put_bytes("a", b"1")
+    assert (tmp_path / "models" / "out" / "a").read_bytes() == b"1"
+
+
+def test_uploads_run_in_order_beside_the_caller_and_their_failure_comes_back():
+    done = []
+    with BackgroundUploader() as uploader:
+        uploader.submit(lambda: done.append(1))
+        uploader.submit(lambda: done.append(2))
+        uploader.drain()
+        assert done == [1, 2]
+
+        def fail():
+            raise OutputNotWritable("the disk is full")
+
+        uploader.submit(fail)
+        with pytest.raises(OutputNotWritable, match="the disk is full"):
+            uploader.drain()
+        with pytest.raises(OutputNotWritable):
+            uploader.submit(lambda: done.append(3))
+    assert done == [1, 2]
