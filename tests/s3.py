@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 READY_SECONDS = 60
+GRPC_ABOVE = 10_000
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ class S3Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; low enough that seaweedfs' gRPC ports (10,000 above) exist too."""
+    """Ports that nobody listens on; low enough that ports for gRPC, 10,000 above, exist too."""
     found: list[int] = []
     while len(found) < count:
         port = 20_000 + secrets.randbelow(30_000)
         with socket.socket() as one, socket.socket() as other:
             try:
                 one.bind(("127.0.0.1", port))
-                other.bind(("127.0.0.1", port + 10_000))
+                other.bind(("127.0.0.1", port + GRPC_ABOVE))
             except OSError:
                 continue
         found.append(port)
@@ -83,23 +84,37 @@ def running_server(folder: Path) -> Iterator[S3Server]:
     ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
-    master, volume, filer, s3 = free_ports(4)
+    ports = dict(zip(("master", "volume", "filer", "s3"), free_ports(4), strict=True))
     command = [
-        weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}",
-        f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
-        f"-s3.config={folder / 's3.json'}", "-master.electionTimeout=1s", "-master.telemetry=false",
-        "-master.volumeSizeLimitMB=64", "-volume.max=50",
+        # A test run that is killed takes its server with it.
+        *(["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []),
+        weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
+        f"-s3.config={folder / 's3.json'}", "-master.telemetry=false", "-master.volumeSizeLimitMB=64",
+        # Each bucket that is written to has volumes of its own; with none left, writing is an InternalError.
+        "-volume.max=2000",
+        *(option for name, port in ports.items() for option in (f"-{name}.port={port}",
+                                                                f"-{name}.port.grpc={port + GRPC_ABOVE}")),
+        # Two more servers at fixed ports: where they are taken, all of seaweedfs ends, and xdist runs one a worker.
+        "-s3.port.iceberg=0", "-s3.port.lance=0",
+        # Ready after 3.5 s, or 8 where the volume server's first heartbeat comes before there is a leader.
+        "-master.electionTimeout=1s",
     ]
     with (folder / "weed.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder,
-                                   env={**os.environ, "HOME": str(folder)})
+                                   env={**os.environ, "HOME": str(folder),
+                                        # One volume a bucket, not seven.
+                                        "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"})
         try:
-            server = S3Server(f"http://127.0.0.1:{s3}", admin, writer, reader)
+            server = S3Server(f"http://127.0.0.1:{ports['s3']}", admin, writer, reader)
             _wait_until_ready(server, process, folder / "weed.log")
             yield server
         finally:
             process.kill()
             process.wait()
+            for port in ports.values():
+                for left in (*Path("/tmp").glob(f"seaweedfs-*-{port}.sock"),
+                             *Path("/tmp").glob(f"seaweedfs-*-{port + GRPC_ABOVE}.sock")):
+                    left.unlink(missing_ok=True)
 
 
 def _wait_until_ready(server: S3Server, process: subprocess.Popen, log: Path) -> None:

@@ -1,16 +1,23 @@
 """Storage, against a folder and against a real S3 server: the same behaviour, and every failure a sentence."""
 
+import errno
 import os
 import resource
+import secrets
 import subprocess
 import sys
 import threading
+import traceback
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 import pytest
 from finetune_api.spec.output import S3Spec
 from finetune_api.uris import parse_uri
 from finetune_trainer.errors import BadConfig, MissingInput, OutputNotWritable
 from finetune_trainer.storage import BackgroundUploader, file_at, open_storage, probe
+from finetune_trainer.storage.s3 import S3Storage
 
 from tests.s3 import free_ports
 
@@ -98,6 +105,19 @@ def test_the_storage_of_a_single_file_is_its_folder(s3_server, s3_bucket, tmp_pa
     assert folder.get_bytes(key) == b"{}"
 
 
+def test_many_files_are_removed_in_batches(s3_server, s3_bucket, monkeypatch):
+    monkeypatch.setattr("finetune_trainer.storage.s3._BATCH", 2)
+    storage = open_storage(_uri(f"s3://{s3_bucket}"), S3Spec(endpoint_url=s3_server.endpoint))
+    for number in range(5):
+        storage.put_bytes(f"many/{number}", b"x")
+    storage.delete(storage.keys("many/"))
+    assert storage.keys("") == []
+
+
+def _everything_shown(error):
+    return "".join(traceback.format_exception(error))
+
+
 def _probe_s3(server, bucket):
     probe(open_storage(_uri(f"s3://{bucket}/out"), S3Spec(endpoint_url=server.endpoint)), "job")
 
@@ -117,7 +137,31 @@ def test_wrong_credentials_fail_before_training_and_are_never_shown(s3_server, s
     with pytest.raises(OutputNotWritable, match=message) as caught:
         _probe_s3(s3_server, s3_bucket)
     for secret in (*s3_server.writer, "wrong-secret", "AKNOBODY"):
-        assert secret not in str(caught.value)
+        assert secret not in _everything_shown(caught.value)
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+def test_credentials_with_a_line_break_are_refused_before_anything_can_quote_them(s3_server, s3_bucket, monkeypatch,
+                                                                                 name):
+    monkeypatch.setenv(name, "AQoEXAMPLE\n")
+    with pytest.raises(BadConfig, match=f"{name} has a space or a line break") as caught:
+        _probe_s3(s3_server, s3_bucket)
+    assert "AQoEXAMPLE" not in _everything_shown(caught.value)
+    # One in the middle reaches the HTTP library, whose complaint holds the header.
+    monkeypatch.setenv(name, "AQo\nEXAMPLE")
+    with pytest.raises(OutputNotWritable) as caught:
+        _probe_s3(s3_server, s3_bucket)
+    assert "EXAMPLE" not in _everything_shown(caught.value)
+
+
+def test_an_address_with_a_password_in_it_is_refused_and_not_shown(s3_bucket, monkeypatch):
+    password = secrets.token_hex(8)
+    with pytest.raises(BadConfig, match=r"spec\.output\.s3\.endpointUrl holds a user name") as caught:
+        open_storage(_uri(f"s3://{s3_bucket}/out"), S3Spec(endpoint_url=f"http://me:{password}@127.0.0.1:9"))
+    assert password not in _everything_shown(caught.value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://me:{password}@127.0.0.1:9")
+    with pytest.raises(BadConfig, match="AWS_ENDPOINT_URL holds a user name"):
+        open_storage(_uri(f"s3://{s3_bucket}/out"), None)
 
 
 def test_credentials_that_may_only_read_fail_the_probe(s3_server, s3_bucket, monkeypatch):
@@ -136,6 +180,91 @@ def test_an_endpoint_that_nobody_listens_on_is_said_within_seconds(s3_bucket):
     endpoint = f"http://127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(OutputNotWritable, match=r"can't be reached; check spec\.output\.s3\.endpointUrl"):
         probe(open_storage(_uri("s3://bucket/out"), S3Spec(endpoint_url=endpoint)), "job")
+
+
+def test_a_server_that_never_answers_is_given_up_on(s3_bucket, monkeypatch):
+    monkeypatch.setattr(S3Storage, "first_answer_seconds", 0.2)
+    with stand_in(answers=[None]) as (endpoint, seen), \
+            pytest.raises(OutputNotWritable, match=f"{endpoint} doesn't answer; check"):
+        probe(open_storage(_uri("s3://bucket/out"), S3Spec(endpoint_url=endpoint)), "job")
+    assert len(seen) == 2
+
+
+def test_a_server_that_has_answered_once_is_waited_for(s3_bucket, monkeypatch):
+    monkeypatch.setattr(S3Storage, "first_answer_seconds", 0.2)
+    monkeypatch.setattr(S3Storage, "answer_seconds", 0.4)
+    with stand_in(answers=[(404, "NoSuchKey"), None, None, (200, "")]) as (endpoint, seen):
+        storage = open_storage(_uri("s3://bucket/out"), S3Spec(endpoint_url=endpoint))
+        assert storage.get_bytes("manifest.json") is None
+        storage.put_bytes("a", b"1")
+    assert [method for method, _ in seen] == ["GET", "PUT", "PUT", "PUT"]
+
+
+def test_a_file_that_somebody_else_is_creating_is_tried_again(s3_bucket):
+    """AWS answers 409 while another conditional write is under way, which may yet fail."""
+    with stand_in(answers=[(409, "ConditionalRequestConflict"), (200, "")]) as (endpoint, seen):
+        assert open_storage(_uri("s3://bucket/out"), S3Spec(endpoint_url=endpoint)).create("manifest.json", b"mine")
+    assert len(seen) == 2
+    with stand_in(answers=[(409, "ConditionalRequestConflict")]) as (endpoint, seen), \
+            pytest.raises(OutputNotWritable, match="others write it at the same time"):
+        open_storage(_uri("s3://bucket/out"), S3Spec(endpoint_url=endpoint)).create("manifest.json", b"mine")
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize(("path_style", "host"), [(None, "minio:9000"), (True, "minio:9000"),
+                                                  (False, "bucket.minio:9000")])
+def test_a_bucket_is_addressed_as_the_spec_says(s3_bucket, monkeypatch, path_style, host):
+    """A proxy sees the address that a request is for."""
+    with stand_in(answers=[(200, "")]) as (proxy, seen):
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        settings = S3Spec(endpoint_url="http://minio:9000", path_style=path_style)
+        open_storage(_uri("s3://bucket/out"), settings).put_bytes("a", b"1")
+    assert [urlsplit(url).netloc for _, url in seen] == [host]
+
+
+@contextmanager
+def stand_in(answers):
+    """A server for what a real one can't be made to do: answers in order, the last for ever; None is silence.
+
+    Yields:
+        Its address, and the methods and paths that it was asked for.
+    """
+    seen, over = [], threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self):
+            self.close_connection = True
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            seen.append((self.command, self.path))
+            answer = answers[min(len(seen), len(answers)) - 1]
+            if answer is None:
+                over.wait(30)
+                return
+            status, code = answer
+            body = f"<Error><Code>{code}</Code></Error>".encode() if code else b""
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_PUT = answer
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = False
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", seen
+    finally:
+        over.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_an_output_below_a_file_cannot_be_written(tmp_path):
@@ -168,6 +297,86 @@ def test_a_disk_that_fills_up_is_said_and_leaves_no_half_file(tmp_path):
     assert "can't be written: File too large" in done.stdout
     assert "['kept'] b'old'" in done.stdout
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["kept"]
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_file(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("a small disk can only be mounted by root; the test of a file size limit stands in for it")
+    try:
+        storage = open_storage(_uri(f"file://{disk}/out"), None)
+        storage.put_bytes("kept", b"old")
+        with pytest.raises(OutputNotWritable, match="can't be written: No space left on device; free some space"):
+            storage.put_bytes("kept", b"x" * (1 << 20))
+        assert storage.get_bytes("kept") == b"old"
+        assert [path.name for path in (disk / "out").iterdir()] == ["kept"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_link_may_lead_elsewhere_in_a_claim_but_not_out_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_PVC_ROOT", str(tmp_path))
+    out, raw = tmp_path / "models" / "out", tmp_path / "models" / "raw"
+    for folder in (out, raw):
+        folder.mkdir(parents=True)
+    (raw / "rows").write_bytes(b"rows")
+    (tmp_path / "secret").write_bytes(b"secret")
+    (out / "within").symlink_to(raw / "rows")
+    (out / "file").symlink_to(tmp_path / "secret")
+    (out / "folder").symlink_to(tmp_path)
+    storage = open_storage(_uri("pvc://models/out"), None)
+    assert storage.get_bytes("within") == b"rows"
+    for key in ("file", "folder/secret"):
+        with pytest.raises(BadConfig, match="a link leads out of it"):
+            storage.get_bytes(key)
+        with pytest.raises(BadConfig, match="a link leads out of it"):
+            storage.get_file(key, tmp_path / "copy")
+    for change in (lambda: storage.put_bytes("folder/secret", b"x"), lambda: storage.delete(["folder/secret"])):
+        with pytest.raises(BadConfig, match="a link leads out of it"):
+            change()
+    # A link in the place of the file itself is replaced, and what it points to stays as it is.
+    storage.put_bytes("file", b"new")
+    assert (tmp_path / "secret").read_bytes() == b"secret"
+
+
+def test_a_file_is_created_once_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", refuse)
+    storage = open_storage(_uri(f"file://{tmp_path}"), None)
+    assert storage.create("manifest.json", b"first") is True
+    assert storage.create("manifest.json", b"second") is False
+    assert storage.get_bytes("manifest.json") == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_folder_may_be_emptied_while_others_write_into_it(tmp_path):
+    storage = open_storage(_uri(f"file://{tmp_path}"), None)
+    faults = []
+
+    def write_and_remove(name):
+        try:
+            for _ in range(200):
+                storage.put_bytes(f"ns/job/{name}", b"x")
+                storage.delete([f"ns/job/{name}"])
+        except OutputNotWritable as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=write_and_remove, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert storage.keys("") == []
+
+
+def test_a_file_whose_name_looks_unfinished_is_listed(storage):
+    storage.put_bytes("weights.part-1", b"x")
+    assert storage.keys("") == ["weights.part-1"]
 
 
 def test_a_claim_is_a_folder_below_the_place_where_claims_are_mounted(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from decimal import Decimal
 
@@ -11,9 +12,11 @@ from finetune_api.messages import Accelerator, RunConfig
 from finetune_api.resolve import resolve_defaults, spec_hash
 from finetune_api.spec.job import FineTuneJob
 from finetune_api.spec.policy import RerunPolicy
+from finetune_api.uris import Uri
 from rich.console import Console
 
 from finetune_trainer.clock import SystemClock
+from finetune_trainer.digests import file_digest
 from finetune_trainer.entry import run
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.limits import local_limits
@@ -59,8 +62,8 @@ def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console
 def run_config(job: FineTuneJob, rerun: bool = False) -> RunConfig:
     """The run configuration of a job on this machine.
 
-    The job's identity follows from its name and everything that decides its result: the same file resumes or finds what
-    it published, a changed one starts afresh beside it.
+    The job's identity follows from its name and everything that decides its result, local data included: the same job
+    resumes, or finds what it published; a changed one starts afresh beside it.
 
     Raises:
         OutputNotWritable: the output can't be read.
@@ -72,7 +75,7 @@ def run_config(job: FineTuneJob, rerun: bool = False) -> RunConfig:
     again = rerun or spec.run_policy.rerun is RerunPolicy.ALWAYS
     name, namespace = job.metadata.name, job.metadata.namespace
     with as_output():
-        uid = _identity(namespace, name, digest, storage, again)
+        uid = _identity(namespace, name, f"{digest}/{_data_digest(spec.dataset.source)}", storage, again)
         attempts = _attempts_so_far(storage, job_prefix(namespace, name, uid))
     return RunConfig(
         namespace=namespace, name=name, uid=uid, attempt=attempts + 1, spec=spec,
@@ -87,6 +90,15 @@ def _identity(namespace: str, name: str, digest: str, storage: Storage, again: b
         if not again or storage.get_bytes(f"{job_prefix(namespace, name, uid)}/{MANIFEST}") is None:
             return uid
         number += 1
+
+
+def _data_digest(source: Uri) -> str:
+    """Digest of a local data set; what lies elsewhere is taken to be what its location says."""
+    if source.scheme != "file":
+        return ""
+    path = source.local_path()
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.is_file())
+    return hashlib.sha256("".join(f"{file.name} {file_digest(file)}\n" for file in files).encode()).hexdigest()
 
 
 def _attempts_so_far(storage: Storage, prefix: str) -> int:

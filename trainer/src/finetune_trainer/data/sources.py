@@ -15,6 +15,7 @@ from finetune_api.uris import Uri
 
 from finetune_trainer.data.formats import format_of, read_rows
 from finetune_trainer.data.rows import Columns, SourceRow, places
+from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import BadConfig, BadData, MissingInput
 from finetune_trainer.storage import file_at
 
@@ -67,7 +68,7 @@ def _read(spec: DatasetSpec, split: str, s3: S3Spec | None, scratch: Path) -> Se
         names = ", ".join(f"{split}.{data_format}" for data_format in formats)
         raise MissingInput(f"spec.dataset.source: {spec.source} has none of {names}")
     path = fetch(spec.source, s3, scratch)
-    if spec.sha256 and (found := _sha256(path)) != spec.sha256:
+    if spec.sha256 and (found := file_digest(path)) != spec.sha256:
         raise BadData(f"spec.dataset.sha256: {spec.source} has the digest {found}, not {spec.sha256}: it is another "
                       "file than the one the job was written for")
     return read_rows(path, format_of(spec.source.path, spec.format))
@@ -147,8 +148,3 @@ def _from_hub(spec: DatasetSpec, split: str) -> Sequence[Columns]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,7 +17,7 @@ import jsonschema
 from finetune_api.spec.evaluation import Metric
 
 Scores = dict[str, Any]
-_MOST_TEXTS = 20
+_MOST_TEXTS = 10
 _MISSING = object()
 
 

@@ -17,6 +17,7 @@ from finetune_api.spec.output import S3Spec
 from finetune_api.uris import Uri
 
 from finetune_trainer.data.sources import fetch
+from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import BadConfig, MissingInput
 from finetune_trainer.storage import open_storage
 
@@ -126,18 +127,13 @@ def _weights_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(path.name.encode())
-        digest.update(_sha256(path).encode())
+        digest.update(file_digest(path).encode())
     return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _from_gguf(path: Path, tell: Callable[[str], None]) -> ModelFiles:
     """A GGUF file's weights as float32 safetensors, kept in the cache under the file's digest."""
-    digest = _sha256(path)
+    digest = file_digest(path)
     folder = cache_folder() / "gguf" / digest
     if (folder / "config.json").is_file():
         return ModelFiles(folder, digest)

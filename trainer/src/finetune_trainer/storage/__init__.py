@@ -7,7 +7,7 @@ from finetune_api.uris import Uri
 
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.storage.interface import Storage
-from finetune_trainer.storage.local import LocalStorage, claim_folder
+from finetune_trainer.storage.local import LocalStorage, mounted_claim
 from finetune_trainer.storage.probe import as_output, probe
 from finetune_trainer.storage.upload import BackgroundUploader
 
@@ -23,7 +23,8 @@ def open_storage(root: Uri, s3: S3Spec | None) -> Storage:
     if root.scheme == "file":
         return LocalStorage(root, root.local_path())
     if root.scheme == "pvc":
-        return LocalStorage(root, claim_folder(root))
+        claim = mounted_claim(root)
+        return LocalStorage(root, claim / root.path, boundary=claim)
     if root.scheme == "s3":
         # Imported here: a job on files needs no boto3.
         from finetune_trainer.storage.s3 import S3Storage

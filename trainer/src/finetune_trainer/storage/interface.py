@@ -12,7 +12,7 @@ class Storage(Protocol):
     """Files below one root. A key is a relative path with `/`; a file is either wholly there or not at all.
 
     Writing raises `OutputNotWritable`, reading `MissingInput`: both say where, why, and what to check. Passing faults
-    of a server (timeouts, 429, 5xx) have been retried before that.
+    of a server (timeouts, 429, 5xx) have been retried before that. A key that leads out of the root is `BadConfig`.
     """
 
     root: Uri

@@ -15,10 +15,21 @@ from finetune_api.uris import Uri
 from finetune_trainer.errors import BadConfig, MissingInput, OutputNotWritable
 
 _PART = ".part-"
+_RACES = 20
+_HINTS = {
+    errno.ENOSPC: "; free some space",
+    errno.EDQUOT: "; free some space",
+    errno.EROFS: "; it is mounted read-only",
+    errno.EACCES: f"; the user {os.getuid()} may not write there",
+    errno.EPERM: f"; the user {os.getuid()} may not write there",
+    errno.ENOTDIR: "; a file stands where a folder is needed",
+    errno.EEXIST: "; a file stands where a folder is needed",
+}
+_UNKNOWN_TO_FILESYSTEM = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
-def claim_folder(location: Uri) -> Path:
-    """The folder of a `pvc://claim/path` location: claims are mounted below `FINETUNE_PVC_ROOT` (default `/pvc`).
+def mounted_claim(location: Uri) -> Path:
+    """The folder where the claim of a `pvc://` location is mounted: below `FINETUNE_PVC_ROOT` (default `/pvc`).
 
     Raises:
         BadConfig: the claim is not mounted.
@@ -27,27 +38,37 @@ def claim_folder(location: Uri) -> Path:
     if not claim.is_dir():
         raise BadConfig(f"{location}: the claim {location.authority} is not mounted here; pvc:// is for a cluster, and "
                         "with `finetune run` write file:// instead")
-    return claim / location.path
+    return claim
 
 
 class LocalStorage:
     """Storage in a folder. Files appear whole, by renaming: a crash leaves at most a `.part-` file."""
 
-    def __init__(self, root: Uri, folder: Path) -> None:
+    def __init__(self, root: Uri, folder: Path, boundary: Path | None = None) -> None:
+        """Open a folder, which is made when something is written.
+
+        Args:
+            root: the folder's location, for messages.
+            folder: where it is.
+            boundary: what no link may lead out of, such as the whole claim; left out: `folder`.
+        """
         self.root = root
         self.folder = folder
+        self._boundary = boundary or folder
 
     def put_file(self, key: str, path: Path) -> None:
         """Write a local file."""
         with self._partial(key) as (partial, target):
             shutil.copyfile(path, partial)
             _finish(partial).replace(target)
+            _settle(target.parent)
 
     def put_bytes(self, key: str, content: bytes) -> None:
         """Write a small file."""
         with self._partial(key) as (partial, target):
             partial.write_bytes(content)
             _finish(partial).replace(target)
+            _settle(target.parent)
 
     def create(self, key: str, content: bytes) -> bool:
         """Write a small file only if the key is free."""
@@ -58,12 +79,17 @@ class LocalStorage:
                 os.link(_finish(partial), target)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _UNKNOWN_TO_FILESYSTEM:
+                    raise
+                return _create_without_link(target, content)
+            _settle(target.parent)
         return True
 
     def get_bytes(self, key: str) -> bytes | None:
         """A small file's content, or None where it isn't there."""
         try:
-            return self._path(key).read_bytes()
+            return self._source(key).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -71,27 +97,29 @@ class LocalStorage:
 
     def get_file(self, key: str, path: Path) -> None:
         """Copy a file to a local path."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        source = self._source(key)
         partial = path.with_name(f"{path.name}{_PART}{os.getpid()}")
         try:
-            shutil.copyfile(self._path(key), partial)
+            if not source.is_file():
+                raise MissingInput(f"{self._place(key)}: no such file")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, partial)
             partial.replace(path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            reason = "no such file" if error.errno in (errno.ENOENT, errno.ENOTDIR) else error.strerror
-            raise MissingInput(f"{self._place(key)}: {reason}") from error
+            raise MissingInput(f"{self._place(key)} can't be copied to {path.parent}: {error.strerror}") from error
 
     def keys(self, prefix: str) -> list[str]:
         """The keys that start with `prefix`, sorted."""
         top = self.folder / prefix.rpartition("/")[0]
         found = (path.relative_to(self.folder).as_posix() for path in top.rglob("*")
-                 if path.is_file() and _PART not in path.name)
+                 if path.is_file() and not path.name.startswith(_PART))
         return sorted(key for key in found if key.startswith(prefix))
 
     def delete(self, keys: list[str]) -> None:
         """Remove files, and the folders that they leave empty."""
         for key in keys:
-            path = self._path(key)
+            path = self._target(key)
             try:
                 path.unlink(missing_ok=True)
                 for folder in path.parents:
@@ -100,13 +128,30 @@ class LocalStorage:
                     folder.rmdir()
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.ENOTDIR):
-                    raise OutputNotWritable(f"{self._place(key)} can't be removed: {error.strerror}") from error
+                    raise OutputNotWritable(f"{self._place(key)} can't be removed: {error.strerror}"
+                                            f"{_HINTS.get(error.errno or 0, '')}") from error
 
-    def _path(self, key: str) -> Path:
+    def _source(self, key: str) -> Path:
+        """The path to read: a link is followed, and may not lead out."""
+        path = self._named(key)
+        self._refuse_outside(path, key)
+        return path
+
+    def _target(self, key: str) -> Path:
+        """The path to write: a link there is replaced, but its folder may not lead out."""
+        path = self._named(key)
+        self._refuse_outside(path.parent, key)
+        return path
+
+    def _named(self, key: str) -> Path:
         parts = PurePosixPath(key).parts
         if not parts or key.startswith("/") or ".." in parts:
             raise BadConfig(f"{key!r} is not a path below {self.root}")
         return self.folder / key
+
+    def _refuse_outside(self, path: Path, key: str) -> None:
+        if not path.resolve().is_relative_to(self._boundary.resolve()):
+            raise BadConfig(f"{key!r} is not a path below {self.root}: a link leads out of it")
 
     def _place(self, key: str) -> str:
         return f"{str(self.root).rstrip('/')}/{key}"
@@ -114,20 +159,33 @@ class LocalStorage:
     @contextmanager
     def _partial(self, key: str) -> Iterator[tuple[Path, Path]]:
         """A fresh partial file beside the target, and the target; what is left of the partial file goes at the end."""
-        target = self._path(key)
+        target = self._target(key)
         partial: Path | None = None
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=_PART)
-            os.close(handle)
-            partial = Path(name)
+            partial = _partial_file(target.parent)
             yield partial, target
         except OSError as error:
-            hint = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            raise OutputNotWritable(f"{self._place(key)} can't be written: {error.strerror}{hint}") from error
+            raise OutputNotWritable(f"{self._place(key)} can't be written: {error.strerror}"
+                                    f"{_HINTS.get(error.errno or 0, '')}") from error
         finally:
             if partial is not None:
                 partial.unlink(missing_ok=True)
+
+
+def _partial_file(folder: Path) -> Path:
+    """A fresh empty file in `folder`, which is made."""
+    for race in range(_RACES):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=folder, prefix=_PART)
+        except (FileNotFoundError, FileExistsError):
+            # Another writer has just emptied the folder and removed it (mkdir calls that "exists" when it loses).
+            if race == _RACES - 1:
+                raise
+        else:
+            os.close(handle)
+            return Path(name)
+    raise AssertionError("the last race raises")
 
 
 def _finish(partial: Path) -> Path:
@@ -136,3 +194,39 @@ def _finish(partial: Path) -> Path:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     return partial
+
+
+def _settle(folder: Path) -> None:
+    """Bring a rename to the disk, so that a manifest never survives a power cut that its files don't."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        # Somebody has removed the file already, and the folder with it.
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _UNKNOWN_TO_FILESYSTEM:
+            raise
+    finally:
+        os.close(handle)
+
+
+def _create_without_link(target: Path, content: bytes) -> bool:
+    """Create a file where there are no hard links (SMB shares, some FUSE mounts): one winner, but not seen at once.
+
+    A reader may see the file empty for the moment of a single write; a failed write leaves nothing.
+    """
+    try:
+        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
+    return True

@@ -6,68 +6,64 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 import boto3
-from boto3.exceptions import S3UploadFailedError
+from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    EndpointConnectionError,
-    NoCredentialsError,
-    PartialCredentialsError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 from finetune_api.spec.output import S3Spec
 from finetune_api.uris import Uri
 
 from finetune_trainer.errors import BadConfig, MissingInput, OutputNotWritable, TrainerError
+from finetune_trainer.storage.s3_reasons import code_of, reason, reason_of_code
 
 _TRANSFER = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=8 << 20, max_concurrency=4)
 _BATCH = 1000
+_CONFLICTS = 5
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
-_KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-_REASONS = {
-    "InvalidAccessKeyId": f"the server doesn't know the access key; check {_KEYS}",
-    "SignatureDoesNotMatch": f"the secret key doesn't fit the access key; check {_KEYS}",
-    "ExpiredToken": "the credentials have expired; renew them, with AWS_SESSION_TOKEN",
-    "InvalidToken": "the session token is not valid; check AWS_SESSION_TOKEN",
-    "AccessDenied": "access is denied; the credentials need to list, read, write and delete there",
-    "403": "access is denied; the credentials need to list, read, write and delete there",
-    "NoSuchBucket": "there is no such bucket; create it, or correct its name",
-    "PermanentRedirect": "the bucket is in another region; write spec.output.s3.region",
-    "AuthorizationHeaderMalformed": "the bucket is in another region; write spec.output.s3.region",
-    "RequestTimeTooSkewed": "the clock of this machine is wrong",
-}
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 class S3Storage:
-    """Storage in a bucket. Credentials come from the environment, as AWS' own tools read them; none is ever shown."""
+    """Storage in a bucket. Credentials come from the environment, as AWS' own tools read them; none is ever shown.
+
+    A server that has not answered yet is given up on after about 15 seconds: a wrong address fails before training. One
+    that has answered once is waited for: up to 5 attempts, 60 seconds each.
+    """
+
+    first_answer_seconds: ClassVar[float] = 6
+    """How long to wait for a server that has not answered yet, twice."""
+
+    answer_seconds: ClassVar[float] = 60
+    """How long to wait for one that has, five times."""
 
     def __init__(self, root: Uri, settings: S3Spec | None) -> None:
+        """Prepare to reach a bucket; no request is made yet.
+
+        Raises:
+            BadConfig: credentials with a line break, or an address that can't be one.
+        """
         settings = settings or S3Spec()
-        by_path = settings.path_style if settings.path_style is not None else settings.endpoint_url is not None
         self.root = root
         self._bucket = root.authority
         self._prefix = f"{root.path.strip('/')}/" if root.path.strip("/") else ""
+        _refuse_broken_credentials()
+        _refuse_credentials_in_address(settings.endpoint_url)
         try:
             # A session of its own: the default one keeps the first credentials that it found.
-            self._client: Any = boto3.Session().client(
-                "s3",
-                endpoint_url=settings.endpoint_url,
-                region_name=settings.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-                or "us-east-1",
-                config=Config(
-                    retries={"mode": "standard", "total_max_attempts": 4},
-                    connect_timeout=3, read_timeout=60,
-                    s3={"addressing_style": "path" if by_path else "auto"},
-                    # Servers other than AWS don't all know the newer checksums.
-                    request_checksum_calculation="when_required", response_checksum_validation="when_required",
-                ),
-            )
+            session = boto3.Session()
+            self._hurried = _client(session, settings, attempts=2, read_seconds=self.first_answer_seconds)
+            self._patient = _client(session, settings, attempts=5, read_seconds=self.answer_seconds)
         except (BotoCoreError, ValueError) as error:
             raise BadConfig(f"spec.output.s3: {error}") from error
+        self._answered = False
+
+    @property
+    def _client(self) -> Any:
+        return self._patient if self._answered else self._hurried
 
     def put_file(self, key: str, path: Path) -> None:
         """Write a local file, large ones in parts."""
@@ -82,31 +78,34 @@ class S3Storage:
     def create(self, key: str, content: bytes) -> bool:
         """Write a small file only if the key is free (If-None-Match: *)."""
         with self._words(key, OutputNotWritable):
-            try:
-                self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=content, IfNoneMatch="*")
-            except ClientError as error:
-                if _code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
-                    # A retry after an answer that was lost meets the object that it wrote itself.
-                    return self.get_bytes(key) == content
-                raise
-        return True
+            for _ in range(_CONFLICTS):
+                try:
+                    self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=content, IfNoneMatch="*")
+                    return True
+                except ClientError as error:
+                    if code_of(error) in ("PreconditionFailed", "412"):
+                        # A retry after an answer that was lost meets the object that it wrote itself.
+                        return self._read(key) == content
+                    if code_of(error) not in ("ConditionalRequestConflict", "409"):
+                        raise
+                    # Another write is under way, and may yet fail: AWS asks to try again.
+        raise OutputNotWritable(f"{self.root.join(key)} can't be written: others write it at the same time, again and "
+                                "again")
 
     def get_bytes(self, key: str) -> bytes | None:
         """A small file's content, or None where it isn't there."""
         with self._words(key, MissingInput):
-            try:
-                content: bytes = self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"].read()
-            except ClientError as error:
-                if _code(error) in _ABSENT:
-                    return None
-                raise
-        return content
+            return self._read(key)
 
     def get_file(self, key: str, path: Path) -> None:
         """Copy a file to a local path; boto3 writes beside it and renames."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         with self._words(key, MissingInput):
-            self._client.download_file(self._bucket, self._key(key), str(path), Config=_TRANSFER)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._client.download_file(self._bucket, self._key(key), str(path), Config=_TRANSFER)
+            except OSError as error:
+                raise MissingInput(f"{self.root.join(key)} can't be copied to {path.parent}: {error.strerror}"
+                                   ) from error
 
     def keys(self, prefix: str) -> list[str]:
         """The keys that start with `prefix`, sorted."""
@@ -117,13 +116,24 @@ class S3Storage:
 
     def delete(self, keys: list[str]) -> None:
         """Remove files."""
-        with self._words(keys[0] if keys else "", OutputNotWritable):
+        if not keys:
+            return
+        with self._words(keys[0], OutputNotWritable):
             for start in range(0, len(keys), _BATCH):
                 objects = [{"Key": self._key(key)} for key in keys[start:start + _BATCH]]
                 answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
                 for fault in answer.get("Errors", ()):
                     raise OutputNotWritable(f"s3://{self._bucket}/{fault.get('Key')} can't be removed: "
-                                            f"{_REASONS.get(fault.get('Code', ''), fault.get('Code'))}")
+                                            f"{reason_of_code(fault.get('Code', ''))}")
+
+    def _read(self, key: str) -> bytes | None:
+        try:
+            content: bytes = self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"].read()
+        except ClientError as error:
+            if code_of(error) in _ABSENT:
+                return None
+            raise
+        return content
 
     def _key(self, key: str) -> str:
         if not key or key.startswith("/") or ".." in PurePosixPath(key).parts:
@@ -132,30 +142,49 @@ class S3Storage:
 
     @contextmanager
     def _words(self, key: str, kind: type[TrainerError]) -> Iterator[None]:
-        """Turn what boto3 raises into a sentence; it never holds a header, a signature or a key."""
-        place = f"s3://{self._bucket}/{self._prefix}{key}"
+        """Turn what boto3 raises into a sentence, and note that the server is there once it has answered."""
         doing = "can't be written" if kind is OutputNotWritable else "can't be read"
         try:
             yield
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise kind(f"{place} {doing}: no credentials were found; set {_KEYS}, or in a cluster "
-                       "spec.output.s3.credentialsSecretRef") from error
-        except ClientError as error:
-            raise kind(f"{place} {doing}: {_reason(error)}") from error
-        except S3UploadFailedError as error:
-            cause = error.__context__
-            why = _reason(cause) if isinstance(cause, ClientError) else type(cause or error).__name__
-            raise kind(f"{place} {doing}: {why}") from error
-        except EndpointConnectionError as error:
-            raise kind(f"{place} {doing}: {self._client.meta.endpoint_url} can't be reached; check "
-                       "spec.output.s3.endpointUrl and the network") from error
-        except BotoCoreError as error:
-            raise kind(f"{place} {doing}: {type(error).__name__} at {self._client.meta.endpoint_url}") from error
+            self._answered = True
+        except (ClientError, Boto3Error, BotoCoreError) as error:
+            self._answered = self._answered or isinstance(error, ClientError)
+            # Not "from error": its text can hold the headers of the request, session token included.
+            raise kind(f"s3://{self._bucket}/{self._prefix}{key} {doing}: "
+                       f"{reason(error, self._client.meta.endpoint_url)}") from None
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def _client(session: boto3.Session, settings: S3Spec, attempts: int, read_seconds: float) -> Any:
+    style: Literal["path", "virtual", "auto"] = "auto"
+    if settings.path_style is not None or settings.endpoint_url:
+        style = "virtual" if settings.path_style is False else "path"
+    return session.client(
+        "s3",
+        endpoint_url=settings.endpoint_url,
+        region_name=settings.region or os.environ.get("AWS_REGION") or session.region_name or "us-east-1",
+        config=Config(
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            connect_timeout=3, read_timeout=read_seconds,
+            s3={"addressing_style": style},
+            # Servers other than AWS don't all know the newer checksums.
+            request_checksum_calculation="when_required", response_checksum_validation="when_required",
+        ),
+    )
 
 
-def _reason(error: ClientError) -> str:
-    return _REASONS.get(_code(error), f"the server answered {_code(error)}")
+def _refuse_broken_credentials() -> None:
+    """Refuse credentials with a line break: they can't be sent, and HTTP libraries quote them in their complaint."""
+    for name in _CREDENTIALS:
+        value = os.environ.get(name, "")
+        if value != value.strip():
+            raise BadConfig(f"{name} has a space or a line break at its start or end, as `echo` adds one; write it "
+                            "without (in a Secret: `kubectl create secret generic --from-literal`)")
+
+
+def _refuse_credentials_in_address(endpoint: str | None) -> None:
+    """Refuse `http://user:password@host`: an address is shown in messages."""
+    for name, address in (("spec.output.s3.endpointUrl", endpoint),
+                          *((name, os.environ.get(name)) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))):
+        if address and "@" in urlsplit(address).netloc:
+            raise BadConfig(f"{name} holds a user name or password; write credentials into {_CREDENTIALS[0]} and "
+                            f"{_CREDENTIALS[1]} instead")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from finetune_api.layout import CHECKPOINT_MANIFEST, CHECKPOINTS, checkpoint_pre
 from finetune_api.messages import CheckpointManifest, PublishedFile
 from pydantic import ValidationError
 
+from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import MissingInput
 from finetune_trainer.faults import reach
 from finetune_trainer.storage import BackgroundUploader, Storage
@@ -34,12 +34,6 @@ class Identity:
     data_hash: str
     base_hash: str
     environment: dict[str, str]
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def list_files(folder: Path) -> tuple[PublishedFile, ...]:

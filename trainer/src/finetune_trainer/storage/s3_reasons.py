@@ -1,0 +1,70 @@
+"""What an S3 server or boto3 complained of, in words: no message of theirs is passed on, for some quote credentials."""
+
+from __future__ import annotations
+
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+_KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_DENIED = "access is denied; the credentials need to list, read, write and delete there"
+_REASONS = {
+    "InvalidAccessKeyId": f"the server doesn't know the access key; check {_KEYS}",
+    "SignatureDoesNotMatch": f"the secret key doesn't fit the access key; check {_KEYS}",
+    "ExpiredToken": "the credentials have expired; renew them, with AWS_SESSION_TOKEN",
+    "InvalidToken": "the session token is not valid; check AWS_SESSION_TOKEN",
+    "AccessDenied": _DENIED,
+    "403": _DENIED,
+    "NoSuchBucket": "there is no such bucket; create it, or correct its name",
+    "NoSuchKey": "no such file",
+    # An answer to HEAD has no body that could say which of the two it is.
+    "404": "no such file, or no such bucket",
+    "PermanentRedirect": "the bucket is in another region; write spec.output.s3.region",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; write spec.output.s3.region",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong",
+    "NotImplemented": "the server doesn't know this kind of request; it may be too old",
+    "QuotaExceeded": "the bucket is full",
+    "InsufficientStorage": "the server's disk is full",
+}
+
+
+def code_of(error: ClientError) -> str:
+    """The server's word for a fault, or the HTTP status where it gave none."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def reason_of_code(code: str) -> str:
+    """What a server's word for a fault means for the user."""
+    return _REASONS.get(code, f"the server answered {code}")
+
+
+def reason(error: BaseException, endpoint: str) -> str:
+    """Why a request failed and what to check, without any header, signature or key.
+
+    Args:
+        error: what boto3 raised.
+        endpoint: the server's address, without credentials in it.
+    """
+    if isinstance(error, S3UploadFailedError) and error.__context__ is not None:
+        return reason(error.__context__, endpoint)
+    if isinstance(error, ClientError):
+        return reason_of_code(code_of(error))
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return f"no credentials were found; set {_KEYS}, or in a cluster spec.output.s3.credentialsSecretRef"
+    if isinstance(error, ConnectTimeoutError | EndpointConnectionError):
+        return f"{endpoint} can't be reached; check spec.output.s3.endpointUrl and the network"
+    if isinstance(error, ReadTimeoutError):
+        return f"{endpoint} doesn't answer; check spec.output.s3.endpointUrl and the server"
+    if isinstance(error, SSLError):
+        return (f"no secure connection to {endpoint}; is it http:// rather than https://, and is its certificate known "
+                "here (AWS_CA_BUNDLE)?")
+    kind = "the connection broke" if not isinstance(error, BotoCoreError) else "the request failed"
+    return f"{kind} at {endpoint} ({type(error).__name__})"
