@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.entry import Ending, run
+from finetune_trainer.entry import Ending, quieten, run
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.watching.console import ConsoleObserver
 
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--debug", action="store_true", help="print tracebacks")
     options = parser.parse_args(arguments)
 
+    quieten()
     clock, stop = SystemClock(), StopFlag()
     stop.listen()
     console = Console()

@@ -52,7 +52,6 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
         address: host and port of `/progress` and `/metrics`; None serves nothing.
         debug: print the traceback of a failure.
     """
-    quieten()
     scratch = _new_scratch()
     state = RunState(clock, _total_rate(config, limits), limits.spent_before, config.accelerator.memory_bytes)
     metrics = MetricsLog(scratch / METRICS, clock)
@@ -113,7 +112,10 @@ def _show(error: BaseException, debug: bool) -> None:
 
 
 def quieten() -> None:
-    """Keep libraries from writing between our lines: what matters to a user is said by us."""
+    """Keep libraries from writing between our lines: what matters to a user is said by us.
+
+    To be called before torch and transformers are imported, which read these variables once.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.digests import file_digest
-from finetune_trainer.entry import run
+from finetune_trainer.entry import quieten, run
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.limits import local_limits
 from finetune_trainer.report.terminal import show_ending
@@ -43,6 +43,7 @@ def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console
     Returns:
         The exit code, one of `ExitCode`.
     """
+    quieten()
     clock, stop = SystemClock(), StopFlag()
     stop.listen()
     observer = ConsoleObserver(console, clock)

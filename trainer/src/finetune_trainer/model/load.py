@@ -88,6 +88,19 @@ def _keep_training_layout(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def keep_int8_scales(model: torch.nn.Module) -> None:
+    """Give 8-bit weights back the scales that PEFT's wrapping loses once a model has run (bitsandbytes 0.50.2).
+
+    The first forward moves a weight's values and scales into the layer's state; attaching a DoRA adapter afterwards
+    gives the weight its values again but not its scales, and the next forward takes both from the weight.
+    """
+    from bitsandbytes.nn import Linear8bitLt
+
+    for module in model.modules():
+        if isinstance(module, Linear8bitLt) and module.weight.CB is not None and module.weight.SCB is None:
+            module.weight.SCB = module.state.SCB
+
+
 def weights_digest(model: torch.nn.Module) -> str:
     """SHA-256 over the frozen weights as they are in memory, quantization constants included.
 

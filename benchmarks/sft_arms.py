@@ -1,0 +1,393 @@
+"""One arm of `sft_throughput`: the rows, a trainer to run them through, and what it took.
+
+The peers are written as their users write them; the only liberties are the same rows in the same order, and float32
+base weights loaded by the project's loader, so that every arm starts from the same numbers in memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from statistics import NormalDist, mean
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune_trainer.data.rows import TokenRow
+
+ARMS = {
+    "ours": "ours",
+    "ours-padded": "ours, packing off",
+    "ours-all-positions": "ours, every position to the head",
+    "ours-checkpointing": "ours, gradient checkpointing on",
+    "trainer": "(a) Trainer + PEFT",
+    "trainer-answers-only": "(a) with logits of answers only",
+    "trainer-no-checkpointing": "(a) without checkpointing",
+    "trainer-bf16": "(a) in bf16 autocast",
+    "trl": "(b) TRL's defaults (bf16 autocast)",
+    "trl-fp32": "(b) in float32",
+}
+QUANTIZATION = {"qlora": "nf4", "lora": "none"}
+_RANK, _ALPHA, _LEARNING_RATE = 8, 32, 1e-4
+_LONGEST = 3.5
+_ANSWER = (16, 48)
+_SAMPLE_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every arm of one comparison has to do.
+
+    Attributes:
+        model: folder of the model in safetensors, with its tokenizer.
+        method: `qlora` or `lora`.
+        mix: `equal` or `wide`.
+        mean_length: mean tokens of a row, question and answer together.
+        batch: rows per optimizer step.
+        steps: measured steps; one more, the first, is left out.
+        seed: of lengths, token ids, row order and adapter.
+    """
+
+    model: Path
+    method: str
+    mix: str
+    mean_length: int
+    batch: int
+    steps: int
+    seed: int
+
+
+def row_lengths(mix: str, count: int, mean_length: int, seed: int) -> list[int]:
+    """Tokens of each row: all the same, or log-normal with the longest 3.5 times the mean."""
+    if mix == "equal":
+        return [mean_length] * count
+    normal = [NormalDist().inv_cdf((number + 0.5) / count) for number in range(count)]
+    low, high = 0.0, 3.0
+    for _ in range(50):
+        sigma = (low + high) / 2
+        curve = [math.exp(sigma * value) for value in normal]
+        low, high = (sigma, high) if curve[-1] / mean(curve) < _LONGEST else (low, sigma)
+    lengths = [max(4, round(value * mean_length / mean(curve))) for value in curve]
+    random.Random(seed).shuffle(lengths)
+    return lengths
+
+
+def make_rows(work: Workload, vocabulary: int) -> tuple[TokenRow, ...]:
+    """Rows of random tokens in the order in which a run takes them; an answer has 16 to 48 tokens, at most half a row.
+
+    As many as the steps need, so that a run is one epoch.
+    """
+    from finetune_trainer.data.rows import TokenRow
+    from finetune_trainer.data.steps import step_rows
+
+    chance = random.Random(work.seed)
+    count = work.batch * (work.steps + 1)
+    rows = []
+    for length in row_lengths(work.mix, count, work.mean_length, work.seed):
+        answer = min(chance.randint(*_ANSWER), length // 2)
+        ids = [chance.randrange(3, vocabulary) for _ in range(length)]
+        rows.append(TokenRow(tuple(ids[:-answer]), tuple(ids[-answer:])))
+    # The project shuffles by itself: undo that here, so that rows 1 to n are those of step 1 in every arm.
+    order = [index for step in step_rows(count, work.batch, work.seed, work.steps + 1) for index in step]
+    placed: list[TokenRow] = list(rows)
+    for position, index in enumerate(order):
+        placed[index] = rows[position]
+    return tuple(placed)
+
+
+def in_step_order(rows: Sequence[TokenRow], work: Workload) -> list[TokenRow]:
+    """The rows as the project's steps take them."""
+    from finetune_trainer.data.steps import step_rows
+
+    return [rows[index] for step in step_rows(len(rows), work.batch, work.seed, work.steps + 1) for index in step]
+
+
+class MemoryPeak:
+    """Resident memory of this process, sampled every 20 ms: `loaded` and `peak`, in bytes."""
+
+    def __init__(self) -> None:
+        self.loaded = self.peak = 0
+        self._done = threading.Event()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Note what is loaded now, and the peak until the end."""
+        gc.collect()
+        # Give back what loading freed, or training would find it for nothing.
+        ctypes.CDLL(None).malloc_trim(0)
+        self.loaded = self.peak = resident_bytes()
+        thread = threading.Thread(target=self._sample, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._done.set()
+            thread.join()
+
+    def _sample(self) -> None:
+        while not self._done.wait(_SAMPLE_SECONDS):
+            self.peak = max(self.peak, resident_bytes())
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+class StepLog:
+    """When each step ended (seconds, monotonic) and its loss; an observer of ours."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.losses: list[float] = []
+
+    def on_step(self, report: Any, message: Any) -> None:
+        """A step of ours is done."""
+        self.ends.append(time.monotonic())
+        self.losses.append(report.loss)
+
+    def on_stage(self, stage: Any) -> None:
+        """Nothing."""
+
+    def on_answers(self, answered: int, total: int) -> None:
+        """Nothing."""
+
+    def on_note(self, text: str) -> None:
+        """Nothing."""
+
+
+def run_arm(arm: str, work: Workload) -> dict[str, Any]:
+    """Run one arm in this process.
+
+    Returns:
+        tokens and seconds of the measured steps, tokens per second, bytes resident with the model loaded and at the
+        peak above that, the share of padding in its micro-batches, its losses, and a digest of the base weights.
+    """
+    from finetune_trainer.entry import quieten
+
+    quieten()
+    # Everything is imported before the memory that counts as loaded is read, whoever needs it.
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    import trl  # noqa: F401
+    from finetune_api.spec.method import Quantization
+    from finetune_api.spec.training import Precision
+    from finetune_trainer.model.device import choose_device
+    from finetune_trainer.model.files import ModelFiles
+    from finetune_trainer.model.load import load_model, load_tokenizer, weights_digest
+
+    device = choose_device(Precision.AUTO, wants_gpu=False)
+    files = ModelFiles(work.model, "")
+    tokenizer = load_tokenizer(files)
+    tokenizer.padding_side = "right"
+    # The project's loader also keeps bitsandbytes from repacking NF4 weights (support_avx512bf16_for_cpu = False).
+    model = load_model(files, Quantization(QUANTIZATION[work.method]), device)
+    rows = make_rows(work, min(model.config.get_text_config().vocab_size, len(tokenizer)))
+    # Reads every weight, so that none of them is still on disk when memory is first measured.
+    digest = weights_digest(model)
+    log, memory = StepLog(), MemoryPeak()
+    with tempfile.TemporaryDirectory(prefix="sft-throughput-") as scratch, memory.watched():
+        if arm.startswith("ours"):
+            padding = _ours(arm, work, model, tokenizer, rows, log, Path(scratch))
+        elif arm.startswith("trl"):
+            padding = _trl(arm, work, model, tokenizer, rows, log, scratch)
+        else:
+            padding = _trainer(arm, work, model, tokenizer, rows, log, scratch)
+    tokens = sum(len(row) for row in in_step_order(rows, work)[work.batch:])
+    seconds = log.ends[-1] - log.ends[0]
+    return {
+        "arm": arm, "tokens": tokens, "seconds": round(seconds, 3), "tokensPerSecond": round(tokens / seconds, 2),
+        "loadedBytes": memory.loaded, "peakBytes": memory.peak - memory.loaded, "padding": round(padding, 4),
+        "losses": log.losses, "baseSha256": digest,
+    }
+
+
+def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[TokenRow, ...], log: StepLog,
+          scratch: Path) -> float:
+    """The project's own path: a TrainingRun with a throw-away local output, as `pipeline.run_attempt` makes it."""
+    from finetune_api.layout import METRICS
+    from finetune_api.loading import parse_job
+    from finetune_api.messages import Limits, Stage
+    from finetune_api.resolve import resolve_defaults
+    from finetune_trainer.clock import SystemClock
+    from finetune_trainer.data.rows import PreparedData
+    from finetune_trainer.data.steps import Layout, lay_out, step_rows
+    from finetune_trainer.limits import LimitsFile
+    from finetune_trainer.methods import METHODS
+    from finetune_trainer.model.device import choose_device, make_deterministic
+    from finetune_trainer.stopping import StopFlag
+    from finetune_trainer.storage import BackgroundUploader, open_storage
+    from finetune_trainer.training import sft
+    from finetune_trainer.training.checkpoints import CheckpointStore, Identity
+    from finetune_trainer.training.run import TrainingRun
+    from finetune_trainer.watching.metrics_log import MetricsLog
+    from finetune_trainer.watching.state import RunState
+
+    spec = resolve_defaults(parse_job({
+        "apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "throughput"},
+        "spec": {
+            "model": {"source": f"file://{work.model}"},
+            "dataset": {"source": "file:///made-up.jsonl", "prompt": "{{ prompt }}", "completion": "{{ answer }}"},
+            "output": {"uri": f"file://{scratch}/output"},
+            "method": {"type": "LoRA", "quantization": QUANTIZATION[work.method],
+                       "lora": {"rank": _RANK, "alpha": _ALPHA}},
+            "training": {"maxSteps": work.steps + 1, "batchSize": work.batch, "maxLength": 8 * work.mean_length,
+                         "learningRate": _LEARNING_RATE, "scheduler": "constant", "warmup": 0, "seed": work.seed,
+                         "packing": arm != "ours-padded",
+                         "gradientCheckpointing": "enabled" if arm == "ours-checkpointing" else "auto"},
+        },
+    }).spec)
+    if arm == "ours-all-positions":
+        sft.AnswersOnly = lambda causal_model: None  # type: ignore[assignment,misc]
+    device, clock = choose_device(spec.training.precision, wants_gpu=False), SystemClock()
+    make_deterministic(device)
+    metrics = MetricsLog(scratch / METRICS, clock)
+    state = RunState(clock, Decimal(0), observers=(log, metrics))
+    state.enter(Stage.TRAINING)
+    storage = open_storage(spec.output.uri, spec.output.s3)
+    with BackgroundUploader() as uploader:
+        trained = METHODS[spec.method.type](TrainingRun(
+            spec=spec, model=model, tokenizer=tokenizer,
+            data=PreparedData(train=rows, train_answers=(), held_out=(), findings=(), counts={}), device=device,
+            identity=Identity("0" * 64, "0" * 64, "0" * 64, {}),
+            checkpoints=CheckpointStore(storage, "throughput", 1, uploader, state.note), uploader=uploader, state=state,
+            metrics=metrics, limits=LimitsFile(None, Limits()), reserve=Decimal(0), stop=StopFlag(), scratch=scratch,
+            clock=clock,
+        ))
+        uploader.drain()
+    layout = Layout(trained.micro_batch_size, spec.training.packing, model.config.get_text_config().hidden_size)
+    lengths = [len(row) for row in rows]
+    slots = 0
+    for indices in list(step_rows(len(rows), work.batch, work.seed, work.steps + 1))[1:]:
+        for lines in lay_out(indices, lengths, layout):
+            slots += len(lines) * max(sum(lengths[index] for index in line) for line in lines)
+    return 1 - sum(len(row) for row in in_step_order(rows, work)[work.batch:]) / slots
+
+
+def _padded_to_longest(rows: Sequence[TokenRow], work: Workload) -> float:
+    """Share of padding where every batch is as wide as its longest row; the first batch is left out."""
+    lengths = [len(row) for row in in_step_order(rows, work)[work.batch:]]
+    batches = [lengths[start:start + work.batch] for start in range(0, len(lengths), work.batch)]
+    return 1 - sum(lengths) / sum(len(batch) * max(batch) for batch in batches)
+
+
+def _columns(rows: Sequence[TokenRow], work: Workload) -> dict[str, list[list[int]]]:
+    ordered = in_step_order(rows, work)
+    return {
+        "input_ids": [list(row.prompt + row.answer) for row in ordered],
+        "attention_mask": [[1] * len(row) for row in ordered],
+        "labels": [[-100] * len(row.prompt) + list(row.answer) for row in ordered],
+    }
+
+
+def _common_arguments(work: Workload, scratch: str) -> dict[str, Any]:
+    """What both peers are told: the batch (which is also both libraries' default of 8 rows), and to be quiet."""
+    return {
+        "output_dir": scratch, "max_steps": work.steps + 1, "per_device_train_batch_size": work.batch,
+        "learning_rate": _LEARNING_RATE, "lr_scheduler_type": "constant", "train_sampling_strategy": "sequential",
+        "use_cpu": True, "seed": work.seed, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
+        "disable_tqdm": True, "dataloader_pin_memory": False,
+    }
+
+
+def _lora_config(model: Any) -> Any:
+    from finetune_trainer.model.targets import target_modules
+    from peft import LoraConfig
+
+    return LoraConfig(r=_RANK, lora_alpha=_ALPHA, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+                      target_modules=target_modules(model, None, "model"))
+
+
+def _callback(log: StepLog) -> Any:
+    from transformers import TrainerCallback
+
+    class EndOfStep(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            log.ends.append(time.monotonic())
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                log.losses.append(logs["loss"])
+
+    return EndOfStep()
+
+
+def _trainer(arm: str, work: Workload, model: Any, tokenizer: Any, rows: Sequence[TokenRow], log: StepLog,
+             scratch: str) -> float:
+    """(a): transformers' Trainer and PEFT as scripts of 2024 had them.
+
+    One batch a step, padded to its longest row by DataCollatorForSeq2Seq with -100 as label padding; the model
+    computes the loss from the logits of every position. For nf4 `prepare_model_for_kbit_training` switches gradient
+    checkpointing on; for LoRA the scripts did so by hand, with the input gradients that it needs.
+    """
+    from datasets import Dataset
+    from finetune_trainer.training.answers_only import AnswersOnly
+    from peft import get_peft_model, prepare_model_for_kbit_training
+    from torch.nn.functional import cross_entropy
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
+
+    checkpointing = arm != "trainer-no-checkpointing"
+    if work.method == "qlora":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
+    elif checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    model = get_peft_model(model, _lora_config(model))
+
+    class AnswersTrainer(Trainer):
+        narrow = AnswersOnly(model.get_base_model()) if arm == "trainer-answers-only" else None
+
+        def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
+                         num_items_in_batch: Any = None) -> Any:
+            if self.narrow is None:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            with self.narrow.narrowed(inputs) as narrowed:
+                wanted = narrowed.pop("shift_labels")
+                logits = model(**narrowed).logits
+            return cross_entropy(logits[0].float(), wanted[0], reduction="sum") / num_items_in_batch
+
+    trainer = AnswersTrainer(
+        model=model,
+        args=TrainingArguments(**_common_arguments(work, scratch), bf16=arm == "trainer-bf16"),
+        train_dataset=Dataset.from_dict(_columns(rows, work)),
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
+        callbacks=[_callback(log)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return _padded_to_longest(rows, work)
+
+
+def _trl(arm: str, work: Workload, model: Any, tokenizer: Any, rows: Sequence[TokenRow], log: StepLog,
+         scratch: str) -> float:
+    """(b): TRL's SFTTrainer at its defaults: bf16 autocast, gradient checkpointing, padding, its loss without the full
+    logits, maxLength 1024 (no row is that long). Only `trl-fp32` changes one of them.
+    """
+    from datasets import Dataset
+    from transformers.trainer_callback import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    precision = {"bf16": False} if arm == "trl-fp32" else {}
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(**_common_arguments(work, scratch), **precision,
+                       dataset_kwargs={"skip_prepare_dataset": True}),
+        train_dataset=Dataset.from_dict(_columns(rows, work)),
+        processing_class=tokenizer,
+        peft_config=_lora_config(model),
+        callbacks=[_callback(log)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return _padded_to_longest(rows, work)
