@@ -145,15 +145,21 @@ def resident_bytes() -> int:
 
 
 class StepLog:
-    """When each step ended (seconds, monotonic) and its loss; an observer of ours."""
+    """When each step ended (seconds: monotonic, and of this process' CPU) and its loss; an observer of ours."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
+        self.cpu: list[float] = []
         self.losses: list[float] = []
+
+    def step_ended(self) -> None:
+        """Note the time."""
+        self.ends.append(time.monotonic())
+        self.cpu.append(time.process_time())
 
     def on_step(self, report: Any, message: Any) -> None:
         """A step of ours is done."""
-        self.ends.append(time.monotonic())
+        self.step_ended()
         self.losses.append(report.loss)
 
     def on_stage(self, stage: Any) -> None:
@@ -179,6 +185,7 @@ def run_arm(arm: str, work: Workload) -> dict[str, Any]:
     # Everything is imported before the memory that counts as loaded is read, whoever needs it.
     import datasets  # noqa: F401
     import peft  # noqa: F401
+    import torch
     import trl  # noqa: F401
     from finetune_api.spec.method import Quantization
     from finetune_api.spec.training import Precision
@@ -206,7 +213,8 @@ def run_arm(arm: str, work: Workload) -> dict[str, Any]:
     tokens = sum(len(row) for row in in_step_order(rows, work)[work.batch:])
     seconds = log.ends[-1] - log.ends[0]
     return {
-        "arm": arm, "tokens": tokens, "seconds": round(seconds, 3), "tokensPerSecond": round(tokens / seconds, 2),
+        "arm": arm, "tokens": tokens, "seconds": round(seconds, 3), "cpuSeconds": round(log.cpu[-1] - log.cpu[0], 3),
+        "threads": torch.get_num_threads(), "tokensPerSecond": round(tokens / seconds, 2),
         "loadedBytes": memory.loaded, "peakBytes": memory.peak - memory.loaded, "padding": round(padding, 4),
         "losses": log.losses, "baseSha256": digest,
     }
@@ -313,7 +321,7 @@ def _callback(log: StepLog) -> Any:
 
     class EndOfStep(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            log.ends.append(time.monotonic())
+            log.step_ended()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             if logs and "loss" in logs:
