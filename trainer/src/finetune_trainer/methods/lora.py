@@ -9,7 +9,6 @@ from finetune_api.spec.method import LoraSpec
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import set_seed
 
-from finetune_trainer.model.load import keep_int8_scales
 from finetune_trainer.model.targets import target_modules
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.training.sft import train_adapter
@@ -36,6 +35,4 @@ def attach(run: TrainingRun, settings: LoraSpec, field: str, dora: bool = False)
         task_type="CAUSAL_LM",
     )
     # autocast_adapter_dtype keeps the adapter in float32 whatever the base computes in.
-    model = get_peft_model(run.model, config, autocast_adapter_dtype=True)
-    keep_int8_scales(model)
-    return model
+    return get_peft_model(run.model, config, autocast_adapter_dtype=True)

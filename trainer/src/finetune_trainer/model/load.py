@@ -76,29 +76,30 @@ def _quantization_config(quantization: Quantization, device: Device) -> BitsAndB
 
 
 def _keep_training_layout(model: PreTrainedModel) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+    """Keep quantized layers fit for training after an evaluation.
 
-    It does so at the first forward in eval mode, for speed at inference, and stays so: what trains on the repacked
-    weights afterwards reads garbage, without an error (bitsandbytes 0.50.2).
+    On CPUs with AVX512-BF16 bitsandbytes repacks 4-bit weights at the first forward in eval mode, for speed at
+    inference, and stays so: what trains on the repacked weights afterwards reads garbage, without an error
+    (bitsandbytes 0.50.2).
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+        elif isinstance(module, Linear8bitLt):
+            module.register_forward_pre_hook(_keep_int8_scales)
 
 
-def keep_int8_scales(model: torch.nn.Module) -> None:
-    """Give 8-bit weights back the scales that PEFT's wrapping loses once a model has run (bitsandbytes 0.50.2).
+def _keep_int8_scales(module: Any, arguments: Any) -> None:
+    """Give an 8-bit weight back the scales that it loses when a model that has run is moved or wrapped.
 
-    The first forward moves a weight's values and scales into the layer's state; attaching a DoRA adapter afterwards
-    gives the weight its values again but not its scales, and the next forward takes both from the weight.
+    The first forward moves a weight's values and scales into the layer's state. Module.to, which PEFT and accelerate
+    call, gives the weight its values again but not its scales, and the next forward takes both from the weight
+    (bitsandbytes 0.50.2).
     """
-    from bitsandbytes.nn import Linear8bitLt
-
-    for module in model.modules():
-        if isinstance(module, Linear8bitLt) and module.weight.CB is not None and module.weight.SCB is None:
-            module.weight.SCB = module.state.SCB
+    if module.weight.CB is not None and module.weight.SCB is None:
+        module.weight.SCB = module.state.SCB
 
 
 def weights_digest(model: torch.nn.Module) -> str:
