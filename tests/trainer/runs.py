@@ -47,11 +47,10 @@ def workshop(folder: Path, rows: int = 40) -> Path:
 class Running:
     """A run that goes on."""
 
-    def __init__(self, folder: Path, port: int | None = None, fault: str = "", **sections: dict) -> None:
-        self._log = folder / "log.txt"
+    def __init__(self, job: dict, log: Path, port: int | None = None, fault: str = "") -> None:
+        self._log = log
         environment = {**os.environ, "FINETUNE_FAULT": fault}
-        self.process = _PROCESSES.Process(target=_child, args=(tiny_job(folder, **sections), environment, self._log,
-                                                               port))
+        self.process = _PROCESSES.Process(target=_child, args=(job, environment, log, port))
         self.process.start()
 
     def wait(self, seconds: float = SECONDS) -> Run:
@@ -64,8 +63,8 @@ class Running:
 
 
 def run(folder: Path, fault: str = "", **sections: dict) -> Run:
-    """Run a job to its end, with a fault if one is wanted."""
-    return Running(folder, fault=fault, **sections).wait()
+    """Run the tiny job to its end, with sections changed, and with a fault if one is wanted."""
+    return Running(tiny_job(folder, **sections), folder / "log.txt", fault=fault).wait()
 
 
 def _child(job: dict, environment: dict[str, str], log: Path, port: int | None) -> None:

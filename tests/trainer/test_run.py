@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 
+from tests.models import tiny_job
 from tests.s3 import free_ports
 from tests.trainer.runs import LORA, METHODS, Running, manifest, published, run, workshop
 
@@ -134,7 +135,7 @@ def test_sigterm_checkpoints_ends_with_75_and_the_next_run_is_the_same_to_the_bi
     sections = {"training": {"maxSteps": 400, "checkpointEvery": 390}, "method": LORA}
     stopped = workshop(tmp_path / "stopped")
     (port,) = free_ports(1)
-    running = Running(stopped, port, **sections)
+    running = Running(tiny_job(stopped, **sections), stopped / "log.txt", port)
     _until(running, port, lambda message: message.get("progress", {}).get("step", 0) >= 5)
     metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
     assert 'finetune_trainer_step{job="tiny",namespace="default"}' in metrics
