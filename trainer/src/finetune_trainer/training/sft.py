@@ -24,7 +24,7 @@ from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loop import LoopCallback
 from finetune_trainer.training.run import Trained, TrainingRun
 
-_CPU_MICRO_TOKENS = 2048
+_CPU_MICRO_TOKENS = 256
 _GPU_MICRO_TOKENS = 16_384
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 METRICS_COPY = "metrics.jsonl"
