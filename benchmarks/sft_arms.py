@@ -6,20 +6,14 @@ base weights loaded by the project's loader, so that every arm starts from the s
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import math
-import random
 import tempfile
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from statistics import NormalDist, mean
 from typing import TYPE_CHECKING, Any
+
+from meters import MemoryPeak, StepLog
+from sft_rows import Workload, in_step_order, make_rows, padding_of_layout, padding_to_longest
 
 if TYPE_CHECKING:
     from finetune_trainer.data.rows import TokenRow
@@ -27,6 +21,7 @@ if TYPE_CHECKING:
 ARMS = {
     "ours": "ours",
     "ours-padded": "ours, packing off",
+    "ours-one-pass": "ours, the step in one forward pass",
     "ours-all-positions": "ours, every position to the head",
     "ours-checkpointing": "ours, gradient checkpointing on",
     "trainer": "(a) Trainer + PEFT",
@@ -38,138 +33,6 @@ ARMS = {
 }
 QUANTIZATION = {"qlora": "nf4", "lora": "none"}
 _RANK, _ALPHA, _LEARNING_RATE = 8, 32, 1e-4
-_LONGEST = 3.5
-_ANSWER = (16, 48)
-_SAMPLE_SECONDS = 0.02
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What every arm of one comparison has to do.
-
-    Attributes:
-        model: folder of the model in safetensors, with its tokenizer.
-        method: `qlora` or `lora`.
-        mix: `equal` or `wide`.
-        mean_length: mean tokens of a row, question and answer together.
-        batch: rows per optimizer step.
-        steps: measured steps; one more, the first, is left out.
-        seed: of lengths, token ids, row order and adapter.
-    """
-
-    model: Path
-    method: str
-    mix: str
-    mean_length: int
-    batch: int
-    steps: int
-    seed: int
-
-
-def row_lengths(mix: str, count: int, mean_length: int, seed: int) -> list[int]:
-    """Tokens of each row: all the same, or log-normal with the longest 3.5 times the mean."""
-    if mix == "equal":
-        return [mean_length] * count
-    normal = [NormalDist().inv_cdf((number + 0.5) / count) for number in range(count)]
-    low, high = 0.0, 3.0
-    for _ in range(50):
-        sigma = (low + high) / 2
-        curve = [math.exp(sigma * value) for value in normal]
-        low, high = (sigma, high) if curve[-1] / mean(curve) < _LONGEST else (low, sigma)
-    lengths = [max(4, round(value * mean_length / mean(curve))) for value in curve]
-    random.Random(seed).shuffle(lengths)
-    return lengths
-
-
-def make_rows(work: Workload, vocabulary: int) -> tuple[TokenRow, ...]:
-    """Rows of random tokens in the order in which a run takes them; an answer has 16 to 48 tokens, at most half a row.
-
-    As many as the steps need, so that a run is one epoch.
-    """
-    from finetune_trainer.data.rows import TokenRow
-    from finetune_trainer.data.steps import step_rows
-
-    chance = random.Random(work.seed)
-    count = work.batch * (work.steps + 1)
-    rows = []
-    for length in row_lengths(work.mix, count, work.mean_length, work.seed):
-        answer = min(chance.randint(*_ANSWER), length // 2)
-        ids = [chance.randrange(3, vocabulary) for _ in range(length)]
-        rows.append(TokenRow(tuple(ids[:-answer]), tuple(ids[-answer:])))
-    # The project shuffles by itself: undo that here, so that rows 1 to n are those of step 1 in every arm.
-    order = [index for step in step_rows(count, work.batch, work.seed, work.steps + 1) for index in step]
-    placed: list[TokenRow] = list(rows)
-    for position, index in enumerate(order):
-        placed[index] = rows[position]
-    return tuple(placed)
-
-
-def in_step_order(rows: Sequence[TokenRow], work: Workload) -> list[TokenRow]:
-    """The rows as the project's steps take them."""
-    from finetune_trainer.data.steps import step_rows
-
-    return [rows[index] for step in step_rows(len(rows), work.batch, work.seed, work.steps + 1) for index in step]
-
-
-class MemoryPeak:
-    """Resident memory of this process, sampled every 20 ms: `loaded` and `peak`, in bytes."""
-
-    def __init__(self) -> None:
-        self.loaded = self.peak = 0
-        self._done = threading.Event()
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Note what is loaded now, and the peak until the end."""
-        gc.collect()
-        # Give back what loading freed, or training would find it for nothing.
-        ctypes.CDLL(None).malloc_trim(0)
-        self.loaded = self.peak = resident_bytes()
-        thread = threading.Thread(target=self._sample, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._done.set()
-            thread.join()
-
-    def _sample(self) -> None:
-        while not self._done.wait(_SAMPLE_SECONDS):
-            self.peak = max(self.peak, resident_bytes())
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
-
-
-class StepLog:
-    """When each step ended (seconds: monotonic, and of this process' CPU) and its loss; an observer of ours."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-        self.cpu: list[float] = []
-        self.losses: list[float] = []
-
-    def step_ended(self) -> None:
-        """Note the time."""
-        self.ends.append(time.monotonic())
-        self.cpu.append(time.process_time())
-
-    def on_step(self, report: Any, message: Any) -> None:
-        """A step of ours is done."""
-        self.step_ended()
-        self.losses.append(report.loss)
-
-    def on_stage(self, stage: Any) -> None:
-        """Nothing."""
-
-    def on_answers(self, answered: int, total: int) -> None:
-        """Nothing."""
-
-    def on_note(self, text: str) -> None:
-        """Nothing."""
 
 
 def run_arm(arm: str, work: Workload) -> dict[str, Any]:
@@ -229,7 +92,7 @@ def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[Toke
     from finetune_api.resolve import resolve_defaults
     from finetune_trainer.clock import SystemClock
     from finetune_trainer.data.rows import PreparedData
-    from finetune_trainer.data.steps import Layout, lay_out, step_rows
+    from finetune_trainer.data.steps import Layout
     from finetune_trainer.limits import LimitsFile
     from finetune_trainer.methods import METHODS
     from finetune_trainer.model.device import choose_device, make_deterministic
@@ -252,6 +115,7 @@ def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[Toke
             "training": {"maxSteps": work.steps + 1, "batchSize": work.batch, "maxLength": 8 * work.mean_length,
                          "learningRate": _LEARNING_RATE, "scheduler": "constant", "warmup": 0, "seed": work.seed,
                          "packing": arm != "ours-padded",
+                         **({"microBatchSize": work.batch} if arm == "ours-one-pass" else {}),
                          "gradientCheckpointing": "enabled" if arm == "ours-checkpointing" else "auto"},
         },
     }).spec)
@@ -274,19 +138,7 @@ def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[Toke
         ))
         uploader.drain()
     layout = Layout(trained.micro_batch_size, spec.training.packing, model.config.get_text_config().hidden_size)
-    lengths = [len(row) for row in rows]
-    slots = 0
-    for indices in list(step_rows(len(rows), work.batch, work.seed, work.steps + 1))[1:]:
-        for lines in lay_out(indices, lengths, layout):
-            slots += len(lines) * max(sum(lengths[index] for index in line) for line in lines)
-    return 1 - sum(len(row) for row in in_step_order(rows, work)[work.batch:]) / slots
-
-
-def _padded_to_longest(rows: Sequence[TokenRow], work: Workload) -> float:
-    """Share of padding where every batch is as wide as its longest row; the first batch is left out."""
-    lengths = [len(row) for row in in_step_order(rows, work)[work.batch:]]
-    batches = [lengths[start:start + work.batch] for start in range(0, len(lengths), work.batch)]
-    return 1 - sum(lengths) / sum(len(batch) * max(batch) for batch in batches)
+    return padding_of_layout(rows, work, layout)
 
 
 def _columns(rows: Sequence[TokenRow], work: Workload) -> dict[str, list[list[int]]]:
@@ -374,7 +226,7 @@ def _trainer(arm: str, work: Workload, model: Any, tokenizer: Any, rows: Sequenc
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return _padded_to_longest(rows, work)
+    return padding_to_longest(rows, work)
 
 
 def _trl(arm: str, work: Workload, model: Any, tokenizer: Any, rows: Sequence[TokenRow], log: StepLog,
@@ -398,4 +250,4 @@ def _trl(arm: str, work: Workload, model: Any, tokenizer: Any, rows: Sequence[To
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return _padded_to_longest(rows, work)
+    return padding_to_longest(rows, work)

@@ -21,7 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sft_arms import ARMS, QUANTIZATION, Workload, run_arm
+from sft_arms import ARMS, QUANTIZATION, run_arm
+from sft_rows import Workload
 
 MIXES = ("equal", "wide")
 MAIN_ARMS = ("ours", "trainer", "trl")
@@ -119,7 +120,8 @@ def _measure(work: Workload, repeats: int, ablations: Sequence[str]) -> Results:
             result = _run(arm, work)
             results.setdefault(arm, []).append(result)
             print(f"  {work.method} {work.mix} {arm}: {result['tokensPerSecond']:.0f} tokens/s, "
-                  f"{result['peakBytes'] / _MIB:.0f} MiB", file=sys.stderr, flush=True)
+                  f"{result['peakBytes'] / _MIB:.0f} MiB, "
+                  f"{result['tokens'] / result['cpuSeconds']:.1f} tokens per CPU second", file=sys.stderr, flush=True)
     bases = {result["baseSha256"] for runs in results.values() for result in runs}
     assert len(bases) == 1, "the arms did not start from the same weights"
     return results
@@ -145,16 +147,22 @@ def _peak(runs: Sequence[Mapping[str, Any]]) -> float:
     return median(run["peakBytes"] for run in runs)
 
 
+def _busy(runs: Sequence[Mapping[str, Any]]) -> float:
+    """CPU time as a share of threads times wall time: what is well below 1 waited for others on this machine."""
+    return median(run["cpuSeconds"] / (run["seconds"] * run["threads"]) for run in runs)
+
+
 def _show(title: str, work: Workload, results: Results, ablations: Sequence[str]) -> None:
     """One line an arm; the ratios of an ablation are to the arm that it is a variant of."""
     print(f"\n{title}: {work.batch} rows a step of {work.mean_length} tokens on average, {work.steps} steps")
-    print(f"{'arm':<36}{'tokens/s':>9}{'ratio':>7}{'peak MiB':>10}{'ratio':>7}{'padding':>9}{'loss':>8}  ratio to")
+    print(f"{'arm':<36}{'tokens/s':>9}{'ratio':>7}{'peak MiB':>10}{'ratio':>7}{'padding':>9}{'loss':>8}{'busy':>6}"
+          "  ratio to")
     for arm in (*MAIN_ARMS, *ablations):
         runs = results[arm]
         parent = "trainer" if arm in MAIN_ARMS else arm.partition("-")[0]
         print(f"{ARMS[arm]:<36}{_speed(runs):>9.1f}{_speed(runs) / _speed(results[parent]):>7.2f}"
               f"{_peak(runs) / _MIB:>10.0f}{_peak(runs) / _peak(results[parent]):>7.2f}{runs[0]['padding']:>9.0%}"
-              f"{runs[0]['losses'][0]:>8.3f}  {ARMS[parent].partition(' ')[0]}")
+              f"{runs[0]['losses'][0]:>8.3f}{_busy(runs):>6.0%}  {ARMS[parent].partition(' ')[0]}")
     print(flush=True)
 
 
