@@ -43,7 +43,7 @@ class GateSpec(ApiModel):
 class ReferenceSpec(ApiModel):
     """A model to compare with, behind an OpenAI-compatible endpoint: it answers the same held-out questions."""
 
-    url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$", max_length=1024)]
+    url: Annotated[str, Field(pattern=r"^https?://[^\s?#@]+$", max_length=1024)]
     """Base address of the endpoint, such as `https://api.openai.com/v1`."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
