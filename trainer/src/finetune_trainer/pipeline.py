@@ -203,13 +203,12 @@ def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: 
 
 def _result(facts: RunFacts, trained: Trained, state: RunState) -> Result:
     before = facts.before
-    verdict = judge(facts.run.spec.evaluation.gate, before.scores if before else None, facts.after.scores)
-    if verdict and not verdict.passed:
-        outcome, words = Outcome.QUALITY_GATE, f"{verdict.words}; the adapter is published all the same"
-    elif trained.stopped_early:
-        outcome, words = Outcome.STOPPED_EARLY, f"{trained.stopped_early}; what was learnt until then is published"
-    else:
-        outcome, words = Outcome.SUCCEEDED, f"trained {trained.step} steps and published the adapter"
+    outcome = facts.outcome
+    words = {
+        Outcome.QUALITY_GATE: f"{facts.gate}; the adapter is published all the same",
+        Outcome.STOPPED_EARLY: f"{trained.stopped_early}; what was learnt until then is published",
+        Outcome.SUCCEEDED: f"trained {trained.step} steps and published the adapter",
+    }[outcome]
     return Result(
         outcome=outcome, message=words, step=trained.step, total_steps=trained.total_steps,
         resumed_from_step=trained.resumed_from_step, checkpoint_step=state.checkpoint_step,

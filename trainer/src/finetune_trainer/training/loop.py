@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
+from finetune_api.layout import METRICS
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune_trainer.errors import Diverged
@@ -97,7 +98,7 @@ class LoopCallback(TrainerCallback):
             return
         folder = self.trainer.write_checkpoint()
         if self._run.metrics.path.exists():
-            shutil.copyfile(self._run.metrics.path, folder / "metrics.jsonl")
+            shutil.copyfile(self._run.metrics.path, folder / METRICS)
         self._run.checkpoints.save(folder, step, self._run.identity, self._run.state.trained_seconds())
         self._saved_step = step
 

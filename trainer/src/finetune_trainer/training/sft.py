@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from finetune_api.layout import METRICS
 from finetune_api.spec.training import Toggle
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -19,6 +20,7 @@ from trl import SFTConfig, SFTTrainer
 from finetune_trainer.data.collate import collate
 from finetune_trainer.data.steps import Layout, lay_out, step_rows, total_steps
 from finetune_trainer.errors import OutOfMemory, StopRequested
+from finetune_trainer.export import ADAPTER_WEIGHTS
 from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loop import LoopCallback
@@ -26,8 +28,6 @@ from finetune_trainer.training.run import Trained, TrainingRun
 
 _CPU_MICRO_TOKENS = 256
 _GPU_MICRO_TOKENS = 16_384
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-METRICS_COPY = "metrics.jsonl"
 
 
 def train_adapter(run: TrainingRun, model: PeftModel) -> Trained:
@@ -50,7 +50,7 @@ def train_adapter(run: TrainingRun, model: PeftModel) -> Trained:
         run.state.resumed_from_step = run.state.checkpoint_step = start
         run.state.seconds_before = found.trained_seconds
         run.limits.account_for(found.trained_seconds)
-        run.metrics.resume(folder / METRICS_COPY)
+        run.metrics.resume(folder / METRICS)
     micro = training.micro_batch_size or _first_micro_batch(run)
     reason: str | None = None
     step = start
