@@ -214,3 +214,9 @@ def test_a_long_value_is_shown_shortened():
     (error,) = errors_of(document(model={"source": "x" * 500}))
     assert len(error.value) == 80
     assert error.value.endswith("…")
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown():
+    (error,) = errors_of(document(output={"uri": "s3://bucket/runs", "s3": {"endpointUrl": "http://me:word@host:9"}}))
+    assert error.path == "spec.output.s3.endpointUrl"
+    assert error.value == '"http://…@host:9"'

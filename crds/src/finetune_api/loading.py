@@ -19,6 +19,7 @@ from finetune_api.rules import broken_rules
 from finetune_api.spec.job import KIND, FineTuneJob
 
 _SHOWN = 80
+_USER_INFO = re.compile(r"//[^/\s\"]*@")
 _LARGEST = 4 * 1024 * 1024
 
 
@@ -182,6 +183,7 @@ def _shown(value: Any) -> str | None:
     if value is None:
         return None
     text = json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace").decode()
+    text = _USER_INFO.sub("//…@", text)  # A password in an address must not end in a log.
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
