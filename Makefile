@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := crds trainer cli
+SOURCES := crds operator trainer cli
 
 .PHONY: demo test check generate constraints setup clean
 .DEFAULT_GOAL := help
@@ -45,7 +45,7 @@ test: $(INSTALLED) ## Run every test
 
 constraints: $(INSTALLED) ## Resolve the newest versions that fit, without registry addresses
 	$(BIN)/uv pip compile --quiet --upgrade --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-		--group dev $(addsuffix /pyproject.toml,$(SOURCES)) $(addprefix --no-emit-package finetune-,api trainer cli) \
+		--group dev $(addsuffix /pyproject.toml,$(SOURCES)) $(addprefix --no-emit-package finetune-,api operator trainer cli) \
 		-o constraints.txt
 
 clean: ## Remove the environment and everything that was built

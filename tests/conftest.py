@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+pytest_plugins = ["tests.cluster.fixtures"]
+
 # Nothing in a test may reach for the network; set before transformers or datasets are imported.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TQDM_DISABLE="1",
                   HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")

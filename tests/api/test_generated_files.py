@@ -25,7 +25,7 @@ STRUCTURAL = {
     "type", "description", "format", "default", "enum", "pattern", "minimum", "maximum", "exclusiveMinimum",
     "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "required",
     "items", "properties", "additionalProperties", "anyOf", "nullable", "x-kubernetes-int-or-string",
-    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-preserve-unknown-fields", "x-kubernetes-validations",
 }
 EXCLUSIVE = ["dataset.prompt", "dataset.completion", "dataset.messages", "dataset.evaluationSplit",
              "dataset.evaluationFraction", "training.epochs", "training.maxSteps", "method.lora", "method.dora"]

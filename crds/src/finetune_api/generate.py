@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from finetune_api.base import GROUP, VERSION
+from finetune_api.rules import FIXED_SECTIONS, RULES, STORED_RULES
 from finetune_api.spec.job import KIND, FineTuneJob, FineTuneJobSpec, Metadata
 from finetune_api.status import FineTuneJobStatus
 
@@ -85,6 +86,41 @@ def _default(value: Any) -> Any:
     return None if value in ([], "auto") else value
 
 
+def _with_rules(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec's schema with every rule as CEL, at its section."""
+    for rule in (*RULES, *STORED_RULES):
+        node = spec
+        for key in rule.section.split(".")[1:]:
+            node = node["properties"][key]
+        node.setdefault("x-kubernetes-validations", []).append(
+            {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"})
+    return spec
+
+
+def _lifecycle_rules() -> list[dict[str, Any]]:
+    """What may not change once the job has started.
+
+    Such a rule sees the status only at the root. It is written section by section, for CEL's cost limit, and passes
+    wherever the sections stay as they are: a status write or the removal of a finalizer must never be refused.
+    """
+    started = "has(oldSelf.status) && has(oldSelf.status.startTime)"
+    fixed = [
+        {
+            "rule": f"!({started}) || (has(self.spec.{name}) == has(oldSelf.spec.{name}) && "
+                    f"(!has(self.spec.{name}) || self.spec.{name} == oldSelf.spec.{name}))",
+            "message": f"the job has started: spec.{name} can't change any more (only runPolicy and budget can); "
+                       "apply it under another name, or delete this job first",
+            "fieldPath": f".spec.{name}",
+        }
+        for name in FIXED_SECTIONS
+    ]
+    return [*fixed, {
+        "rule": f"!({started}) || (has(self.status) && has(self.status.startTime) && "
+                "self.status.startTime == oldSelf.status.startTime)",
+        "message": "the time of the start is never cleared or changed",
+    }]
+
+
 def crd() -> dict[str, Any]:
     """The CustomResourceDefinition of FineTuneJob."""
 
@@ -113,11 +149,12 @@ def crd() -> dict[str, Any]:
                     "type": "object",
                     "description": FineTuneJob.__doc__,
                     "required": ["spec"],
+                    "x-kubernetes-validations": _lifecycle_rules(),
                     "properties": {
                         "apiVersion": {"type": "string", "description": "Version of the API."},
                         "kind": {"type": "string", "description": "Kind of the resource."},
                         "metadata": {"type": "object", "properties": {"name": _name_schema()}},
-                        "spec": schema_of(FineTuneJobSpec),
+                        "spec": _with_rules(schema_of(FineTuneJobSpec)),
                         "status": schema_of(FineTuneJobStatus),
                     },
                 }},

@@ -1,7 +1,8 @@
 """Every rule that joins several fields, declared once: what holds, what to say, and one case for and against.
 
-A rule judges the object as the user wrote it (camelCase keys, only what is there), as the apiserver would, so the same
-rule can be checked here and written as CEL. Rules of one field alone are in its type.
+A rule judges the object as the user wrote it (camelCase keys, only what is there), here in Python and in the cluster
+as CEL; the apiserver has filled in the defaults of the CustomResourceDefinition by then. Rules of one field alone are
+in its type.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ Section = Mapping[str, Any]
 
 _JSON_METRICS = {"jsonValid", "schemaValid", "fieldsMatch", "fieldAccuracy", "fieldF1Macro", "fieldF1Micro"}
 _TRAINED = {"LoRA", "DoRA"}
+_CEL_HAS_SPLITS = "(self.source.startsWith('hf://') || self.source.endsWith('/'))"
+_CEL_JSON = "(has(self.dataset.answerFormat) && self.dataset.answerFormat.type == 'json')"
+_CEL_SCHEMA = "(has(self.dataset.answerFormat) && has(self.dataset.answerFormat.schema))"
 _SMALLEST_DATA = {"source": "s3://bucket/train.jsonl", "prompt": "{{ q }}", "completion": "{{ a }}"}
 
 
@@ -25,6 +29,7 @@ class Rule:
         section: the part of the job that it judges, such as `spec.dataset`.
         field: the field, below the section, that an error points at.
         holds: whether a section keeps the rule.
+        cel: the same in CEL, where `self` is the section.
         message: what is wrong and what to write instead.
         accepts: a section that keeps it, given as a merge patch on the smallest job's section.
         refuses: a section that breaks it.
@@ -33,6 +38,7 @@ class Rule:
     section: str
     field: str
     holds: Callable[[Section], bool]
+    cel: str
     message: str
     accepts: Section
     refuses: Section
@@ -80,18 +86,21 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "spec.dataset", "prompt",
         lambda data: ("prompt" in data) != ("messages" in data),
+        "has(self.prompt) != has(self.messages)",
         "write either prompt and completion, or messages",
         accepts={}, refuses={"messages": "chat"},
     ),
     Rule(
         "spec.dataset", "completion",
         lambda data: ("prompt" in data) == ("completion" in data),
+        "has(self.prompt) == has(self.completion)",
         "prompt and completion go together: write both, or neither and messages",
         accepts={}, refuses={"completion": None},
     ),
     Rule(
         "spec.dataset", "evaluationFraction",
         lambda data: not ("evaluationSplit" in data and "evaluationFraction" in data),
+        "!has(self.evaluationSplit) || !has(self.evaluationFraction)",
         "write evaluationSplit or evaluationFraction, not both",
         accepts={"evaluationFraction": 0.1},
         refuses={"source": "s3://bucket/data/", "evaluationSplit": "test", "evaluationFraction": 0.1},
@@ -99,6 +108,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "spec.dataset", "evaluationSplit",
         lambda data: "evaluationSplit" not in data or _has_splits(data),
+        f"!has(self.evaluationSplit) || {_CEL_HAS_SPLITS}",
         "a single file has one split: write evaluationFraction, or give a folder (with a slash at its end) whose files "
         "are named after their splits",
         accepts={"source": "s3://bucket/data/", "evaluationSplit": "test"}, refuses={"evaluationSplit": "test"},
@@ -106,18 +116,21 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "spec.dataset", "sha256",
         lambda data: "sha256" not in data or not _has_splits(data),
+        f"!has(self.sha256) || !{_CEL_HAS_SPLITS}",
         "sha256 is the digest of one file; for hf:// write a revision instead",
         accepts={"sha256": "0" * 64}, refuses={"source": "hf://owner/name", "sha256": "0" * 64},
     ),
     Rule(
         "spec.dataset", "revision",
         lambda data: "revision" not in data or data["source"].startswith("hf://"),
+        "!has(self.revision) || self.source.startsWith('hf://')",
         "only an hf:// data set has a revision; for a file write its sha256",
         accepts={"source": "hf://owner/name", "revision": "main"}, refuses={"revision": "main"},
     ),
     Rule(
         "spec.dataset", "answerFormat.schema",
         lambda data: "schema" not in data.get("answerFormat", {}) or data["answerFormat"].get("type") == "json",
+        "!has(self.answerFormat) || !has(self.answerFormat.schema) || self.answerFormat.type == 'json'",
         "a schema needs answerFormat.type: json",
         accepts={"answerFormat": {"type": "json", "schema": {"type": "object"}}},
         refuses={"answerFormat": {"schema": {"type": "object"}}},
@@ -125,42 +138,50 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "spec.method", "type",
         lambda method: _method_type(method) in _TRAINED,
+        "!has(self.type) || self.type in ['LoRA', 'DoRA']",
         "this version trains LoRA and DoRA; write one of them",
         accepts={"type": "DoRA"}, refuses={"type": "Full"},
     ),
     Rule(
         "spec.method", "lora",
         lambda method: "lora" not in method or _method_type(method) != "DoRA",
+        "!has(self.lora) || self.type != 'DoRA'",
         "the block lora belongs to type LoRA: change the type, or name the block after it",
         accepts={"lora": {"rank": 4}}, refuses={"type": "DoRA", "lora": {"rank": 4}},
     ),
     Rule(
         "spec.method", "dora",
         lambda method: "dora" not in method or _method_type(method) != "LoRA",
+        "!has(self.dora) || self.type != 'LoRA'",
         "the block dora belongs to type DoRA: change the type, or name the block after it",
         accepts={"type": "DoRA", "dora": {"rank": 4}}, refuses={"type": "LoRA", "dora": {"rank": 4}},
     ),
     Rule(
         "spec", "engine",
         lambda spec: spec.get("engine", "native") == "native",
+        "!has(self.engine) || self.engine == 'native'",
         "this version has the native engine only; leave engine out",
         accepts={"engine": "native"}, refuses={"engine": "unsloth"},
     ),
     Rule(
         "spec.training", "maxSteps",
         lambda training: not ("epochs" in training and "maxSteps" in training),
+        "!has(self.epochs) || !has(self.maxSteps)",
         "write epochs or maxSteps, not both",
         accepts={"maxSteps": 10}, refuses={"epochs": 1, "maxSteps": 10},
     ),
     Rule(
         "spec.training", "microBatchSize",
         lambda training: training.get("microBatchSize", 1) <= training.get("batchSize", 16),
+        "!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
         "microBatchSize is a part of batchSize: write a number no larger than batchSize (16 by default)",
         accepts={"batchSize": 8, "microBatchSize": 8}, refuses={"batchSize": 8, "microBatchSize": 9},
     ),
     Rule(
         "spec", "evaluation.metrics",
         lambda spec: not _metrics(spec) & _JSON_METRICS or _answers(spec).get("type") == "json",
+        f"!has(self.evaluation) || !has(self.evaluation.metrics) || {_CEL_JSON} || "
+        f"!self.evaluation.metrics.exists(m, m in {sorted(_JSON_METRICS)})",
         "JSON metrics need dataset.answerFormat.type: json",
         accepts={"dataset": {"answerFormat": {"type": "json"}}, "evaluation": {"metrics": ["jsonValid"]}},
         refuses={"evaluation": {"metrics": ["jsonValid"]}},
@@ -168,6 +189,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "spec", "evaluation.metrics",
         lambda spec: "schemaValid" not in _metrics(spec) or "schema" in _answers(spec),
+        f"!has(self.evaluation) || !has(self.evaluation.metrics) || {_CEL_SCHEMA} || "
+        "!self.evaluation.metrics.exists(m, m == 'schemaValid')",
         "schemaValid needs dataset.answerFormat.schema",
         accepts={"dataset": {"answerFormat": {"type": "json", "schema": {"type": "object"}}},
                  "evaluation": {"metrics": ["schemaValid"]}},
@@ -176,6 +199,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "spec", "evaluation.constrained",
         lambda spec: not spec.get("evaluation", {}).get("constrained") or "schema" in _answers(spec),
+        f"!has(self.evaluation) || !has(self.evaluation.constrained) || !self.evaluation.constrained || {_CEL_SCHEMA}",
         "constrained decoding needs dataset.answerFormat.schema",
         accepts={"dataset": {"answerFormat": {"type": "json", "schema": {"type": "object"}}},
                  "evaluation": {"constrained": True}},
@@ -185,6 +209,7 @@ RULES: tuple[Rule, ...] = (
         "spec.evaluation", "gate.metric",
         lambda evaluation: "gate" not in evaluation or "metrics" not in evaluation
         or _gate_metric(evaluation) in evaluation["metrics"],
+        "!has(self.gate) || !has(self.metrics) || self.metrics.exists(m, m == self.gate.metric)",
         "the gate's metric must be one of evaluation.metrics: add it there, or leave metrics out",
         accepts={"metrics": ["loss"], "gate": {"metric": "loss"}},
         refuses={"metrics": ["loss"], "gate": {"metric": "exactMatch"}},
@@ -193,6 +218,8 @@ RULES: tuple[Rule, ...] = (
         "spec", "evaluation.gate.metric",
         lambda spec: _gate_metric(spec.get("evaluation", {})) not in _JSON_METRICS
         or _answers(spec).get("type") == "json",
+        f"!has(self.evaluation) || !has(self.evaluation.gate) || {_CEL_JSON} || "
+        f"!(self.evaluation.gate.metric in {sorted(_JSON_METRICS)})",
         "a JSON metric as gate needs dataset.answerFormat.type: json",
         accepts={"dataset": {"answerFormat": {"type": "json"}}, "evaluation": {"gate": {"metric": "fieldsMatch"}}},
         refuses={"evaluation": {"gate": {"metric": "fieldsMatch"}}},
@@ -200,10 +227,59 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "spec.evaluation", "baseline",
         lambda evaluation: "gate" not in evaluation or evaluation.get("baseline", True),
+        "!has(self.gate) || !has(self.baseline) || self.baseline",
         "a gate compares with the model before training: leave baseline true, or the gate out",
         accepts={"gate": {"metric": "loss"}}, refuses={"gate": {"metric": "loss"}, "baseline": False},
     ),
 )
+
+
+def _stays_inside(field: str) -> Callable[[Section], bool]:
+    return lambda section: ".." not in section[field].split("/")
+
+
+def _is_stored(field: str) -> Callable[[Section], bool]:
+    return lambda section: not section[field].startswith("file://")
+
+
+_FILE = "file:// is for `finetune run` alone; in a cluster write {}"
+_DOTS = "a location holds no '..': write the path without"
+_CEL_DOTS = "!self.{}.matches('(^|/)[.][.](/|$)')"
+
+STORED_RULES: tuple[Rule, ...] = (
+    Rule(
+        "spec.model", "source", _is_stored("source"), "!self.source.startsWith('file://')",
+        _FILE.format("owner/name of the hub, s3://bucket/folder or pvc://claim/folder"),
+        accepts={"source": "pvc://models/mistral"}, refuses={"source": "file:///models/mistral"},
+    ),
+    Rule(
+        "spec.model", "source", _stays_inside("source"), _CEL_DOTS.format("source"), _DOTS,
+        accepts={"source": "pvc://models/a..b"}, refuses={"source": "pvc://models/../secrets"},
+    ),
+    Rule(
+        "spec.dataset", "source", _is_stored("source"), "!self.source.startsWith('file://')",
+        _FILE.format("hf://owner/name, s3://bucket/key, https://host/path or pvc://claim/path"),
+        accepts={"source": "https://host/rows.jsonl"}, refuses={"source": "file:///rows.jsonl"},
+    ),
+    Rule(
+        "spec.dataset", "source", _stays_inside("source"), _CEL_DOTS.format("source"), _DOTS,
+        accepts={"source": "pvc://data/a..b.jsonl"}, refuses={"source": "pvc://data/../rows.jsonl"},
+    ),
+    Rule(
+        "spec.output", "uri", _is_stored("uri"), "!self.uri.startsWith('file://')",
+        _FILE.format("s3://bucket/prefix or pvc://claim/folder"),
+        accepts={"uri": "pvc://results/runs"}, refuses={"uri": "file:///results"},
+    ),
+    Rule(
+        "spec.output", "uri", _stays_inside("uri"), _CEL_DOTS.format("uri"), _DOTS,
+        accepts={"uri": "pvc://results/a..b"}, refuses={"uri": "pvc://results/.."},
+    ),
+)
+"""What holds of a job in a cluster beside `RULES`. A file for `finetune run` may break the first kind; the second is
+part of the locations' own type there, which CEL does not have."""
+
+FIXED_SECTIONS = ("model", "dataset", "output", "method", "engine", "training", "evaluation", "compute")
+"""The sections of a spec that can't change once the job has started: all but runPolicy and budget."""
 
 SMALLEST_SPEC: Section = {
     "model": {"source": "owner/name"},

@@ -116,7 +116,20 @@ class Cost(Message):
     """Currency of the amounts."""
 
     hourly_rate: Money
-    """Price of one accelerator hour."""
+    """Price of one accelerator hour, as it was when the job started."""
+
+    earlier: Money | None = None
+    """Spent by attempts that are no longer listed."""
+
+
+class Retries(Message):
+    """How often the trainer was started again."""
+
+    counted: int = 0
+    """After an ending for an unknown reason; `runPolicy.backoffLimit` is the most."""
+
+    without_progress: int = 0
+    """Free retries in a row (a preemption, a drained node) that brought no newer checkpoint; ten is the most."""
 
 
 class Memory(Message):
@@ -148,17 +161,23 @@ class EvaluationScores(Message):
 class Attempt(Message):
     """One run of the trainer."""
 
+    number: int
+    """Its number, from 1: it is the end of its Job's name."""
+
     reason: Annotated[str, Field(max_length=64)]
-    """How it ended."""
+    """How it ended; `Running` until then."""
 
     start_time: Time
-    """When its pod was scheduled."""
+    """When its pod was scheduled: from then on it costs money."""
 
     end_time: Time | None = None
     """When its pod ended."""
 
     resumed_from_step: int | None = None
     """The checkpoint that it went on from; 0 from the start."""
+
+    last_step: int | None = None
+    """The last step that it was seen at."""
 
     lost_steps: int | None = None
     """Steps of the attempt before that had to be done again."""
@@ -219,8 +238,14 @@ class FineTuneJobStatus(Message):
     attempts: Annotated[tuple[Attempt, ...], Field(max_length=10)] = ()
     """The last ten runs of the trainer."""
 
+    retries: Retries | None = None
+    """How often the trainer was started again."""
+
     adapter: PublishedAdapter | None = None
     """What was published."""
+
+    image: Text | None = None
+    """The trainer image of every attempt: by digest once a node has pulled it."""
 
     start_time: Time | None = None
     """When the first attempt was started; from then on the spec is fixed but for runPolicy and budget."""

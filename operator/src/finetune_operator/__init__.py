@@ -1,0 +1,1 @@
+"""The operator: watches FineTuneJobs, decides in one pure function, and acts through the Kubernetes API."""

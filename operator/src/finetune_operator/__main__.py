@@ -1,0 +1,57 @@
+"""`finetune-operator`: serves FineTuneJobs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+from kubernetes.aio.config import ConfigException
+
+from finetune_operator.app import Options, WatchLost, operate
+from finetune_operator.client import ApiError
+from finetune_operator.lease import LeaseLost
+from finetune_operator.logs import set_up
+from finetune_operator.settings import BadSettings, load_settings
+
+_log = logging.getLogger("finetune_operator")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the operator; 0 after SIGTERM, 1 when it had to give up, 2 for unusable settings."""
+    parser = argparse.ArgumentParser(prog="finetune-operator", description=__doc__)
+    parser.add_argument("--settings", type=Path, help="YAML file with the operator's settings")
+    parser.add_argument("--namespace", action="append", default=[], help="serve this namespace only (repeatable)")
+    parser.add_argument("--kubeconfig", help="connect with this file (in a pod: its service account)")
+    parser.add_argument("--metrics-port", type=int, default=9090, help="port of /metrics (0: any)")
+    parser.add_argument("--lease", metavar="NAMESPACE/NAME", help="lead by this Lease; without it, lead at once")
+    parser.add_argument("--identity", default=f"{socket.gethostname()}-{os.getpid()}", help="name in the Lease")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning"), default="info")
+    given = parser.parse_args(arguments)
+    set_up(given.log_format, given.log_level)
+    if given.kubeconfig:
+        os.environ["KUBECONFIG"] = given.kubeconfig  # kopf reads it there.
+    lease = tuple(given.lease.split("/", 1)) if given.lease else None
+    if lease is not None and len(lease) != 2:
+        parser.error("--lease: write NAMESPACE/NAME")
+    options = Options(tuple(given.namespace), given.kubeconfig, given.metrics_port, lease, given.identity)
+    try:
+        asyncio.run(operate(load_settings(given.settings), options))
+    except (BadSettings, ConfigException, OSError) as error:
+        print(f"finetune-operator: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except (ApiError, ExceptionGroup) as error:
+        for cause in error.exceptions if isinstance(error, ExceptionGroup) else (error,):
+            expected = isinstance(cause, (ApiError, LeaseLost, WatchLost))
+            _log.error("giving up: %s", cause, exc_info=None if expected else cause)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,196 @@
+"""What the watches have delivered: jobs and their children, held by uid, with what nobody reads left out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from finetune_api.messages import ProgressMessage
+
+from finetune_operator.names import ATTEMPT_LABEL, JOB_LABEL, UID_LABEL, attempt_name
+from finetune_operator.observation import Observation
+from finetune_operator.views import AttemptView, PodView, child_hash, time_of, view_attempt, view_job, view_pod
+
+Key = tuple[str, str]
+"""Namespace and name of a job."""
+
+Object = dict[str, Any]
+_APPLIED = ("ConfigMap", "Service")
+
+
+@dataclass(frozen=True)
+class Polled:
+    """What a trainer said, and when it was asked."""
+
+    attempt: int
+    at: datetime
+    message: ProgressMessage | None
+
+
+class Cache:
+    """The last state of every object that was seen. One thread only: the event loop's."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[Key, Object] = {}
+        self._children: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._gone: set[str] = set()
+        self.polled: dict[str, Polled] = {}
+
+    def note(self, raw: Object, deleted: bool = False) -> Key | None:
+        """Take in an object as a watch or a write delivered it; the key of the job that it concerns.
+
+        An older state than the one that is held is passed over: watches and answers to writes overtake each other.
+        """
+        key = key_of(raw)
+        if key is None:
+            return None
+        metadata = raw["metadata"]
+        if raw["kind"] == "FineTuneJob":
+            held = self._jobs.get(key)
+            if deleted:
+                if held is None or held["metadata"]["uid"] == metadata["uid"]:
+                    self._jobs.pop(key, None)
+                    self.polled.pop(metadata["uid"], None)
+            elif _is_newer(raw, held):
+                self._jobs[key] = _shortened(raw)
+            self._tidy(key)
+            return key
+        children = self._children[key]
+        uid = metadata["uid"]
+        if deleted and raw["kind"] == "Pod":
+            # Its last state tells how the trainer ended: kept until its Job is gone too.
+            children[uid] = _shortened(raw)
+            self._gone.add(uid)
+        elif deleted:
+            children.pop(uid, None)
+        elif uid not in self._gone and _is_newer(raw, children.get(uid)):
+            children[uid] = _shortened(raw)
+        self._tidy(key)
+        return key
+
+    def _tidy(self, key: Key) -> None:
+        """Forget the gone pods whose Jobs are gone, and keys without anything."""
+        children = self._children.get(key, {})
+        jobs = {(child["metadata"]["labels"][UID_LABEL], child["metadata"]["labels"][ATTEMPT_LABEL])
+                for child in children.values() if child["kind"] == "Job"}
+        for uid in [uid for uid in children if uid in self._gone]:
+            labels = children[uid]["metadata"]["labels"]
+            if (labels[UID_LABEL], labels.get(ATTEMPT_LABEL)) not in jobs:
+                del children[uid]
+                self._gone.discard(uid)
+        if not children:
+            self._children.pop(key, None)
+
+    def keep_only(self, kind: str, uids: set[str], version: int, namespace: str | None) -> Iterator[Key]:
+        """Drop what a list no longer has (a watch gap hides deletions); the keys that this concerns.
+
+        Args:
+            kind: what was listed.
+            uids: what the list has.
+            version: the list's resource version; what is newer was made since.
+            namespace: where it was listed; None for everywhere.
+        """
+        stale = [raw for raw in self._all(kind)
+                 if raw["metadata"]["uid"] not in uids and raw["metadata"]["uid"] not in self._gone
+                 and int(raw["metadata"]["resourceVersion"]) <= version
+                 and namespace in (None, raw["metadata"]["namespace"])]
+        for raw in stale:
+            key = self.note(raw, deleted=True)
+            if key is not None:
+                yield key
+
+    def _all(self, kind: str) -> Iterator[Object]:
+        if kind == "FineTuneJob":
+            yield from self._jobs.values()
+            return
+        for children in self._children.values():
+            yield from (child for child in children.values() if child["kind"] == kind)
+
+    def jobs(self) -> Iterable[tuple[Key, Object]]:
+        """Every job."""
+        return self._jobs.items()
+
+    def raw_job(self, key: Key) -> Object | None:
+        """A job as it was delivered."""
+        return self._jobs.get(key)
+
+    def observe(self, key: Key) -> Observation | None:
+        """Everything that is known of a job; None for one that is not there."""
+        raw = self._jobs.get(key)
+        if raw is None:
+            return None
+        job = view_job(raw)
+        ours: list[Object] = []
+        taken: set[int] = set()
+        for child in self._children.get(key, {}).values():
+            labels = child["metadata"]["labels"]
+            if labels.get(UID_LABEL) == job.uid:
+                ours.append(child)
+            elif child["kind"] == "Job":
+                taken.add(int(labels[ATTEMPT_LABEL]))
+        attempts = tuple(self._attempts(ours))
+        polled = self.polled.get(job.uid)
+        fresh = polled if polled and attempts and attempts[-1].number == polled.attempt else None
+        return Observation(
+            job=job, attempts=attempts, taken=frozenset(taken),
+            applied=frozenset((child["kind"], child["metadata"]["name"], digest) for child in ours
+                              if child["kind"] in _APPLIED and (digest := child_hash(child))),
+            progress=fresh.message if fresh else None, polled_at=fresh.at if fresh else None,
+        )
+
+    def _attempts(self, children: list[Object]) -> Iterator[AttemptView]:
+        pods: defaultdict[int, list[PodView]] = defaultdict(list)
+        raw_pods: dict[int, Object] = {}
+        for child in children:
+            if child["kind"] == "Pod":
+                number = int(child["metadata"]["labels"][ATTEMPT_LABEL])
+                pods[number].append(view_pod(child, child["metadata"]["uid"] in self._gone))
+                raw_pods[number] = child
+        jobs = {int(child["metadata"]["labels"][ATTEMPT_LABEL]): child for child in children if child["kind"] == "Job"}
+        for number in sorted({*jobs, *pods}):
+            if number in jobs:
+                yield view_attempt(jobs[number], pods[number])
+            else:  # Its Job was deleted by somebody, and its pods are on their way out.
+                pod = raw_pods[number]
+                created = time_of(pod["metadata"]["creationTimestamp"])
+                assert created is not None
+                name = attempt_name(pod["metadata"]["labels"][JOB_LABEL], number)
+                yield AttemptView(number, name, created, suspended=False, deleting=True, complete=False, failed=None,
+                                  finished_at=None, pods=tuple(pods[number]))
+
+
+def key_of(raw: Object) -> Key | None:
+    """The job that an object concerns; None for what has no job's label."""
+    metadata = raw["metadata"]
+    name = metadata["name"] if raw["kind"] == "FineTuneJob" else (metadata.get("labels") or {}).get(JOB_LABEL)
+    return (metadata["namespace"], name) if name else None
+
+
+def _is_newer(raw: Object, held: Object | None) -> bool:
+    """Whether a state follows the one that is held.
+
+    Of one object, resource versions grow: since Kubernetes 1.35 that is promised, and every version before kept it.
+    """
+    if held is None or held["metadata"]["uid"] != raw["metadata"]["uid"]:
+        return True
+    return int(raw["metadata"]["resourceVersion"]) >= int(held["metadata"]["resourceVersion"])
+
+
+def _shortened(raw: Object) -> Object:
+    """An object without what nobody here reads; it is most of its memory."""
+    metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
+    if raw["kind"] == "FineTuneJob":
+        return {**raw, "metadata": {key: value for key, value in metadata.items() if key != "annotations"}}
+    short: Object = {"kind": raw["kind"], "metadata": metadata}
+    if raw["kind"] == "Job":
+        short["spec"] = {"suspend": raw.get("spec", {}).get("suspend", False)}
+        short["status"] = {"conditions": raw.get("status", {}).get("conditions", [])}
+    elif raw["kind"] == "Pod":
+        spec, status = raw.get("spec", {}), raw.get("status", {})
+        short["spec"] = {"nodeName": spec.get("nodeName")}
+        short["status"] = {key: status[key] for key in ("phase", "podIP", "conditions", "containerStatuses")
+                           if key in status}
+    return short

@@ -1,0 +1,292 @@
+"""The objects that make up an attempt, as plain data. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from finetune_api.base import GROUP, VERSION
+from finetune_api.layout import LIMITS_FILE, RUN_FILE
+from finetune_api.messages import Accelerator as AcceleratorMessage
+from finetune_api.messages import Limits, RunConfig
+from finetune_api.quantities import Quantity
+from finetune_api.resolve import resolve_defaults, spec_hash
+from finetune_api.spec.compute import Toleration
+from finetune_api.spec.job import KIND, FineTuneJobSpec
+from finetune_api.status import FineTuneJobStatus
+from finetune_api.uris import Uri
+
+from finetune_operator.names import (
+    HASH_ANNOTATION,
+    KUEUE_LABEL,
+    attempt_name,
+    labels,
+    limits_name,
+    service_name,
+)
+from finetune_operator.settings import Accelerator, Settings
+from finetune_operator.views import JobView
+
+Object = dict[str, Any]
+
+RUN_FOLDER = "/etc/finetune/run"
+LIMITS_FOLDER = "/etc/finetune/limits"
+PVC_ROOT = "/pvc"
+CACHE = "/cache"
+RENDEZVOUS_PORT = 29400
+DEADLINE_RESERVE = timedelta(hours=2)
+"""activeDeadlineSeconds is a backstop: the trainer stops by itself at limits.json's time, and publishes."""
+
+
+def run_config(job: JobView, spec: FineTuneJobSpec, number: int, image: str, status: FineTuneJobStatus,
+               accelerator: Accelerator) -> RunConfig:
+    """The run configuration of an attempt; the digest of the spec and the price are those of the start."""
+    resolved = resolve_defaults(spec)
+    cost = status.cost
+    memory = int(accelerator.memory.value) if accelerator.memory else None
+    name = "cpu" if accelerator.resource is None else spec.compute.accelerator
+    return RunConfig(
+        namespace=job.namespace, name=job.name, uid=job.uid, attempt=number, spec=resolved,
+        spec_hash=status.spec_hash or spec_hash(resolved), image=image,
+        accelerator=AcceleratorMessage(name=name, memory_bytes=memory, hourly_rate=cost.hourly_rate if cost else
+                                       accelerator.hourly_price, currency=cost.currency if cost else "USD"),
+    )
+
+
+def run_map(job: JobView, config: RunConfig) -> Object:
+    """The immutable ConfigMap with an attempt's run configuration."""
+    return {
+        "apiVersion": "v1", "kind": "ConfigMap", "immutable": True,
+        "metadata": _metadata(job, attempt_name(job.name, config.attempt), config.attempt),
+        "data": {RUN_FILE: config.model_dump_json(exclude_none=True)},
+    }
+
+
+def limits_map(job: JobView, limits: Limits) -> Object:
+    """The ConfigMap with what may change while a trainer runs."""
+    return _hashed({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": _metadata(job, limits_name(job.name)),
+        "data": {LIMITS_FILE: limits.model_dump_json(exclude_none=True)},
+    })
+
+
+def rendezvous_service(job: JobView, number: int) -> Object:
+    """The headless Service under which the nodes of an attempt find its first pod, before it is ready."""
+    return _hashed({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": _metadata(job, service_name(job.name, number), number),
+        "spec": {
+            "clusterIP": "None", "publishNotReadyAddresses": True,
+            "selector": {**_pod_labels(job, number)},
+            "ports": [{"name": "rendezvous", "port": RENDEZVOUS_PORT}],
+        },
+    })
+
+
+def attempt_job(job: JobView, spec: FineTuneJobSpec, number: int, image: str, accelerator: Accelerator,
+                settings: Settings) -> Object:
+    """The Job of an attempt: made once, never applied again."""
+    compute = spec.compute
+    metadata = _metadata(job, attempt_name(job.name, number), number)
+    if compute.queue_name:
+        metadata["labels"][KUEUE_LABEL] = compute.queue_name
+    body: Object = {
+        "completionMode": "Indexed", "completions": compute.nodes, "parallelism": compute.nodes,
+        "backoffLimit": 0, "podReplacementPolicy": "Failed",
+        "template": merge_template(_pod_template(job, spec, number, image, accelerator, settings),
+                                   settings.pod_template),
+    }
+    if compute.queue_name:
+        body["suspend"] = True  # Kueue starts it; nobody else touches this field again.
+    if spec.budget.max_duration:
+        body["activeDeadlineSeconds"] = int((spec.budget.max_duration + DEADLINE_RESERVE).total_seconds())
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": body}
+
+
+def _pod_template(job: JobView, spec: FineTuneJobSpec, number: int, image: str, accelerator: Accelerator,
+                  settings: Settings) -> Object:
+    compute = spec.compute
+    tolerations = [*accelerator.tolerations, *(settings.spot_tolerations if compute.spot else ()),
+                   *(compute.tolerations or ())]
+    volumes, mounts = _volumes(job, spec, number, settings)
+    pod: Object = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": int(settings.termination_grace.total_seconds()),
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
+                            "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"}},
+        "nodeSelector": {**accelerator.node_selector, **(compute.node_selector or {})},
+        "tolerations": [_toleration(one) for one in tolerations],
+        "volumes": volumes,
+        "containers": [{
+            "name": "trainer", "image": image, "imagePullPolicy": settings.image_pull_policy,
+            "args": _arguments(settings),
+            "env": _environment(job, spec, number),
+            "ports": [{"name": "metrics", "containerPort": settings.trainer_port}],
+            "resources": _resources(spec, accelerator),
+            "volumeMounts": mounts,
+            "terminationMessagePolicy": "File",
+            "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+                                "capabilities": {"drop": ["ALL"]}},
+        }],
+    }
+    if compute.nodes > 1:
+        pod["subdomain"] = service_name(job.name, number)
+    if settings.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    if compute.service_account_name:
+        pod["serviceAccountName"] = compute.service_account_name
+    if compute.priority_class_name:
+        pod["priorityClassName"] = compute.priority_class_name
+    return {"metadata": {"labels": _pod_labels(job, number)}, "spec": pod}
+
+
+def _arguments(settings: Settings) -> list[str]:
+    return ["run", "--config", RUN_FOLDER, "--limits", LIMITS_FOLDER, "--port", str(settings.trainer_port)]
+
+
+def _environment(job: JobView, spec: FineTuneJobSpec, number: int) -> list[Object]:
+    plain = {"HOME": "/tmp", "TMPDIR": "/tmp", "HF_HOME": f"{CACHE}/huggingface", "FINETUNE_CACHE": CACHE,
+             "FINETUNE_PVC_ROOT": PVC_ROOT}
+    if spec.compute.nodes > 1:
+        plain |= {
+            "FINETUNE_NODES": str(spec.compute.nodes),
+            "FINETUNE_RENDEZVOUS": f"{attempt_name(job.name, number)}-0.{service_name(job.name, number)}:"
+                                   f"{RENDEZVOUS_PORT}",
+        }
+    variables: list[Object] = [{"name": name, "value": value} for name, value in plain.items()]
+    reference = spec.evaluation.reference
+    for secret, keys in (
+        (spec.model.token_secret_ref, ("HF_TOKEN",)),
+        (spec.output.s3.credentials_secret_ref if spec.output.s3 else None,
+         ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")),
+        (reference.api_key_secret_ref if reference else None, ("OPENAI_API_KEY",)),
+    ):
+        for key in keys if secret else ():
+            assert secret is not None
+            source: Object = {"name": secret.name, "key": key}
+            if key == "AWS_SESSION_TOKEN":
+                source["optional"] = True
+            variables.append({"name": key, "valueFrom": {"secretKeyRef": source}})
+    return variables
+
+
+def _resources(spec: FineTuneJobSpec, accelerator: Accelerator) -> Object:
+    count = spec.compute.gpus_per_node if accelerator.resource else 1
+    cpu = spec.compute.cpu or _times(accelerator.cpu, count)
+    memory = spec.compute.memory or _times(accelerator.host_memory, count)
+    requests = {"cpu": str(cpu), "memory": str(memory)}
+    limits = {"memory": str(memory)}
+    if accelerator.resource:
+        requests[accelerator.resource] = limits[accelerator.resource] = str(count)
+    return {"requests": requests, "limits": limits}
+
+
+def _times(quantity: Quantity, count: int) -> str:
+    return str(quantity) if count == 1 else f"{int(quantity.value * count * 1000)}m"
+
+
+def _volumes(job: JobView, spec: FineTuneJobSpec, number: int, settings: Settings) -> tuple[list[Object], list[Object]]:
+    cache: Object = ({"persistentVolumeClaim": {"claimName": settings.model_cache_claim}}
+                     if settings.model_cache_claim else {"emptyDir": {}})
+    volumes: list[Object] = [
+        {"name": "run", "configMap": {"name": attempt_name(job.name, number)}},
+        {"name": "limits", "configMap": {"name": limits_name(job.name)}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},  # Data loaders and NCCL need more than the 64 MiB default.
+        {"name": "cache", **cache},
+    ]
+    mounts: list[Object] = [
+        {"name": "run", "mountPath": RUN_FOLDER, "readOnly": True},
+        {"name": "limits", "mountPath": LIMITS_FOLDER, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "shm", "mountPath": "/dev/shm"},
+        {"name": "cache", "mountPath": CACHE},
+    ]
+    for index, (claim, read_only) in enumerate(sorted(_claims(spec).items())):
+        volumes.append({"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only}})
+        mounts.append({"name": f"claim-{index}", "mountPath": f"{PVC_ROOT}/{claim}", "readOnly": read_only})
+    return volumes, mounts
+
+
+def _claims(spec: FineTuneJobSpec) -> dict[str, bool]:
+    """The claims that a job uses, and whether it only reads them."""
+    claims: dict[str, bool] = {}
+    location: Uri
+    for location, read_only in ((spec.model.source, True), (spec.dataset.source, True), (spec.output.uri, False)):
+        if location.scheme == "pvc":
+            claims[location.authority] = claims.get(location.authority, True) and read_only
+    return claims
+
+
+def merge_template(template: Object, patch: Mapping[str, Any]) -> Object:
+    """A pod template with an administrator's merged in: objects by key, lists of named things by name."""
+    merged = dict(template)
+    for key, value in patch.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, Mapping):
+            merged[key] = merge_template(below, value)
+        elif isinstance(below, list) and isinstance(value, list):
+            merged[key] = _merge_lists(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _merge_lists(below: list[Any], patch: list[Any]) -> list[Any]:
+    if not all(isinstance(item, Mapping) and "name" in item for item in (*below, *patch)):
+        return [*below, *(item for item in patch if item not in below)]
+    named = {item["name"]: item for item in below}
+    for item in patch:
+        named[item["name"]] = merge_template(named[item["name"]], item) if item["name"] in named else item
+    return list(named.values())
+
+
+def _toleration(toleration: Toleration) -> Object:
+    dumped: Object = toleration.model_dump(mode="json", exclude_none=True)
+    return dumped
+
+
+def _pod_labels(job: JobView, number: int) -> dict[str, str]:
+    return {**labels(job.name, job.uid, number), "app.kubernetes.io/name": "finetune-trainer"}
+
+
+def _metadata(job: JobView, name: str, number: int | None = None) -> Object:
+    return {
+        "namespace": job.namespace, "name": name, "labels": labels(job.name, job.uid, number),
+        "ownerReferences": [{
+            "apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "name": job.name, "uid": job.uid,
+            "controller": True, "blockOwnerDeletion": True,
+        }],
+    }
+
+
+def _hashed(content: Object) -> Object:
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    content["metadata"]["annotations"] = {HASH_ANNOTATION: digest}
+    return content
+
+
+def identity(manifest: Object) -> tuple[str, str, str]:
+    """Kind, name and digest of an applied child."""
+    metadata = manifest["metadata"]
+    return manifest["kind"], metadata["name"], metadata["annotations"][HASH_ANNOTATION]
+
+
+def event(job: JobView, kind: str, reason: str, message: str, key: str, now: datetime) -> Object:
+    """An Event about a job. Its name is made of what it says, so the same one is never written twice."""
+    digest = hashlib.sha256(f"{job.uid} {reason} {message} {key}".encode()).hexdigest()[:16]
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1", "kind": "Event", "type": kind, "reason": reason, "message": message[:1024],
+        "metadata": {"namespace": job.namespace, "name": f"{job.name}.{digest}"},
+        "involvedObject": {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "namespace": job.namespace,
+                           "name": job.name, "uid": job.uid},
+        "source": {"component": "finetune-operator"}, "reportingComponent": "finetune-operator",
+        "reportingInstance": "finetune-operator", "count": 1, "firstTimestamp": stamp, "lastTimestamp": stamp,
+    }

@@ -1,0 +1,62 @@
+"""What Prometheus sees of the operator and of every job."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from finetune_api.status import Phase
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+REGISTRY = CollectorRegistry()
+
+REQUESTS = Counter("finetune_operator_api_requests", "Requests to the apiserver, by method and HTTP status.",
+                   ("method", "status"), registry=REGISTRY)
+PASSES = Counter("finetune_operator_reconciles", "Passes over a job, by result (ok, conflict, error).", ("result",),
+                 registry=REGISTRY)
+PASS_SECONDS = Histogram("finetune_operator_reconcile_seconds", "Time of one pass over a job, requests included.",
+                         registry=REGISTRY)
+WAIT_SECONDS = Histogram("finetune_operator_queue_wait_seconds", "Time from a job's becoming due to its pass.",
+                         registry=REGISTRY)
+QUEUED = Gauge("finetune_operator_queue_jobs", "Jobs that wait for a pass.", registry=REGISTRY)
+POLLS = Counter("finetune_operator_polls", "Readings of trainers' progress, by result (ok, failed).", ("result",),
+                registry=REGISTRY)
+LEADER = Gauge("finetune_operator_leader", "1 while this replica holds the Lease.", registry=REGISTRY)
+
+_JOB = ("namespace", "job")
+_SERIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("finetune_job_loss_nats", "Training loss of the last step, in nats per answer token.", ("progress", "loss")),
+    ("finetune_job_step", "Optimizer steps done.", ("progress", "step")),
+    ("finetune_job_total_steps", "Optimizer steps to do.", ("progress", "totalSteps")),
+    ("finetune_job_tokens_per_second", "Tokens trained on per second.", ("progress", "tokensPerSecond")),
+    ("finetune_job_cost_spent", "Money spent on accelerators, in the job's currency.", ("cost", "spent")),
+    ("finetune_job_peak_memory_bytes", "Peak memory of one accelerator.", ("memory", "peakBytes")),
+)
+
+
+class JobCollector(Collector):
+    """The jobs' series, made from their status at every scrape: they are gone with the job."""
+
+    def __init__(self, jobs: Callable[[], Iterable[Any]]) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The jobs by phase, and each one's figures."""
+        jobs = list(self._jobs())
+        phases = Tally((job.get("status") or {}).get("phase", Phase.PENDING) for job in jobs)
+        by_phase = GaugeMetricFamily("finetune_jobs", "Jobs, by phase.", labels=("phase",))
+        for phase in Phase:
+            by_phase.add_metric((phase,), phases.get(phase, 0))
+        yield by_phase
+        for name, text, path in _SERIES:
+            family = GaugeMetricFamily(name, text, labels=_JOB)
+            for job in jobs:
+                value: Any = job.get("status") or {}
+                for key in path:
+                    value = value.get(key) if isinstance(value, dict) else None
+                if value is not None:
+                    family.add_metric((job["metadata"]["namespace"], job["metadata"]["name"]), float(value))
+            yield family

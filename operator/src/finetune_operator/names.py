@@ -1,0 +1,35 @@
+"""Names, labels and annotations of everything that belongs to a job."""
+
+from __future__ import annotations
+
+from finetune_api.base import GROUP
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGER = "finetune-operator"
+JOB_LABEL = f"{GROUP}/job"
+UID_LABEL = f"{GROUP}/job-uid"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+HASH_ANNOTATION = f"{GROUP}/hash"
+KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+SELECTOR = f"{MANAGED_BY}={MANAGER}"
+
+
+def attempt_name(job: str, number: int) -> str:
+    """Name of an attempt's Job and of its run configuration."""
+    return f"{job}-{number}"
+
+
+def limits_name(job: str) -> str:
+    """Name of the ConfigMap with limits.json."""
+    return f"{job}-limits"
+
+
+def service_name(job: str, number: int) -> str:
+    """Name of an attempt's rendezvous Service."""
+    return f"{job}-{number}"
+
+
+def labels(job: str, uid: str, number: int | None = None) -> dict[str, str]:
+    """The labels of a job's child."""
+    of_job = {MANAGED_BY: MANAGER, JOB_LABEL: job, UID_LABEL: uid}
+    return of_job if number is None else {**of_job, ATTEMPT_LABEL: str(number)}

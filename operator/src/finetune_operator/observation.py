@@ -1,0 +1,32 @@
+"""Everything that one decision rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_api.messages import ProgressMessage
+
+from finetune_operator.views import AttemptView, JobView
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known of one job.
+
+    Attributes:
+        job: the resource.
+        attempts: its attempts whose Jobs exist, by number.
+        taken: numbers whose Job name belongs to somebody else (an earlier job of this name).
+        applied: digests of the applied children that exist, by kind and name.
+        progress: what the running trainer said last.
+        polled_at: when the trainer was asked last; costs of a running attempt are counted up to then, so that an idle
+            pass changes nothing.
+    """
+
+    job: JobView
+    attempts: tuple[AttemptView, ...] = ()
+    taken: frozenset[int] = frozenset()
+    applied: frozenset[tuple[str, str, str]] = frozenset()
+    progress: ProgressMessage | None = None
+    polled_at: datetime | None = None

@@ -1,0 +1,384 @@
+"""The decision: what is to be done about a job, and what is to be told of it. Pure: no clock, no client, no kopf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from finetune_api.messages import Limits, Outcome, ProgressMessage, Result, Stage
+from finetune_api.resolve import resolve_defaults, spec_hash
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.training import Toggle
+from finetune_api.status import Cost, FineTuneJobStatus, Phase, Retries
+
+from finetune_operator import accounting, admission, manifests
+from finetune_operator.conditions import Note, Told, notes, tell
+from finetune_operator.names import attempt_name
+from finetune_operator.observation import Observation
+from finetune_operator.settings import Accelerator, Settings
+from finetune_operator.verdicts import Answer, Verdict, judge_end, judge_start, waiting_words
+from finetune_operator.views import AttemptView
+
+_PHASES = {
+    Stage.EVALUATING_BEFORE: Phase.EVALUATING, Stage.EVALUATING_AFTER: Phase.EVALUATING,
+    Stage.EXPORTING: Phase.UPLOADING, Stage.PUBLISHING: Phase.UPLOADING, Stage.DONE: Phase.UPLOADING,
+}
+
+
+@dataclass(frozen=True)
+class Create:
+    """Make an object that is never changed again; one that is there already and ours is as good."""
+
+    manifest: manifests.Object
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Server-side apply an object."""
+
+    manifest: manifests.Object
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete an object, and what it owns before it."""
+
+    api_version: str
+    kind: str
+    name: str
+
+
+Action = Create | Apply | Delete
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done: the actions in their order, then one status write, then the events.
+
+    Attributes:
+        requeue_after: look again then, even if nothing happens; None for only when something does.
+    """
+
+    status: FineTuneJobStatus
+    actions: tuple[Action, ...] = ()
+    events: tuple[Note, ...] = ()
+    requeue_after: timedelta | None = None
+
+
+def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
+    """Decide about one job.
+
+    Args:
+        seen: everything that is known of it.
+        settings: the administrator's settings.
+        now: the time, in UTC.
+    """
+    now = now.replace(microsecond=0)
+    status = seen.job.status
+    if seen.job.deleting:
+        return Plan(status)  # Its children go with it, by their owner references.
+    if status.completion_time is not None:
+        return _clean_up(seen, status.completion_time, now)
+    decided = _before_start(seen, settings, now) if status.start_time is None else _Pass(seen, settings, now).decide()
+    return replace(decided, events=notes(status, decided.status))
+
+
+def _clean_up(seen: Observation, completed: datetime, now: datetime) -> Plan:
+    """A finished job: nothing of it runs on; its children go when their time has come."""
+    still = tuple(_delete_job(attempt) for attempt in seen.attempts if not attempt.finished and not attempt.deleting)
+    spec = seen.job.spec
+    ttl = spec.run_policy.ttl_seconds_after_finished if spec else None
+    if ttl is None or not seen.attempts:
+        return Plan(seen.job.status, still)
+    left = completed + timedelta(seconds=ttl) - now
+    if left > timedelta():
+        return Plan(seen.job.status, still, requeue_after=left)
+    gone: list[Action] = [_delete_job(attempt) for attempt in seen.attempts if not attempt.deleting]
+    gone += [Delete("v1", kind, name) for kind, name, _ in sorted(seen.applied)]
+    gone += [Delete("v1", "ConfigMap", attempt_name(seen.job.name, attempt.number)) for attempt in seen.attempts
+             if not attempt.deleting]
+    return Plan(seen.job.status, tuple(gone))
+
+
+def _delete_job(attempt: AttemptView) -> Delete:
+    return Delete("batch/v1", "Job", attempt.name)
+
+
+def _before_start(seen: Observation, settings: Settings, now: datetime) -> Plan:
+    """Refuse what can't be run; else record the start, before anything that costs is made."""
+    job, status = seen.job, seen.job.status
+    if job.spec is None:
+        return _refused(seen, job.spec_error or "the spec can't be read", now)
+    if found := admission.problems(job.spec, settings):
+        return _refused(seen, "; ".join(found), now)
+    if job.spec.run_policy.suspend:
+        told = Told(Phase.SUSPENDED, "Suspended", "runPolicy.suspend is true: nothing is started until it is false")
+        return Plan(tell(status, told, job.generation, now))
+    accelerator = settings.accelerators[job.spec.compute.accelerator]
+    started = status.model_copy(update={
+        "start_time": now, "started_generation": job.generation,
+        "spec_hash": spec_hash(resolve_defaults(job.spec)), "image": settings.trainer_image,
+        "retries": Retries(),
+        "cost": Cost(spent=Decimal(0), currency=settings.currency,
+                     hourly_rate=admission.price_of(job.spec, accelerator)),
+    })
+    told = Told(Phase.STARTING, "Started", "the start is recorded; the first attempt is being made")
+    return Plan(tell(started, told, job.generation, now))
+
+
+def _refused(seen: Observation, words: str, now: datetime) -> Plan:
+    told = Told(Phase.PENDING, "InvalidSpec", words, valid=False)
+    return Plan(tell(seen.job.status, told, seen.job.generation, now))
+
+
+class _Pass:
+    """One decision about a job that has started and is not finished."""
+
+    def __init__(self, seen: Observation, settings: Settings, now: datetime) -> None:
+        self.seen, self.settings, self.now = seen, settings, now
+        self.job = seen.job
+        self.status = seen.job.status
+        self.retries = seen.job.status.retries or Retries()
+
+    def decide(self) -> Plan:
+        spec = self.job.spec
+        if spec is None:
+            return self._tell(Told(self.status.phase or Phase.PENDING, "InvalidSpec",
+                                   self.job.spec_error or "the spec can't be read", valid=False))
+        self.spec = spec
+        # The catalogue may have changed since: what is needed of it is only how an attempt is made.
+        self.accelerator = self.settings.accelerators.get(spec.compute.accelerator, Accelerator())
+        self.count = admission.accelerators_of(spec, self.accelerator)
+        ending = self._record_attempts()
+        self._account()
+        if ending is not None:
+            return self._after(ending)
+        active = next((one for one in reversed(self.seen.attempts) if not self._over(one)), None)
+        if active is not None:
+            return self._watch(active)
+        return self._next()
+
+    def _over(self, attempt: AttemptView) -> bool:
+        return attempt.finished or accounting.ended_at(attempt) is not None
+
+    def _record_attempts(self) -> Verdict | None:
+        """Bring the attempts' records up to date; the verdict on the one whose end is seen for the first time."""
+        records = {one.number: one for one in self.status.attempts}
+        views = {view.number: view for view in self.seen.attempts}
+        verdict: Verdict | None = None
+        for number in sorted({*records, *views}):
+            earlier, view, before = records.get(number), views.get(number), records.get(number - 1)
+            if earlier is not None and earlier.end_time is not None:
+                continue
+            if view is None:
+                assert earlier is not None
+                verdict = Verdict(Answer.RETRY_COUNTED, accounting.JOB_DELETED,
+                                  f"the Job {attempt_name(self.job.name, number)} was deleted while it ran")
+                records[number] = earlier.model_copy(update={"reason": verdict.reason, "end_time": self.now})
+                # Deleted by a suspend, and the pods' last words were not seen: that is nobody's failure.
+                self.retries = accounting.count(self.retries, verdict, self.spec.run_policy.suspend)
+                continue
+            over = self._over(view)
+            end = judge_end(view) if over else None
+            if end is not None:
+                self.retries = accounting.count(self.retries, end, view.deleting)
+                verdict = end
+            made = accounting.record(view, earlier, before, *self._said(view, end), end)
+            if made is not None:
+                records[number] = made
+        self.status = self.status.model_copy(update={
+            "attempts": tuple(records[number] for number in sorted(records)), "retries": self.retries})
+        return verdict
+
+    def _said(self, view: AttemptView, end: Verdict | None) -> tuple[Result | ProgressMessage | None, int | None]:
+        if end is not None and end.result is not None:
+            return end.result, end.result.step
+        progress = self.seen.progress if view is self.seen.attempts[-1] else None
+        return progress, progress.progress.step if progress and progress.progress else None
+
+    def _account(self) -> None:
+        """Derive the cost from the attempts."""
+        self.status = accounting.shorten(self.status, self.count)
+        if self.status.cost is None:
+            return
+        until = self.seen.polled_at.replace(microsecond=0) if self.seen.polled_at else None
+        so_far = accounting.spent(self.status, self.count, until)
+        if self.seen.polled_at is None and any(one.end_time is None for one in self.status.attempts):
+            so_far = max(so_far, self.status.cost.spent)  # Just restarted: the trainer is asked in a moment.
+        self.status = self.status.model_copy(update={
+            "cost": self.status.cost.model_copy(update={"spent": so_far, "projected": self._projected(so_far, until)})})
+
+    def _projected(self, so_far: Any, until: datetime | None) -> Any:
+        progress = self.seen.progress.progress if self.seen.progress else None
+        if until is None or progress is None or progress.estimated_completion_time is None or not self.status.cost:
+            return self.status.cost.projected if self.status.cost else None
+        left = max(progress.estimated_completion_time - until, timedelta())
+        rate = self.status.cost.hourly_rate * self.count
+        return (so_far + accounting.money(left, rate)).quantize(so_far)
+
+    def _after(self, end: Verdict) -> Plan:
+        """What follows from an attempt's end."""
+        result = end.result
+        if end.answer is Answer.SUCCEED:
+            return self._finish(Phase.SUCCEEDED, end.reason, end.message, result)
+        if end.answer is Answer.FAIL:
+            return self._finish(Phase.FAILED, end.reason, end.message, result)
+        if end.answer is Answer.RETRY_SMALLER:
+            earlier = [one for one in self.status.attempts if one.reason == Outcome.OUT_OF_MEMORY]
+            if len(earlier) > 1 or self._is_smallest():
+                return self._finish(Phase.FAILED, end.reason, f"{end.message}; smaller is not possible on this "
+                                    "accelerator: shorten training.maxLength, quantize (method.quantization: nf4), or "
+                                    "take a larger compute.accelerator", result)
+        if end.answer is Answer.RETRY_FREE and self.retries.without_progress > accounting.FREE_RETRIES:
+            times = self.retries.without_progress
+            return self._finish(Phase.FAILED, "NoProgress", f"it was stopped {times} times in a row before it could "
+                                "write a newer checkpoint: lower training.checkpointEvery, or leave compute.spot out",
+                                result)
+        if end.answer is Answer.RETRY_COUNTED and self.retries.counted > self.spec.run_policy.backoff_limit:
+            times = self.spec.run_policy.backoff_limit
+            return self._finish(Phase.FAILED, end.reason,
+                                f"{end.message} (retried {times} times, which is runPolicy.backoffLimit)", result)
+        if self.spec.run_policy.suspend:
+            return self._next()
+        return self._tell(Told(Phase.STARTING, "Retrying", f"{end.message}; the next attempt goes on from the last "
+                                                          "checkpoint"), requeue=timedelta())
+
+    def _is_smallest(self) -> bool:
+        training = self.spec.training
+        return training.micro_batch_size == 1 and training.gradient_checkpointing is Toggle.ENABLED
+
+    def _finish(self, phase: Phase, reason: str, message: str, result: Result | None) -> Plan:
+        """The end of the job, with everything that is known of it."""
+        update: dict[str, Any] = {"completion_time": self.now, "stage": None}
+        if result is not None:
+            update |= {"evaluation": result.evaluation, "adapter": result.adapter,
+                       "memory": self._memory(result.memory)}
+            if self.status.progress and result.total_steps:
+                update["progress"] = self.status.progress.model_copy(update={
+                    "step": result.step, "total_steps": result.total_steps,
+                    "percent": 100 * result.step // result.total_steps, "estimated_completion_time": None})
+        if self.status.cost:
+            update["cost"] = self.status.cost.model_copy(update={"projected": None})
+        self.status = self.status.model_copy(update=update)
+        return self._tell(Told(phase, reason, message))
+
+    def _memory(self, said: Any) -> Any:
+        known = self.status.memory
+        if said is None or known is None:
+            return said or known
+        return known.model_copy(update={name: value for name in type(said).model_fields
+                                        if (value := getattr(said, name)) is not None})
+
+    def _watch(self, active: AttemptView) -> Plan:
+        """An attempt that is under way."""
+        if self.spec.run_policy.suspend or active.deleting:
+            delete = () if active.deleting else (_delete_job(active),)
+            words = ("the trainer checkpoints and stops" if self.spec.run_policy.suspend else
+                     "the attempt's Job is being deleted; the next one starts when its pods are gone")
+            return self._tell(Told(self.status.phase or Phase.STARTING, "Stopping", words), delete)
+        never = judge_start(active, self.now, self.settings.start_timeout)
+        if never is not None:
+            return self._finish(Phase.FAILED, never.reason, never.message, None)
+        self._pin_image(active)
+        actions = self._applied(active.number, self._limits())
+        if active.suspended:
+            return self._tell(Told(Phase.QUEUED, "WaitingForQuota", f"the queue {self.spec.compute.queue_name} has not "
+                                   "admitted the job yet (Kueue starts it)", admitted=False), actions)
+        if any(pod.running for pod in active.pods) or any(pod.exit_code is not None for pod in active.pods):
+            return self._tell(self._running(active), actions)
+        why = waiting_words(active, admission.node_words(self.spec, self.accelerator))
+        unschedulable = any(pod.unschedulable is not None for pod in active.pods)
+        if unschedulable:
+            return self._tell(Told(Phase.QUEUED, "Unschedulable", why or "", admitted=False), actions)
+        told = Told(Phase.STARTING, "CannotStart" if why else "Starting",
+                    why or f"attempt {active.number} has its Job; its pod is being started",
+                    admitted=True if accounting.scheduled_at(active) else None)
+        scheduled = [pod.scheduled_at for pod in active.pods if pod.scheduled_at]
+        left = min(scheduled) + self.settings.start_timeout - self.now if scheduled else None
+        return self._tell(told, actions, left)
+
+    def _running(self, active: AttemptView) -> Told:
+        progress = self.seen.progress
+        if progress is None:
+            return Told(Phase.RUNNING, "Running", f"attempt {active.number} runs on "
+                        f"{', '.join(sorted({pod.node for pod in active.pods if pod.node}))}", admitted=True)
+        self.status = self.status.model_copy(update={
+            "stage": str(progress.stage),
+            "progress": progress.progress or self.status.progress,
+            "memory": self._memory(progress.memory),
+        })
+        phase = _PHASES.get(progress.stage, Phase.RUNNING)
+        return Told(phase, phase.value, f"attempt {active.number} is {progress.stage.value}", admitted=True)
+
+    def _pin_image(self, active: AttemptView) -> None:
+        """From the first pull on every attempt runs the same image, whatever its tag becomes."""
+        pulled = next((pod.image_id for pod in active.pods if pod.image_id), None)
+        image = self.status.image or self.settings.trainer_image
+        if pulled and "@sha256:" in pulled and "@sha256:" not in image:
+            digest = pulled.rpartition("@")[2]
+            repository = image.rpartition(":")[0] if ":" in image.rpartition("/")[2] else image
+            self.status = self.status.model_copy(update={"image": f"{repository}@{digest}"})
+
+    def _limits(self) -> Limits:
+        budget, cost = self.spec.budget, self.status.cost
+        ended = [one for one in self.status.attempts if one.end_time]
+        running = next((one for one in self.status.attempts if one.end_time is None), None)
+        stop_at = None
+        if budget.max_duration and running:
+            stop_at = running.start_time + budget.max_duration - accounting.run_time(ended)
+        before = self.status.model_copy(update={"attempts": tuple(ended)})
+        return Limits(stop_at=stop_at, max_cost=budget.max_cost,
+                      spent_before=accounting.spent(before, self.count, None),
+                      hourly_rate=cost.hourly_rate * self.count if cost else None)
+
+    def _applied(self, number: int, limits: Limits) -> tuple[Action, ...]:
+        wanted = [manifests.limits_map(self.job, limits)]
+        if self.spec.compute.nodes > 1:
+            wanted.append(manifests.rendezvous_service(self.job, number))
+        return tuple(Apply(one) for one in wanted if manifests.identity(one) not in self.seen.applied)
+
+    def _next(self) -> Plan:
+        """No attempt is under way: make the next one, or wait until it may be made."""
+        if self.spec.run_policy.suspend:
+            return self._tell(Told(Phase.SUSPENDED, "Suspended",
+                                   "suspended; set runPolicy.suspend to false and it goes on from its last checkpoint"))
+        if over := self._out_of_budget():
+            return self._finish(Phase.FAILED, "BudgetSpent", over, None)
+        last = self.status.attempts[-1] if self.status.attempts else None
+        wait_until = accounting.retry_at(last, self.retries, self.settings.retry_delay)
+        if wait_until is not None and self.now < wait_until:
+            return Plan(self.status, requeue_after=wait_until - self.now)
+        numbers = [*(one.number for one in self.status.attempts), *(one.number for one in self.seen.attempts),
+                   *self.seen.taken]
+        number = max(numbers, default=0) + 1
+        image = self.status.image or self.settings.trainer_image
+        config = manifests.run_config(self.job, self._fitting_spec(), number, image, self.status, self.accelerator)
+        actions: list[Action] = [Create(manifests.run_map(self.job, config)), *self._applied(number, self._limits()),
+                                 Create(manifests.attempt_job(self.job, self.spec, number, image, self.accelerator,
+                                                              self.settings))]
+        if self.status.phase is Phase.STARTING:
+            return Plan(self.status, tuple(actions))  # Told already: a write saved.
+        return self._tell(Told(Phase.STARTING, "Starting", f"attempt {number} is being made"), tuple(actions))
+
+    def _fitting_spec(self) -> FineTuneJobSpec:
+        """The spec, with the smallest memory plan once the accelerator's memory did not suffice."""
+        if not any(one.reason == Outcome.OUT_OF_MEMORY for one in self.status.attempts):
+            return self.spec
+        training = self.spec.training.model_copy(update={
+            "micro_batch_size": 1, "gradient_checkpointing": Toggle.ENABLED})
+        return self.spec.model_copy(update={"training": training})
+
+    def _out_of_budget(self) -> str | None:
+        budget, cost = self.spec.budget, self.status.cost
+        if budget.max_cost is not None and cost and cost.spent and cost.spent >= budget.max_cost:
+            return (f"{cost.spent} {cost.currency} of budget.maxCost {budget.max_cost} are spent, and nothing is "
+                    "published yet; the checkpoints are kept. Raise budget.maxCost in a new job")
+        if budget.max_duration and accounting.run_time(self.status.attempts) >= budget.max_duration:
+            return "budget.maxDuration is used up, and nothing is published yet; the checkpoints are kept"
+        return None
+
+    def _tell(self, told: Told, actions: tuple[Action, ...] = (), requeue: timedelta | None = None) -> Plan:
+        return Plan(tell(self.status, told, self.job.generation, self.now), actions, requeue_after=requeue)
+

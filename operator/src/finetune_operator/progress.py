@@ -1,0 +1,78 @@
+"""Reading the progress of running trainers: asynchronous, bounded, and for display only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+import httpx
+from finetune_api.messages import ProgressMessage
+from pydantic import ValidationError
+
+from finetune_operator.cache import Cache, Key, Polled
+from finetune_operator.metrics import POLLS
+from finetune_operator.views import AttemptView
+
+_BYTES = 16 * 1024
+_SECONDS = 2.0
+_AT_ONCE = 32
+_log = logging.getLogger(__name__)
+
+
+class Poller:
+    """Asks every running trainer for its progress, and has its job looked at again."""
+
+    def __init__(self, cache: Cache, port: int, interval: float, look_again: Callable[[Key], None],
+                 clock: Callable[[], datetime]) -> None:
+        self._cache, self._port, self._interval = cache, port, interval
+        self._look_again, self._clock = look_again, clock
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        # trust_env off: a proxy of the cluster must not see pod addresses.
+        async with httpx.AsyncClient(timeout=_SECONDS, follow_redirects=False, trust_env=False) as http:
+            while True:
+                asked = [(key, uid, attempt) for key, uid, attempt in self._running()]
+                await asyncio.gather(*(self._ask(http, *one) for one in asked))
+                await asyncio.sleep(self._interval)
+
+    def _running(self) -> list[tuple[Key, str, AttemptView]]:
+        found = []
+        for key, raw in list(self._cache.jobs()):
+            status = raw.get("status") or {}
+            if "startTime" not in status or "completionTime" in status:
+                continue
+            seen = self._cache.observe(key)
+            if seen and seen.attempts and any(pod.running and pod.ip for pod in seen.attempts[-1].pods):
+                found.append((key, seen.job.uid, seen.attempts[-1]))
+        return found
+
+    async def _ask(self, http: httpx.AsyncClient, key: Key, uid: str, attempt: AttemptView) -> None:
+        pod = next(pod for pod in attempt.pods if pod.running and pod.ip)
+        host = f"[{pod.ip}]" if pod.ip and ":" in pod.ip else pod.ip
+        async with self._slots:
+            try:
+                message: ProgressMessage | None = await _read(http, f"http://{host}:{self._port}/progress")
+                POLLS.labels("ok").inc()
+            except (httpx.HTTPError, ValidationError, ValueError) as error:
+                POLLS.labels("failed").inc()
+                _log.debug("%s/%s: no progress from %s: %s", *key, pod.name, error)
+                last = self._cache.polled.get(uid)
+                message = last.message if last and last.attempt == attempt.number else None
+        self._cache.polled[uid] = Polled(attempt.number, self._clock(), message)
+        self._look_again(key)
+
+
+async def _read(http: httpx.AsyncClient, address: str) -> ProgressMessage:
+    async with asyncio.timeout(_SECONDS), http.stream("GET", address) as answer:
+        if answer.status_code != httpx.codes.OK:
+            raise ValueError(f"status {answer.status_code}")
+        content = b""
+        async for piece in answer.aiter_bytes():
+            content += piece
+            if len(content) > _BYTES:
+                raise ValueError(f"more than {_BYTES} bytes")
+    return ProgressMessage.model_validate_json(content)

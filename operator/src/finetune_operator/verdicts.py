@@ -1,0 +1,163 @@
+"""What the end of an attempt means: from pod state, exit code and termination message, never from logs. Pure.
+
+The table is in docs/operator.md; tests/operator/test_verdicts.py goes through every row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.messages import Outcome, Result
+
+from finetune_operator.views import AttemptView, PodView
+
+_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+_CONTAINER = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_FINAL = {ExitCode.BAD_CONFIG, ExitCode.BAD_DATA, ExitCode.MISSING_INPUT, ExitCode.DIVERGED,
+          ExitCode.OUTPUT_NOT_WRITABLE}
+_UNSAID: dict[int, str] = {
+    ExitCode.BAD_CONFIG: "the trainer found the configuration impossible, and could not say why",
+    ExitCode.BAD_DATA: "the trainer could not learn from the data, and could not say why",
+    ExitCode.MISSING_INPUT: "the model or the data set can't be opened",
+    ExitCode.DIVERGED: "the loss became NaN or ran away: try a smaller training.learningRate",
+    ExitCode.OUT_OF_MEMORY: "the accelerator's memory does not suffice",
+    ExitCode.OUTPUT_NOT_WRITABLE: "the output can't be written: check output.uri and its credentials",
+    ExitCode.STOPPED: "the trainer was asked to stop, and checkpointed",
+}
+KILLED = 137
+
+
+class Answer(Enum):
+    """What the operator does about an ending."""
+
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    RETRY_FREE = "retry, free"
+    RETRY_SMALLER = "retry once with a smaller plan"
+    RETRY_COUNTED = "retry, up to backoffLimit"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an ending means.
+
+    Attributes:
+        reason: one word, for conditions and attempts.
+        message: a sentence that tells a stranger what to do.
+        result: what the trainer reported, if that can be read.
+    """
+
+    answer: Answer
+    reason: str
+    message: str
+    result: Result | None = None
+
+
+def judge_end(attempt: AttemptView) -> Verdict:
+    """What the end of a finished attempt means."""
+    if attempt.complete:
+        return _judge_success(attempt)
+    if attempt.failed and attempt.failed[0] == "DeadlineExceeded":
+        return Verdict(Answer.FAIL, "DeadlineExceeded",
+                       "the trainer did not end in its time: raise budget.maxDuration")
+    pod = _most_telling(attempt.pods)
+    if pod is None or pod.exit_code is None:
+        words = f": {pod.disruption}" if pod and pod.disruption else ""
+        return Verdict(Answer.RETRY_COUNTED, "PodLost",
+                       f"the trainer's pod is gone without an exit code (node lost, or pod deleted by force){words}")
+    return _judge_exit(pod)
+
+
+def _judge_success(attempt: AttemptView) -> Verdict:
+    result = next((pod.result for pod in attempt.pods if pod.result and pod.exit_code == ExitCode.OK), None)
+    if result is None:
+        return Verdict(Answer.RETRY_COUNTED, "ResultLost",
+                       "the trainer ended well, but its result can't be read: the next attempt adopts what is "
+                       "published")
+    if result.outcome is Outcome.QUALITY_GATE:
+        return Verdict(Answer.FAIL, result.outcome, result.message, result)
+    return Verdict(Answer.SUCCEED, result.outcome, result.message, result)
+
+
+def _most_telling(pods: tuple[PodView, ...]) -> PodView | None:
+    """The pod whose ending explains the attempt's: when one fails, the others are only asked to stop."""
+    def rank(pod: PodView) -> int:
+        if pod.exit_code is None:
+            return 3
+        if pod.exit_code == ExitCode.OK:
+            return 4
+        if pod.exit_code in _FINAL or pod.exit_code == ExitCode.OUT_OF_MEMORY or pod.oom_killed:
+            return 0
+        return 2 if pod.exit_code == ExitCode.STOPPED else 1
+
+    return min(pods, key=rank, default=None)
+
+
+def _judge_exit(pod: PodView) -> Verdict:
+    code, result = pod.exit_code, pod.result
+    assert code is not None
+    if pod.oom_killed:
+        return Verdict(Answer.FAIL, "HostOutOfMemory",
+                       "the trainer needed more host memory than its pod has: write a larger compute.memory", result)
+    if code not in _UNSAID:
+        if result:
+            return Verdict(Answer.RETRY_COUNTED, result.outcome, result.message, result)
+        words = f": {pod.disruption}" if pod.disruption else ""
+        return Verdict(Answer.RETRY_COUNTED, "Killed" if code == KILLED else "UnknownExit",
+                       f"the trainer ended with exit code {code}{words}")
+    known = ExitCode(code)
+    said = result.message if result else _UNSAID[known]
+    reason = str(result.outcome) if result else known.name.title().replace("_", "")
+    if known is ExitCode.STOPPED:
+        words = f" ({pod.disruption})" if pod.disruption else ""
+        return Verdict(Answer.RETRY_FREE, reason, f"{said}{words}", result)
+    if known is ExitCode.OUT_OF_MEMORY:
+        return Verdict(Answer.RETRY_SMALLER, reason, said, result)
+    return Verdict(Answer.FAIL, reason, said, result)
+
+
+def judge_start(attempt: AttemptView, now: datetime, patience: timedelta) -> Verdict | None:
+    """Whether an attempt that has a node will never start; None while there is hope."""
+    for pod in attempt.pods:
+        if pod.running or pod.exit_code is not None or pod.scheduled_at is None:
+            continue
+        if now - pod.scheduled_at < patience:
+            continue
+        reason, words = pod.waiting or ("", "")
+        if reason in _IMAGE:
+            return Verdict(Answer.FAIL, "ImagePullFailed", f"the trainer's image can't be pulled: {words or reason}; "
+                           "check the operator's trainerImage, its registry and imagePullSecrets")
+        if reason in _CONTAINER:
+            return Verdict(Answer.FAIL, "ContainerConfigError", f"the trainer's container can't start: "
+                           f"{words or reason}; {_advice(words)}")
+        return Verdict(Answer.FAIL, "StartTimeout", f"the trainer's pod did not start in {patience}: "
+                       f"{words or reason or 'the kubelet gives no reason'}; `kubectl describe pod {pod.name}` shows "
+                       "its volumes and events")
+    return None
+
+
+def _advice(words: str) -> str:
+    if "secret" in words.lower():
+        return ("create the Secret that the job names, in the job's namespace, with the keys of its purpose (HF_TOKEN; "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; OPENAI_API_KEY), and apply the job again")
+    return "mend that, and apply the job again"
+
+
+def waiting_words(attempt: AttemptView, looked_for: str) -> str | None:
+    """Why an attempt's pod is not running yet, in words; None where there is nothing to tell.
+
+    Args:
+        attempt: the attempt.
+        looked_for: what kind of node it wants.
+    """
+    for pod in attempt.pods:
+        if pod.unschedulable is not None:
+            return (f"no node takes the pod, which looks for {looked_for}; the scheduler says: {pod.unschedulable}. "
+                    "It waits, which costs nothing; another compute.accelerator is another job")
+        if pod.waiting and pod.waiting[0] not in ("ContainerCreating", "PodInitializing"):
+            reason, words = pod.waiting
+            return f"the pod can't start yet: {reason}: {words}" if words else f"the pod can't start yet: {reason}"
+    return None

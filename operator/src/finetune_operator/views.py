@@ -1,0 +1,190 @@
+"""What the operator reads of Kubernetes objects: small, typed, and lenient with what it does not know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from finetune_api.messages import Result
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.status import FineTuneJobStatus
+from pydantic import ValidationError
+
+from finetune_operator.names import ATTEMPT_LABEL, HASH_ANNOTATION
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A FineTuneJob as it is stored.
+
+    Attributes:
+        spec: the spec, without fields that this version does not know; None where it can't be read.
+        spec_error: why it can't be read, by field.
+        status: what the operator wrote last.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    deleting: bool
+    spec: FineTuneJobSpec | None
+    spec_error: str | None
+    status: FineTuneJobStatus
+
+
+@dataclass(frozen=True)
+class PodView:
+    """A trainer's pod.
+
+    Attributes:
+        unschedulable: the scheduler's words, while no node takes it.
+        waiting: reason and message of the kubelet, while its container can't start.
+        exit_code: of the trainer, once it ended.
+        result: what the trainer said at its end, where that can be read.
+        said: its termination message as it stands there.
+        image_id: what the node really pulled.
+    """
+
+    name: str
+    index: int
+    phase: str
+    ip: str | None
+    node: str | None
+    deleting: bool
+    gone: bool
+    scheduled_at: datetime | None
+    unschedulable: str | None
+    waiting: tuple[str, str] | None
+    running: bool
+    finished_at: datetime | None
+    exit_code: int | None
+    oom_killed: bool
+    result: Result | None
+    said: str
+    disruption: str | None
+    image_id: str | None
+
+
+@dataclass(frozen=True)
+class AttemptView:
+    """One attempt: a Job and its pods.
+
+    Attributes:
+        suspended: whether the Job waits to be admitted (by Kueue).
+        failed: reason and message of the Job's Failed condition.
+        finished_at: when the Job was finished.
+    """
+
+    number: int
+    name: str
+    created_at: datetime
+    suspended: bool
+    deleting: bool
+    complete: bool
+    failed: tuple[str, str] | None
+    finished_at: datetime | None
+    pods: tuple[PodView, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self.complete or self.failed is not None
+
+
+def time_of(text: str | None) -> datetime | None:
+    """A Kubernetes timestamp, or None."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def view_job(raw: Raw) -> JobView:
+    """Read a stored FineTuneJob."""
+    metadata = raw["metadata"]
+    spec, error = _read_spec(raw.get("spec") or {})
+    try:
+        status = FineTuneJobStatus.model_validate_json(json.dumps(raw.get("status") or {}))
+    except ValidationError:  # Somebody wrote nonsense: what is known of the attempts' Jobs stands all the same.
+        status = FineTuneJobStatus(start_time=time_of((raw.get("status") or {}).get("startTime")))
+    return JobView(metadata["namespace"], metadata["name"], metadata["uid"], metadata.get("generation", 1),
+                   metadata["resourceVersion"], "deletionTimestamp" in metadata, spec, error, status)
+
+
+def _read_spec(raw: Raw) -> tuple[FineTuneJobSpec | None, str | None]:
+    try:
+        return FineTuneJobSpec.model_validate_json(json.dumps(raw), extra="ignore"), None
+    except ValidationError as error:
+        faults = (f"spec.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        return None, "; ".join(faults)
+
+
+def view_attempt(raw: Raw, pods: Iterable[PodView]) -> AttemptView:
+    """Read an attempt's Job."""
+    metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()
+                  if condition.get("status") == "True"}
+    ended = conditions.get("Failed") or conditions.get("Complete")
+    failed = conditions.get("Failed")
+    created = time_of(metadata["creationTimestamp"])
+    assert created is not None
+    return AttemptView(
+        number=int(metadata["labels"][ATTEMPT_LABEL]),
+        name=metadata["name"],
+        created_at=created,
+        suspended=bool(spec.get("suspend")),
+        deleting="deletionTimestamp" in metadata,
+        complete="Complete" in conditions,
+        failed=(failed.get("reason", ""), failed.get("message", "")) if failed else None,
+        finished_at=time_of(ended.get("lastTransitionTime")) if ended else None,
+        pods=tuple(sorted(pods, key=lambda pod: (pod.index, pod.name))),
+    )
+
+
+def view_pod(raw: Raw, gone: bool = False) -> PodView:
+    """Read a trainer's pod; `gone` where it was deleted and this is the last that was seen of it."""
+    metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    scheduled = conditions.get("PodScheduled", {})
+    disruption = conditions.get("DisruptionTarget", {})
+    container: Raw = next((one for one in status.get("containerStatuses") or () if one["name"] == "trainer"), {})
+    state = container.get("state") or {}
+    terminated = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
+    waiting = state.get("waiting") or {}
+    said = terminated.get("message") or ""
+    return PodView(
+        name=metadata["name"],
+        index=int((metadata.get("annotations") or {}).get("batch.kubernetes.io/job-completion-index", 0)),
+        phase=status.get("phase", "Pending"),
+        ip=status.get("podIP"),
+        node=spec.get("nodeName"),
+        deleting="deletionTimestamp" in metadata,
+        gone=gone,
+        scheduled_at=time_of(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
+        unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else None,
+        waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
+        running="running" in state,
+        finished_at=time_of(terminated.get("finishedAt")),
+        exit_code=terminated.get("exitCode"),
+        oom_killed=terminated.get("reason") == "OOMKilled",
+        result=_read_result(said),
+        said=said,
+        disruption=disruption.get("message") if disruption.get("status") == "True" else None,
+        image_id=container.get("imageID") or None,
+    )
+
+
+def _read_result(said: str) -> Result | None:
+    try:
+        return Result.model_validate_json(said)
+    except ValidationError:
+        return None
+
+
+def child_hash(raw: Raw) -> str | None:
+    """The digest that the operator noted on a child that it applied."""
+    return (raw["metadata"].get("annotations") or {}).get(HASH_ANNOTATION)

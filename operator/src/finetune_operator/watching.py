@@ -1,0 +1,92 @@
+"""kopf's watches: each handler notes the object and puts its job's key into the queue, nothing else."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import kopf
+from finetune_api.base import GROUP, VERSION
+from finetune_api.generate import PLURAL
+from finetune_api.spec.job import KIND
+
+from finetune_operator.cache import Cache, Key
+from finetune_operator.client import Client, list_path
+from finetune_operator.names import SELECTOR
+from finetune_operator.queue import WorkQueue
+
+SERVER_TIMEOUT = 290
+"""Seconds after which the apiserver ends a watch, so that a connection never grows old."""
+
+INACTIVITY_TIMEOUT = 70.0
+"""Seconds without even a bookmark after which a watch counts as dead."""
+
+SWEEP_INTERVAL = 600.0
+
+WATCHED = (
+    (f"{GROUP}/{VERSION}", KIND, PLURAL, ""),
+    ("batch/v1", "Job", "jobs", SELECTOR),
+    ("v1", "Pod", "pods", SELECTOR),
+    ("v1", "ConfigMap", "configmaps", SELECTOR),
+    ("v1", "Service", "services", SELECTOR),
+)
+"""API version, kind, plural and label selector of everything that is watched."""
+
+
+def registry(cache: Cache, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
+    """The handlers."""
+    handlers = kopf.OperatorRegistry()
+
+    async def take(event: Any, **_: Any) -> None:  # In the loop: kopf runs plain functions in threads.
+        key = cache.note(dict(event["object"]), deleted=event["type"] == "DELETED")
+        if key is not None:
+            queue.add(key)
+
+    for api_version, _, plural, _ in WATCHED:
+        group, _, version = api_version.rpartition("/")
+        kopf.on.event(group, version, plural, id=f"note-{plural}", registry=handlers)(take)
+
+    @kopf.on.login(registry=handlers)
+    def login(**known: Any) -> Any:
+        return kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)
+
+    return handlers
+
+
+def watch_settings() -> kopf.OperatorSettings:
+    """kopf's settings: only watches, by our label, which never stay silent for long."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True  # Else kopf wants to read every namespace and CustomResourceDefinition.
+    settings.watching.server_timeout = SERVER_TIMEOUT
+    settings.watching.client_timeout = SERVER_TIMEOUT + 30
+    settings.watching.inactivity_timeout = INACTIVITY_TIMEOUT
+    settings.watching.chunk_size = 500
+    for api_version, _, plural, selector in WATCHED:
+        if selector:
+            group, _, version = api_version.rpartition("/")
+            settings.watching.label_selectors[group, version, plural] = selector
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    return settings
+
+
+async def sweep(cache: Cache, queue: WorkQueue[Key], client: Client, namespaces: tuple[str, ...]) -> None:
+    """List everything: what the cache does not have yet is noted, and what no longer exists is dropped.
+
+    Raises:
+        ApiError: a list was refused.
+    """
+    for api_version, kind, _, selector in WATCHED:
+        for namespace in namespaces or (None,):
+            uids: set[str] = set()
+            changed: set[Key] = set()
+
+            def take(raw: dict[str, Any], uids: set[str] = uids, changed: set[Key] = changed) -> None:
+                uids.add(raw["metadata"]["uid"])
+                if (key := cache.note(raw)) is not None:
+                    changed.add(key)
+
+            version = await client.list_into(list_path(api_version, kind, namespace), selector, take)
+            changed.update(cache.keep_only(kind, uids, version, namespace))
+            for key in changed:
+                queue.add(key)

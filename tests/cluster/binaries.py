@@ -1,0 +1,109 @@
+"""The programs of a control plane and its nodes: built once by Go, or taken from the folder of setup-envtest."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+KUBERNETES = "1.35.4"
+FOLDER = Path(__file__).parent
+VERSION_PACKAGE = "k8s.io/component-base/version"
+LINKER_FLAGS = {
+    # Without these the apiserver calls itself v0.0.0, and kubectl refuses to compare versions.
+    "go": f"-X {VERSION_PACKAGE}.gitVersion=v{KUBERNETES} -X {VERSION_PACKAGE}.gitMajor=1 "
+          f"-X {VERSION_PACKAGE}.gitMinor={KUBERNETES.split('.')[1]}",
+    "go-kwok": "",
+}
+PACKAGES = {"go": ".", "go-kwok": "sigs.k8s.io/kwok/cmd/kwok"}
+
+
+class Unavailable(Exception):
+    """This machine lacks something that a cluster needs; the message names it and says how to get it."""
+
+
+def cache_folder() -> Path:
+    """Where things that are slow to make are kept between runs."""
+    if chosen := os.environ.get("FINETUNE_TEST_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-tests"
+
+
+@functools.cache
+def command(part: str) -> tuple[str, ...]:
+    """How to start a part: etcd, kube-apiserver, kubelet, kubectl, kwok and so on.
+
+    Raises:
+        Unavailable: it is not there and cannot be built.
+    """
+    if part == "kwok":
+        return (str(built("go-kwok")),)
+    if assets := os.environ.get("KUBEBUILDER_ASSETS"):
+        found = Path(assets) / part
+        if found.exists():
+            return (str(found),)
+        if part in ("etcd", "kube-apiserver", "kubectl"):
+            raise Unavailable(f"KUBEBUILDER_ASSETS names {assets}, which holds no {part}")
+    return str(built("go")), part
+
+
+def built(program: str) -> Path:
+    """The executable of the Go program in the folder `program`, built if this version of it never was.
+
+    Raises:
+        Unavailable: Go is missing, or the build failed.
+    """
+    source = FOLDER / program
+    inputs = [path for name in ("go.mod", "go.sum", "main.go") if (path := source / name).exists()]
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in inputs)).hexdigest()[:16]
+    target = cache_folder() / "bin" / f"{program}-{digest}" / "program"
+    if target.exists():
+        return target
+    with locked(cache_folder() / "bin" / f"{program}.lock"):
+        # Another worker may have built it while this one waited for the lock.
+        if not target.exists():
+            _build(program, source, target)
+    return target
+
+
+def _build(program: str, source: Path, target: Path) -> None:
+    go = shutil.which("go")
+    if go is None:
+        raise Unavailable(f"Go is not installed: it builds {source} (etcd, the apiserver, the kubelet). Install Go, or "
+                          "name a folder of setup-envtest in KUBEBUILDER_ASSETS for tests that need no node")
+    say(f"building {source.name} of tests/cluster with Go: about 6 minutes on 2 cores the first time, kept in {target}")
+    began = time.monotonic()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_suffix(".unfinished")
+    done = subprocess.run(
+        [go, "build", "-trimpath", "-ldflags", f"-s -w {LINKER_FLAGS[program]}", "-o", unfinished, PACKAGES[program]],
+        cwd=source, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable(f"go build in {source} failed:\n{done.stderr[-3000:]}")
+    unfinished.rename(target)
+    say(f"built {source.name} in {time.monotonic() - began:.0f} s ({target.stat().st_size >> 20} MiB)")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock between processes; it vanishes with a process that dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def say(what: str) -> None:
+    """Tells the person who waits, past pytest's capturing."""
+    stream = sys.__stderr__
+    if stream is not None:
+        stream.write(f"tests/cluster: {what}\n")
+        stream.flush()

@@ -1,0 +1,36 @@
+"""Waiting for a condition, with a deadline: the one place of the tests that sleeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+POLL_SECONDS = 0.05
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
+    """The first true value of `condition`, asked again and again.
+
+    Args:
+        condition: returns something false, or raises AssertionError, while it does not hold yet.
+        what: what is waited for, for the error.
+        seconds: how long to wait.
+
+    Raises:
+        TimeoutError: it did not come to hold; says what was seen last.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            seen: object = condition()
+        except AssertionError as error:
+            seen = error
+        else:
+            if seen:
+                return seen
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:g} s for {what}; last seen: {seen!r}")
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,39 @@
+"""What the operator's tests share: a control plane with FineTuneJobs, whose one node starts pods and ends none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import kwok
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.fixtures import needing_this_machine
+from tests.operator.api import Api
+
+CRD = Path(__file__).parents[2] / "crds" / "finetune.dev_finetunejobs.yaml"
+HOUR = 3600.0
+CAPACITY = {"cpu": "10000", "memory": "100Ti", "pods": "1000", "nvidia.com/gpu": "1000"}
+
+
+@pytest.fixture(scope="session")
+def control_plane():
+    """One of their own: other tests want pods to stay pending."""
+    with needing_this_machine():
+        plane = ControlPlane()
+        try:
+            plane.start()
+            plane.kubectl("apply", "--server-side", "-f", CRD)
+            plane.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
+            kwok.play(plane, capacity=CAPACITY, pod_seconds=HOUR)
+            yield plane
+        finally:
+            plane.stop()
+
+
+@pytest.fixture(scope="session")
+def api(control_plane):
+    """The apiserver."""
+    connection = Api(control_plane)
+    yield connection
+    connection.close()

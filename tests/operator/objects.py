@@ -1,0 +1,150 @@
+"""Objects as the apiserver delivers them, for the tests of what is decided."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from finetune_api.messages import Outcome, ProgressMessage, Result
+from finetune_api.rules import SMALLEST_SPEC, merge_patch
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator import names
+from finetune_operator.cache import Cache, Polled
+from finetune_operator.observation import Observation
+from finetune_operator.plan import Apply, Create, Delete, Plan, plan
+from finetune_operator.reconcile import dump_status
+from finetune_operator.settings import Settings
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+KEY = ("team", "tune")
+UID = "11111111-1111-1111-1111-111111111111"
+SETTINGS = Settings(trainer_image="registry/trainer:1")
+
+
+def stamp(seconds: float) -> str:
+    """A Kubernetes timestamp, in seconds from NOW."""
+    return (NOW + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def raw_job(status: FineTuneJobStatus | dict[str, Any] | None = None, *, uid: str = UID, deleting: bool = False,
+            generation: int = 1, **sections: Any) -> dict[str, Any]:
+    """The smallest job, with merge patches on its sections."""
+    metadata: dict[str, Any] = {"namespace": KEY[0], "name": KEY[1], "uid": uid, "generation": generation,
+                                "resourceVersion": "1", "creationTimestamp": stamp(-100)}
+    if deleting:
+        metadata["deletionTimestamp"] = stamp(0)
+    raw_status = dump_status(status) if isinstance(status, FineTuneJobStatus) else status or {}
+    return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata,
+            "spec": merge_patch(copy.deepcopy(SMALLEST_SPEC), sections), "status": raw_status}
+
+
+def raw_attempt(number: int = 1, *, uid: str = UID, ended: str | None = None, reason: str = "BackoffLimitExceeded",
+                at: float = 60, suspended: bool = False, deleting: bool = False) -> dict[str, Any]:
+    """An attempt's Job; `ended` is Complete or Failed."""
+    metadata: dict[str, Any] = {
+        "namespace": KEY[0], "name": f"{KEY[1]}-{number}", "uid": f"{uid}-job-{number}", "resourceVersion": "1",
+        "creationTimestamp": stamp(0), "labels": names.labels(KEY[1], uid, number)}
+    if deleting:
+        metadata["deletionTimestamp"] = stamp(at)
+    conditions = [{"type": ended, "status": "True", "reason": reason, "message": "", "lastTransitionTime": stamp(at)}]
+    return {"kind": "Job", "metadata": metadata, "spec": {"suspend": suspended},
+            "status": {"conditions": conditions if ended else []}}
+
+
+def raw_pod(number: int = 1, *, index: int = 0, uid: str = UID, scheduled: float | None = 0, running: bool = False,
+            waiting: tuple[str, str] | None = None, exit_code: int | None = None, said: Result | str = "",
+            oom: bool = False, at: float = 60, unschedulable: str | None = None, disruption: str | None = None,
+            image_id: str = "") -> dict[str, Any]:
+    """A trainer's pod in one of its states."""
+    conditions: list[dict[str, Any]] = []
+    if unschedulable is not None:
+        conditions.append({"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                           "message": unschedulable})
+    elif scheduled is not None:
+        conditions.append({"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(scheduled)})
+    if disruption:
+        conditions.append({"type": "DisruptionTarget", "status": "True", "message": disruption})
+    state: dict[str, Any] = {}
+    if exit_code is not None:
+        words = said.to_bytes().decode() if isinstance(said, Result) else said
+        state = {"terminated": {"exitCode": exit_code, "message": words, "finishedAt": stamp(at),
+                                "reason": "OOMKilled" if oom else "Error"}}
+    elif running:
+        state = {"running": {"startedAt": stamp(1)}}
+    elif waiting:
+        state = {"waiting": {"reason": waiting[0], "message": waiting[1]}}
+    return {
+        "kind": "Pod",
+        "metadata": {"namespace": KEY[0], "name": f"{KEY[1]}-{number}-{index}-x", "uid": f"{uid}-pod-{number}-{index}",
+                     "resourceVersion": "1", "creationTimestamp": stamp(0), "labels": names.labels(KEY[1], uid, number),
+                     "annotations": {"batch.kubernetes.io/job-completion-index": str(index)}},
+        "spec": {"nodeName": "node-a" if unschedulable is None else None},
+        "status": {"phase": "Running" if running else "Pending", "podIP": "10.0.0.9", "conditions": conditions,
+                   "containerStatuses": [{"name": "trainer", "state": state, "imageID": image_id}] if state else []},
+    }
+
+
+def result(outcome: Outcome, message: str = "what happened", **known: Any) -> Result:
+    """What a trainer says at its end."""
+    return Result(outcome=outcome, message=message, **known)
+
+
+def observe(*raws: dict[str, Any], progress: ProgressMessage | None = None, polled: float | None = None,
+            attempt: int = 1) -> Observation:
+    """What a cache that saw these objects knows of the job."""
+    cache = Cache()
+    for raw in raws:
+        cache.note(raw)
+    if polled is not None:
+        cache.polled[UID] = Polled(attempt, NOW + timedelta(seconds=polled), progress)
+    seen = cache.observe(KEY)
+    assert seen is not None
+    return seen
+
+
+def decide(*raws: dict[str, Any], at: float = 0, settings: Settings = SETTINGS, **known: Any) -> Plan:
+    """The decision about what these objects show, at a time in seconds from NOW."""
+    return plan(observe(*raws, **known), settings, NOW + timedelta(seconds=at))
+
+
+def started(**change: Any) -> FineTuneJobStatus:
+    """The status of a job whose start is recorded, at NOW."""
+    return decide(raw_job()).status.model_copy(update=change)
+
+
+def telling(decided: Plan) -> tuple[str, str, str]:
+    """Phase, reason and message of a decision."""
+    told = next(one for one in decided.status.conditions if one.type == "Progressing")
+    return str(decided.status.phase), told.reason, told.message
+
+
+def conditions(decided: Plan) -> dict[str, str]:
+    """The conditions of a decision, by type."""
+    return {str(one.type): str(one.status) for one in decided.status.conditions}
+
+
+def acts(decided: Plan) -> list[str]:
+    """The actions of a decision in short: what is made, applied and deleted."""
+    words = []
+    for action in decided.actions:
+        if isinstance(action, Delete):
+            words.append(f"delete {action.kind} {action.name}")
+        else:
+            assert isinstance(action, Create | Apply)
+            verb = "create" if isinstance(action, Create) else "apply"
+            words.append(f"{verb} {action.manifest['kind']} {action.manifest['metadata']['name']}")
+    return words
+
+
+def created(decided: Plan, kind: str) -> dict[str, Any]:
+    """The manifest of a kind that a decision makes."""
+    return next(action.manifest for action in decided.actions
+                if isinstance(action, Create) and action.manifest["kind"] == kind)
+
+
+def run_json(decided: Plan) -> dict[str, Any]:
+    """The run configuration that a decision makes."""
+    content: dict[str, Any] = json.loads(created(decided, "ConfigMap")["data"]["run.json"])
+    return content

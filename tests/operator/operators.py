@@ -1,0 +1,58 @@
+"""An operator as a process of its own, as it runs in its pod."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import httpx
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.processes import Process
+from tests.cluster.waiting import wait_for
+
+SETTINGS = {"trainerImage": "registry.invalid/trainer:1", "progressInterval": "1s", "retryDelay": "1s"}
+
+
+class Operator:
+    """A running operator.
+
+    Attributes:
+        process: its process; its log tells what it did.
+    """
+
+    def __init__(self, plane: ControlPlane, namespace: str | None = None, *, settings: dict[str, Any] | None = None,
+                 fault: str | None = None, lease: str | None = None, identity: str = "one") -> None:
+        self._plane = plane
+        file = plane.folder / f"settings-{namespace}-{identity}.yaml"
+        file.write_text(yaml.safe_dump({**SETTINGS, **(settings or {})}))
+        command = [sys.executable, "-m", "finetune_operator", "--kubeconfig", plane.kubeconfig, "--settings", file,
+                   "--metrics-port", "0", "--identity", identity]
+        if namespace:
+            command += ["--namespace", namespace]
+        if lease:
+            command += ["--lease", lease]
+        self.process: Process = plane.run.start(
+            f"operator-{namespace}-{identity}-{file.stat().st_mtime_ns}", command,
+            {"FINETUNE_OPERATOR_FAULT": f"kill:{fault}" if fault else ""})
+
+    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """What /metrics shows, by name and labels."""
+        port = wait_for(lambda: re.search(r"metrics at port (\d+)", self.process.log.read_text()), "its metrics")[1]
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=10).text
+        return {(sample.name, frozenset(sample.labels.items())): sample.value
+                for family in text_string_to_metric_families(text) for sample in family.samples}
+
+    def requests(self, *methods: str) -> float:
+        """How many requests it made to the apiserver; all, or those of some methods."""
+        return sum(value for (name, labels), value in self.metrics().items()
+                   if name == "finetune_operator_api_requests_total"
+                   and (not methods or dict(labels)["method"] in methods))
+
+    def stop(self) -> None:
+        """Ask it to end, as a rollout does; pytest shows its log where a test failed."""
+        self.process.stop(grace_seconds=20)
+        print(self.process.tail())  # noqa: T201

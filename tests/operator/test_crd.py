@@ -1,0 +1,141 @@
+"""The CustomResourceDefinition on a real apiserver: each rule's cases, and what must never be refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from finetune_api.rules import RULES, STORED_RULES, Rule
+
+from tests.api.jobs import document, nested
+from tests.cluster.waiting import wait_for
+from tests.operator.api import Refused
+from tests.operator.conftest import CRD
+
+ALL = (*RULES, *STORED_RULES)
+DRY = "?dryRun=All&fieldValidation=Strict"
+STARTED = {"status": {"startTime": "2026-01-01T00:00:00Z", "specHash": "0" * 64}}
+
+
+def _with(rule: Rule, section) -> dict:
+    return document(**nested(rule.section, section)["spec"])
+
+
+def _name(rule: Rule) -> str:
+    return f"{rule.path}: {rule.message}"
+
+
+@pytest.mark.parametrize("rule", ALL, ids=_name)
+def test_the_apiserver_accepts_the_case_that_keeps_a_rule(api, rule):
+    api.create("FineTuneJob", "default", _with(rule, rule.accepts), DRY)
+
+
+@pytest.mark.parametrize("rule", ALL, ids=_name)
+def test_the_apiserver_refuses_the_case_that_breaks_a_rule_in_the_same_words(api, rule):
+    with pytest.raises(Refused) as refusal:
+        api.create("FineTuneJob", "default", _with(rule, rule.refuses), DRY)
+    assert refusal.value.status == 422
+    assert f"{rule.path}: Invalid value" in refusal.value.message
+    assert rule.message in refusal.value.message
+
+
+@pytest.mark.parametrize("name", ["a" * 41, "1st", "a.b"])
+def test_a_name_that_no_child_could_carry_is_refused(api, name):
+    job = document()
+    job["metadata"]["name"] = name
+    with pytest.raises(Refused, match=r"metadata\.name"):
+        api.create("FineTuneJob", "default", job, DRY)
+
+
+@pytest.fixture
+def stored(api, namespace):
+    """The smallest job, started."""
+    api.create("FineTuneJob", namespace, document())
+    api.patch("FineTuneJob", namespace, "smallest", STARTED, "status")
+    return namespace
+
+
+@pytest.mark.parametrize(("section", "change"), [
+    ("model", {"source": "other/model"}), ("dataset", {"maxSamples": 5}), ("output", {"uri": "s3://bucket/other"}),
+    ("method", {"quantization": "nf4"}), ("training", {"epochs": 1}), ("evaluation", {"samples": 5}),
+    ("compute", {"spot": True}),
+])
+def test_a_started_job_keeps_its_sections(api, stored, section, change):
+    with pytest.raises(Refused, match=f"the job has started: spec.{section} can't change any more"):
+        api.patch("FineTuneJob", stored, "smallest", {"spec": {section: change}})
+
+
+def test_a_started_job_takes_another_budget_and_policy(api, stored):
+    change = {"spec": {"budget": {"maxCost": "5"}, "runPolicy": {"suspend": True}}}
+    assert api.patch("FineTuneJob", stored, "smallest", change)["spec"]["budget"]["maxCost"] == "5"
+
+
+def test_a_job_may_be_edited_until_it_starts(api, namespace):
+    api.create("FineTuneJob", namespace, document())
+    api.patch("FineTuneJob", namespace, "smallest", {"spec": {"training": {"epochs": 1}}})
+
+
+def test_the_start_is_never_cleared(api, stored):
+    with pytest.raises(Refused, match="the time of the start is never cleared"):
+        api.patch("FineTuneJob", stored, "smallest", {"status": {"startTime": None}}, "status")
+
+
+def test_a_status_that_reports_an_overspend_is_taken(api, stored):
+    api.patch("FineTuneJob", stored, "smallest", {"spec": {"budget": {"maxCost": "1"}}})
+    cost = {"spent": "7.5", "currency": "USD", "hourlyRate": "1"}
+    assert api.patch("FineTuneJob", stored, "smallest", {"status": {"cost": cost}}, "status")["status"]["cost"] == cost
+
+
+def test_an_object_that_breaks_a_newer_rule_can_be_reported_on_and_deleted(api, control_plane, namespace):
+    """A rule that comes with an upgrade must not brick what is stored: its status is written, its finalizers go."""
+    crd = yaml.safe_load(CRD.read_text())
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    api.create("FineTuneJob", namespace, document(training={"maxSteps": 7}))
+    spec["properties"]["training"]["x-kubernetes-validations"].append(
+        {"rule": "!has(self.maxSteps) || self.maxSteps != 7", "message": "no sevens any more"})
+    try:
+        control_plane.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(crd))
+        wait_for(lambda: _is_refused(api, namespace), "the newer rule to be in force")
+        api.patch("FineTuneJob", namespace, "smallest", STARTED, "status")
+        api.patch("FineTuneJob", namespace, "smallest", {"spec": {"runPolicy": {"suspend": True}}})
+        api.delete("FineTuneJob", namespace, "smallest", "Foreground")
+        wait_for(lambda: api.list("FineTuneJob", namespace) == [], "the job to be gone")
+    finally:
+        control_plane.kubectl("apply", "--server-side", "-f", CRD)
+        wait_for(lambda: not _is_refused(api, namespace), "the newer rule to be gone")
+
+
+def _is_refused(api, namespace) -> bool:
+    job = document(training={"maxSteps": 7})
+    job["metadata"]["name"] = "probe"
+    try:
+        api.create("FineTuneJob", namespace, job, DRY)
+    except Refused:
+        return True
+    return False
+
+
+def test_kubectl_apply_and_server_side_apply_both_work(control_plane, api, namespace):
+    text = json.dumps(document())
+    for way in ((), ("--server-side",)):
+        control_plane.kubectl("apply", "-n", namespace, *way, "-f", "-", input=text)
+    control_plane.kubectl("delete", "ftj", "smallest", "-n", namespace)
+
+
+def test_kubectl_refuses_unknown_fields(control_plane, api, namespace):
+    done = control_plane.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(document(training={"epoch": 1})),
+                                 check=False)
+    assert 'unknown field "spec.training.epoch"' in done.stderr
+
+
+def test_kubectl_shows_the_columns_and_explains_the_fields(control_plane, api, stored):
+    api.patch("FineTuneJob", stored, "smallest", {"status": {
+        "phase": "Running", "progress": {"step": 1, "totalSteps": 4, "percent": 25, "loss": 0.5},
+        "cost": {"spent": "0.1", "hourlyRate": "1"}}}, "status")
+    header, row = control_plane.kubectl("get", "finetune", "-n", stored).stdout.splitlines()
+    assert header.split() == ["NAME", "PHASE", "METHOD", "MODEL", "PROGRESS", "LOSS", "COST", "ETA", "AGE"]
+    assert row.split()[:7] == ["smallest", "Running", "LoRA", "owner/name", "25", "0.5", "0.1"]
+    explained = control_plane.kubectl("explain", "ftj.spec.method").stdout
+    assert "How the model learns." in explained
+    assert "arXiv:2305.14314" in explained

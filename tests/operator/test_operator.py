@@ -1,0 +1,357 @@
+"""The operator as a process, on a real control plane; kwok starts the pods, the tests end them as kubelets do."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from finetune_api.messages import Outcome, ProgressMessage, Result, Stage
+from finetune_api.status import Progress, PublishedAdapter
+
+from tests.api.jobs import document
+from tests.cluster.waiting import wait_for
+from tests.operator.api import Refused
+from tests.operator.operators import Operator
+
+ADAPTER = PublishedAdapter(uri="s3://bucket/prefix/x", sha256="0" * 64, size_bytes=1, base_model="owner/name")
+DONE = Result(outcome=Outcome.SUCCEEDED, message="trained 4 steps and published the adapter", step=4, total_steps=4,
+              adapter=ADAPTER)
+
+
+@pytest.fixture
+def operator(control_plane, api, namespace):
+    """An operator that serves the test's namespace."""
+    running = Operator(control_plane, namespace)
+    yield running
+    running.stop()
+
+
+class Work:
+    """What happens to one job in one namespace."""
+
+    def __init__(self, api, namespace, name="tune"):
+        self.api, self.namespace, self.name = api, namespace, name
+
+    def apply(self, **sections):
+        body = document(**{"runPolicy": {"preflight": "Skip"}, **sections})
+        body["metadata"]["name"] = self.name
+        return self.api.create("FineTuneJob", self.namespace, body)
+
+    def change(self, **sections):
+        return self.api.patch("FineTuneJob", self.namespace, self.name, {"spec": sections})
+
+    def status(self):
+        return self.api.get("FineTuneJob", self.namespace, self.name).get("status", {})
+
+    def until(self, phase, reason=None, seconds=60):
+        def there():
+            status = self.status()
+            telling = {one["type"]: one for one in status.get("conditions", [])}.get("Progressing", {})
+            assert status.get("phase") == phase, (status.get("phase"), telling)
+            assert reason in (None, telling.get("reason")), telling
+            return status
+        return wait_for(there, f"{self.name} to be {phase}", seconds)
+
+    def jobs(self):
+        return sorted(job["metadata"]["name"] for job in self.api.list("Job", self.namespace)
+                      if job["metadata"]["name"].startswith(self.name))
+
+    def running_pod(self, number=1):
+        def there():
+            for pod in self.api.list("Pod", self.namespace):
+                if pod["metadata"]["labels"]["job-name"] == f"{self.name}-{number}":
+                    assert pod["status"].get("phase") == "Running", pod["status"]
+                    return pod
+            return None
+        return wait_for(there, f"the pod of attempt {number} to run")
+
+    def end(self, code, said: Result | None = None, number=1, reason="Error"):
+        """Ends an attempt's pod as a kubelet reports it."""
+        pod = self.running_pod(number)
+        terminated = {"exitCode": code, "reason": reason, "finishedAt": pod["status"]["startTime"],
+                      "startedAt": pod["status"]["startTime"],
+                      "message": said.to_bytes().decode() if said else ""}
+        container = {**pod["status"]["containerStatuses"][0], "state": {"terminated": terminated}, "ready": False}
+        self.api.patch("Pod", self.namespace, pod["metadata"]["name"], {"status": {
+            "phase": "Failed" if code else "Succeeded", "containerStatuses": [container]}}, "status")
+
+    def events(self):
+        return [event for event in self.api.list("Event", self.namespace)
+                if event["involvedObject"].get("kind") == "FineTuneJob"
+                and event["involvedObject"]["name"] == self.name]
+
+
+@pytest.fixture
+def work(api, namespace):
+    return Work(api, namespace)
+
+
+def test_a_job_runs_from_apply_to_its_adapter(operator, work):
+    work.apply()
+    work.until("Running")
+    work.end(0, DONE)
+    status = work.until("Succeeded")
+    assert status["adapter"]["uri"] == ADAPTER.uri
+    assert status["attempts"][0]["reason"] == "Succeeded"
+    assert {one["type"]: one["status"] for one in status["conditions"]} == {
+        "Validated": "True", "Admitted": "True", "Progressing": "False", "Reconciling": "False", "Succeeded": "True",
+        "Failed": "False"}
+    reasons = wait_for(lambda: [one["reason"] for one in work.events()] if len(work.events()) >= 4 else None, "events")
+    assert sorted(reasons) == ["Running", "Started", "Starting", "Succeeded"], "each once"
+    assert operator.requests("POST", "PUT", "PATCH") <= 12
+
+
+def test_the_objects_are_what_pod_security_restricted_demands(operator, api, control_plane, work, namespace):
+    control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    work.apply()
+    work.running_pod()
+
+
+def test_a_hundred_idle_passes_make_no_request(operator, work, api, namespace):
+    work.apply()
+    work.until("Running")
+    before = wait_for(lambda: _settled(operator), "the operator to be idle")
+    passes = operator.metrics()[("finetune_operator_reconciles_total", frozenset({("result", "ok")}))]
+    for number in range(100):  # A label on a watched child is news to the watch, and none to the plan.
+        api.patch("ConfigMap", namespace, "tune-limits", {"metadata": {"labels": {"test": str(number)}}})
+    wait_for(lambda: operator.metrics()[("finetune_operator_reconciles_total", frozenset({("result", "ok")}))]
+             >= passes + 10, "the passes")
+    assert _settled(operator) == before
+
+
+def _settled(operator):
+    first = operator.requests()
+    deadline = []
+    wait_for(lambda: deadline.append(1) or len(deadline) > 20, "a second to pass")
+    return first if operator.requests() == first else None
+
+
+def test_what_the_catalogue_does_not_have_is_refused_until_it_is_edited(operator, work):
+    work.apply(compute={"accelerator": "tpu-v9"})
+    status = work.until("Pending", "InvalidSpec")
+    assert "tpu-v9 is not in the catalogue; write one of cpu, nvidia-a100-40" in status["conditions"][0]["message"]
+    assert work.jobs() == []
+    work.change(compute={"accelerator": "nvidia-l4"})
+    work.until("Running")
+
+
+def test_a_failed_attempt_is_retried_up_to_the_limit(operator, work):
+    work.apply(runPolicy={"preflight": "Skip", "backoffLimit": 1})
+    work.until("Running")
+    work.end(1)
+    work.end(1, number=2)
+    status = work.until("Failed")
+    assert "retried 1 times" in status["conditions"][-1]["message"]
+    assert work.jobs() == ["tune-1", "tune-2"]
+
+
+def test_suspend_and_resume(operator, work):
+    work.apply()
+    work.until("Running")
+    work.change(runPolicy={"suspend": True})
+    work.until("Suspended")
+    assert work.jobs() == []
+    work.change(runPolicy={"suspend": False})
+    work.running_pod(2)
+
+
+@pytest.mark.parametrize("moment", ["start", "started", "created", "final"])
+def test_an_operator_that_is_killed_anywhere_changes_nothing(control_plane, api, work, namespace, moment):
+    first = Operator(control_plane, namespace, fault=moment, identity="first")
+    work.apply()
+    if moment == "final":
+        work.until("Running")
+        work.end(0, DONE)
+    assert first.process.popen.wait(60) == -signal.SIGKILL
+    second = Operator(control_plane, namespace, identity="second")
+    try:
+        if moment != "final":
+            work.until("Running")
+            work.end(0, DONE)
+        status = work.until("Succeeded")
+        assert work.jobs() == ["tune-1"]
+        assert [one["number"] for one in status["attempts"]] == [1]
+    finally:
+        second.stop()
+
+
+def test_new_settings_restart_nothing(control_plane, api, work, namespace):
+    first = Operator(control_plane, namespace, identity="old")
+    work.apply()
+    pod = work.running_pod()
+    work.until("Running")
+    first.stop()
+    second = Operator(control_plane, namespace, identity="new", settings={"trainerImage": "registry.invalid/trainer:2"})
+    try:
+        work.end(75, Result(outcome=Outcome.STOPPED, message="stopped"))
+        following = work.running_pod(2)
+        assert following["spec"]["containers"][0]["image"] == pod["spec"]["containers"][0]["image"]
+    finally:
+        second.stop()
+
+
+def test_the_same_name_in_two_namespaces_is_two_jobs(control_plane, api):
+    places = [control_plane.namespace(), control_plane.namespace()]
+    operator = Operator(control_plane, identity="everywhere")
+    try:
+        works = [Work(api, place) for place in places]
+        for one in works:
+            one.apply()
+        works[0].until("Running")
+        works[1].until("Running")
+        works[0].end(0, DONE)
+        works[0].until("Succeeded")
+        assert works[1].status()["phase"] == "Running"
+    finally:
+        operator.stop()
+
+
+@pytest.mark.parametrize("propagation", ["Background", "Foreground"])
+def test_a_deleted_job_takes_its_children_along_and_can_be_applied_again(operator, work, api, namespace, propagation):
+    work.apply()
+    work.until("Running")
+    api.delete("FineTuneJob", namespace, "tune", propagation)
+    wait_for(lambda: not api.list("FineTuneJob", namespace), "the job to be gone")
+    work.apply()
+    status = work.until("Running")
+    wait_for(lambda: len(work.jobs()) == 1, "the old children to be gone")
+    assert len(status["attempts"]) == 1
+
+
+def test_an_orphaned_attempt_does_not_stop_a_job_of_the_same_name(operator, work, api, namespace):
+    work.apply()
+    work.until("Running")
+    api.delete("FineTuneJob", namespace, "tune", "Orphan")
+    wait_for(lambda: not api.list("FineTuneJob", namespace), "the job to be gone")
+    assert work.jobs() == ["tune-1"]
+    work.apply()
+    work.running_pod(2)
+
+
+def test_children_go_after_the_ttl_and_the_result_stays(operator, work, api, namespace):
+    work.apply(runPolicy={"preflight": "Skip", "ttlSecondsAfterFinished": 1})
+    work.until("Running")
+    work.end(0, DONE)
+    wait_for(lambda: work.jobs() == [], "the children to go")
+    assert work.status()["phase"] == "Succeeded"
+
+
+def test_a_deletion_that_the_watch_missed_is_noticed(control_plane, api, work, namespace):
+    first = Operator(control_plane, namespace, identity="before")
+    work.apply()
+    work.until("Running")
+    first.stop()
+    api.delete("Job", namespace, "tune-1")
+    wait_for(lambda: work.jobs() == [], "the attempt to be gone")
+    second = Operator(control_plane, namespace, identity="after")
+    try:
+        work.running_pod(2)
+        assert work.status()["attempts"][0]["reason"] == "JobDeleted"
+    finally:
+        second.stop()
+
+
+def test_a_second_replica_stands_by_and_takes_over(control_plane, api, work, namespace):
+    first = Operator(control_plane, namespace, lease=f"{namespace}/lead", identity="a")
+    leader = ("finetune_operator_leader", frozenset())
+    wait_for(lambda: first.metrics()[leader] == 1, "the first to lead")
+    second = Operator(control_plane, namespace, lease=f"{namespace}/lead", identity="b")
+    wait_for(lambda: "standing by: a leads" in second.process.log.read_text(), "the second to stand by")
+    first.process.stop(grace_seconds=0)
+    work.apply()
+    work.until("Running", seconds=60)
+    assert second.metrics()[leader] == 1
+    second.stop()
+    assert api.get("Lease", namespace, "lead")["spec"]["holderIdentity"] == ""
+
+
+def test_a_leader_that_lost_its_lease_ends(control_plane, api, namespace):
+    operator = Operator(control_plane, namespace, lease=f"{namespace}/lead", identity="a")
+    wait_for(lambda: operator.metrics()[("finetune_operator_leader", frozenset())] == 1, "it to lead")
+    api.patch("Lease", namespace, "lead", {"spec": {"holderIdentity": "thief", "leaseDurationSeconds": 3600}})
+    assert operator.process.popen.wait(30) == 1
+    assert "giving up: thief leads now" in operator.process.log.read_text()
+
+
+def test_an_apiserver_that_goes_away_and_comes_back_is_lived_through(control_plane, api, work, namespace):
+    operator = Operator(control_plane, namespace, identity="patient")
+    try:
+        work.apply()
+        work.until("Running")
+        control_plane.pause_apiserver()
+        control_plane.restart_apiserver()
+        work.end(0, DONE)
+        work.until("Succeeded", seconds=90)
+    finally:
+        operator.stop()
+
+
+class _Trainer(http.server.BaseHTTPRequestHandler):
+    content = b""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_progress_flows_into_status_and_metrics_and_leaves_with_the_job(control_plane, api, work, namespace):
+    message = ProgressMessage(stage=Stage.TRAINING, progress=Progress(step=2, total_steps=4, percent=50, loss=0.25))
+    _Trainer.content = message.model_dump_json(exclude_none=True).encode()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Trainer)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    operator = Operator(control_plane, namespace, settings={"trainerPort": server.server_port}, identity="asking")
+    loss = ("finetune_job_loss_nats", frozenset({("namespace", namespace), ("job", "tune")}))
+    try:
+        work.apply()
+        pod = work.running_pod()
+        api.patch("Pod", namespace, pod["metadata"]["name"], {"status": {
+            "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}}, "status")
+        status = wait_for(lambda: (seen := work.status()).get("progress") and seen, "the progress")
+        assert status["progress"]["percent"] == 50
+        assert status["stage"] == "training"
+        assert operator.metrics()[loss] == 0.25
+        _Trainer.content = b"x" * 20_000
+        assert work.status()["phase"] == "Running"
+        api.delete("FineTuneJob", namespace, "tune")
+        wait_for(lambda: loss not in operator.metrics(), "the series to go")
+    finally:
+        operator.stop()
+        server.shutdown()
+        server.server_close()
+
+
+def test_unusable_settings_are_refused_by_field(control_plane, tmp_path):
+    operator = Operator(control_plane, "default", settings={"trainerImge": "x", "startTimeout": "soon"}, identity="odd")
+    assert operator.process.popen.wait(30) == 2
+    log = operator.process.log.read_text()
+    assert "trainerImge" in log
+    assert "startTimeout: Value error, write a duration with its unit" in log
+
+
+def test_a_job_of_a_user_is_refused_nothing_else(api, namespace):
+    with pytest.raises(Refused, match="file:// is for `finetune run` alone"):
+        api.create("FineTuneJob", namespace, document(model={"source": "file:///models/x"}))
+
+
+def test_the_sample_is_accepted_as_it_stands(control_plane, api, namespace):
+    sample = Path(__file__).parents[2] / "deploy" / "samples" / "finetunejob.yaml"
+    control_plane.kubectl("apply", "-n", namespace, "--dry-run=server", "-f", sample)
+
+
+def test_log_lines_can_be_json():
+    import logging
+
+    from finetune_operator.logs import JsonFormatter
+
+    record = logging.LogRecord("x", logging.INFO, "", 0, "hello %s", ("you",), None)
+    record.job, record.attempt = "team/tune", 2
+    line = json.loads(JsonFormatter().format(record))
+    assert (line["message"], line["job"], line["attempt"]) == ("hello you", "team/tune", 2)
