@@ -10,10 +10,8 @@ import socket
 import sys
 from pathlib import Path
 
-from kubernetes.aio.config import ConfigException
-
 from finetune_operator.app import Options, WatchLost, operate
-from finetune_operator.client import ApiError
+from finetune_operator.client import ApiError, NoCluster
 from finetune_operator.lease import LeaseLost
 from finetune_operator.logs import set_up
 from finetune_operator.settings import BadSettings, load_settings
@@ -35,14 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     set_up(given.log_format, given.log_level)
     if given.kubeconfig:
-        os.environ["KUBECONFIG"] = given.kubeconfig  # kopf reads it there.
+        os.environ["KUBECONFIG"] = given.kubeconfig
     lease = tuple(given.lease.split("/", 1)) if given.lease else None
     if lease is not None and len(lease) != 2:
         parser.error("--lease: write NAMESPACE/NAME")
-    options = Options(tuple(given.namespace), given.kubeconfig, given.metrics_port, lease, given.identity)
+    options = Options(tuple(given.namespace), given.metrics_port, lease, given.identity)
     try:
         asyncio.run(operate(load_settings(given.settings), options))
-    except (BadSettings, ConfigException, OSError) as error:
+    except (BadSettings, NoCluster, OSError) as error:
         print(f"finetune-operator: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except (ApiError, ExceptionGroup) as error:

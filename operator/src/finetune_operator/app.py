@@ -35,14 +35,12 @@ class Options:
 
     Attributes:
         namespaces: where jobs are served; empty for everywhere.
-        kubeconfig: file to connect with; None for the pod's service account, else KUBECONFIG.
         metrics_port: port of /metrics; 0 for any, None for none.
         lease: namespace and name of the Lease; None leads without asking.
         identity: this replica's name in the Lease.
     """
 
     namespaces: tuple[str, ...]
-    kubeconfig: str | None
     metrics_port: int | None
     lease: tuple[str, str] | None
     identity: str
@@ -60,7 +58,7 @@ async def operate(settings: Settings, options: Options) -> None:
         ExceptionGroup: of LeaseLost (another replica leads now) or WatchLost.
         ApiError: the apiserver refuses what the operator needs.
     """
-    client = await Client.connect(options.kubeconfig)
+    client = Client.connect()
     cache, queue = Cache(), WorkQueue[Key]()
     metrics.REGISTRY.register(metrics.JobCollector(lambda: [raw for _, raw in cache.jobs()]))
     if options.metrics_port is not None:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from http import HTTPStatus
 
-import httpx
+import aiohttp
 from finetune_api.messages import ProgressMessage
 from pydantic import ValidationError
 
@@ -32,8 +33,7 @@ class Poller:
 
     async def run(self) -> None:
         """Poll until cancelled."""
-        # trust_env off: a proxy of the cluster must not see pod addresses.
-        async with httpx.AsyncClient(timeout=_SECONDS, follow_redirects=False, trust_env=False) as http:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS)) as http:
             while True:
                 asked = [(key, uid, attempt) for key, uid, attempt in self._running()]
                 await asyncio.gather(*(self._ask(http, *one) for one in asked))
@@ -50,14 +50,14 @@ class Poller:
                 found.append((key, seen.job.uid, seen.attempts[-1]))
         return found
 
-    async def _ask(self, http: httpx.AsyncClient, key: Key, uid: str, attempt: AttemptView) -> None:
+    async def _ask(self, http: aiohttp.ClientSession, key: Key, uid: str, attempt: AttemptView) -> None:
         pod = next(pod for pod in attempt.pods if pod.running and pod.ip)
         host = f"[{pod.ip}]" if pod.ip and ":" in pod.ip else pod.ip
         async with self._slots:
             try:
                 message: ProgressMessage | None = await _read(http, f"http://{host}:{self._port}/progress")
                 POLLS.labels("ok").inc()
-            except (httpx.HTTPError, ValidationError, ValueError) as error:
+            except (aiohttp.ClientError, TimeoutError, ValidationError, ValueError) as error:
                 POLLS.labels("failed").inc()
                 _log.debug("%s/%s: no progress from %s: %s", *key, pod.name, error)
                 last = self._cache.polled.get(uid)
@@ -66,12 +66,12 @@ class Poller:
         self._look_again(key)
 
 
-async def _read(http: httpx.AsyncClient, address: str) -> ProgressMessage:
-    async with asyncio.timeout(_SECONDS), http.stream("GET", address) as answer:
-        if answer.status_code != httpx.codes.OK:
-            raise ValueError(f"status {answer.status_code}")
+async def _read(http: aiohttp.ClientSession, address: str) -> ProgressMessage:
+    async with http.get(address, allow_redirects=False) as answer:
+        if answer.status != HTTPStatus.OK:
+            raise ValueError(f"status {answer.status}")
         content = b""
-        async for piece in answer.aiter_bytes():
+        async for piece in answer.content.iter_any():
             content += piece
             if len(content) > _BYTES:
                 raise ValueError(f"more than {_BYTES} bytes")

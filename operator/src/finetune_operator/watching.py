@@ -11,7 +11,7 @@ from finetune_api.generate import PLURAL
 from finetune_api.spec.job import KIND
 
 from finetune_operator.cache import Cache, Key
-from finetune_operator.client import Client, list_path
+from finetune_operator.client import Client, list_path, log_in
 from finetune_operator.names import SELECTOR
 from finetune_operator.queue import WorkQueue
 
@@ -48,15 +48,49 @@ def registry(cache: Cache, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=handlers)
     def login(**known: Any) -> Any:
-        return kopf.login_with_service_account(**known) or kopf.login_with_kubeconfig(**known)
+        return log_in(**known)
 
     return handlers
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Nothing to compare objects with: kopf copies every object three times for it, most of the operator's CPU time."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Nothing to remember of handlers: event handlers have no retries, and ours leave no traces in objects."""
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+    def purge(self, **_: Any) -> None:
+        pass
+
+    def touch(self, **_: Any) -> None:
+        pass
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
 
 
 def watch_settings() -> kopf.OperatorSettings:
     """kopf's settings: only watches, by our label, which never stay silent for long."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = _NoDiffs()
+    settings.persistence.progress_storage = _NoProgress()
     settings.scanning.disabled = True  # Else kopf wants to read every namespace and CustomResourceDefinition.
     settings.watching.server_timeout = SERVER_TIMEOUT
     settings.watching.client_timeout = SERVER_TIMEOUT + 30
