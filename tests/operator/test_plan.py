@@ -10,7 +10,6 @@ from finetune_api.messages import Limits, Outcome, ProgressMessage, Stage
 from finetune_api.status import Attempt, Phase, Progress, PublishedAdapter, Retries
 from finetune_operator import names
 from finetune_operator.manifests import limits_map
-from finetune_operator.plan import Apply
 from finetune_operator.settings import AllowedScheduling, Settings
 from finetune_operator.views import view_job
 
@@ -115,7 +114,7 @@ def test_a_spec_that_cannot_be_read_is_told():
 
 def test_the_first_attempt_is_its_configuration_its_limits_and_its_job():
     decided = decide(raw_job(started()))
-    assert acts(decided) == ["create ConfigMap tune-1", "apply ConfigMap tune-limits", "create Job tune-1"]
+    assert acts(decided) == ["create ConfigMap tune-1", "create ConfigMap tune-1-limits", "create Job tune-1"]
     job = created(decided, "Job")
     assert job["spec"]["backoffLimit"] == 0
     assert job["spec"]["podReplacementPolicy"] == "Failed"
@@ -190,13 +189,12 @@ def test_spot_jobs_tolerate_preemptible_nodes():
 
 def test_several_nodes_are_an_indexed_job_with_a_headless_service():
     decided = decide(raw_job(started(), compute={"nodes": 2}))
-    assert acts(decided) == ["create ConfigMap tune-1", "apply ConfigMap tune-limits", "apply Service tune-1",
+    assert acts(decided) == ["create ConfigMap tune-1", "create ConfigMap tune-1-limits", "create Service tune-1",
                              "create Job tune-1"]
     job = created(decided, "Job")["spec"]
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (2, 2, "Indexed")
     assert job["template"]["spec"]["subdomain"] == "tune-1"
-    service = next(action.manifest for action in decided.actions
-                   if isinstance(action, Apply) and action.manifest["kind"] == "Service")
+    service = created(decided, "Service")
     assert service["spec"]["publishNotReadyAddresses"] is True
 
 
@@ -429,8 +427,9 @@ def test_the_backstop_names_the_field():
 ])
 def test_a_pod_that_never_starts_fails_the_job_after_a_while_in_the_kubelets_words(waiting, reason, words):
     raws = [raw_attempt(), raw_pod(waiting=waiting)]
-    soon = decide(raw_job(started()), *raws, at=599)
-    assert soon.status.phase == "Starting"
+    first = decide(raw_job(started()), *raws, at=6)
+    assert first.status.phase == "Starting"
+    soon = decide(raw_job(first.status), *raws, at=599)
     assert soon.requeue_after.total_seconds() == 1
     late = decide(raw_job(started()), *raws, at=600)
     assert telling(late)[:2] == ("Failed", reason)
@@ -521,13 +520,13 @@ def test_a_finished_job_is_never_run_again():
 
 def test_children_go_after_the_ttl():
     done = started(completion_time=NOW, phase=Phase.SUCCEEDED)
-    limits = limits_map(view_job(raw_job(done)), Limits())
+    limits = limits_map(view_job(raw_job(done)), 1, Limits())
     limits["metadata"] |= {"uid": "limits", "resourceVersion": "1"}
     raws = [raw_attempt(ended="Complete"), raw_pod(exit_code=0), limits]
     early = decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), *raws, at=40)
     assert (acts(early), early.requeue_after.total_seconds()) == ([], 60)
     late = decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), *raws, at=100)
-    assert acts(late) == ["delete Job tune-1", "delete ConfigMap tune-limits", "delete ConfigMap tune-1"]
+    assert acts(late) == ["delete Job tune-1", "delete ConfigMap tune-1-limits", "delete ConfigMap tune-1"]
 
 
 def test_nothing_is_done_about_a_job_that_is_being_deleted():

@@ -65,11 +65,11 @@ def run_map(job: JobView, config: RunConfig) -> Object:
     }
 
 
-def limits_map(job: JobView, limits: Limits) -> Object:
+def limits_map(job: JobView, number: int, limits: Limits) -> Object:
     """The ConfigMap with what may change while a trainer runs."""
     return _hashed({
         "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": _metadata(job, limits_name(job.name)),
+        "metadata": _metadata(job, limits_name(job.name, number), number),
         "data": {LIMITS_FILE: limits.model_dump_json(exclude_none=True)},
     })
 
@@ -196,7 +196,7 @@ def _volumes(job: JobView, spec: FineTuneJobSpec, number: int, settings: Setting
                      if settings.model_cache_claim else {"emptyDir": {}})
     volumes: list[Object] = [
         {"name": "run", "configMap": {"name": attempt_name(job.name, number)}},
-        {"name": "limits", "configMap": {"name": limits_name(job.name)}},
+        {"name": "limits", "configMap": {"name": limits_name(job.name, number)}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},  # Data loaders and NCCL need more than the 64 MiB default.
         {"name": "cache", **cache},

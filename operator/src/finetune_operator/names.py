@@ -19,9 +19,9 @@ def attempt_name(job: str, number: int) -> str:
     return f"{job}-{number}"
 
 
-def limits_name(job: str) -> str:
-    """Name of the ConfigMap with limits.json."""
-    return f"{job}-limits"
+def limits_name(job: str, number: int) -> str:
+    """Name of the ConfigMap with an attempt's limits.json."""
+    return f"{job}-{number}-limits"
 
 
 def service_name(job: str, number: int) -> str:

@@ -27,6 +27,10 @@ _PHASES = {
 }
 
 
+QUICK_START = timedelta(seconds=5)
+"""How long a pod with a node may take to run before its start is told."""
+
+
 @dataclass(frozen=True)
 class Create:
     """Make an object that is never changed again; one that is there already and ours is as good."""
@@ -282,7 +286,8 @@ class _Pass:
         if never is not None:
             return self._finish(Phase.FAILED, never.reason, never.message, None)
         self._pin_image(active)
-        actions = self._applied(active.number, self._limits())
+        actions = tuple(Apply(one) for one in self._adjustable(active.number)
+                        if manifests.identity(one) not in self.seen.applied)
         if active.suspended:
             return self._tell(Told(Phase.QUEUED, "WaitingForQuota", f"the queue {self.spec.compute.queue_name} has not "
                                    "admitted the job yet (Kueue starts it)", admitted=False), actions)
@@ -292,12 +297,14 @@ class _Pass:
         unschedulable = any(pod.unschedulable is not None for pod in active.pods)
         if unschedulable:
             return self._tell(Told(Phase.QUEUED, "Unschedulable", why or "", admitted=False), actions)
+        scheduled = accounting.scheduled_at(active)
+        if why is None and (scheduled is None or self.now - scheduled < QUICK_START):
+            # Most pods run in a moment, and then that is told: a write saved.
+            return Plan(self.job.status, actions, requeue_after=QUICK_START if scheduled else None)
         told = Told(Phase.STARTING, "CannotStart" if why else "Starting",
-                    why or f"attempt {active.number} has its Job; its pod is being started",
-                    admitted=True if accounting.scheduled_at(active) else None)
-        scheduled = [pod.scheduled_at for pod in active.pods if pod.scheduled_at]
-        left = min(scheduled) + self.settings.start_timeout - self.now if scheduled else None
-        return self._tell(told, actions, left)
+                    why or f"attempt {active.number} has a node; its image is pulled and its container is started",
+                    admitted=True)
+        return self._tell(told, actions, scheduled + self.settings.start_timeout - self.now if scheduled else None)
 
     def _running(self, active: AttemptView) -> Told:
         progress = self.seen.progress
@@ -333,11 +340,10 @@ class _Pass:
                       spent_before=accounting.spent(before, self.count, None),
                       hourly_rate=cost.hourly_rate * self.count if cost else None)
 
-    def _applied(self, number: int, limits: Limits) -> tuple[Action, ...]:
-        wanted = [manifests.limits_map(self.job, limits)]
-        if self.spec.compute.nodes > 1:
-            wanted.append(manifests.rendezvous_service(self.job, number))
-        return tuple(Apply(one) for one in wanted if manifests.identity(one) not in self.seen.applied)
+    def _adjustable(self, number: int) -> tuple[manifests.Object, ...]:
+        """An attempt's children that may change, or be put back, while it runs."""
+        limits = manifests.limits_map(self.job, number, self._limits())
+        return (limits, manifests.rendezvous_service(self.job, number)) if self.spec.compute.nodes > 1 else (limits,)
 
     def _next(self) -> Plan:
         """No attempt is under way: make the next one, or wait until it may be made."""
@@ -355,12 +361,12 @@ class _Pass:
         number = max(numbers, default=0) + 1
         image = self.status.image or self.settings.trainer_image
         config = manifests.run_config(self.job, self._fitting_spec(), number, image, self.status, self.accelerator)
-        actions: list[Action] = [Create(manifests.run_map(self.job, config)), *self._applied(number, self._limits()),
-                                 Create(manifests.attempt_job(self.job, self.spec, number, image, self.accelerator,
-                                                              self.settings))]
+        made = (manifests.run_map(self.job, config), *self._adjustable(number),
+                manifests.attempt_job(self.job, self.spec, number, image, self.accelerator, self.settings))
+        actions = tuple(Create(one) for one in made)
         if self.status.phase is Phase.STARTING:
-            return Plan(self.status, tuple(actions))  # Told already: a write saved.
-        return self._tell(Told(Phase.STARTING, "Starting", f"attempt {number} is being made"), tuple(actions))
+            return Plan(self.status, actions)  # Told already: a write saved.
+        return self._tell(Told(Phase.STARTING, "Starting", f"attempt {number} is being made"), actions)
 
     def _fitting_spec(self) -> FineTuneJobSpec:
         """The spec, with the smallest memory plan once the accelerator's memory did not suffice."""
