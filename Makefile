@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := crds operator trainer cli
 
-.PHONY: demo test check generate constraints setup clean
+.PHONY: demo test images check generate constraints setup clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -41,7 +41,13 @@ check: $(INSTALLED) ## Lint, types, layers, generated files
 	$(BIN)/python -m finetune_api.generate --check crds
 
 test: $(INSTALLED) ## Run every test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+	@if [ "$$(id -u)" = 0 ]; then bash tests/cluster/packages.sh; else bash tests/cluster/packages.sh --check || \
+		echo "Not root: tests on real nodes are skipped"; fi
+	$(BIN)/python -m tests.cluster.binaries
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+images: ## Build the images of operator and trainer, with docker or buildah
+	bash deploy/images.sh
 
 constraints: $(INSTALLED) ## Resolve the newest versions that fit, without registry addresses
 	$(BIN)/uv pip compile --quiet --upgrade --no-emit-index-url --no-header --no-annotate --python-version 3.11 \

@@ -56,15 +56,15 @@ class S3Server:
         return {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
     """Ports that nobody listens on; low enough that ports for gRPC, 10,000 above, exist too."""
     found: list[int] = []
     while len(found) < count:
         port = 20_000 + secrets.randbelow(30_000)
         with socket.socket() as one, socket.socket() as other:
             try:
-                one.bind(("127.0.0.1", port))
-                other.bind(("127.0.0.1", port + GRPC_ABOVE))
+                one.bind((address, port))
+                other.bind((address, port + GRPC_ABOVE))
             except OSError:
                 continue
         found.append(port)
@@ -72,8 +72,8 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[S3Server]:
-    """A server whose data lies in `folder`, for as long as the context lasts."""
+def running_server(folder: Path, address: str = "127.0.0.1") -> Iterator[S3Server]:
+    """A server at an address of this machine whose data lies in `folder`, for as long as the context lasts."""
     weed = shutil.which("weed") or str(Path(sys.executable).parent / "weed")
     admin, writer, reader = ((f"AK{secrets.token_hex(8)}", secrets.token_hex(16)) for _ in range(3))
     identities = [
@@ -84,11 +84,11 @@ def running_server(folder: Path) -> Iterator[S3Server]:
     ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
-    ports = dict(zip(("master", "volume", "filer", "s3"), free_ports(4), strict=True))
+    ports = dict(zip(("master", "volume", "filer", "s3"), free_ports(4, address), strict=True))
     command = [
         # A test run that is killed takes its server with it.
         *(["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []),
-        weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
+        weed, "server", f"-dir={folder}", f"-ip={address}", f"-ip.bind={address}", "-filer", "-s3",
         f"-s3.config={folder / 's3.json'}", "-master.telemetry=false", "-master.volumeSizeLimitMB=64",
         # Each bucket that is written to has volumes of its own; with none left, writing is an InternalError.
         "-volume.max=2000",
@@ -105,7 +105,7 @@ def running_server(folder: Path) -> Iterator[S3Server]:
                                         # One volume a bucket, not seven.
                                         "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"})
         try:
-            server = S3Server(f"http://127.0.0.1:{ports['s3']}", admin, writer, reader)
+            server = S3Server(f"http://{address}:{ports['s3']}", admin, writer, reader)
             _wait_until_ready(server, process, folder / "weed.log")
             yield server
         finally:

@@ -51,7 +51,8 @@ class ControlPlane:
         self.run = run or Run()
         self.folder = self.run.folder
         self._manager_options = list(manager_options)
-        self._port, self._etcd_port, self._peer_port = free_ports(3, address)
+        [self._port] = free_ports(1, address)
+        self._etcd_port, self._peer_port = free_ports(2)
         self.url = f"https://{address}:{self._port}"
         self.kubeconfig = self.folder / "admin.kubeconfig"
         self._apiserver: Process | None = None
@@ -66,12 +67,13 @@ class ControlPlane:
         write_kubeconfig(self.kubeconfig, self.url, self.authority.certificate, *self._admin)
         etcd = f"http://127.0.0.1:{self._etcd_port}"
         peers = f"http://127.0.0.1:{self._peer_port}"
-        self.run.start("etcd", [
+        store = self.run.start("etcd", [
             *command("etcd"), f"--data-dir={self.folder / 'etcd'}", f"--listen-client-urls={etcd}",
             f"--advertise-client-urls={etcd}", f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}",
             f"--initial-cluster=default={peers}",
             # Nothing here has to survive the machine.
             "--unsafe-no-fsync", "--log-level=warn"])
+        wait_for(lambda: store.running() and _answers(f"{etcd}/health"), "etcd to be healthy", 60)
         self.restart_apiserver()
         manager = self.kubeconfig_for("system:kube-controller-manager", [])
         self.run.start("kube-controller-manager", [
@@ -160,10 +162,15 @@ class ControlPlane:
         self._apiserver.running()
         trust = ssl.create_default_context(cafile=str(self.authority.certificate))
         trust.load_cert_chain(*self._admin)
-        try:
-            return httpx.get(f"{self.url}/readyz", verify=trust, timeout=5, trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return False
+        return _answers(f"{self.url}/readyz", trust)
+
+
+def _answers(url: str, trust: ssl.SSLContext | bool = False) -> bool:
+    """Whether a server says that it is well."""
+    try:
+        return httpx.get(url, verify=trust, timeout=5, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:

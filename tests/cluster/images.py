@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.cluster.binaries import cache_folder, locked, say
+from tests.cluster.cache import cache_folder, locked, say
 
 ROOT = Path(__file__).parents[2]
 # What each image is made of, besides its base.
@@ -34,6 +34,7 @@ def image(registry: str, part: str) -> str:
             _make_base(base)
             _timed(f"building the {part}'s image", ["bash", "deploy/images.sh", part], env={
                 "BUILDER": "buildah", "BASE": base, "REPOSITORY": "localhost", "TAG": tag})
+            _forget_others(f"localhost/finetune-{part}", tag)
             _push(f"localhost/finetune-{part}:{tag}", name)
     return name
 
@@ -64,6 +65,15 @@ def _make_base(name: str) -> None:
     (folder / "Dockerfile").write_text("FROM scratch\nADD base.tar /\n")
     _timed("importing it", ["buildah", "build", "--tag", name, folder])
     (folder / "base.tar").unlink()
+
+
+def _forget_others(repository: str, tag: str) -> None:
+    """Removes an image's older versions, with the layers that only they have."""
+    # What a build that was interrupted left holds layers too.
+    _run(["buildah", "rm", "--all"])
+    listed = _run(["buildah", "images", "--format", "{{.Name}}:{{.Tag}}"]).stdout.split()
+    if old := [name for name in listed if name.startswith(f"{repository}:") and name != f"{repository}:{tag}"]:
+        _run(["buildah", "rmi", *old])
 
 
 def _push(local: str, name: str) -> None:

@@ -4,7 +4,7 @@
 # node-init.sh FOLDER IMAGES PAUSE-PROGRAM
 set -eu
 folder=$1 images=$2
-mkdir -p "$folder/lib/containerd" "$folder/lib/kubelet" "$folder/lib/cni" "$folder/log"
+mkdir -p "$images" "$folder/lib/containerd" "$folder/lib/kubelet" "$folder/lib/cni" "$folder/log"
 # Volumes that the kubelet mounts must show up in containers; none of it shows up outside of the node.
 mount --make-rshared /
 # containerd, the kubelet and the network plugins have fixed places in these three.

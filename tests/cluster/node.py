@@ -10,7 +10,8 @@ from pathlib import Path
 from string import Template
 
 from tests.cluster import pause
-from tests.cluster.binaries import Unavailable, cache_folder, command
+from tests.cluster.binaries import Unavailable, command
+from tests.cluster.cache import cache_folder, make_room
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.network import Network
 from tests.cluster.processes import Process
@@ -18,6 +19,8 @@ from tests.cluster.waiting import wait_for
 
 FOLDER = Path(__file__).parent
 CGROUPS = Path("/sys/fs/cgroup")
+# One version of the trainer's dependencies, compressed, is 3 GB.
+MOST_IMAGE_BYTES = 5 << 30
 # What the kubelet sets for the whole machine; put back at the end.
 TUNABLES = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
             "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes")
@@ -64,7 +67,7 @@ class Node:
                 but the scheduler counts them.
         """
         self.folder.mkdir()
-        self._images = self._take_image_store()
+        self._images = self._image_store()
         self._cgroup = f"{self._run.folder.name}-{self.name}"
         self._run.at_end(["find", CGROUPS, "-depth", "-type", "d", "-path", f"*/{self._cgroup}*", "-delete"])
         self._begin()
@@ -83,17 +86,16 @@ class Node:
         self._plane.kubectl("patch", "node", self.name, "--subresource=status", "--type=merge", "-p",
                             json.dumps({"status": {"capacity": more, "allocatable": more}}))
 
-    def _take_image_store(self) -> Path:
-        """A folder for containerd that no other node uses now: an image of gigabytes is pulled and unpacked once.
+    def _image_store(self) -> Path:
+        """containerd's folder. One node at a time has the one that is kept: gigabytes are pulled and unpacked once.
 
         To containerd a new run looks like a machine that was switched off and on: the kubelet clears old pods away.
         """
-        number = 0
-        while not self._run.take(cache_folder() / "containerd" / f"{number}.lock"):
-            number += 1
-        store = cache_folder() / "containerd" / str(number)
-        store.mkdir(exist_ok=True)
-        return store
+        if not self._run.take(cache_folder() / "containerd.lock"):
+            return self.folder / "containerd"
+        kept = cache_folder() / "containerd"
+        make_room(kept, MOST_IMAGE_BYTES, "io.containerd.content.v1.content/blobs")
+        return kept
 
     def lose(self) -> None:
         """Ends the node as a power cut would: its kubelet and all its containers are gone, nobody is told."""
@@ -150,8 +152,8 @@ class Node:
                                "x509": {"clientCAFile": str(self._plane.authority.certificate)}},
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
             "cgroupDriver": "cgroupfs", "cgroupRoot": f"/{self._cgroup}", "failCgroupV1": False, "failSwapOn": False,
-            # As in containerd's: these need CAP_SYS_RESOURCE, or quotas that not every file system has.
-            "oomScoreAdj": 0, "localStorageCapacityIsolation": False,
+            # As containerd's.
+            "oomScoreAdj": 0,
             # There is no DNS: a pod finds Services in its environment.
             "resolvConf": "",
             "volumePluginDir": "/var/lib/kubelet/volume-plugins",
@@ -159,8 +161,8 @@ class Node:
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "nodefs.inodesFree": "0%",
                              "imagefs.available": "0%"},
             "imageGCHighThresholdPercent": 100, "serializeImagePulls": False,
-            # Renewed after a quarter of it.
-            "nodeLeaseDurationSeconds": 8,
+            # How it tells that it lives: the lease is renewed after a quarter of it.
+            "nodeLeaseDurationSeconds": 8, "nodeStatusUpdateFrequency": "5s", "nodeStatusReportFrequency": "5s",
             # How late a pod sees a changed ConfigMap; a minute by default.
             "syncFrequency": "2s",
         }))

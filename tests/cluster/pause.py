@@ -10,7 +10,8 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from tests.cluster.binaries import Unavailable, cache_folder, locked
+from tests.cluster.binaries import Unavailable
+from tests.cluster.cache import cache_folder, locked
 
 SOURCE = Path(__file__).with_name("pause.c")
 IMAGE = "finetune.test/pause:1"

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from tests.cluster.binaries import Unavailable, cache_folder
+from tests.cluster.binaries import Unavailable
+from tests.cluster.cache import cache_folder
 from tests.cluster.waiting import wait_for
 
 JOURNAL = "journal.jsonl"

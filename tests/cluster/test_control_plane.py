@@ -99,10 +99,12 @@ OWNER = """
 import os, signal, sys
 from pathlib import Path
 from tests.cluster.processes import Run
+from tests.cluster.waiting import wait_for
 run = Run(Path(sys.argv[1]))
 run.at_end(["touch", sys.argv[2]])
 # A child that outlives its parent, as one does that changes its user.
 server = run.start("server", ["setsid", "setpriv", "--pdeathsig", "clear", "sleep", "600"])
+wait_for(lambda: Path(f"/proc/{server.pid}/comm").read_text() == "sleep\\n", "the server to be itself")
 print(run.folder, server.pid, flush=True)
 sys.stdin.read()
 os.kill(os.getpid(), signal.SIGKILL)
