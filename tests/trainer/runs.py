@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,12 @@ class Running:
     """A run that goes on."""
 
     def __init__(self, job: dict, log: Path, port: int | None = None, fault: str = "") -> None:
-        self._log = log
         environment = {**os.environ, "FINETUNE_FAULT": fault}
-        self.process = _PROCESSES.Process(target=_child, args=(job, environment, log, port))
+        self._start(log, _child, job, environment, log, port)
+
+    def _start(self, log: Path, child: Callable[..., None], *arguments: object) -> None:
+        self._log = log
+        self.process = _PROCESSES.Process(target=child, args=arguments)
         self.process.start()
 
     def wait(self, seconds: float = SECONDS) -> Run:
@@ -62,17 +66,20 @@ class Running:
         return Run(self.process.exitcode, self._log.read_text())
 
 
+class RunningPod(Running):
+    """A pod of a job: the trainer's entry with an environment of its own."""
+
+    def __init__(self, log: Path, arguments: list[str], environment: dict[str, str]) -> None:
+        self._start(log, _pod, arguments, {**os.environ, **environment}, log)
+
+
 def run(folder: Path, fault: str = "", **sections: dict) -> Run:
     """Run the tiny job to its end, with sections changed, and with a fault if one is wanted."""
     return Running(tiny_job(folder, **sections), folder / "log.txt", fault=fault).wait()
 
 
 def _child(job: dict, environment: dict[str, str], log: Path, port: int | None) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
+    _become(environment, log)
     from finetune_api import parse_job
     from finetune_trainer.local import run_job
     from rich.console import Console
@@ -80,6 +87,23 @@ def _child(job: dict, environment: dict[str, str], log: Path, port: int | None) 
     code = run_job(parse_job(job), port=port, rerun=False, console=Console(file=os.fdopen(1, "w"), width=200))
     sys.stdout.flush()
     os._exit(code)
+
+
+def _pod(arguments: list[str], environment: dict[str, str], log: Path) -> None:
+    _become(environment, log)
+    from finetune_trainer.__main__ import main
+
+    code = main(arguments)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _become(environment: dict[str, str], log: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
 
 
 def manifest(folder: Path) -> dict:

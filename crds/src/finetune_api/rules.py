@@ -18,6 +18,8 @@ _TRAINED = {"LoRA", "DoRA"}
 _CEL_HAS_SPLITS = "(self.source.startsWith('hf://') || self.source.endsWith('/'))"
 _CEL_JSON = "(has(self.dataset.answerFormat) && self.dataset.answerFormat.type == 'json')"
 _CEL_SCHEMA = "(has(self.dataset.answerFormat) && has(self.dataset.answerFormat.schema))"
+_CEL_PROCESSES = ("(has(self.compute) ? self.compute.nodes * "
+                  "(self.compute.accelerator == 'cpu' ? 1 : self.compute.gpusPerNode) : 1)")
 _SMALLEST_DATA = {"source": "s3://bucket/train.jsonl", "prompt": "{{ q }}", "completion": "{{ a }}"}
 
 
@@ -80,6 +82,13 @@ def _answers(spec: Section) -> Section:
 def _gate_metric(evaluation: Section) -> str | None:
     metric: str | None = evaluation.get("gate", {}).get("metric")
     return metric
+
+
+def _processes(spec: Section) -> int:
+    compute = spec.get("compute", {})
+    gpus: int = 1 if compute.get("accelerator") == "cpu" else compute.get("gpusPerNode", 1)
+    nodes: int = compute.get("nodes", 1)
+    return nodes * gpus or 1  # Nought has an error of its own.
 
 
 RULES: tuple[Rule, ...] = (
@@ -176,6 +185,15 @@ RULES: tuple[Rule, ...] = (
         "!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
         "microBatchSize is a part of batchSize: write a number no larger than batchSize (16 by default)",
         accepts={"batchSize": 8, "microBatchSize": 8}, refuses={"batchSize": 8, "microBatchSize": 9},
+    ),
+    Rule(
+        "spec", "training.batchSize",
+        lambda spec: spec.get("training", {}).get("batchSize", 16) % _processes(spec) == 0,
+        f"(has(self.training) ? self.training.batchSize : 16) % {_CEL_PROCESSES} == 0",
+        "the rows of a step are shared equally among all GPUs: write a multiple of compute.nodes × compute.gpusPerNode "
+        "(batchSize is 16 by default)",
+        accepts={"training": {"batchSize": 24}, "compute": {"nodes": 3, "gpusPerNode": 4}},
+        refuses={"compute": {"nodes": 3, "gpusPerNode": 4}},
     ),
     Rule(
         "spec", "evaluation.metrics",

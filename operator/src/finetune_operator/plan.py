@@ -200,7 +200,9 @@ class _Pass:
         if end is not None and end.result is not None:
             return end.result, end.result.step
         progress = self.seen.progress if view is self.seen.attempts[-1] else None
-        return progress, progress.progress.step if progress and progress.progress else None
+        if progress is None or (progress.progress is None and not progress.resumed_from_step):
+            return None, None  # It has not looked for a checkpoint yet: a zero would mean nothing.
+        return progress, progress.progress.step if progress.progress else None
 
     def _account(self) -> None:
         """Derive the cost from the attempts."""

@@ -14,7 +14,10 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.entry import Ending, quieten, run
+from finetune_trainer.entry import RENDEZVOUS_SECONDS, Ending, quieten, run
+from finetune_trainer.errors import BadConfig
+from finetune_trainer.launcher import processes_here, run_children
+from finetune_trainer.places import has_place, place_in, place_variables
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.watching.console import ConsoleObserver
 
@@ -23,6 +26,7 @@ DEFAULT_PORT = 8080
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the attempt that a configuration folder describes; the exit code is one of `ExitCode`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="finetune-trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("run", help="run one attempt")
@@ -30,31 +34,52 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--limits", type=Path, help=f"folder with {LIMITS_FILE}, read again at every step")
     command.add_argument("--port", type=int, default=DEFAULT_PORT, help="port of /progress and /metrics")
     command.add_argument("--termination-log", type=Path, default=_termination_log(), help="where the result is written")
+    command.add_argument("--rendezvous-timeout", type=float, default=RENDEZVOUS_SECONDS, metavar="SECONDS",
+                         help="how long the processes of a job wait for each other at the start")
     command.add_argument("--debug", action="store_true", help="print tracebacks")
     options = parser.parse_args(arguments)
 
     quieten()
+    code, message = _run(options, arguments)
+    if options.termination_log and message:
+        options.termination_log.write_bytes(message)
+    return code
+
+
+def _run(options: argparse.Namespace, arguments: list[str]) -> tuple[int, bytes]:
+    """Run the attempt here, or in children of this process: the exit code and the result message, empty if none."""
     clock, stop = SystemClock(), StopFlag()
     stop.listen()
-    console = Console()
-    ending = _bad_folder(options.config, options.limits)
-    if ending is None:
-        config = RunConfig.model_validate_json((options.config / RUN_FILE).read_bytes())
-        limits = Limits()
-        if options.limits:
-            limits = Limits.model_validate_json((options.limits / LIMITS_FILE).read_bytes())
-        ending = run(config, limits, options.limits, [ConsoleObserver(console, clock)], clock, stop,
-                     ("0.0.0.0", options.port), options.debug)
-    message = ending.result.to_bytes()
-    if options.termination_log:
-        options.termination_log.write_bytes(message)
-    print(message.decode(), file=sys.stdout)  # noqa: T201
-    return ExitCode(ending.code)
+    if wrong := _bad_folder(options.config, options.limits):
+        return _say(wrong)
+    config = RunConfig.model_validate_json((options.config / RUN_FILE).read_bytes())
+    limits = Limits()
+    if options.limits:
+        limits = Limits.model_validate_json((options.limits / LIMITS_FILE).read_bytes())
+    if not has_place(os.environ):
+        try:
+            processes = processes_here(config.spec.compute)
+        except BadConfig as error:
+            return _say(Ending(error.exit_code, Result(outcome=error.outcome, message=str(error))))
+        if processes > 1:
+            return run_children(arguments, processes, stop, clock)
+        os.environ.update(place_variables(os.environ, 1, 0))
+    # Of a node's processes the first one shows its progress and serves it.
+    shows = place_in(os.environ).local_rank == 0
+    return _say(run(config, limits, options.limits, [ConsoleObserver(Console(), clock)] if shows else [], clock, stop,
+                    ("0.0.0.0", options.port) if shows else None, options.debug, options.rendezvous_timeout))
+
+
+def _say(ending: Ending) -> tuple[int, bytes]:
+    message = ending.result.to_bytes() if ending.result is not None else b""
+    if message:
+        print(message.decode(), file=sys.stdout)  # noqa: T201
+    return ExitCode(ending.code), message
 
 
 def _termination_log() -> Path | None:
     given = os.environ.get("FINETUNE_TERMINATION_LOG", "/dev/termination-log")
-    return Path(given) if Path(given).exists() else None
+    return Path(given) if Path(given).exists() and place_in(os.environ).local_rank == 0 else None
 
 
 def _bad_folder(config: Path, limits: Path | None) -> Ending | None:

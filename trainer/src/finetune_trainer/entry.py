@@ -21,25 +21,30 @@ from finetune_api.messages import Limits, Outcome, Result, RunConfig
 from finetune_trainer.clock import Clock
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.limits import LimitsFile
+from finetune_trainer.places import place_in
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.watching.metrics_log import MetricsLog
 from finetune_trainer.watching.server import Metrics, ProgressServer
 from finetune_trainer.watching.state import Observer, RunState
+
+RENDEZVOUS_SECONDS = 600.0
+"""How long the processes of a job wait for each other at the start."""
 
 _SCRATCH = "finetune-scratch-"
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How an attempt ended, and the facts of what it published, if it did."""
+    """How an attempt ended, and the facts of what it published, if it did; no result where it only helped to train."""
 
     code: ExitCode
-    result: Result
+    result: Result | None
     facts: object | None = None
 
 
 def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers: Sequence[Observer], clock: Clock,
-        stop: StopFlag, address: tuple[str, int] | None, debug: bool = False) -> Ending:
+        stop: StopFlag, address: tuple[str, int] | None, debug: bool = False,
+        rendezvous_seconds: float = RENDEZVOUS_SECONDS) -> Ending:
     """Run one attempt and tell how it ended; nothing is raised but what ends the process.
 
     Args:
@@ -51,6 +56,7 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
         stop: whether somebody asked to stop.
         address: host and port of `/progress` and `/metrics`; None serves nothing.
         debug: print the traceback of a failure.
+        rendezvous_seconds: how long the processes of a job wait for each other at the start.
     """
     scratch = _new_scratch()
     state = RunState(clock, _total_rate(config, limits), limits.spent_before, config.accelerator.memory_bytes)
@@ -63,7 +69,7 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
 
         with ProgressServer(state, prometheus, *address) if address else nullcontext():
             finished = run_attempt(Attempt(config, LimitsFile(limits_folder, limits), state, metrics, stop, scratch,
-                                           clock))
+                                           clock, place_in(os.environ), rendezvous_seconds))
         return Ending(ExitCode.OK, finished.result, finished.facts)
     except TrainerError as error:
         _show(error, debug)
@@ -95,8 +101,8 @@ def _total_rate(config: RunConfig, limits: Limits) -> Decimal:
     if limits.hourly_rate is not None:
         return limits.hourly_rate
     compute = config.spec.compute
-    count = 1 if config.accelerator.name == "cpu" else compute.nodes * compute.gpus_per_node
-    return config.accelerator.hourly_rate * count
+    return config.accelerator.hourly_rate * compute.nodes * (1 if config.accelerator.name == "cpu"
+                                                             else compute.gpus_per_node)
 
 
 def _failed(outcome: Outcome, message: str, state: RunState) -> Result:
@@ -122,5 +128,6 @@ def quieten() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.getLogger().setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

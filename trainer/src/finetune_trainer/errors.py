@@ -7,7 +7,8 @@
     ├── Diverged             70  the loss became NaN or ran away
     ├── OutOfMemory          71  even the smallest micro-batch doesn't fit
     ├── OutputNotWritable    73  the output can't be written
-    └── StopRequested        75  asked to stop
+    ├── StopRequested        75  asked to stop
+    └── PeerFailure           1  another process of the job is gone
 
 A message is one sentence or more: what happened, where, and what to do. It holds no secret.
 """
@@ -74,3 +75,7 @@ class StopRequested(TrainerError):
 
     exit_code = ExitCode.STOPPED
     outcome = Outcome.STOPPED
+
+
+class PeerFailure(TrainerError):
+    """Another process of the job ended, can't be reached, or sees something else; worth another try."""

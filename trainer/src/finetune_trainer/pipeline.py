@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,6 +17,8 @@ from finetune_api.status import EvaluationScores, Memory
 from finetune_trainer.clock import Clock
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.prepare import prepare
+from finetune_trainer.distributed import connect
+from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.evaluation.evaluate import Evaluation, Evaluator
 from finetune_trainer.evaluation.reference import ask_reference
@@ -35,6 +38,7 @@ from finetune_trainer.model.device import (
 )
 from finetune_trainer.model.files import find_model
 from finetune_trainer.model.load import describe, load_model, load_tokenizer, weights_digest
+from finetune_trainer.places import Place
 from finetune_trainer.publish import publish, published_result, remove_checkpoints
 from finetune_trainer.report.card import render_card
 from finetune_trainer.report.facts import RunFacts
@@ -59,6 +63,8 @@ class Attempt:
         stop: whether somebody asked to stop.
         scratch: a folder of its own.
         clock: the time.
+        place: which of the job's processes this is.
+        rendezvous_seconds: how long to wait for the others at the start.
     """
 
     config: RunConfig
@@ -68,18 +74,26 @@ class Attempt:
     stop: StopFlag
     scratch: Path
     clock: Clock
+    place: Place
+    rendezvous_seconds: float
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A published result; the facts behind it are None where another run had published it before."""
+    """A published result; the facts behind it are None where another run had published it before.
 
-    result: Result
+    Both are None in a process that only helped to train: the first one publishes.
+    """
+
+    result: Result | None
     facts: RunFacts | None
 
 
 def run_attempt(attempt: Attempt) -> Finished:
     """Run one attempt to its published result.
+
+    Where several processes train, each loads and prepares for itself; the first evaluates, while the others wait, and
+    they are done once training is.
 
     Raises:
         TrainerError: it can't be finished; the class says why, and so the exit code.
@@ -90,9 +104,14 @@ def run_attempt(attempt: Attempt) -> Finished:
     published = published_result(storage, prefix)
     if published is not None:
         return Finished(published, None)
-    probe(storage, prefix)
+    if attempt.place.is_main:
+        probe(storage, prefix)
+    if spec.training.batch_size % attempt.place.size:
+        raise BadConfig(f"spec.training.batchSize: {spec.training.batch_size} rows can't be shared equally among "
+                        f"{attempt.place.size} processes; write a multiple of that")
 
     state.enter(Stage.LOADING)
+    world = connect(os.environ, attempt.place, attempt.rendezvous_seconds, stop.check, attempt.clock)
     device = choose_device(spec.training.precision)
     make_deterministic(device)
     files = find_model(spec.model, spec.output.s3, attempt.scratch, state.note)
@@ -112,7 +131,8 @@ def run_attempt(attempt: Attempt) -> Finished:
 
     state.enter(Stage.LOADING)
     model = load_model(files, spec.method.quantization, device)
-    identity = Identity(config.spec_hash, data.digest(), weights_digest(model), environment(device))
+    identity = Identity(config.spec_hash, data.digest(), weights_digest(model),
+                        {**environment(device), "number of processes": str(world.size)})
     base = describe(model)
     evaluator = Evaluator(spec, data.held_out, tokenizer, chat, device, attempt.clock, stop.check, state.answers_done)
     stop.check()
@@ -120,21 +140,24 @@ def run_attempt(attempt: Attempt) -> Finished:
     before = None
     if spec.evaluation.baseline:
         state.enter(Stage.EVALUATING_BEFORE)
-        before = _baseline(storage, prefix, identity, lambda: evaluator.evaluate(model))
+        if world.is_main:
+            before = _baseline(storage, prefix, identity, lambda: evaluator.evaluate(model))
     reach("baseline")
 
-    state.enter(Stage.TRAINING)
-    with BackgroundUploader() as uploader:
+    with BackgroundUploader() as uploader, world.training(device, stop.check):
+        state.enter(Stage.TRAINING)
         trained = METHODS[spec.method.type](TrainingRun(
             spec=spec, model=model, tokenizer=tokenizer, data=data, device=device, identity=identity,
             checkpoints=CheckpointStore(storage, prefix, config.attempt, uploader, state.note), uploader=uploader,
             state=state, metrics=attempt.metrics, limits=attempt.limits, reserve=_reserve(before, state), stop=stop,
-            scratch=attempt.scratch, clock=attempt.clock,
+            scratch=attempt.scratch, clock=attempt.clock, world=world,
         ))
         uploader.drain()
     if trained.stopped_early:
         state.note(trained.stopped_early)
     reach("trained")
+    if not world.is_main:
+        return Finished(None, None)
 
     state.enter(Stage.EVALUATING_AFTER)
     after = evaluator.evaluate(trained.model)

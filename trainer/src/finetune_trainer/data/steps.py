@@ -24,15 +24,17 @@ class Layout:
         micro_batch_size: most rows in one forward pass.
         packing: whether several rows may share a line.
         hidden_size: the model's width, which weighs attention (quadratic in a line's length) against the rest.
+        processes: how many share each step.
     """
 
     micro_batch_size: int
     packing: bool
     hidden_size: int
+    processes: int = 1
 
     def micro_batches(self, batch_size: int) -> int:
-        """How many forward passes a step has."""
-        return -(-batch_size // self.micro_batch_size)
+        """How many forward passes a step has in each process; `batch_size` rows over all, a multiple of `processes`."""
+        return -(-(batch_size // self.processes) // self.micro_batch_size)
 
 
 def total_steps(rows: int, batch_size: int, epochs: float | None, max_steps: int | None) -> int:
@@ -55,14 +57,16 @@ def step_rows(rows: int, batch_size: int, seed: int, steps: int) -> Iterator[tup
 
 
 def lay_out(indices: Sequence[int], lengths: Sequence[int], layout: Layout) -> list[list[Line]]:
-    """A step's rows as micro-batches of lines; there are always `layout.micro_batches(len(indices))` of them.
+    """A step's rows as micro-batches of lines: always `layout.micro_batches(len(indices))` of them for each process.
+
+    Neighbours in the list cost about the same, so processes that take turns wait little for each other.
 
     Args:
         indices: the step's rows.
         lengths: length of every row of the data set in tokens.
         layout: how they may lie.
     """
-    count = layout.micro_batches(len(indices))
+    count = layout.processes * layout.micro_batches(len(indices))
     by_length = sorted(indices, key=lambda index: (-lengths[index], index))
     if not layout.packing:
         # Rows of like length together: little padding.

@@ -49,6 +49,7 @@ def choose_device(precision: Precision, wants_gpu: bool | None = None) -> Device
     """
     if wants_gpu is not False and torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
         bf16 = torch.cuda.is_bf16_supported()
         if precision is Precision.BFLOAT16 and not bf16:
             raise BadConfig("spec.training.precision: this GPU has no bfloat16; write float32 or auto")

@@ -17,6 +17,8 @@ def show_ending(console: Console, ending: Ending) -> None:
     if isinstance(ending.facts, RunFacts):
         console.print(comparison_table(ending.facts))
         console.print(_figures(ending.facts), markup=False, highlight=False)
+    if ending.result is None:
+        return
     style = "green" if ending.code is ExitCode.OK else "red"
     if ending.result.outcome in (Outcome.QUALITY_GATE, Outcome.STOPPED_EARLY, Outcome.STOPPED):
         style = "yellow"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.data.rows import PreparedData
+from finetune_trainer.distributed import World
 from finetune_trainer.limits import LimitsFile
 from finetune_trainer.model.device import Device
 from finetune_trainer.stopping import StopFlag
@@ -41,6 +42,7 @@ class TrainingRun:
         stop: whether somebody asked to stop.
         scratch: a folder of this process.
         clock: the time.
+        world: the processes that train together.
     """
 
     spec: FineTuneJobSpec
@@ -58,6 +60,7 @@ class TrainingRun:
     stop: StopFlag
     scratch: Path
     clock: Clock
+    world: World = field(default_factory=World)
 
 
 @dataclass(frozen=True)

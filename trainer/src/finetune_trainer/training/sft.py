@@ -14,11 +14,13 @@ from finetune_api.layout import METRICS
 from finetune_api.spec.training import Toggle
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from finetune_trainer.data.collate import collate
 from finetune_trainer.data.steps import Layout, lay_out, step_rows, total_steps
+from finetune_trainer.distributed import COLLECTIVE
 from finetune_trainer.errors import OutOfMemory, StopRequested
 from finetune_trainer.export import ADAPTER_WEIGHTS
 from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
@@ -28,6 +30,7 @@ from finetune_trainer.training.run import Trained, TrainingRun
 
 _CPU_MICRO_TOKENS = 256
 _GPU_MICRO_TOKENS = 16_384
+_LEAVING_SECONDS = 300.0
 
 
 def train_adapter(run: TrainingRun, model: PeftModel) -> Trained:
@@ -35,8 +38,9 @@ def train_adapter(run: TrainingRun, model: PeftModel) -> Trained:
 
     Raises:
         Diverged: the loss became NaN or ran away.
-        OutOfMemory: not even one row fits.
+        OutOfMemory: not even one row fits; or, where several processes train, not what was tried first.
         OutputNotWritable: a checkpoint could not be written.
+        PeerFailure: the processes see different things, or one of them is gone.
         StopRequested: somebody asked; a checkpoint of the last whole step is in the output.
     """
     training = run.spec.training
@@ -54,12 +58,20 @@ def train_adapter(run: TrainingRun, model: PeftModel) -> Trained:
     micro = training.micro_batch_size or _first_micro_batch(run)
     reason: str | None = None
     step = start
+    identity = run.identity
+    run.world.agree({"job": identity.spec_hash, "data": identity.data_hash, "base weights": identity.base_hash,
+                     "newest checkpoint": start})
     if start >= steps:
         set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
     while step < steps and reason is None:
         try:
             step, reason = _train_with(run, model, micro, steps, folder if start else None, start, first_weights)
         except torch.OutOfMemoryError as error:
+            if run.world.size > 1:
+                # The others wait in a collective, which can't be begun again.
+                raise OutOfMemory(f"the accelerator's memory doesn't suffice for {micro} rows per forward pass: write "
+                                  "a smaller spec.training.microBatchSize or maxLength, or quantization: nf4"
+                                  ) from error
             if micro == 1:
                 raise OutOfMemory("the accelerator's memory doesn't suffice for a single row: write a smaller "
                                   "spec.training.maxLength, quantization: nf4, or gradientCheckpointing: enabled"
@@ -88,14 +100,15 @@ def _first_micro_batch(run: TrainingRun) -> int:
     lengths = [len(row) for row in run.data.train]
     typical = sum(lengths) / len(lengths) if run.spec.training.packing else max(lengths)
     fitting = max(1, int(tokens / typical))
+    rows = run.spec.training.batch_size // run.world.size
     # Equal parts: 12 of 16 rows would make passes of 12 and 4.
-    return -(-run.spec.training.batch_size // max(1, -(-run.spec.training.batch_size // fitting)))
+    return -(-rows // max(1, -(-rows // fitting)))
 
 
 def _train_with(run: TrainingRun, model: PeftModel, micro: int, steps: int, resume: Path | None, start: int,
                 first_weights: dict[str, torch.Tensor]) -> tuple[int, str | None]:
     """One training loop with one micro-batch size: the steps done, and why it ended early."""
-    layout = Layout(micro, run.spec.training.packing, model.config.get_text_config().hidden_size)
+    layout = Layout(micro, run.spec.training.packing, model.config.get_text_config().hidden_size, run.world.size)
     loader = StepLoader(run, layout, steps, start)
     callback = LoopCallback(run, loader, steps, start)
     trainer = _Trainer(
@@ -107,13 +120,22 @@ def _train_with(run: TrainingRun, model: PeftModel, micro: int, steps: int, resu
     )
     trainer.remove_callback(PrinterCallback)
     trainer.loader = loader
+    trainer.keeps_random_state = run.world.size == 1
+    # TRL would gather metrics that nobody reads from all processes, four times in every forward pass.
+    trainer.accelerator.gather_for_metrics = lambda metric: metric
     if not run.device.is_gpu:
         trainer.answers_only = AnswersOnly(model.get_base_model())
     callback.trainer = trainer
     # TRL has just rounded a quantised model's adapter to bf16 (and after memory trouble it holds the failed try's).
     _put_back(model, first_weights)
     _assert_precision(model)
+    if run.world.size > 1:
+        # Every process has loaded the frozen weights itself, and they agreed on their digest: not to be sent around.
+        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            model, frozen + [name for name, _ in model.named_buffers()])
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    run.world.meet("trained", lambda: None, _LEAVING_SECONDS)
     run.uploader.raise_failure()
     step = int(trainer.state.global_step)
     if callback.stopping:
@@ -161,6 +183,11 @@ def _arguments(run: TrainingRun, layout: Layout, steps: int) -> SFTConfig:
         seed=training.seed,
         data_seed=training.seed,
         use_cpu=not device.is_gpu,
+        # The loss is divided by the answer tokens of the whole step, wherever its rows are.
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        ddp_timeout=int(COLLECTIVE.total_seconds()),
         logging_strategy="steps",
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -178,7 +205,7 @@ def _arguments(run: TrainingRun, layout: Layout, steps: int) -> SFTConfig:
 
 
 class StepLoader:
-    """The micro-batches of all steps from `start` on, each step's the same whatever happened before."""
+    """This process's micro-batches of all steps from `start` on; each step's are the same whatever happened before."""
 
     def __init__(self, run: TrainingRun, layout: Layout, steps: int, start: int) -> None:
         training = run.spec.training
@@ -190,18 +217,19 @@ class StepLoader:
         self._start = start
         self._plan = list(step_rows(len(self._rows), training.batch_size, training.seed, steps))
         self._batch_size = training.batch_size
+        self._rank = run.world.rank
 
     def __len__(self) -> int:
-        """Micro-batches of the whole run; the trainer derives its steps from it."""
+        """Micro-batches of this process in the whole run; the trainer derives its steps from it."""
         return self._count * self._layout.micro_batches(self._batch_size)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for indices in self._plan[self._start:]:
-            for lines in lay_out(indices, self._lengths, self._layout):
+            for lines in lay_out(indices, self._lengths, self._layout)[self._rank::self._layout.processes]:
                 yield collate(lines, self._rows, self._pad_id)
 
     def tokens(self, step: int) -> int:
-        """Tokens of the rows of a step, from 1, padding left out."""
+        """Tokens of the rows of a step, from 1, over all processes, padding left out."""
         return sum(self._lengths[index] for index in self._plan[step - 1])
 
     def epoch(self, step: int) -> float:
@@ -213,6 +241,7 @@ class _Trainer(SFTTrainer):
     """TRL's trainer, with the project's loader and the faults that tests ask for."""
 
     loader: StepLoader
+    keeps_random_state = True
     answers_only: AnswersOnly | None = None
 
     def get_train_dataloader(self) -> Any:
@@ -233,6 +262,11 @@ class _Trainer(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: checkpoints are for resuming, and the adapter's card is ours."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Several processes begin every step with random states of their own (`LoopCallback.on_step_begin`).
+        if self.keeps_random_state:
+            super()._save_rng_state(output_dir)
 
     def write_checkpoint(self) -> Path:
         """The state after the last whole step, in a folder of its own."""

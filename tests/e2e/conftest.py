@@ -1,0 +1,130 @@
+"""What the end-to-end tests share: a real node, the trainer's real image, a real S3 server with a model and rows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.models import save_tiny_model, write_rows
+from tests.operator.api import Api
+from tests.operator.conftest import CRD
+from tests.operator.operators import Operator
+from tests.s3 import running_server
+
+CATALOGUE = {
+    name: {"nodeSelector": {"nvidia.com/gpu.product": product}, "memory": "24Gi", "hourlyPrice": "1.00", "cpu": "500m",
+           "hostMemory": "3Gi"}
+    for name, product in (("nvidia-l4", "NVIDIA-L4"), ("nvidia-h100", "NVIDIA-H100-80GB-HBM3"))
+}
+"""The node has two cores of a test machine, not those of an L4's host."""
+
+
+class Place:
+    """A cluster in which jobs run from apply to S3.
+
+    Attributes:
+        cluster: its control plane, nodes and registry.
+        api: its apiserver.
+        s3: the S3 server.
+        bucket: with `tiny/` (a random Llama), `rows.jsonl`, and room for results below `out/`.
+        image: the trainer's.
+    """
+
+    def __init__(self, cluster, api, s3) -> None:
+        self.cluster, self.api, self.s3 = cluster, api, s3
+        self.bucket = s3.new_bucket()
+        self.image = cluster.image("trainer")
+
+    def settings(self, **changes):
+        """The operator's settings for this place."""
+        return {"trainerImage": self.image, "accelerators": CATALOGUE, "startTimeout": "10m",
+                "terminationGrace": "60s", **changes}
+
+    def operator(self, identity="operator", namespace=None, fault=None, **settings):
+        """A running operator."""
+        return Operator(self.cluster.control_plane, namespace, settings=self.settings(**settings), fault=fault,
+                        identity=identity)
+
+    def upload(self, folder, prefix):
+        """Put a folder's files into the bucket."""
+        client = self.s3.client()
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                client.upload_file(str(path), self.bucket, f"{prefix}/{path.relative_to(folder)}")
+
+    def read(self, uri):
+        """An object of the bucket."""
+        key = uri.removeprefix(f"s3://{self.bucket}/")
+        return self.s3.client().get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+    def namespace(self):
+        """A fresh namespace at the restricted level, with the S3 writer's Secret."""
+        name = self.cluster.namespace(pod_security="restricted")
+        values = self.s3.environment()
+        self.cluster.kubectl("create", "secret", "generic", "s3", "-n", name,
+                             *(f"--from-literal={key}={value}" for key, value in values.items()))
+        return name
+
+
+def _place(cluster, tmp_path_factory):
+    cluster.kubectl("apply", "--server-side", "-f", CRD)
+    cluster.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
+    api = Api(cluster.control_plane)
+    with running_server(tmp_path_factory.mktemp("seaweedfs"), cluster.address) as s3:
+        place = Place(cluster, api, s3)
+        folder = tmp_path_factory.mktemp("inputs")
+        save_tiny_model(folder / "tiny")
+        write_rows(folder / "rows.jsonl")
+        place.upload(folder, "in")
+        yield place
+    api.close()
+
+
+@pytest.fixture(scope="session")
+def place(real_node, tmp_path_factory):
+    """One real node with one accelerator."""
+    yield from _place(real_node, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def wide_place(two_nodes, tmp_path_factory):
+    """Two real nodes with one accelerator each."""
+    yield from _place(two_nodes, tmp_path_factory)
+
+
+@pytest.fixture(autouse=True)
+def free_nodes(request):
+    """The accelerators are free again after a test, also after one that failed."""
+    yield
+    for name in {"place", "wide_place"} & set(request.fixturenames):
+        cluster = request.getfixturevalue(name).cluster
+        cluster.kubectl("delete", "finetunejobs", "--all", "--all-namespaces", "--wait=false")
+        cluster.kubectl("delete", "pods", "--all", "--all-namespaces", "--grace-period=1")
+
+
+@pytest.fixture
+def operator(place):
+    """An operator that serves every namespace."""
+    running = place.operator()
+    yield running
+    running.stop()
+
+
+def tiny_spec(place, **sections):
+    """A small job on the tiny model, whose data, model and output are in S3."""
+    from finetune_api.rules import merge_patch
+
+    base = {
+        "model": {"source": f"s3://{place.bucket}/in/tiny"},
+        "dataset": {"source": f"s3://{place.bucket}/in/rows.jsonl", "prompt": "{{ facts }}",
+                    "completion": "{{ label | tojson }}", "evaluationFraction": 0.2,
+                    "answerFormat": {"type": "json"}},
+        "method": {"type": "LoRA", "lora": {"rank": 4}},
+        "training": {"maxSteps": 4, "batchSize": 4, "maxLength": 256, "checkpointEvery": 2, "learningRate": 0.001},
+        "evaluation": {"samples": 4, "maxNewTokens": 8, "metrics": ["loss", "jsonValid"]},
+        "output": {"uri": f"s3://{place.bucket}/out",
+                   "s3": {"endpointUrl": place.s3.endpoint, "credentialsSecretRef": {"name": "s3"}}},
+        "runPolicy": {"preflight": "Skip"},
+    }
+    return merge_patch(json.loads(json.dumps(base)), sections)

@@ -1,0 +1,233 @@
+"""Jobs on real pods: kubelet, containerd, restricted pod security, the trainer's real image, a real S3 server.
+
+In each failure the condition's message alone has to tell a stranger what to do: the sentence is asserted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+
+import pytest
+
+from tests.cluster.fixtures import on_real_nodes
+from tests.cluster.waiting import wait_for
+from tests.e2e.conftest import tiny_spec
+
+pytestmark = [on_real_nodes, pytest.mark.timeout(1800)]
+LONG = {"maxSteps": 100_000, "checkpointEvery": 20}
+
+
+class Job:
+    """One FineTuneJob in a namespace of its own."""
+
+    def __init__(self, place, name="tiny", namespace=None):
+        self.place, self.name = place, name
+        self.namespace = namespace or place.namespace()
+
+    def apply(self, **sections):
+        self.place.api.create("FineTuneJob", self.namespace, {
+            "apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": self.name},
+            "spec": tiny_spec(self.place, **sections)})
+        return self
+
+    def change(self, **sections):
+        self.place.api.patch("FineTuneJob", self.namespace, self.name, {"spec": sections})
+
+    def status(self):
+        return self.place.api.get("FineTuneJob", self.namespace, self.name).get("status", {})
+
+    def telling(self):
+        return {one["type"]: one for one in self.status().get("conditions", [])}.get("Progressing", {})
+
+    def until(self, phase, reason=None, seconds=300):
+        def there():
+            status, telling = self.status(), self.telling()
+            assert status.get("phase") == phase, (status.get("phase"), telling)
+            assert reason in (None, telling["reason"]), telling
+            return status
+
+        return wait_for(there, f"{self.name} to be {phase}", seconds)
+
+    def until_step(self, step):
+        wait_for(lambda: self.status().get("progress", {}).get("step", 0) >= step, f"step {step}", 300)
+
+    def ends(self, phase, reason):
+        """The message of its end."""
+        self.until(phase, reason)
+        return self.telling()["message"]
+
+    def manifest(self):
+        uri = self.status()["adapter"]["uri"]
+        return json.loads(self.place.read(uri.rpartition("/results/")[0] + "/manifest.json"))
+
+    def pods(self):
+        return self.place.api.list("Pod", self.namespace)
+
+
+def assert_published(job):
+    """The adapter lies in S3 as the manifest and the status say."""
+    adapter, manifest = job.status()["adapter"], job.manifest()
+    assert manifest["result"]["adapter"]["sha256"] == adapter["sha256"]
+    weights = job.place.read(f"{adapter['uri']}/adapter_model.safetensors")
+    assert hashlib.sha256(weights).hexdigest() == adapter["sha256"]
+
+
+def test_a_job_goes_from_apply_to_its_adapter_in_s3(place, operator):
+    job = Job(place).apply(method={"quantization": "nf4"})
+    status = job.until("Succeeded")
+    assert_published(job)
+    assert job.telling()["message"] == "trained 4 steps and published the adapter"
+    assert set(status["evaluation"]) == {"before", "after"}
+    assert status["attempts"][0]["reason"] == "Succeeded"
+    assert float(status["cost"]["spent"]) > 0
+    assert "@sha256:" in status["image"]
+    assert job.manifest()["run"]["spec"]["method"]["quantization"] == "nf4"
+
+
+def test_a_pod_that_is_deleted_in_mid_training_resumes_and_its_lost_steps_are_told(place, operator):
+    job = Job(place).apply(training=LONG)
+    job.until_step(30)
+    (pod,) = job.pods()
+    place.api.delete("Pod", job.namespace, pod["metadata"]["name"])
+    wait_for(lambda: len(job.status()["attempts"]) == 2 and "lostSteps" in job.status()["attempts"][1],
+             "the second attempt to tell what it resumed from", 300)
+    first, second = job.status()["attempts"]
+    assert first["reason"] == "Stopped"
+    assert second["resumedFromStep"] == first["lastStep"], "the checkpoint of a stop is that of the last whole step"
+    assert second["lostSteps"] == 0
+    job.change(budget={"maxDuration": "1s"})  # Enough: stop, evaluate and publish.
+    job.until("Succeeded", "StoppedEarly")
+    assert_published(job)
+
+
+def test_suspend_frees_the_node_and_resume_goes_on(place, operator):
+    job = Job(place).apply(training=LONG)
+    job.until_step(10)
+    job.change(runPolicy={"suspend": True})
+    job.until("Suspended")
+    wait_for(lambda: job.pods() == [], "the pod to leave")
+    before = job.status()["attempts"][0]
+    assert before["reason"] == "Stopped"
+    job.change(runPolicy={"suspend": False})
+    wait_for(lambda: job.status()["attempts"][-1].get("resumedFromStep", 0) > 0, "the second attempt to go on", 300)
+    assert job.status()["attempts"][1]["resumedFromStep"] >= 10
+    place.api.delete("FineTuneJob", job.namespace, job.name)
+
+
+def test_a_budget_that_is_lowered_in_mid_run_stops_evaluates_and_publishes(place, operator):
+    job = Job(place).apply(training=LONG)
+    job.until_step(5)
+    job.change(budget={"maxCost": "0.000001"})
+    message = job.ends("Succeeded", "StoppedEarly")
+    assert "the budget of 0.000001 is reached" in message
+    assert "what was learnt until then is published" in message
+    assert_published(job)
+
+
+def test_a_wrong_column_is_named(place, operator):
+    message = Job(place).apply(dataset={"prompt": "{{ fact }}"}).ends("Failed", "BadData")
+    assert "fact" in message and "facts" in message, message
+
+
+def test_a_missing_secret_is_named(place):
+    operator = place.operator(identity="impatient", startTimeout="5s", namespace=(space := place.namespace()))
+    try:
+        job = Job(place, namespace=space).apply(output={"s3": {"credentialsSecretRef": {"name": "nobody-made-it"}}})
+        message = job.ends("Failed", "ContainerConfigError")
+        assert 'secret "nobody-made-it" not found' in message
+        assert "create the Secret that the job names, in the job's namespace" in message
+    finally:
+        operator.stop()
+
+
+def test_a_bucket_that_is_not_there_is_named_before_any_training(place, operator):
+    message = Job(place).apply(output={"uri": "s3://no-such-bucket-anywhere/out"}).ends("Failed", "OutputNotWritable")
+    assert "no-such-bucket-anywhere" in message and "no such bucket" in message
+
+
+def test_an_image_that_does_not_exist_is_told_in_the_kubelets_words(place):
+    space = place.namespace()
+    operator = place.operator(identity="lost", startTimeout="5s", namespace=space,
+                              trainerImage=f"{place.cluster.registry}/finetune-trainer:none")
+    try:
+        message = Job(place, namespace=space).apply().ends("Failed", "ImagePullFailed")
+        assert "finetune-trainer:none" in message
+        assert "check the operator's trainerImage" in message
+        wait_for(lambda: place.api.list("Job", space) == [], "the attempt that will never start to be deleted")
+    finally:
+        operator.stop()
+
+
+def test_an_accelerator_that_no_node_has_is_told_and_waited_for(place, operator):
+    job = Job(place).apply(compute={"accelerator": "nvidia-h100"})
+    job.until("Queued", "Unschedulable")
+    message = job.telling()["message"]
+    assert "nvidia-h100 (1 nvidia.com/gpu, nvidia.com/gpu.product=NVIDIA-H100-80GB-HBM3)" in message
+    assert "0/1 nodes are available" in message
+    assert float(job.status()["cost"]["spent"]) == 0
+    place.api.delete("FineTuneJob", job.namespace, job.name)
+
+
+def _with_fault(fault):
+    return {"spec": {"containers": [{"name": "trainer", "env": [{"name": "FINETUNE_FAULT", "value": fault}]}]}}
+
+
+@pytest.mark.parametrize(("fault", "reason", "words"), [
+    ("nan:3", "Diverged", "Try a lower spec.training.learningRate"),
+    ("oom:0", "OutOfMemory", "shorten training.maxLength, quantize (method.quantization: nf4), or take a larger "
+                             "compute.accelerator"),
+], ids=["nan", "accelerator memory"])
+def test_what_goes_wrong_in_training_is_told(place, fault, reason, words):
+    space = place.namespace()
+    operator = place.operator(identity=reason.lower(), namespace=space, podTemplate=_with_fault(fault))
+    try:
+        job = Job(place, namespace=space).apply()
+        assert words in job.ends("Failed", reason)
+        assert len(job.status()["attempts"]) == (2 if fault.startswith("oom") else 1)
+    finally:
+        operator.stop()
+
+
+def test_too_little_host_memory_names_the_field(place, operator):
+    message = Job(place).apply(compute={"memory": "200Mi"}).ends("Failed", "HostOutOfMemory")
+    assert "write a larger compute.memory" in message
+
+
+@pytest.mark.parametrize("moment", ["start", "started", "created", "final"])
+def test_an_operator_that_is_killed_anywhere_loses_nothing(place, moment):
+    space = place.namespace()
+    first = place.operator(identity=f"dies-{moment}", namespace=space, fault=moment)
+    job = Job(place, namespace=space).apply()
+    assert first.process.popen.wait(300) == -signal.SIGKILL
+    second = place.operator(identity=f"follows-{moment}", namespace=space)
+    try:
+        job.until("Succeeded")
+        assert [one["number"] for one in job.status()["attempts"]] == [1]
+        assert_published(job)
+    finally:
+        second.stop()
+
+
+def test_a_job_that_is_deleted_and_applied_again_runs_again(place, operator):
+    job = Job(place).apply(training=LONG)
+    job.until_step(1)
+    place.api.delete("FineTuneJob", job.namespace, job.name)
+    wait_for(lambda: not place.api.list("FineTuneJob", job.namespace), "the job to be gone")
+    job.apply()
+    job.until("Succeeded")
+    assert_published(job)
+
+
+def test_a_job_on_two_nodes_trains_together(wide_place):
+    operator = wide_place.operator(identity="wide")
+    try:
+        job = Job(wide_place).apply(compute={"nodes": 2})
+        status = job.until("Succeeded")
+        nodes = {pod["spec"]["nodeName"] for pod in job.pods()}
+        assert nodes == {"node-0", "node-1"}
+        assert status["attempts"][0]["reason"] == "Succeeded"
+        assert_published(job)
+    finally:
+        operator.stop()
