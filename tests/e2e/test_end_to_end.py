@@ -41,9 +41,11 @@ class Job:
     def telling(self):
         return {one["type"]: one for one in self.status().get("conditions", [])}.get("Progressing", {})
 
-    def until(self, phase, reason=None, seconds=300):
+    def until(self, phase, reason=None, seconds=120):
         def there():
             status, telling = self.status(), self.telling()
+            if "completionTime" in status and (status["phase"] != phase or reason not in (None, telling["reason"])):
+                pytest.fail(f"it has ended otherwise: {telling}")
             assert status.get("phase") == phase, (status.get("phase"), telling)
             assert reason in (None, telling["reason"]), telling
             return status
@@ -127,8 +129,8 @@ def test_a_budget_that_is_lowered_in_mid_run_stops_evaluates_and_publishes(place
 
 
 def test_a_wrong_column_is_named(place, operator):
-    message = Job(place).apply(dataset={"prompt": "{{ fact }}"}).ends("Failed", "BadData")
-    assert "fact" in message and "facts" in message, message
+    message = Job(place).apply(dataset={"prompt": "{{ fact }}"}).ends("Failed", "BadConfig")
+    assert message == "spec.dataset.prompt: no row has a column fact; the columns are facts, label"
 
 
 def test_a_missing_secret_is_named(place):

@@ -187,15 +187,20 @@ def test_spot_jobs_tolerate_preemptible_nodes():
     assert "cloud.google.com/gke-spot" in keys(spot=True)
 
 
-def test_several_nodes_are_an_indexed_job_with_a_headless_service():
-    decided = decide(raw_job(started(), compute={"nodes": 2}))
-    assert acts(decided) == ["create ConfigMap tune-1", "create ConfigMap tune-1-limits", "create Service tune-1",
-                             "create Job tune-1"]
+def test_several_nodes_are_an_indexed_job_that_meets_at_a_services_address():
+    first = decide(raw_job(started(), compute={"nodes": 2}))
+    assert acts(first) == ["create Service tune-1"]
+    service = created(first, "Service")
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    service["spec"]["clusterIP"] = "10.96.0.7"
+    service["metadata"] |= {"uid": "service", "resourceVersion": "1"}
+    decided = decide(raw_job(started(), compute={"nodes": 2}), service)
+    assert acts(decided) == ["create ConfigMap tune-1", "create ConfigMap tune-1-limits", "create Job tune-1"]
     job = created(decided, "Job")["spec"]
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (2, 2, "Indexed")
-    assert job["template"]["spec"]["subdomain"] == "tune-1"
-    service = created(decided, "Service")
-    assert service["spec"]["publishNotReadyAddresses"] is True
+    variables = {one["name"]: one.get("value") for one in job["template"]["spec"]["containers"][0]["env"]}
+    assert variables["FINETUNE_NODES"] == "2"
+    assert variables["FINETUNE_RENDEZVOUS"] == "10.96.0.7:29400"
 
 
 def test_a_pod_template_is_merged_in_by_name():

@@ -138,6 +138,8 @@ class Cache:
             job=job, attempts=attempts, taken=frozenset(taken),
             applied=frozenset((child["kind"], child["metadata"]["name"], digest) for child in ours
                               if child["kind"] in _APPLIED and (digest := child_hash(child))),
+            addresses={child["metadata"]["name"]: child["spec"]["clusterIP"] for child in ours
+                       if child["kind"] == "Service" and child["spec"]["clusterIP"]},
             progress=fresh.message if fresh else None, polled_at=fresh.at if fresh else None,
         )
 
@@ -188,6 +190,8 @@ def _shortened(raw: Object) -> Object:
     if raw["kind"] == "Job":
         short["spec"] = {"suspend": raw.get("spec", {}).get("suspend", False)}
         short["status"] = {"conditions": raw.get("status", {}).get("conditions", [])}
+    elif raw["kind"] == "Service":
+        short["spec"] = {"clusterIP": raw.get("spec", {}).get("clusterIP")}
     elif raw["kind"] == "Pod":
         spec, status = raw.get("spec", {}), raw.get("status", {})
         short["spec"] = {"nodeName": spec.get("nodeName")}

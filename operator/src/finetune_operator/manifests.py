@@ -75,21 +75,34 @@ def limits_map(job: JobView, number: int, limits: Limits) -> Object:
 
 
 def rendezvous_service(job: JobView, number: int) -> Object:
-    """The headless Service under which the nodes of an attempt find its first pod, before it is ready."""
+    """The Service whose address leads to the first pod of an attempt, before it is ready.
+
+    Its address and not a name: so nothing here needs the cluster's DNS.
+    """
     return _hashed({
         "apiVersion": "v1", "kind": "Service",
         "metadata": _metadata(job, service_name(job.name, number), number),
         "spec": {
-            "clusterIP": "None", "publishNotReadyAddresses": True,
-            "selector": {**_pod_labels(job, number)},
+            "publishNotReadyAddresses": True,
+            "selector": {**_pod_labels(job, number), "batch.kubernetes.io/job-completion-index": "0"},
             "ports": [{"name": "rendezvous", "port": RENDEZVOUS_PORT}],
         },
     })
 
 
 def attempt_job(job: JobView, spec: FineTuneJobSpec, number: int, image: str, accelerator: Accelerator,
-                settings: Settings) -> Object:
-    """The Job of an attempt: made once, never applied again."""
+                settings: Settings, rendezvous: str | None = None) -> Object:
+    """The Job of an attempt: made once, never applied again.
+
+    Args:
+        job: the job that it is for.
+        spec: the job's spec.
+        number: the attempt's.
+        image: the trainer's.
+        accelerator: what it runs on.
+        settings: the administrator's.
+        rendezvous: the address at which several nodes find the first.
+    """
     compute = spec.compute
     metadata = _metadata(job, attempt_name(job.name, number), number)
     if compute.queue_name:
@@ -97,7 +110,7 @@ def attempt_job(job: JobView, spec: FineTuneJobSpec, number: int, image: str, ac
     body: Object = {
         "completionMode": "Indexed", "completions": compute.nodes, "parallelism": compute.nodes,
         "backoffLimit": 0, "podReplacementPolicy": "Failed",
-        "template": merge_template(_pod_template(job, spec, number, image, accelerator, settings),
+        "template": merge_template(_pod_template(job, spec, number, image, accelerator, settings, rendezvous),
                                    settings.pod_template),
     }
     if compute.queue_name:
@@ -108,7 +121,7 @@ def attempt_job(job: JobView, spec: FineTuneJobSpec, number: int, image: str, ac
 
 
 def _pod_template(job: JobView, spec: FineTuneJobSpec, number: int, image: str, accelerator: Accelerator,
-                  settings: Settings) -> Object:
+                  settings: Settings, rendezvous: str | None) -> Object:
     compute = spec.compute
     tolerations = [*accelerator.tolerations, *(settings.spot_tolerations if compute.spot else ()),
                    *(compute.tolerations or ())]
@@ -126,7 +139,7 @@ def _pod_template(job: JobView, spec: FineTuneJobSpec, number: int, image: str, 
         "containers": [{
             "name": "trainer", "image": image, "imagePullPolicy": settings.image_pull_policy,
             "args": _arguments(settings),
-            "env": _environment(job, spec, number),
+            "env": _environment(spec, rendezvous),
             "ports": [{"name": "metrics", "containerPort": settings.trainer_port}],
             "resources": _resources(spec, accelerator),
             "volumeMounts": mounts,
@@ -135,8 +148,6 @@ def _pod_template(job: JobView, spec: FineTuneJobSpec, number: int, image: str, 
                                 "capabilities": {"drop": ["ALL"]}},
         }],
     }
-    if compute.nodes > 1:
-        pod["subdomain"] = service_name(job.name, number)
     if settings.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
     if compute.service_account_name:
@@ -150,15 +161,11 @@ def _arguments(settings: Settings) -> list[str]:
     return ["run", "--config", RUN_FOLDER, "--limits", LIMITS_FOLDER, "--port", str(settings.trainer_port)]
 
 
-def _environment(job: JobView, spec: FineTuneJobSpec, number: int) -> list[Object]:
+def _environment(spec: FineTuneJobSpec, rendezvous: str | None) -> list[Object]:
     plain = {"HOME": "/tmp", "TMPDIR": "/tmp", "HF_HOME": f"{CACHE}/huggingface", "FINETUNE_CACHE": CACHE,
              "FINETUNE_PVC_ROOT": PVC_ROOT}
-    if spec.compute.nodes > 1:
-        plain |= {
-            "FINETUNE_NODES": str(spec.compute.nodes),
-            "FINETUNE_RENDEZVOUS": f"{attempt_name(job.name, number)}-0.{service_name(job.name, number)}:"
-                                   f"{RENDEZVOUS_PORT}",
-        }
+    if rendezvous is not None:
+        plain |= {"FINETUNE_NODES": str(spec.compute.nodes), "FINETUNE_RENDEZVOUS": f"{rendezvous}:{RENDEZVOUS_PORT}"}
     variables: list[Object] = [{"name": name, "value": value} for name, value in plain.items()]
     reference = spec.evaluation.reference
     for secret, keys in (

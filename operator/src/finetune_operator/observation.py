@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from finetune_api.messages import ProgressMessage
@@ -19,6 +20,7 @@ class Observation:
         attempts: its attempts whose Jobs exist, by number.
         taken: numbers whose Job name belongs to somebody else (an earlier job of this name).
         applied: digests of the applied children that exist, by kind and name.
+        addresses: of its Services, by name.
         progress: what the running trainer said last.
         polled_at: when the trainer was asked last; costs of a running attempt are counted up to then, so that an idle
             pass changes nothing.
@@ -28,5 +30,6 @@ class Observation:
     attempts: tuple[AttemptView, ...] = ()
     taken: frozenset[int] = frozenset()
     applied: frozenset[tuple[str, str, str]] = frozenset()
+    addresses: Mapping[str, str] = field(default_factory=dict)
     progress: ProgressMessage | None = None
     polled_at: datetime | None = None

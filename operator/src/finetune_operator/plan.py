@@ -15,7 +15,7 @@ from finetune_api.status import Cost, FineTuneJobStatus, Phase, Retries
 
 from finetune_operator import accounting, admission, manifests
 from finetune_operator.conditions import Note, Told, notes, tell
-from finetune_operator.names import attempt_name
+from finetune_operator.names import attempt_name, service_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.verdicts import Answer, Verdict, judge_end, judge_start, waiting_words
@@ -361,10 +361,16 @@ class _Pass:
         numbers = [*(one.number for one in self.status.attempts), *(one.number for one in self.seen.attempts),
                    *self.seen.taken]
         number = max(numbers, default=0) + 1
+        several = self.spec.compute.nodes > 1
+        rendezvous = self.seen.addresses.get(service_name(self.job.name, number)) if several else None
+        if several and rendezvous is None:
+            # First the Service, whose address goes into the pods.
+            service = Create(manifests.rendezvous_service(self.job, number))
+            return Plan(self.status, (service,), requeue_after=timedelta())
         image = self.status.image or self.settings.trainer_image
         config = manifests.run_config(self.job, self._fitting_spec(), number, image, self.status, self.accelerator)
-        made = (manifests.run_map(self.job, config), *self._adjustable(number),
-                manifests.attempt_job(self.job, self.spec, number, image, self.accelerator, self.settings))
+        made = (manifests.run_map(self.job, config), manifests.limits_map(self.job, number, self._limits()),
+                manifests.attempt_job(self.job, self.spec, number, image, self.accelerator, self.settings, rendezvous))
         actions = tuple(Create(one) for one in made)
         if self.status.phase is Phase.STARTING:
             return Plan(self.status, actions)  # Told already: a write saved.
