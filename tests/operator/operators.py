@@ -43,10 +43,13 @@ class Operator:
 
     def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         """What /metrics shows, by name and labels."""
-        port = wait_for(lambda: re.search(r"metrics at port (\d+)", self.process.log.read_text()), "its metrics")[1]
-        text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=10).text
         return {(sample.name, frozenset(sample.labels.items())): sample.value
-                for family in text_string_to_metric_families(text) for sample in family.samples}
+                for family in text_string_to_metric_families(self.exposition()) for sample in family.samples}
+
+    def exposition(self) -> str:
+        """What /metrics answers."""
+        port = wait_for(lambda: re.search(r"metrics at port (\d+)", self.process.log.read_text()), "its metrics")[1]
+        return httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=10).text
 
     def requests(self, *methods: str) -> float:
         """How many requests it made to the apiserver; all, or those of some methods."""

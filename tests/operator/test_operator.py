@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.server
 import json
+import shutil
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from finetune_api.messages import Outcome, ProgressMessage, Result, Stage
 from finetune_api.status import Progress, PublishedAdapter
 
 from tests.api.jobs import document
+from tests.cluster.binaries import Unavailable
+from tests.cluster.fixtures import needing_this_machine
 from tests.cluster.waiting import wait_for
 from tests.operator.api import Refused
 from tests.operator.operators import Operator
@@ -326,6 +330,17 @@ def test_progress_flows_into_status_and_metrics_and_leaves_with_the_job(control_
         operator.stop()
         server.shutdown()
         server.server_close()
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics(operator, work):
+    work.apply()
+    work.until("Running")
+    with needing_this_machine():
+        if (promtool := shutil.which("promtool")) is None:
+            raise Unavailable("promtool is not installed: tests/cluster/packages.sh says how")
+    checked = subprocess.run([promtool, "check", "metrics"], input=operator.exposition(), capture_output=True,
+                             text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
 
 
 def test_unusable_settings_are_refused_by_field(control_plane, tmp_path):
