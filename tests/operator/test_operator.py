@@ -118,10 +118,12 @@ def test_the_objects_are_what_pod_security_restricted_demands(operator, api, con
 def test_a_hundred_idle_passes_make_no_request(operator, work, api, namespace):
     work.apply()
     work.until("Running")
+    limits = next(one["metadata"]["name"] for one in api.list("ConfigMap", namespace)
+                  if one["metadata"]["name"].endswith("-limits"))
     before = wait_for(lambda: _settled(operator), "the operator to be idle")
     passes = operator.metrics()[("finetune_operator_reconciles_total", frozenset({("result", "ok")}))]
     for number in range(100):  # A label on a watched child is news to the watch, and none to the plan.
-        api.patch("ConfigMap", namespace, "tune-1-limits", {"metadata": {"labels": {"test": str(number)}}})
+        api.patch("ConfigMap", namespace, limits, {"metadata": {"labels": {"test": str(number)}}})
     wait_for(lambda: operator.metrics()[("finetune_operator_reconciles_total", frozenset({("result", "ok")}))]
              >= passes + 10, "the passes")
     assert _settled(operator) == before

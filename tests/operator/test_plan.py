@@ -114,7 +114,8 @@ def test_a_spec_that_cannot_be_read_is_told():
 
 def test_the_first_attempt_is_its_configuration_its_limits_and_its_job():
     decided = decide(raw_job(started()))
-    assert acts(decided) == ["create ConfigMap tune-1", "create ConfigMap tune-1-limits", "create Job tune-1"]
+    assert acts(decided) == ["create ConfigMap tune-1-11111111", "create ConfigMap tune-1-11111111-limits",
+                             "create Job tune-1"]
     job = created(decided, "Job")
     assert job["spec"]["backoffLimit"] == 0
     assert job["spec"]["podReplacementPolicy"] == "Failed"
@@ -195,7 +196,8 @@ def test_several_nodes_are_an_indexed_job_that_meets_at_a_services_address():
     service["spec"]["clusterIP"] = "10.96.0.7"
     service["metadata"] |= {"uid": "service", "resourceVersion": "1"}
     decided = decide(raw_job(started(), compute={"nodes": 2}), service)
-    assert acts(decided) == ["create ConfigMap tune-1", "create ConfigMap tune-1-limits", "create Job tune-1"]
+    assert acts(decided) == ["create ConfigMap tune-1-11111111", "create ConfigMap tune-1-11111111-limits",
+                             "create Job tune-1"]
     job = created(decided, "Job")["spec"]
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (2, 2, "Indexed")
     variables = {one["name"]: one.get("value") for one in job["template"]["spec"]["containers"][0]["env"]}
@@ -531,7 +533,8 @@ def test_children_go_after_the_ttl():
     early = decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), *raws, at=40)
     assert (acts(early), early.requeue_after.total_seconds()) == ([], 60)
     late = decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), *raws, at=100)
-    assert acts(late) == ["delete Job tune-1", "delete ConfigMap tune-1-limits", "delete ConfigMap tune-1"]
+    assert acts(late) == ["delete Job tune-1", "delete ConfigMap tune-1-11111111-limits",
+                          "delete ConfigMap tune-1-11111111"]
 
 
 def test_nothing_is_done_about_a_job_that_is_being_deleted():

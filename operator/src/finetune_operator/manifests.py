@@ -25,6 +25,7 @@ from finetune_operator.names import (
     attempt_name,
     labels,
     limits_name,
+    run_name,
     service_name,
 )
 from finetune_operator.settings import Accelerator, Settings
@@ -60,7 +61,7 @@ def run_map(job: JobView, config: RunConfig) -> Object:
     """The immutable ConfigMap with an attempt's run configuration."""
     return {
         "apiVersion": "v1", "kind": "ConfigMap", "immutable": True,
-        "metadata": _metadata(job, attempt_name(job.name, config.attempt), config.attempt),
+        "metadata": _metadata(job, run_name(job.name, job.uid, config.attempt), config.attempt),
         "data": {RUN_FILE: config.model_dump_json(exclude_none=True)},
     }
 
@@ -69,7 +70,7 @@ def limits_map(job: JobView, number: int, limits: Limits) -> Object:
     """The ConfigMap with what may change while a trainer runs."""
     return _hashed({
         "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": _metadata(job, limits_name(job.name, number), number),
+        "metadata": _metadata(job, limits_name(job.name, job.uid, number), number),
         "data": {LIMITS_FILE: limits.model_dump_json(exclude_none=True)},
     })
 
@@ -202,8 +203,8 @@ def _volumes(job: JobView, spec: FineTuneJobSpec, number: int, settings: Setting
     cache: Object = ({"persistentVolumeClaim": {"claimName": settings.model_cache_claim}}
                      if settings.model_cache_claim else {"emptyDir": {}})
     volumes: list[Object] = [
-        {"name": "run", "configMap": {"name": attempt_name(job.name, number)}},
-        {"name": "limits", "configMap": {"name": limits_name(job.name, number)}},
+        {"name": "run", "configMap": {"name": run_name(job.name, job.uid, number)}},
+        {"name": "limits", "configMap": {"name": limits_name(job.name, job.uid, number)}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},  # Data loaders and NCCL need more than the 64 MiB default.
         {"name": "cache", **cache},

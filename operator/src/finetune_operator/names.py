@@ -15,13 +15,22 @@ SELECTOR = f"{MANAGED_BY}={MANAGER}"
 
 
 def attempt_name(job: str, number: int) -> str:
-    """Name of an attempt's Job and of its run configuration."""
+    """Name of an attempt's Job."""
     return f"{job}-{number}"
 
 
-def limits_name(job: str, number: int) -> str:
+def run_name(job: str, uid: str, number: int) -> str:
+    """Name of the ConfigMap with an attempt's run.json.
+
+    It holds the job's uid: while a pod of an earlier job of that name still ends, the kubelet would give a new pod the
+    earlier immutable ConfigMap of the same name.
+    """
+    return f"{job}-{number}-{uid[:8]}"
+
+
+def limits_name(job: str, uid: str, number: int) -> str:
     """Name of the ConfigMap with an attempt's limits.json."""
-    return f"{job}-{number}-limits"
+    return f"{run_name(job, uid, number)}-limits"
 
 
 def service_name(job: str, number: int) -> str:

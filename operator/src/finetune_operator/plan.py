@@ -15,7 +15,7 @@ from finetune_api.status import Cost, FineTuneJobStatus, Phase, Retries
 
 from finetune_operator import accounting, admission, manifests
 from finetune_operator.conditions import Note, Told, notes, tell
-from finetune_operator.names import attempt_name, service_name
+from finetune_operator.names import attempt_name, run_name, service_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.verdicts import Answer, Verdict, judge_end, judge_start, waiting_words
@@ -101,8 +101,8 @@ def _clean_up(seen: Observation, completed: datetime, now: datetime) -> Plan:
         return Plan(seen.job.status, still, requeue_after=left)
     gone: list[Action] = [_delete_job(attempt) for attempt in seen.attempts if not attempt.deleting]
     gone += [Delete("v1", kind, name) for kind, name, _ in sorted(seen.applied)]
-    gone += [Delete("v1", "ConfigMap", attempt_name(seen.job.name, attempt.number)) for attempt in seen.attempts
-             if not attempt.deleting]
+    gone += [Delete("v1", "ConfigMap", run_name(seen.job.name, seen.job.uid, attempt.number))
+             for attempt in seen.attempts if not attempt.deleting]
     return Plan(seen.job.status, tuple(gone))
 
 
