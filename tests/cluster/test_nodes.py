@@ -12,7 +12,8 @@ from tests.cluster.fixtures import on_real_nodes
 from tests.cluster.network import ip
 from tests.cluster.waiting import wait_for
 
-pytestmark = on_real_nodes
+# The first one waits while another worker builds images.
+pytestmark = [on_real_nodes, pytest.mark.timeout(1800)]
 
 SERVER = """
 import http.server, os

@@ -41,7 +41,7 @@ class Job:
     def telling(self):
         return {one["type"]: one for one in self.status().get("conditions", [])}.get("Progressing", {})
 
-    def until(self, phase, reason=None, seconds=120):
+    def until(self, phase, reason=None, seconds=600):
         def there():
             status, telling = self.status(), self.telling()
             if "completionTime" in status and (status["phase"] != phase or reason not in (None, telling["reason"])):
@@ -53,7 +53,7 @@ class Job:
         return wait_for(there, f"{self.name} to be {phase}", seconds)
 
     def until_step(self, step):
-        wait_for(lambda: self.status().get("progress", {}).get("step", 0) >= step, f"step {step}", 300)
+        wait_for(lambda: self.status().get("progress", {}).get("step", 0) >= step, f"step {step}", 600)
 
     def ends(self, phase, reason):
         """The message of its end."""
