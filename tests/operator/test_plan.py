@@ -441,6 +441,8 @@ def test_a_pod_that_never_starts_fails_the_job_after_a_while_in_the_kubelets_wor
     late = decide(raw_job(started()), *raws, at=600)
     assert telling(late)[:2] == ("Failed", reason)
     assert words in telling(late)[2]
+    assert late.status.attempts == (attempt(reason=reason, end=600),)
+    assert late.status.cost.spent == Decimal("0.1667"), "the node was held for ten minutes"
     assert acts(late) == [], "first the status, then the deletion: a pass that is killed between must not retry"
     assert acts(decide(raw_job(late.status), *raws, at=601)) == ["delete Job tune-1"]
 

@@ -286,6 +286,11 @@ class _Pass:
             return self._tell(Told(self.status.phase or Phase.STARTING, "Stopping", words), delete)
         never = judge_start(active, self.now, self.settings.start_timeout)
         if never is not None:
+            # It held its node all the while: that is paid for.
+            self.status = self.status.model_copy(update={"attempts": tuple(
+                one if one.end_time else one.model_copy(update={"reason": never.reason, "end_time": self.now})
+                for one in self.status.attempts)})
+            self._account()
             return self._finish(Phase.FAILED, never.reason, never.message, None)
         self._pin_image(active)
         actions = tuple(Apply(one) for one in self._adjustable(active.number)
