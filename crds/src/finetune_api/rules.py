@@ -252,46 +252,43 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _stays_inside(field: str) -> Callable[[Section], bool]:
-    return lambda section: ".." not in section[field].split("/")
+def _location_rules(section: str, field: str, forms: str, stored: str, inside: str, outside: str) -> tuple[Rule, Rule]:
+    """What holds of a location in a cluster: it is not this machine's, and it holds no `..`.
 
+    Args:
+        section: where the location is.
+        field: the location's field.
+        forms: what can be written instead of file://.
+        stored: a location that keeps the first rule.
+        inside: one that keeps the second.
+        outside: one that breaks the second.
+    """
+    return (
+        Rule(
+            section, field,
+            lambda data: not data[field].startswith("file://"),
+            f"!self.{field}.startsWith('file://')",
+            f"file:// is for `finetune run` alone; in a cluster write {forms}",
+            accepts={field: stored}, refuses={field: "file:///data/here"},
+        ),
+        Rule(
+            section, field,
+            lambda data: ".." not in data[field].split("/"),
+            f"!self.{field}.matches('(^|/)[.][.](/|$)')",
+            "a location holds no '..': write the path without",
+            accepts={field: inside}, refuses={field: outside},
+        ),
+    )
 
-def _is_stored(field: str) -> Callable[[Section], bool]:
-    return lambda section: not section[field].startswith("file://")
-
-
-_FILE = "file:// is for `finetune run` alone; in a cluster write {}"
-_DOTS = "a location holds no '..': write the path without"
-_CEL_DOTS = "!self.{}.matches('(^|/)[.][.](/|$)')"
 
 STORED_RULES: tuple[Rule, ...] = (
-    Rule(
-        "spec.model", "source", _is_stored("source"), "!self.source.startsWith('file://')",
-        _FILE.format("owner/name of the hub, s3://bucket/folder or pvc://claim/folder"),
-        accepts={"source": "pvc://models/mistral"}, refuses={"source": "file:///models/mistral"},
-    ),
-    Rule(
-        "spec.model", "source", _stays_inside("source"), _CEL_DOTS.format("source"), _DOTS,
-        accepts={"source": "pvc://models/a..b"}, refuses={"source": "pvc://models/../secrets"},
-    ),
-    Rule(
-        "spec.dataset", "source", _is_stored("source"), "!self.source.startsWith('file://')",
-        _FILE.format("hf://owner/name, s3://bucket/key, https://host/path or pvc://claim/path"),
-        accepts={"source": "https://host/rows.jsonl"}, refuses={"source": "file:///rows.jsonl"},
-    ),
-    Rule(
-        "spec.dataset", "source", _stays_inside("source"), _CEL_DOTS.format("source"), _DOTS,
-        accepts={"source": "pvc://data/a..b.jsonl"}, refuses={"source": "pvc://data/../rows.jsonl"},
-    ),
-    Rule(
-        "spec.output", "uri", _is_stored("uri"), "!self.uri.startsWith('file://')",
-        _FILE.format("s3://bucket/prefix or pvc://claim/folder"),
-        accepts={"uri": "pvc://results/runs"}, refuses={"uri": "file:///results"},
-    ),
-    Rule(
-        "spec.output", "uri", _stays_inside("uri"), _CEL_DOTS.format("uri"), _DOTS,
-        accepts={"uri": "pvc://results/a..b"}, refuses={"uri": "pvc://results/.."},
-    ),
+    *_location_rules("spec.model", "source", "owner/name of the hub, s3://bucket/folder or pvc://claim/folder",
+                     "pvc://models/mistral", "pvc://models/a..b", "pvc://models/../secrets"),
+    *_location_rules("spec.dataset", "source",
+                     "hf://owner/name, s3://bucket/key, https://host/path or pvc://claim/path",
+                     "https://host/rows.jsonl", "pvc://data/a..b.jsonl", "pvc://data/../rows.jsonl"),
+    *_location_rules("spec.output", "uri", "s3://bucket/prefix or pvc://claim/folder",
+                     "pvc://results/runs", "pvc://results/a..b", "pvc://results/.."),
 )
 """What holds of a job in a cluster beside `RULES`. A file for `finetune run` may break the first kind; the second is
 part of the locations' own type there, which CEL does not have."""

@@ -92,10 +92,8 @@ def shorten(status: FineTuneJobStatus, accelerators: int) -> FineTuneJobStatus:
     surplus = status.attempts[:-KEPT_ATTEMPTS]
     if not surplus or status.cost is None:
         return status
-    rate = status.cost.hourly_rate * accelerators
-    earlier = sum((money((one.end_time or one.start_time) - one.start_time, rate) for one in surplus),
-                  status.cost.earlier or Decimal(0))
-    cost: Cost = status.cost.model_copy(update={"earlier": earlier.quantize(_FRACTION)})
+    earlier = spent(status.model_copy(update={"attempts": surplus}), accelerators, None)
+    cost: Cost = status.cost.model_copy(update={"earlier": earlier})
     return status.model_copy(update={"attempts": status.attempts[-KEPT_ATTEMPTS:], "cost": cost})
 
 

@@ -49,9 +49,9 @@ def price_of(spec: FineTuneJobSpec, accelerator: Accelerator) -> Decimal:
     return accelerator.hourly_price if spec.budget.hourly_rate is None else spec.budget.hourly_rate
 
 
-def accelerators_of(spec: FineTuneJobSpec, accelerator: Accelerator | None) -> int:
+def accelerators_of(spec: FineTuneJobSpec, accelerator: Accelerator) -> int:
     """How many accelerators a job holds while it runs."""
-    return spec.compute.nodes * (spec.compute.gpus_per_node if accelerator is None or accelerator.resource else 1)
+    return spec.compute.nodes * (spec.compute.gpus_per_node if accelerator.resource else 1)
 
 
 def node_words(spec: FineTuneJobSpec, accelerator: Accelerator) -> str:

@@ -113,10 +113,6 @@ class Cache:
         """Every job."""
         return self._jobs.items()
 
-    def raw_job(self, key: Key) -> Object | None:
-        """A job as it was delivered."""
-        return self._jobs.get(key)
-
     def observe(self, key: Key) -> Observation | None:
         """Everything that is known of a job; None for one that is not there."""
         raw = self._jobs.get(key)
@@ -149,7 +145,7 @@ class Cache:
         for child in children:
             if child["kind"] == "Pod":
                 number = int(child["metadata"]["labels"][ATTEMPT_LABEL])
-                pods[number].append(view_pod(child, child["metadata"]["uid"] in self._gone))
+                pods[number].append(view_pod(child))
                 raw_pods[number] = child
         jobs = {int(child["metadata"]["labels"][ATTEMPT_LABEL]): child for child in children if child["kind"] == "Job"}
         for number in sorted({*jobs, *pods}):
@@ -195,6 +191,6 @@ def _shortened(raw: Object) -> Object:
     elif raw["kind"] == "Pod":
         spec, status = raw.get("spec", {}), raw.get("status", {})
         short["spec"] = {"nodeName": spec.get("nodeName")}
-        short["status"] = {key: status[key] for key in ("phase", "podIP", "conditions", "containerStatuses")
+        short["status"] = {key: status[key] for key in ("podIP", "conditions", "containerStatuses")
                            if key in status}
     return short

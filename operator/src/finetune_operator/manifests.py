@@ -26,7 +26,6 @@ from finetune_operator.names import (
     labels,
     limits_name,
     run_name,
-    service_name,
 )
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.views import JobView
@@ -82,7 +81,7 @@ def rendezvous_service(job: JobView, number: int) -> Object:
     """
     return _hashed({
         "apiVersion": "v1", "kind": "Service",
-        "metadata": _metadata(job, service_name(job.name, number), number),
+        "metadata": _metadata(job, attempt_name(job.name, number), number),
         "spec": {
             "publishNotReadyAddresses": True,
             "selector": {**_pod_labels(job, number), "batch.kubernetes.io/job-completion-index": "0"},

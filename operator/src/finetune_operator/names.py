@@ -15,7 +15,7 @@ SELECTOR = f"{MANAGED_BY}={MANAGER}"
 
 
 def attempt_name(job: str, number: int) -> str:
-    """Name of an attempt's Job."""
+    """Name of an attempt's Job and of its rendezvous Service."""
     return f"{job}-{number}"
 
 
@@ -31,11 +31,6 @@ def run_name(job: str, uid: str, number: int) -> str:
 def limits_name(job: str, uid: str, number: int) -> str:
     """Name of the ConfigMap with an attempt's limits.json."""
     return f"{run_name(job, uid, number)}-limits"
-
-
-def service_name(job: str, number: int) -> str:
-    """Name of an attempt's rendezvous Service."""
-    return f"{job}-{number}"
 
 
 def labels(job: str, uid: str, number: int | None = None) -> dict[str, str]:

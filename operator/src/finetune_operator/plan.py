@@ -15,7 +15,7 @@ from finetune_api.status import Cost, FineTuneJobStatus, Phase, Retries
 
 from finetune_operator import accounting, admission, manifests
 from finetune_operator.conditions import Note, Told, notes, tell
-from finetune_operator.names import attempt_name, run_name, service_name
+from finetune_operator.names import attempt_name, run_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.verdicts import Answer, Verdict, judge_end, judge_start, waiting_words
@@ -367,7 +367,7 @@ class _Pass:
                    *self.seen.taken]
         number = max(numbers, default=0) + 1
         several = self.spec.compute.nodes > 1
-        rendezvous = self.seen.addresses.get(service_name(self.job.name, number)) if several else None
+        rendezvous = self.seen.addresses.get(attempt_name(self.job.name, number)) if several else None
         if several and rendezvous is None:
             # First the Service, whose address goes into the pods.
             service = Create(manifests.rendezvous_service(self.job, number))

@@ -54,11 +54,8 @@ class PodView:
 
     name: str
     index: int
-    phase: str
     ip: str | None
     node: str | None
-    deleting: bool
-    gone: bool
     scheduled_at: datetime | None
     unschedulable: str | None
     waiting: tuple[str, str] | None
@@ -145,8 +142,8 @@ def view_attempt(raw: Raw, pods: Iterable[PodView]) -> AttemptView:
     )
 
 
-def view_pod(raw: Raw, gone: bool = False) -> PodView:
-    """Read a trainer's pod; `gone` where it was deleted and this is the last that was seen of it."""
+def view_pod(raw: Raw) -> PodView:
+    """Read a trainer's pod."""
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", {})
@@ -159,11 +156,8 @@ def view_pod(raw: Raw, gone: bool = False) -> PodView:
     return PodView(
         name=metadata["name"],
         index=int((metadata.get("annotations") or {}).get("batch.kubernetes.io/job-completion-index", 0)),
-        phase=status.get("phase", "Pending"),
         ip=status.get("podIP"),
         node=spec.get("nodeName"),
-        deleting="deletionTimestamp" in metadata,
-        gone=gone,
         scheduled_at=time_of(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
         unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else None,
         waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
