@@ -40,9 +40,10 @@ class Cache:
         self.polled: dict[str, Polled] = {}
 
     def note(self, raw: Object, deleted: bool = False) -> Key | None:
-        """Take in an object as a watch or a write delivered it; the key of the job that it concerns.
+        """Take in an object as a watch or a write delivered it; its job's key, or None for no news.
 
-        An older state than the one that is held is passed over: watches and answers to writes overtake each other.
+        A state that is not newer than the one that is held is passed over: watches and answers to writes overtake each
+        other, and what a write answered comes again by the watch.
         """
         key = key_of(raw)
         if key is None:
@@ -56,6 +57,8 @@ class Cache:
                     self.polled.pop(metadata["uid"], None)
             elif _is_newer(raw, held):
                 self._jobs[key] = _shortened(raw)
+            else:
+                return None
             self._tidy(key)
             return key
         children = self._children[key]
@@ -68,6 +71,8 @@ class Cache:
             children.pop(uid, None)
         elif uid not in self._gone and _is_newer(raw, children.get(uid)):
             children[uid] = _shortened(raw)
+        else:
+            return None
         self._tidy(key)
         return key
 
@@ -174,7 +179,7 @@ def _is_newer(raw: Object, held: Object | None) -> bool:
     """
     if held is None or held["metadata"]["uid"] != raw["metadata"]["uid"]:
         return True
-    return int(raw["metadata"]["resourceVersion"]) >= int(held["metadata"]["resourceVersion"])
+    return int(raw["metadata"]["resourceVersion"]) > int(held["metadata"]["resourceVersion"])
 
 
 def _shortened(raw: Object) -> Object:

@@ -10,7 +10,7 @@ from finetune_api.base import GROUP, VERSION
 from finetune_api.generate import PLURAL
 from finetune_api.spec.job import KIND
 
-from finetune_operator.cache import Cache, Key
+from finetune_operator.cache import Cache, Key, key_of
 from finetune_operator.client import Client, list_path, log_in
 from finetune_operator.names import SELECTOR
 from finetune_operator.queue import WorkQueue
@@ -117,7 +117,8 @@ async def sweep(cache: Cache, queue: WorkQueue[Key], client: Client, namespaces:
 
             def take(raw: dict[str, Any], uids: set[str] = uids, changed: set[Key] = changed) -> None:
                 uids.add(raw["metadata"]["uid"])
-                if (key := cache.note(raw)) is not None:
+                cache.note(raw)
+                if (key := key_of(raw)) is not None:  # Looked at again also without news: nothing is missed for long.
                     changed.add(key)
 
             version = await client.list_into(list_path(api_version, kind, namespace), selector, take)
