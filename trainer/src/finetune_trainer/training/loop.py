@@ -83,6 +83,9 @@ class LoopCallback(TrainerCallback):
         diverged, stopping, early, complete = run.world.highest(
             bool(fault), run.stop.is_set, bool(reason), run.checkpoints.complete_step)
         if diverged:
+            # The last good checkpoint may still be on its way to the output.
+            run.uploader.drain()
+            complete = max(complete, run.checkpoints.complete_step)
             raise Diverged(f"{fault or 'the loss of another process ran away'}; the checkpoint of step {complete} is "
                            "kept. Try a lower spec.training.learningRate, more warmup, or look for broken rows")
         run.state.checkpoint_step = complete
