@@ -1,0 +1,68 @@
+"""What joins the fields of `spec.dataset`."""
+
+from __future__ import annotations
+
+from finetune_api.rules.rule import Rule, Section
+
+_CEL_HAS_SPLITS = "(self.source.startsWith('hf://') || self.source.endsWith('/'))"
+
+
+def _has_splits(data: Section) -> bool:
+    source: str = data["source"]
+    return source.startswith("hf://") or source.endswith("/")
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "spec.dataset", "prompt",
+        lambda data: ("prompt" in data) != ("messages" in data),
+        "has(self.prompt) != has(self.messages)",
+        "write either prompt and completion, or messages",
+        accepts={}, refuses={"messages": "chat"},
+    ),
+    Rule(
+        "spec.dataset", "completion",
+        lambda data: ("prompt" in data) == ("completion" in data),
+        "has(self.prompt) == has(self.completion)",
+        "prompt and completion go together: write both, or neither and messages",
+        accepts={}, refuses={"completion": None},
+    ),
+    Rule(
+        "spec.dataset", "evaluationFraction",
+        lambda data: not ("evaluationSplit" in data and "evaluationFraction" in data),
+        "!has(self.evaluationSplit) || !has(self.evaluationFraction)",
+        "write evaluationSplit or evaluationFraction, not both",
+        accepts={"evaluationFraction": 0.1},
+        refuses={"source": "s3://bucket/data/", "evaluationSplit": "test", "evaluationFraction": 0.1},
+    ),
+    Rule(
+        "spec.dataset", "evaluationSplit",
+        lambda data: "evaluationSplit" not in data or _has_splits(data),
+        f"!has(self.evaluationSplit) || {_CEL_HAS_SPLITS}",
+        "a single file has one split: write evaluationFraction, or give a folder (with a slash at its end) whose files "
+        "are named after their splits",
+        accepts={"source": "s3://bucket/data/", "evaluationSplit": "test"}, refuses={"evaluationSplit": "test"},
+    ),
+    Rule(
+        "spec.dataset", "sha256",
+        lambda data: "sha256" not in data or not _has_splits(data),
+        f"!has(self.sha256) || !{_CEL_HAS_SPLITS}",
+        "sha256 is the digest of one file; for hf:// write a revision instead",
+        accepts={"sha256": "0" * 64}, refuses={"source": "hf://owner/name", "sha256": "0" * 64},
+    ),
+    Rule(
+        "spec.dataset", "revision",
+        lambda data: "revision" not in data or data["source"].startswith("hf://"),
+        "!has(self.revision) || self.source.startsWith('hf://')",
+        "only an hf:// data set has a revision; for a file write its sha256",
+        accepts={"source": "hf://owner/name", "revision": "main"}, refuses={"revision": "main"},
+    ),
+    Rule(
+        "spec.dataset", "answerFormat.schema",
+        lambda data: "schema" not in data.get("answerFormat", {}) or data["answerFormat"].get("type") == "json",
+        "!has(self.answerFormat) || !has(self.answerFormat.schema) || self.answerFormat.type == 'json'",
+        "a schema needs answerFormat.type: json",
+        accepts={"answerFormat": {"type": "json", "schema": {"type": "object"}}},
+        refuses={"answerFormat": {"schema": {"type": "object"}}},
+    ),
+)

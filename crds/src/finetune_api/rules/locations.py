@@ -1,0 +1,47 @@
+"""Where a job in a cluster may read and write."""
+
+from __future__ import annotations
+
+from finetune_api.rules.rule import Rule
+
+
+def _location_rules(section: str, field: str, forms: str, stored: str, inside: str, outside: str) -> tuple[Rule, Rule]:
+    """What holds of a location in a cluster: it is not this machine's, and it holds no `..`.
+
+    Args:
+        section: where the location is.
+        field: the location's field.
+        forms: what can be written instead of file://.
+        stored: a location that keeps the first rule.
+        inside: one that keeps the second.
+        outside: one that breaks the second.
+    """
+    return (
+        Rule(
+            section, field,
+            lambda data: not data[field].startswith("file://"),
+            f"!self.{field}.startsWith('file://')",
+            f"file:// is for `finetune run` alone; in a cluster write {forms}",
+            accepts={field: stored}, refuses={field: "file:///data/here"},
+        ),
+        Rule(
+            section, field,
+            lambda data: ".." not in data[field].split("/"),
+            f"!self.{field}.matches('(^|/)[.][.](/|$)')",
+            "a location holds no '..': write the path without",
+            accepts={field: inside}, refuses={field: outside},
+        ),
+    )
+
+
+STORED_RULES: tuple[Rule, ...] = (
+    *_location_rules("spec.model", "source", "owner/name of the hub, s3://bucket/folder or pvc://claim/folder",
+                     "pvc://models/mistral", "pvc://models/a..b", "pvc://models/../secrets"),
+    *_location_rules("spec.dataset", "source",
+                     "hf://owner/name, s3://bucket/key, https://host/path or pvc://claim/path",
+                     "https://host/rows.jsonl", "pvc://data/a..b.jsonl", "pvc://data/../rows.jsonl"),
+    *_location_rules("spec.output", "uri", "s3://bucket/prefix or pvc://claim/folder",
+                     "pvc://results/runs", "pvc://results/a..b", "pvc://results/.."),
+)
+"""What holds of a job in a cluster beside the rules of every job. A file for `finetune run` may break the first kind;
+the second is part of the locations' own type there, which CEL does not have."""
