@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := crds operator trainer cli
 
-.PHONY: demo test images check generate constraints setup clean
+.PHONY: demo test images check generate constraints requirements setup clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -53,6 +53,13 @@ constraints: $(INSTALLED) ## Resolve the newest versions that fit, without regis
 	$(BIN)/uv pip compile --quiet --upgrade --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
 		--group dev $(addsuffix /pyproject.toml,$(SOURCES)) $(addprefix --no-emit-package finetune-,api operator trainer cli) \
 		-o constraints.txt
+	$(MAKE) requirements
+
+requirements: $(INSTALLED) ## Write what the images are made of, each file by its digest
+	@for part in operator trainer; do \
+		$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
+			-c constraints.txt --no-emit-package finetune-api crds/pyproject.toml $$part/pyproject.toml \
+			-o $$part/requirements.txt; done
 
 clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) build
