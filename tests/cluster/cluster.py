@@ -60,9 +60,7 @@ class Cluster:
 
     def namespace(self, prefix: str = "test", pod_security: str = "restricted") -> str:
         """A fresh namespace that enforces a pod security level."""
-        name = self.control_plane.namespace(prefix)
-        self.kubectl("label", "namespace", name, f"pod-security.kubernetes.io/enforce={pod_security}")
-        return name
+        return self.control_plane.namespace(prefix, pod_security)
 
     def image(self, part: str) -> str:
         """The image of "operator", "trainer" or "python" (Debian's alone), in the registry; built if it has to be."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import secrets
 import socket
 import ssl
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import httpx
 
 from tests.cluster.binaries import command
 from tests.cluster.certificates import Authority, write_kubeconfig
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.processes import Process, Run
 from tests.cluster.waiting import wait_for
 
@@ -27,12 +25,11 @@ PORTS = range(12_000, 20_000)
 CLIENT_LIMITS = ["--kube-api-qps=500", "--kube-api-burst=1000"]
 
 
-class ControlPlane:
+class ControlPlane(Kubectl):
     """A control plane, with no nodes.
 
     Attributes:
         url: the apiserver's address.
-        kubeconfig: that of an administrator.
         folder: logs, data and certificates; gone after stop().
         address: the IP address that the apiserver listens on.
         authority: the certificate authority, for kubelets and others that join.
@@ -50,11 +47,11 @@ class ControlPlane:
         self.address = address
         self.run = run or Run()
         self.folder = self.run.folder
+        super().__init__(self.folder / "admin.kubeconfig")
         self._manager_options = list(manager_options)
         [self._port] = free_ports(1, address)
         self._etcd_port, self._peer_port = free_ports(2)
         self.url = f"https://{address}:{self._port}"
-        self.kubeconfig = self.folder / "admin.kubeconfig"
         self._apiserver: Process | None = None
 
     def start(self) -> ControlPlane:
@@ -116,27 +113,9 @@ class ControlPlane:
             *(["--endpoint-reconciler-type=none"] if self.address.startswith("127.") else [])])
         wait_for(self._ready, "the apiserver to be ready", 60)
 
-    def kubectl(self, *arguments: str | Path, input: str | None = None,
-                check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Runs kubectl as the administrator.
-
-        Args:
-            arguments: its arguments; a `--kubeconfig` among them acts as another user.
-            input: its standard input.
-            check: whether a failure raises.
-
-        Raises:
-            RuntimeError: it failed; quotes what it said.
-        """
-        done = subprocess.run([*command("kubectl"), *map(str, arguments)], input=input, capture_output=True, text=True,
-                              check=False, env={**os.environ, "KUBECONFIG": str(self.kubeconfig)})
-        if check and done.returncode:
-            raise RuntimeError(f"kubectl {' '.join(map(str, arguments))} ended with {done.returncode}:\n{done.stderr}")
-        return done
-
-    def get(self, *arguments: str) -> dict:
-        """What `kubectl get ARGUMENTS` finds, as parsed JSON."""
-        return json.loads(self.kubectl("get", *arguments, "-o", "json").stdout)
+    def client(self) -> httpx.Client:
+        """An administrator's connection to the apiserver."""
+        return httpx.Client(base_url=self.url, verify=self._trust(), trust_env=False, timeout=30)
 
     def kubeconfig_for(self, user: str, groups: Sequence[str]) -> Path:
         """The kubeconfig of another user, who may do what RBAC grants them."""
@@ -145,24 +124,15 @@ class ControlPlane:
         return write_kubeconfig(self.folder / f"{name}.kubeconfig", self.url, self.authority.certificate, certificate,
                                 key)
 
-    def namespace(self, prefix: str = "test") -> str:
-        """A fresh namespace, ready for pods."""
-        name = f"{prefix}-{secrets.token_hex(4)}"
-        self.kubectl("create", "namespace", name)
-        self._wait_for_account(name)
-        return name
-
-    def _wait_for_account(self, namespace: str) -> None:
-        # The controller manager makes it; a pod made before is refused.
-        wait_for(lambda: self.kubectl("get", "serviceaccount", "default", "-n", namespace, check=False).returncode == 0,
-                 f"the service account of namespace {namespace}")
-
     def _ready(self) -> bool:
         assert self._apiserver is not None
         self._apiserver.running()
+        return _answers(f"{self.url}/readyz", self._trust())
+
+    def _trust(self) -> ssl.SSLContext:
         trust = ssl.create_default_context(cafile=str(self.authority.certificate))
         trust.load_cert_chain(*self._admin)
-        return _answers(f"{self.url}/readyz", trust)
+        return trust
 
 
 def _answers(url: str, trust: ssl.SSLContext | bool = False) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from tests.cluster.binaries import Unavailable
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.existing import ExistingCluster
 
 # One worker runs all of them: each worker that ran one would start nodes of its own.
 on_real_nodes = pytest.mark.xdist_group("real-nodes")
@@ -55,6 +56,20 @@ def real_node() -> Iterator[Cluster]:
 def two_nodes() -> Iterator[Cluster]:
     """A cluster with two real nodes that offer one accelerator each. Mark its tests with `on_real_nodes`."""
     yield from _cluster(2)
+
+
+@pytest.fixture(scope="session")
+def node(request: pytest.FixtureRequest) -> Iterator[Cluster | ExistingCluster]:
+    """The cluster of KUBECONFIG where one is set, for tests that need no power over its nodes; else as `real_node`."""
+    if "KUBECONFIG" not in os.environ:
+        yield request.getfixturevalue("real_node")
+        return
+    with needing_this_machine():
+        cluster = ExistingCluster()
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 def _cluster(nodes: int) -> Iterator[Cluster]:

@@ -82,9 +82,9 @@ def _place(cluster, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def place(real_node, tmp_path_factory):
+def place(node, tmp_path_factory):
     """One real node with one accelerator."""
-    yield from _place(real_node, tmp_path_factory)
+    yield from _place(node, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

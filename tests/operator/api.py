@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import Any
 
-import httpx
 from finetune_operator.client import list_path
 
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.kubectl import Kubectl
 
 JOBS = "finetune.dev/v1alpha1"
 
@@ -25,10 +23,8 @@ class Refused(AssertionError):
 class Api:
     """An administrator's requests."""
 
-    def __init__(self, plane: ControlPlane) -> None:
-        trust = ssl.create_default_context(cafile=str(plane.authority.certificate))
-        trust.load_cert_chain(*plane.authority.client("api", "api", ["system:masters"]))
-        self._http = httpx.Client(base_url=plane.url, verify=trust, trust_env=False, timeout=30)
+    def __init__(self, cluster: Kubectl) -> None:
+        self._http = cluster.client()
 
     def close(self) -> None:
         """Close the connections."""
