@@ -32,13 +32,13 @@ demo: $(INSTALLED) ## Run the main job on this machine: QLoRA on a small real mo
 	$(BIN)/finetune run deploy/samples/quickstart.yaml
 
 generate: $(INSTALLED) ## Write the files that are made from finetune_api
-	$(BIN)/python -m finetune_api.generate crds
+	$(BIN)/python -m finetune_api.generate .
 
 check: $(INSTALLED) ## Lint, types, layers, generated files
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m finetune_api.generate --check crds
+	$(BIN)/python -m finetune_api.generate --check .
 
 test: $(INSTALLED) ## Run every test
 	@if [ "$$(id -u)" = 0 ]; then bash tests/cluster/packages.sh; else bash tests/cluster/packages.sh --check || \

@@ -19,7 +19,7 @@ from finetune_api.rules import RULES
 
 from tests.api.jobs import document, errors_of, nested
 
-CRDS = Path(__file__).parents[2] / "crds"
+REPOSITORY = Path(__file__).parents[2]
 ROOT = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 STRUCTURAL = {
     "type", "description", "format", "default", "enum", "pattern", "minimum", "maximum", "exclusiveMinimum",
@@ -77,7 +77,7 @@ def _plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", generated_files())
 def test_a_generated_file_is_up_to_date(name):
-    assert (CRDS / name).read_text(encoding="utf-8") == generated_files()[name], "run `make generate`"
+    assert (REPOSITORY / name).read_text(encoding="utf-8") == generated_files()[name], "run `make generate`"
 
 
 def test_the_check_fails_where_a_file_is_out_of_date(tmp_path):
@@ -88,14 +88,14 @@ def test_the_check_fails_where_a_file_is_out_of_date(tmp_path):
     assert generate("--check").returncode == 1
     assert generate().returncode == 0
     assert generate("--check").returncode == 0
-    (tmp_path / "finetunejob.schema.json").write_text("{}")
+    (tmp_path / "crds" / "finetunejob.schema.json").write_text("{}")
     stale = generate("--check")
     assert stale.returncode == 1
     assert "finetunejob.schema.json is out of date: run `make generate`" in stale.stderr
 
 
 def test_the_definition_is_plain_yaml_that_reads_back():
-    assert yaml.safe_load(generated_files()["finetune.dev_finetunejobs.yaml"]) == crd()
+    assert yaml.safe_load(generated_files()["crds/finetune.dev_finetunejobs.yaml"]) == crd()
 
 
 def test_every_part_uses_only_what_a_structural_schema_has():

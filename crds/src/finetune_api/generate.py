@@ -1,4 +1,4 @@
-"""The files that are made from the models: the CustomResourceDefinition and the JSON Schema for editors.
+"""The files that are made from the models: the CustomResourceDefinition, the JSON Schema for editors, the reference.
 
 `python -m finetune_api.generate` writes them; with `--check` it only compares, and fails where one is out of date.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from finetune_api.base import GROUP, VERSION
+from finetune_api.reference import reference
 from finetune_api.rules import FIXED_SECTIONS, RULES, STORED_RULES
 from finetune_api.spec.job import KIND, FineTuneJob, FineTuneJobSpec, Metadata
 from finetune_api.status import FineTuneJobStatus
@@ -176,25 +177,27 @@ def editor_schema() -> dict[str, Any]:
 
 
 def generated_files() -> dict[str, str]:
-    """Every generated file: its name and its content."""
+    """Every generated file: its path in the repository and its content."""
     return {
-        f"{GROUP}_{PLURAL}.yaml": _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True),
-        "finetunejob.schema.json": json.dumps(editor_schema(), indent=2, ensure_ascii=False) + "\n",
+        f"crds/{GROUP}_{PLURAL}.yaml": _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True),
+        "crds/finetunejob.schema.json": json.dumps(editor_schema(), indent=2, ensure_ascii=False) + "\n",
+        "docs/api.md": reference(),
     }
 
 
 def main() -> int:
     """Write or check the generated files; 1 where one is out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("root", type=Path, help="the repository's folder")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     stale = []
     for name, content in generated_files().items():
-        path = arguments.folder / name
+        path = arguments.root / name
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             stale.append(path)
             if not arguments.check:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(content, encoding="utf-8")
                 print(f"wrote {path}")
     for path in stale if arguments.check else ():

@@ -1,0 +1,55 @@
+"""The API's reference in Markdown, made from the models' docstrings and the rules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from finetune_api.fields import FieldDoc, document_field
+from finetune_api.rules import RULES, STORED_RULES
+from finetune_api.spec.job import FineTuneJob
+
+
+def reference() -> str:
+    """Every field of a FineTuneJob, and the rules that join fields."""
+    lines = ["# FineTuneJob (finetune.dev/v1alpha1)", "",
+             "Generated from finetune_api by `make generate`; edit the models instead. `finetune explain FIELD` shows "
+             "the same in a shell, `kubectl explain ftj.FIELD` in a cluster.", ""]
+    for section in document_field(FineTuneJob, "").fields:
+        if section.path in ("spec", "status"):
+            lines += _table(document_field(FineTuneJob, section.path))
+    lines += ["## Rules", "", "Beside the limits of single fields. The apiserver refuses what breaks one, and so does "
+              "`finetune validate`; the last ones hold in a cluster only.", "", "| field | rule |", "|---|---|"]
+    lines += [f"| `{rule.path}` | {_cell(rule.message)} |" for rule in (*RULES, *STORED_RULES)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(section: FieldDoc) -> Iterator[str]:
+    """A section's heading and table, and after it those of what is below."""
+    yield from (f"## {section.path}", "", section.description, "", "| field | type | default | meaning |",
+                "|---|---|---|---|")
+    below = []
+    for field in section.fields:
+        name = field.path.rpartition(".")[2]
+        choices = ", ".join(f"`{choice}`" for choice in field.choices)
+        facts = [field.description, f"One of {choices}." if choices else "", _limits(field.limits)]
+        default = "needed" if field.required else f"`{field.default}`" if field.default else ""
+        yield f"| `{name}` | {field.type} | {_cell(default)} | {_cell(' '.join(filter(None, facts)))} |"
+        deep = document_field(FineTuneJob, field.path)
+        if deep.fields:
+            below.append(deep)
+    yield ""
+    for deep in below:
+        yield from _table(deep)
+
+
+def _limits(words: str | None) -> str:
+    """Limits as a sentence; a pattern as code, for Markdown would take parts of it for a link."""
+    if not words:
+        return ""
+    limits = re.sub(r"of the form (.+)$", r"of the form `\1`", words)
+    return f"{limits[0].upper()}{limits[1:]}."
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
