@@ -58,6 +58,12 @@ class Place:
         key = uri.removeprefix(f"s3://{self.bucket}/")
         return self.s3.client().get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
+    def results(self, namespace):
+        """Every object that the jobs of a namespace wrote, as text, by its key."""
+        pages = self.s3.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket,
+                                                                           Prefix=f"out/{namespace}/")
+        return {item["Key"]: self.read(item["Key"]).decode("latin-1") for page in pages for item in page["Contents"]}
+
     def namespace(self):
         """A fresh namespace at the restricted level, with the S3 writer's Secret."""
         name = self.cluster.namespace(pod_security="restricted")

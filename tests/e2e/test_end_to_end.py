@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import secrets
 import signal
 from pathlib import Path
 
@@ -103,6 +104,26 @@ def test_a_real_small_model_learns_by_qlora_in_a_pod(place, operator):
     assert after < before
     assert_published(job)
     assert job.manifest()["run"]["spec"]["method"]["lora"]["rank"] == 8
+
+
+def test_no_secret_is_found_anywhere_after_a_run(place, operator):
+    space = place.namespace()
+    canary = f"canary-{secrets.token_hex(16)}"
+    place.cluster.kubectl("create", "secret", "generic", "hub", "-n", space, f"--from-literal=HF_TOKEN={canary}")
+    job = Job(place, namespace=space).apply(model={"tokenSecretRef": {"name": "hub"}})
+    job.until("Succeeded")
+    [pod] = job.pods()
+    seen = {
+        "the trainer's log": place.cluster.kubectl("logs", "-n", space, pod["metadata"]["name"]).stdout,
+        "the operator's log": operator.process.log.read_text(), "the metrics": operator.exposition(),
+        **{f"a {kind}": json.dumps(place.api.list(kind, space))
+           for kind in ("FineTuneJob", "Job", "Pod", "ConfigMap", "Event")},
+        **place.results(space)}
+    assert all(seen.values())
+    assert any(name.endswith("manifest.json") for name in seen) and any(name.endswith("report.html") for name in seen)
+    for where, text in seen.items():
+        for name, value in {**place.s3.environment(), "HF_TOKEN": canary}.items():
+            assert value not in text, f"{name} is in {where}"
 
 
 def test_two_jobs_of_one_name_in_two_namespaces_share_the_node_in_turn(place, operator):
