@@ -48,8 +48,16 @@ class Operator:
 
     def exposition(self) -> str:
         """What /metrics answers."""
-        port = wait_for(lambda: re.search(r"metrics at port (\d+)", self.process.log.read_text()), "its metrics")[1]
-        return httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=10).text
+        return self.get("/metrics").text
+
+    def get(self, path: str) -> httpx.Response:
+        """What its server answers."""
+        return httpx.get(f"http://127.0.0.1:{self.port()}{path}", trust_env=False, timeout=10)
+
+    def port(self) -> int:
+        """Where it serves."""
+        told = wait_for(lambda: re.search(r"metrics at port (\d+)", self.process.log.read_text()), "its metrics")
+        return int(told[1])
 
     def requests(self, *methods: str) -> float:
         """How many requests it made to the apiserver; all, or those of some methods."""
