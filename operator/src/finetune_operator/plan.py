@@ -15,7 +15,7 @@ from finetune_api.status import Cost, FineTuneJobStatus, Phase, Retries
 
 from finetune_operator import accounting, admission, isolation, manifests
 from finetune_operator.children import identity
-from finetune_operator.conditions import Note, Told, notes, tell
+from finetune_operator.conditions import Note, Told, looked_at, notes, tell
 from finetune_operator.names import API_VERSIONS, attempt_name, run_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
@@ -93,19 +93,20 @@ def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
 
 def _clean_up(seen: Observation, completed: datetime, now: datetime) -> Plan:
     """A finished job: nothing of it runs on; its children go when their time has come."""
+    status = looked_at(seen.job.status, seen.job.generation)
     still = tuple(_delete_job(attempt) for attempt in seen.attempts if not attempt.finished and not attempt.deleting)
     spec = seen.job.spec
     ttl = spec.run_policy.ttl_seconds_after_finished if spec else None
     if ttl is None or not seen.attempts:
-        return Plan(seen.job.status, still)
+        return Plan(status, still)
     left = completed + timedelta(seconds=ttl) - now
     if left > timedelta():
-        return Plan(seen.job.status, still, requeue_after=left)
+        return Plan(status, still, requeue_after=left)
     gone: list[Action] = [_delete_job(attempt) for attempt in seen.attempts if not attempt.deleting]
     gone += [Delete(API_VERSIONS[kind], kind, name) for kind, name, _ in sorted(seen.applied)]
     gone += [Delete("v1", "ConfigMap", run_name(seen.job.name, seen.job.uid, attempt.number))
              for attempt in seen.attempts if not attempt.deleting]
-    return Plan(seen.job.status, tuple(gone))
+    return Plan(status, tuple(gone))
 
 
 def _delete_job(attempt: AttemptView) -> Delete:

@@ -40,8 +40,8 @@ class BadSettings(ValueError):
 class Accelerator(ApiModel):
     """One kind of accelerator: how its nodes are found, what it has and what it costs."""
 
-    resource: Annotated[str, Field(max_length=253)] | None = GPU
-    """Extended resource that a pod asks for; null for plain CPU nodes."""
+    resource: Annotated[str | None, Field(max_length=253), AfterValidator(lambda name: name or None)] = GPU
+    """Extended resource that a pod asks for; null, or an empty string, for plain CPU nodes."""
 
     node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     """Labels of its nodes."""
