@@ -38,14 +38,16 @@ demo-cluster: inputs ## Run it on a cluster: that of KUBECONFIG, or one that is 
 	$(BIN)/python -m tests.cluster.binaries
 	PYTHONPATH=. $(BIN)/python deploy/demo_cluster.py $(ARGS)
 
-generate: $(INSTALLED) ## Write the files that are made from finetune_api
+generate: $(INSTALLED) ## Write the files that are made from finetune_api and from the chart
 	$(BIN)/python -m finetune_api.generate .
+	$(BIN)/python -m charts.generate
 
-check: $(INSTALLED) ## Lint, types, layers, generated files
+check: $(INSTALLED) ## Lint, types, layers, generated files, the chart
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m finetune_api.generate --check .
+	$(BIN)/python -m charts.generate --check
 
 test: $(INSTALLED) ## Run every test
 	@if [ "$$(id -u)" = 0 ]; then bash tests/cluster/packages.sh; else bash tests/cluster/packages.sh --check || \

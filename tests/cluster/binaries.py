@@ -20,8 +20,10 @@ LINKER_FLAGS = {
     "go": f"-X {VERSION_PACKAGE}.gitVersion=v{KUBERNETES} -X {VERSION_PACKAGE}.gitMajor=1 "
           f"-X {VERSION_PACKAGE}.gitMinor={KUBERNETES.split('.')[1]}",
     "go-kwok": "",
+    "go-helm": "",
 }
-PACKAGES = {"go": ".", "go-kwok": "sigs.k8s.io/kwok/cmd/kwok"}
+PACKAGES = {"go": ".", "go-kwok": "sigs.k8s.io/kwok/cmd/kwok", "go-helm": "helm.sh/helm/v4/cmd/helm"}
+MINUTES = {"go": 6, "go-kwok": 2, "go-helm": 2}
 
 
 class Unavailable(Exception):
@@ -30,13 +32,13 @@ class Unavailable(Exception):
 
 @functools.cache
 def command(part: str) -> tuple[str, ...]:
-    """How to start a part: etcd, kube-apiserver, kubelet, kubectl, kwok and so on.
+    """How to start a part: etcd, kube-apiserver, kubelet, kubectl, kwok, helm and so on.
 
     Raises:
         Unavailable: it is not there and cannot be built.
     """
-    if part == "kwok":
-        return (str(built("go-kwok")),)
+    if part in ("kwok", "helm"):
+        return (str(built(f"go-{part}")),)
     if assets := os.environ.get("KUBEBUILDER_ASSETS"):
         found = Path(assets) / part
         if found.exists():
@@ -70,7 +72,8 @@ def _build(program: str, source: Path, target: Path) -> None:
     if go is None:
         raise Unavailable(f"Go is not installed: it builds {source} (etcd, the apiserver, the kubelet). Install Go, or "
                           "name a folder of setup-envtest in KUBEBUILDER_ASSETS for tests that need no node")
-    say(f"building {source.name} of tests/cluster with Go: about 6 minutes on 2 cores the first time, kept in {target}")
+    say(f"building {source.name} of tests/cluster with Go: about {MINUTES[program]} minutes on 2 cores the first time, "
+        f"kept in {target}")
     began = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".unfinished")

@@ -36,19 +36,22 @@ class ControlPlane(Kubectl):
         run: the processes' keeper, for servers that live as long as this control plane.
     """
 
-    def __init__(self, address: str = "127.0.0.1", run: Run | None = None, manager_options: Sequence[str] = ()):
+    def __init__(self, address: str = "127.0.0.1", run: Run | None = None, manager_options: Sequence[str] = (),
+                 admission_plugins: Sequence[str] = ()):
         """Prepares it.
 
         Args:
             address: what the apiserver binds and advertises; pods can reach the apiserver where it isn't loopback.
             run: where its processes belong; by default to a run of its own.
             manager_options: more of kube-controller-manager's, such as shorter grace periods.
+            admission_plugins: more of the apiserver's than a cluster has by default.
         """
         self.address = address
         self.run = run or Run()
         self.folder = self.run.folder
         super().__init__(self.folder / "admin.kubeconfig")
         self._manager_options = list(manager_options)
+        self._admission_plugins = ",".join(["NodeRestriction", *admission_plugins])
         [self._port] = free_ports(1, address)
         self._etcd_port, self._peer_port = free_ports(2)
         self.url = f"https://{address}:{self._port}"
@@ -104,7 +107,7 @@ class ControlPlane(Kubectl):
             f"--bind-address={self.address}", f"--advertise-address={self.address}", f"--secure-port={self._port}",
             f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}",
             f"--client-ca-file={self.authority.certificate}", "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction", "--allow-privileged",
+            f"--enable-admission-plugins={self._admission_plugins}", "--allow-privileged",
             "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={public}",
             f"--service-account-signing-key-file={private}", f"--service-cluster-ip-range={SERVICE_ADDRESSES}",
             f"--kubelet-client-certificate={client_certificate}", f"--kubelet-client-key={client_key}",
@@ -113,9 +116,10 @@ class ControlPlane(Kubectl):
             *(["--endpoint-reconciler-type=none"] if self.address.startswith("127.") else [])])
         wait_for(self._ready, "the apiserver to be ready", 60)
 
-    def client(self) -> httpx.Client:
-        """An administrator's connection to the apiserver."""
-        return httpx.Client(base_url=self.url, verify=self._trust(), trust_env=False, timeout=30)
+    def client(self, user: str | None = None) -> httpx.Client:
+        """A connection to the apiserver: an administrator's, or that of a user whom RBAC grants something."""
+        trust = self._trust(*(self.authority.client(user, user, []) if user else self._admin))
+        return httpx.Client(base_url=self.url, verify=trust, trust_env=False, timeout=30)
 
     def kubeconfig_for(self, user: str, groups: Sequence[str]) -> Path:
         """The kubeconfig of another user, who may do what RBAC grants them."""
@@ -127,11 +131,11 @@ class ControlPlane(Kubectl):
     def _ready(self) -> bool:
         assert self._apiserver is not None
         self._apiserver.running()
-        return _answers(f"{self.url}/readyz", self._trust())
+        return _answers(f"{self.url}/readyz", self._trust(*self._admin))
 
-    def _trust(self) -> ssl.SSLContext:
+    def _trust(self, certificate: Path, key: Path) -> ssl.SSLContext:
         trust = ssl.create_default_context(cafile=str(self.authority.certificate))
-        trust.load_cert_chain(*self._admin)
+        trust.load_cert_chain(certificate, key)
         return trust
 
 

@@ -48,8 +48,8 @@ class ExistingCluster(Kubectl):
         self.folder = self.run.folder
         self.control_plane = self
 
-    def client(self) -> httpx.Client:
-        """An administrator's connection to the apiserver, however the kubeconfig proves who that is."""
+    def client(self, user: str | None = None) -> httpx.Client:
+        """A connection to the apiserver: an administrator's, however the kubeconfig proves who that is, or a user's."""
         proxy = self.run.start("kubectl-proxy", [*command("kubectl"), f"--kubeconfig={self.kubeconfig}", "proxy",
                                                  "--port=0"])
 
@@ -57,7 +57,8 @@ class ExistingCluster(Kubectl):
             proxy.running()
             return re.search(r"Starting to serve on (127\.0\.0\.1:\d+)", proxy.log.read_text())
 
-        return httpx.Client(base_url=f"http://{wait_for(port, 'kubectl proxy')[1]}", trust_env=False, timeout=30)
+        return httpx.Client(base_url=f"http://{wait_for(port, 'kubectl proxy')[1]}", trust_env=False, timeout=30,
+                            headers={"Impersonate-User": user} if user else None)
 
     def image(self, part: str) -> str:
         """The image of "operator" or "trainer" in the registry; built if it has to be."""

@@ -48,8 +48,8 @@ class Kubectl(ABC):
         return json.loads(self.kubectl("get", *arguments, "-o", "json").stdout)
 
     @abstractmethod
-    def client(self) -> httpx.Client:
-        """An administrator's connection to the apiserver."""
+    def client(self, user: str | None = None) -> httpx.Client:
+        """A connection to the apiserver: an administrator's, or that of a user whom RBAC grants something."""
 
     def namespace(self, prefix: str = "test", pod_security: str = "privileged") -> str:
         """A fresh namespace, ready for pods, that enforces a pod security level."""

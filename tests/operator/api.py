@@ -21,10 +21,10 @@ class Refused(AssertionError):
 
 
 class Api:
-    """An administrator's requests."""
+    """An administrator's requests, or those of a user whom RBAC grants something."""
 
-    def __init__(self, cluster: Kubectl) -> None:
-        self._http = cluster.client()
+    def __init__(self, cluster: Kubectl, user: str | None = None) -> None:
+        self._http = cluster.client(user)
 
     def close(self) -> None:
         """Close the connections."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,17 +28,26 @@ class Operator:
 
     def __init__(self, plane: ControlPlane, namespace: str | None = None, *, settings: dict[str, Any] | None = None,
                  fault: str | None = None, lease: str | None = None, identity: str = "one") -> None:
-        self._plane = plane
         file = plane.folder / f"settings-{namespace}-{identity}.yaml"
         file.write_text(yaml.safe_dump({**SETTINGS, **(settings or {})}))
-        command = [sys.executable, "-m", "finetune_operator", "--kubeconfig", plane.kubeconfig, "--settings", file,
-                   "--metrics-port", "0", "--identity", identity]
+        arguments = ["--kubeconfig", plane.kubeconfig, "--settings", file, "--metrics-port", "0",
+                     "--identity", identity]
         if namespace:
-            command += ["--namespace", namespace]
+            arguments += ["--namespace", namespace]
         if lease:
-            command += ["--lease", lease]
+            arguments += ["--lease", lease]
+        self._start(plane, f"{namespace}-{identity}-{file.stat().st_mtime_ns}", arguments, fault)
+
+    @classmethod
+    def with_arguments(cls, plane: ControlPlane, name: str, arguments: Sequence[str | Path]) -> Operator:
+        """One that is started as somebody else says, such as a Deployment."""
+        operator = cls.__new__(cls)
+        operator._start(plane, name, arguments, None)
+        return operator
+
+    def _start(self, plane: ControlPlane, name: str, arguments: Sequence[str | Path], fault: str | None) -> None:
         self.process: Process = plane.run.start(
-            f"operator-{namespace}-{identity}-{file.stat().st_mtime_ns}", command,
+            f"operator-{name}", [sys.executable, "-m", "finetune_operator", *arguments],
             {"FINETUNE_OPERATOR_FAULT": f"kill:{fault}" if fault else "",
              # Compiling 900 modules at every start would take four seconds; the image has them compiled.
              "PYTHONDONTWRITEBYTECODE": ""})
@@ -48,8 +59,16 @@ class Operator:
 
     def exposition(self) -> str:
         """What /metrics answers."""
-        port = wait_for(lambda: re.search(r"metrics at port (\d+)", self.process.log.read_text()), "its metrics")[1]
-        return httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=10).text
+        return self.get("/metrics").text
+
+    def get(self, path: str) -> httpx.Response:
+        """What its server answers."""
+        return httpx.get(f"http://127.0.0.1:{self.port()}{path}", trust_env=False, timeout=10)
+
+    def port(self) -> int:
+        """Where it serves."""
+        told = wait_for(lambda: re.search(r"metrics at port (\d+)", self.process.log.read_text()), "its metrics")
+        return int(told[1])
 
     def requests(self, *methods: str) -> float:
         """How many requests it made to the apiserver; all, or those of some methods."""

@@ -6,7 +6,9 @@ Everything that can be known from the object alone is refused by the apiserver a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
+from urllib.parse import urlsplit
 
 from finetune_api.spec.job import FineTuneJobSpec
 
@@ -37,6 +39,26 @@ def _problems(spec: FineTuneJobSpec, settings: Settings) -> Iterator[str]:
     for toleration in compute.tolerations or ():
         if toleration.key not in allowed.toleration_keys:
             yield _not_allowed("tolerations", toleration.key or "(every taint)", allowed.toleration_keys)
+    if settings.trainer_network is not None:
+        for field, port in _ports(spec):
+            if not settings.trainer_network.opens(port):
+                yield (f"spec.{field}: the operator's settings let no trainer reach port {port}; use another, or have "
+                       "it opened there (trainerNetwork.destinations)")
+
+
+def _ports(spec: FineTuneJobSpec) -> Iterator[tuple[str, int]]:
+    """The ports of the servers that a job names."""
+    reference = spec.evaluation.reference
+    source = spec.dataset.source
+    for field, address in (
+        ("dataset.source", str(source) if source.scheme == "https" else None),
+        ("output.s3.endpointUrl", spec.output.s3.endpoint_url if spec.output.s3 else None),
+        ("evaluation.reference.url", reference.url if reference else None),
+    ):
+        if address is not None:
+            parts = urlsplit(address)
+            with suppress(ValueError):  # No port number: the trainer tells.
+                yield field, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _not_allowed(field: str, value: str, choices: tuple[str, ...]) -> str:

@@ -15,6 +15,7 @@ from prometheus_client import start_http_server
 from finetune_operator import metrics
 from finetune_operator.cache import Cache, Key
 from finetune_operator.client import ApiError, Client
+from finetune_operator.health import Heartbeat
 from finetune_operator.lease import Lease
 from finetune_operator.progress import Poller
 from finetune_operator.queue import WorkQueue
@@ -59,19 +60,23 @@ async def operate(settings: Settings, options: Options) -> None:
         ApiError: the apiserver refuses what the operator needs.
     """
     client = Client.connect()
-    cache, queue = Cache(), WorkQueue[Key]()
+    cache, queue, heartbeat = Cache(), WorkQueue[Key](), Heartbeat()
     metrics.REGISTRY.register(metrics.JobCollector(lambda: [raw for _, raw in cache.jobs()]))
     if options.metrics_port is not None:
         server, _ = start_http_server(options.metrics_port, registry=metrics.REGISTRY)
+        heartbeat.serve_beside(server)
         _log.info("metrics at port %d", server.server_port)
     lease = Lease(client, *options.lease, options.identity, clock) if options.lease else None
+    beating = asyncio.create_task(heartbeat.run())
     try:
         if lease:
             await lease.acquire()
+        metrics.LEADER.set(1)
         # Before any decision: a job whose attempts are not listed yet would look as if they had been deleted.
         await sweep(cache, queue, client, options.namespaces)
         await _run(settings, options, client, cache, queue, lease)
     finally:
+        beating.cancel()
         if lease:
             await lease.release()
         await client.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_api.messages import ProgressMessage
 
-from finetune_operator.names import ATTEMPT_LABEL, JOB_LABEL, UID_LABEL, attempt_name
+from finetune_operator.names import API_VERSIONS, ATTEMPT_LABEL, JOB_LABEL, UID_LABEL, attempt_name
 from finetune_operator.observation import Observation
 from finetune_operator.views import AttemptView, PodView, child_hash, time_of, view_attempt, view_job, view_pod
 
@@ -18,7 +18,6 @@ Key = tuple[str, str]
 """Namespace and name of a job."""
 
 Object = dict[str, Any]
-_APPLIED = ("ConfigMap", "Service")
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class Cache:
         return Observation(
             job=job, attempts=attempts, taken=frozenset(taken),
             applied=frozenset((child["kind"], child["metadata"]["name"], digest) for child in ours
-                              if child["kind"] in _APPLIED and (digest := child_hash(child))),
+                              if child["kind"] in API_VERSIONS and (digest := child_hash(child))),
             addresses={child["metadata"]["name"]: child["spec"]["clusterIP"] for child in ours
                        if child["kind"] == "Service" and child["spec"]["clusterIP"]},
             progress=fresh.message if fresh else None, polled_at=fresh.at if fresh else None,

@@ -72,6 +72,14 @@ def tell(status: FineTuneJobStatus, told: Told, generation: int, now: datetime) 
         "phase": told.phase, "conditions": tuple(conditions()), "observed_generation": generation})
 
 
+def looked_at(status: FineTuneJobStatus, generation: int) -> FineTuneJobStatus:
+    """The same status, told of a later generation: kstatus and Argo CD wait until it is."""
+    if status.observed_generation == generation:
+        return status
+    same = (one.model_copy(update={"observed_generation": generation}) for one in status.conditions)
+    return status.model_copy(update={"conditions": tuple(same), "observed_generation": generation})
+
+
 def notes(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Note, ...]:
     """The events of a change of status: one wherever what is being told has another reason."""
     told, before = _telling(new), _telling(old)

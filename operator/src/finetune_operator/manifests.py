@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,14 +18,8 @@ from finetune_api.spec.job import KIND, FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_api.uris import Uri
 
-from finetune_operator.names import (
-    HASH_ANNOTATION,
-    KUEUE_LABEL,
-    attempt_name,
-    labels,
-    limits_name,
-    run_name,
-)
+from finetune_operator.children import child_metadata, hashed
+from finetune_operator.names import KUEUE_LABEL, attempt_name, labels, limits_name, run_name
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.views import JobView
 
@@ -60,16 +53,16 @@ def run_map(job: JobView, config: RunConfig) -> Object:
     """The immutable ConfigMap with an attempt's run configuration."""
     return {
         "apiVersion": "v1", "kind": "ConfigMap", "immutable": True,
-        "metadata": _metadata(job, run_name(job.name, job.uid, config.attempt), config.attempt),
+        "metadata": child_metadata(job, run_name(job.name, job.uid, config.attempt), config.attempt),
         "data": {RUN_FILE: config.model_dump_json(exclude_none=True)},
     }
 
 
 def limits_map(job: JobView, number: int, limits: Limits) -> Object:
     """The ConfigMap with what may change while a trainer runs."""
-    return _hashed({
+    return hashed({
         "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": _metadata(job, limits_name(job.name, job.uid, number), number),
+        "metadata": child_metadata(job, limits_name(job.name, job.uid, number), number),
         "data": {LIMITS_FILE: limits.model_dump_json(exclude_none=True)},
     })
 
@@ -79,9 +72,9 @@ def rendezvous_service(job: JobView, number: int) -> Object:
 
     Its address and not a name: so nothing here needs the cluster's DNS.
     """
-    return _hashed({
+    return hashed({
         "apiVersion": "v1", "kind": "Service",
-        "metadata": _metadata(job, attempt_name(job.name, number), number),
+        "metadata": child_metadata(job, attempt_name(job.name, number), number),
         "spec": {
             "publishNotReadyAddresses": True,
             "selector": {**_pod_labels(job, number), "batch.kubernetes.io/job-completion-index": "0"},
@@ -104,7 +97,7 @@ def attempt_job(job: JobView, spec: FineTuneJobSpec, number: int, image: str, ac
         rendezvous: the address at which several nodes find the first.
     """
     compute = spec.compute
-    metadata = _metadata(job, attempt_name(job.name, number), number)
+    metadata = child_metadata(job, attempt_name(job.name, number), number)
     if compute.queue_name:
         metadata["labels"][KUEUE_LABEL] = compute.queue_name
     body: Object = {
@@ -261,28 +254,6 @@ def _toleration(toleration: Toleration) -> Object:
 
 def _pod_labels(job: JobView, number: int) -> dict[str, str]:
     return {**labels(job.name, job.uid, number), "app.kubernetes.io/name": "finetune-trainer"}
-
-
-def _metadata(job: JobView, name: str, number: int | None = None) -> Object:
-    return {
-        "namespace": job.namespace, "name": name, "labels": labels(job.name, job.uid, number),
-        "ownerReferences": [{
-            "apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "name": job.name, "uid": job.uid,
-            "controller": True, "blockOwnerDeletion": True,
-        }],
-    }
-
-
-def _hashed(content: Object) -> Object:
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    content["metadata"]["annotations"] = {HASH_ANNOTATION: digest}
-    return content
-
-
-def identity(manifest: Object) -> tuple[str, str, str]:
-    """Kind, name and digest of an applied child."""
-    metadata = manifest["metadata"]
-    return manifest["kind"], metadata["name"], metadata["annotations"][HASH_ANNOTATION]
 
 
 def event(job: JobView, kind: str, reason: str, message: str, key: str, now: datetime) -> Object:

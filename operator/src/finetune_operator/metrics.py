@@ -6,7 +6,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from finetune_api.status import Phase
+from finetune_api.status import ConditionStatus, ConditionType, Phase
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -24,16 +24,24 @@ WAIT_SECONDS = Histogram("finetune_operator_queue_wait_seconds", "Time from a jo
 QUEUED = Gauge("finetune_operator_queue_jobs", "Jobs that wait for a pass.", registry=REGISTRY)
 POLLS = Counter("finetune_operator_polls", "Readings of trainers' progress, by result (ok, failed).", ("result",),
                 registry=REGISTRY)
-LEADER = Gauge("finetune_operator_leader", "1 while this replica holds the Lease.", registry=REGISTRY)
+LEADER = Gauge("finetune_operator_leader", "1 while this replica leads.", registry=REGISTRY)
+for _result in ("ok", "conflict", "error"):
+    PASSES.labels(_result)  # A rate needs a zero to start from.
+for _result in ("ok", "failed"):
+    POLLS.labels(_result)
 
 _JOB = ("namespace", "job")
+_FINISHED = (Phase.SUCCEEDED, Phase.FAILED)
 _SERIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("finetune_job_loss_nats", "Training loss of the last step, in nats per answer token.", ("progress", "loss")),
-    ("finetune_job_step", "Optimizer steps done.", ("progress", "step")),
-    ("finetune_job_total_steps", "Optimizer steps to do.", ("progress", "totalSteps")),
-    ("finetune_job_tokens_per_second", "Tokens trained on per second.", ("progress", "tokensPerSecond")),
-    ("finetune_job_cost_spent", "Money spent on accelerators, in the job's currency.", ("cost", "spent")),
-    ("finetune_job_peak_memory_bytes", "Peak memory of one accelerator.", ("memory", "peakBytes")),
+    ("finetune_job_loss_nats", "Training loss of the last step, in nats per answer token.",
+     ("status", "progress", "loss")),
+    ("finetune_job_step", "Optimizer steps done.", ("status", "progress", "step")),
+    ("finetune_job_total_steps", "Optimizer steps to do.", ("status", "progress", "totalSteps")),
+    ("finetune_job_tokens_per_second", "Tokens trained on per second.", ("status", "progress", "tokensPerSecond")),
+    ("finetune_job_cost_spent", "Money spent on accelerators, in the job's currency.", ("status", "cost", "spent")),
+    ("finetune_job_cost_limit", "Most that the job may spend (budget.maxCost), in its currency.",
+     ("spec", "budget", "maxCost")),
+    ("finetune_job_peak_memory_bytes", "Peak memory of one accelerator.", ("status", "memory", "peakBytes")),
 )
 
 
@@ -51,10 +59,25 @@ class JobCollector(Collector):
         for phase in Phase:
             by_phase.add_metric((phase,), phases.get(phase, 0))
         yield by_phase
+        about = GaugeMetricFamily("finetune_job_info", "1 for each job, with its phase and why it is there.",
+                                  labels=(*_JOB, "phase", "reason"))
+        refused = GaugeMetricFamily("finetune_job_refused", "1 while the job can't be run as it is written.",
+                                    labels=_JOB)
+        for job in jobs:
+            names = (job["metadata"]["namespace"], job["metadata"]["name"])
+            status = job.get("status") or {}
+            told = {one["type"]: one for one in status.get("conditions") or ()}
+            reason = told.get(ConditionType.PROGRESSING, {}).get("reason", "")
+            about.add_metric((*names, status.get("phase", Phase.PENDING), reason), 1)
+            if status.get("phase") not in _FINISHED:
+                valid = told.get(ConditionType.VALIDATED, {}).get("status")
+                refused.add_metric(names, int(valid == ConditionStatus.FALSE))
+        yield about
+        yield refused
         for name, text, path in _SERIES:
             family = GaugeMetricFamily(name, text, labels=_JOB)
             for job in jobs:
-                value: Any = job.get("status") or {}
+                value: Any = job
                 for key in path:
                     value = value.get(key) if isinstance(value, dict) else None
                 if value is not None:

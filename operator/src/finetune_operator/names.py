@@ -11,6 +11,8 @@ UID_LABEL = f"{GROUP}/job-uid"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 HASH_ANNOTATION = f"{GROUP}/hash"
 KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+API_VERSIONS = {"ConfigMap": "v1", "Service": "v1", "NetworkPolicy": "networking.k8s.io/v1"}
+"""Kinds of the children that are applied, and may be put back."""
 SELECTOR = f"{MANAGED_BY}={MANAGER}"
 
 
@@ -31,6 +33,11 @@ def run_name(job: str, uid: str, number: int) -> str:
 def limits_name(job: str, uid: str, number: int) -> str:
     """Name of the ConfigMap with an attempt's limits.json."""
     return f"{run_name(job, uid, number)}-limits"
+
+
+def policy_name(job: str, uid: str) -> str:
+    """Name of a job's NetworkPolicy. It holds the uid, so that nobody aims it at a policy of their choice."""
+    return f"{job}-{uid[:8]}"
 
 
 def labels(job: str, uid: str, number: int | None = None) -> dict[str, str]:

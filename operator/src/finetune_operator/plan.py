@@ -13,9 +13,10 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.training import Toggle
 from finetune_api.status import Cost, FineTuneJobStatus, Phase, Retries
 
-from finetune_operator import accounting, admission, manifests
-from finetune_operator.conditions import Note, Told, notes, tell
-from finetune_operator.names import attempt_name, run_name
+from finetune_operator import accounting, admission, isolation, manifests
+from finetune_operator.children import identity
+from finetune_operator.conditions import Note, Told, looked_at, notes, tell
+from finetune_operator.names import API_VERSIONS, attempt_name, run_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.verdicts import Answer, Verdict, judge_end, judge_start, waiting_words
@@ -86,24 +87,26 @@ def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
     if status.completion_time is not None:
         return _clean_up(seen, status.completion_time, now)
     decided = _before_start(seen, settings, now) if status.start_time is None else _Pass(seen, settings, now).decide()
-    return replace(decided, events=notes(status, decided.status))
+    isolate = isolation.missing(seen, settings) if decided.actions or seen.attempts else ()
+    return replace(decided, actions=(*map(Apply, isolate), *decided.actions), events=notes(status, decided.status))
 
 
 def _clean_up(seen: Observation, completed: datetime, now: datetime) -> Plan:
     """A finished job: nothing of it runs on; its children go when their time has come."""
+    status = looked_at(seen.job.status, seen.job.generation)
     still = tuple(_delete_job(attempt) for attempt in seen.attempts if not attempt.finished and not attempt.deleting)
     spec = seen.job.spec
     ttl = spec.run_policy.ttl_seconds_after_finished if spec else None
     if ttl is None or not seen.attempts:
-        return Plan(seen.job.status, still)
+        return Plan(status, still)
     left = completed + timedelta(seconds=ttl) - now
     if left > timedelta():
-        return Plan(seen.job.status, still, requeue_after=left)
+        return Plan(status, still, requeue_after=left)
     gone: list[Action] = [_delete_job(attempt) for attempt in seen.attempts if not attempt.deleting]
-    gone += [Delete("v1", kind, name) for kind, name, _ in sorted(seen.applied)]
+    gone += [Delete(API_VERSIONS[kind], kind, name) for kind, name, _ in sorted(seen.applied)]
     gone += [Delete("v1", "ConfigMap", run_name(seen.job.name, seen.job.uid, attempt.number))
              for attempt in seen.attempts if not attempt.deleting]
-    return Plan(seen.job.status, tuple(gone))
+    return Plan(status, tuple(gone))
 
 
 def _delete_job(attempt: AttemptView) -> Delete:
@@ -294,7 +297,7 @@ class _Pass:
             return self._finish(Phase.FAILED, never.reason, never.message, None)
         self._pin_image(active)
         actions = tuple(Apply(one) for one in self._adjustable(active.number)
-                        if manifests.identity(one) not in self.seen.applied)
+                        if identity(one) not in self.seen.applied)
         if active.suspended:
             return self._tell(Told(Phase.QUEUED, "WaitingForQuota", f"the queue {self.spec.compute.queue_name} has not "
                                    "admitted the job yet (Kueue starts it)", admitted=False), actions)

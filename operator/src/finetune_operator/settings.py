@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
 from finetune_api.base import ApiModel
 from finetune_api.quantities import Duration, Money, Quantity, ResourceQuantity
 from finetune_api.spec.compute import LabelKey, LabelValue, Name, Toleration, TolerationOperator
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 GIB = 1024**3
 GPU = "nvidia.com/gpu"
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _check_cidr(text: str) -> str:
+    try:
+        ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"write a range of addresses, such as 10.0.0.0/8 or 2001:db8::/32: {error}") from error
+    return text
+
+
+Cidr = Annotated[str, AfterValidator(_check_cidr)]
+"""A range of addresses."""
 
 
 class BadSettings(ValueError):
@@ -24,8 +40,8 @@ class BadSettings(ValueError):
 class Accelerator(ApiModel):
     """One kind of accelerator: how its nodes are found, what it has and what it costs."""
 
-    resource: Annotated[str, Field(max_length=253)] | None = GPU
-    """Extended resource that a pod asks for; null for plain CPU nodes."""
+    resource: Annotated[str | None, Field(max_length=253), AfterValidator(lambda name: name or None)] = GPU
+    """Extended resource that a pod asks for; null, or an empty string, for plain CPU nodes."""
 
     node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     """Labels of its nodes."""
@@ -82,6 +98,63 @@ class AllowedScheduling(ApiModel):
     """Taint keys that a job may tolerate."""
 
 
+class Peer(ApiModel):
+    """Whom pods talk with: addresses, or pods by their labels and those of their namespace."""
+
+    cidr: Cidr | None = None
+    """A range of addresses, such as 10.0.0.0/8."""
+
+    namespace_labels: dict[LabelKey, LabelValue] | None = None
+    """Labels of the pods' namespaces; left out with podLabels: the job's own namespace."""
+
+    pod_labels: dict[LabelKey, LabelValue] | None = None
+    """Labels of the pods; left out with namespaceLabels: every pod there."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        by_labels = self.namespace_labels is not None or self.pod_labels is not None
+        if (self.cidr is not None) == by_labels:
+            raise ValueError("write either cidr, or namespaceLabels and podLabels")
+        return self
+
+
+class Destination(Peer):
+    """What trainers may reach."""
+
+    ports: tuple[Port, ...] = ()
+    """TCP ports; none means all."""
+
+
+METADATA = ("169.254.169.254/32", "fd00:ec2::254/128", "fd20:ce::254/128")
+"""Where clouds hand a node's own credentials to whoever asks: everywhere, and over IPv6 at AWS and Google."""
+
+
+class TrainerNetwork(ApiModel):
+    """The NetworkPolicy of every job's pods. DNS is always open, and the pods of one job to each other."""
+
+    scrapers: tuple[Peer, ...] = ()
+    """Who may read `/progress` and `/metrics` of trainers: the operator and Prometheus."""
+
+    destinations: tuple[Destination, ...] = (
+        Destination(cidr="0.0.0.0/0", ports=(80, 443)), Destination(cidr="::/0", ports=(80, 443)))
+    """What trainers may reach: models, data, S3."""
+
+    allow_metadata: bool = False
+    """Let trainers reach the cloud's metadata address, where a node's own credentials can be had."""
+
+    @model_validator(mode="after")
+    def _opens_no_metadata_by_the_way(self) -> Self:
+        opened = {str(ip_network(one.cidr)) for one in self.destinations if one.cidr}
+        if not self.allow_metadata and (named := sorted(opened & set(METADATA))):
+            raise ValueError(f"destinations name {', '.join(named)}, the cloud's metadata address: write "
+                             "allowMetadata: true if trainers are meant to have the node's credentials")
+        return self
+
+    def opens(self, port: int) -> bool:
+        """Whether a port can be reached anywhere."""
+        return any(not one.ports or port in one.ports for one in self.destinations)
+
+
 class Settings(ApiModel):
     """The operator's settings."""
 
@@ -94,7 +167,7 @@ class Settings(ApiModel):
     image_pull_secrets: tuple[Name, ...] = ()
     """Secrets, in the job's namespace, that open its registry."""
 
-    trainer_port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    trainer_port: Port = 8080
     """Port of `/progress` and `/metrics` in a trainer."""
 
     accelerators: dict[Name, Accelerator] = DEFAULT_CATALOGUE
@@ -130,6 +203,9 @@ class Settings(ApiModel):
     pod_template: dict[str, Any] = Field(default_factory=dict)
     """Merged into every trainer's pod template (a proxy's environment, a sidecar, more volumes); lists are merged by
     name."""
+
+    trainer_network: TrainerNetwork | None = None
+    """The NetworkPolicy of every job's pods; null makes none. The chart sets it: it knows the operator's labels."""
 
     workers: Annotated[int, Field(ge=1, le=256)] = 16
     """Jobs that are worked on at the same time."""

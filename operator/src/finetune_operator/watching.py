@@ -29,6 +29,7 @@ WATCHED = (
     ("v1", "Pod", "pods", SELECTOR),
     ("v1", "ConfigMap", "configmaps", SELECTOR),
     ("v1", "Service", "services", SELECTOR),
+    ("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", SELECTOR),
 )
 """API version, kind, plural and label selector of everything that is watched."""
 

@@ -1,0 +1,89 @@
+"""The NetworkPolicy of a job's pods: who may ask them, and what they may reach. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
+
+from finetune_operator.children import Object, child_metadata, hashed, identity
+from finetune_operator.names import API_VERSIONS, UID_LABEL, policy_name
+from finetune_operator.observation import Observation
+from finetune_operator.settings import METADATA, Destination, Peer, Settings, TrainerNetwork
+from finetune_operator.views import JobView
+
+EVERYWHERE = (Peer(cidr="0.0.0.0/0"), Peer(cidr="::/0"))
+
+
+def missing(seen: Observation, settings: Settings) -> tuple[Object, ...]:
+    """The policy of a job whose pods are, or are about to be; nothing where it stands already, or none is wanted."""
+    if settings.trainer_network is None or seen.job.spec is None:
+        return ()
+    policy = network_policy(seen.job, seen.job.spec.compute.nodes, settings.trainer_network, settings.trainer_port)
+    return () if identity(policy) in seen.applied else (policy,)
+
+
+def network_policy(job: JobView, nodes: int, network: TrainerNetwork, port: int) -> Object:
+    """The policy of a job's pods, preflight's and every attempt's.
+
+    Args:
+        job: the job.
+        nodes: how many pods train together; these reach each other at every port (gloo and NCCL choose their own).
+        network: what the administrator allows.
+        port: of `/progress` and `/metrics` in a trainer.
+    """
+    ours = {"podSelector": {"matchLabels": {UID_LABEL: job.uid}}}
+    ingress: list[Object] = []
+    if network.scrapers:
+        ingress.append({"from": [_selector(peer) for peer in network.scrapers], "ports": [_tcp(port)]})
+    names = [{"namespaceSelector": {}}, *(_selector(peer, network.allow_metadata) for peer in EVERYWHERE)]
+    egress: list[Object] = [
+        {"to": names, "ports": [{"protocol": "UDP", "port": 53}, _tcp(53)]},
+        *(_rule(one, network.allow_metadata) for one in network.destinations),
+    ]
+    if nodes > 1:
+        ingress.append({"from": [ours]})
+        egress.append({"to": [ours]})
+    return hashed({
+        "apiVersion": API_VERSIONS["NetworkPolicy"], "kind": "NetworkPolicy",
+        "metadata": child_metadata(job, policy_name(job.name, job.uid)),
+        "spec": {"podSelector": ours["podSelector"], "policyTypes": ["Ingress", "Egress"], "ingress": ingress,
+                 "egress": egress},
+    })
+
+
+def _rule(destination: Destination, allow_metadata: bool) -> Object:
+    rule: Object = {"to": [_selector(destination, allow_metadata)]}
+    if destination.ports:
+        rule["ports"] = [_tcp(port) for port in destination.ports]
+    return rule
+
+
+def _selector(peer: Peer, allow_metadata: bool = True) -> Object:
+    if peer.cidr is not None:
+        block: Object = {"cidr": peer.cidr}
+        if excepted := () if allow_metadata else tuple(_within(peer.cidr)):
+            block["except"] = list(excepted)
+        return {"ipBlock": block}
+    selector: Object = {}
+    if peer.namespace_labels is not None:
+        selector["namespaceSelector"] = _labelled(peer.namespace_labels)
+    if peer.pod_labels is not None:
+        selector["podSelector"] = _labelled(peer.pod_labels)
+    return selector
+
+
+def _within(cidr: str) -> Iterator[str]:
+    """The metadata addresses in a range."""
+    outer = ip_network(cidr)
+    for address in METADATA:
+        inner = ip_network(address)
+        if inner.version == outer.version and inner.subnet_of(outer):  # type: ignore[arg-type]
+            yield address
+
+
+def _labelled(labels: Mapping[str, str]) -> Object:
+    return {"matchLabels": dict(labels)} if labels else {}
+
+
+def _tcp(port: int) -> Object:
+    return {"protocol": "TCP", "port": port}

@@ -1,0 +1,181 @@
+"""Jobs under GitOps: health as Argo CD and kstatus compute it, from what the operator's real decisions write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lupa
+import pytest
+import yaml
+from finetune_api.messages import Outcome, ProgressMessage, Stage
+from finetune_api.status import Phase, Progress
+from finetune_operator.conditions import Told, tell
+
+from charts.generate import HEALTH
+from tests.cluster.waiting import wait_for
+from tests.operator.objects import NOW, decide, raw_attempt, raw_job, raw_pod, result, started
+from tests.operator.work import DONE, Work
+
+FOLDER = HEALTH.parent
+RUNNING = (raw_attempt(), raw_pod(running=True))
+SUSPEND = {"runPolicy": {"suspend": True}}
+
+
+def at(stage):
+    return decide(raw_job(started()), *RUNNING, polled=2, progress=ProgressMessage(
+        stage=stage, progress=Progress(step=1, total_steps=2, percent=50))).status
+
+
+RECORDED = {
+    "not looked at": {},
+    Phase.PENDING: decide(raw_job(compute={"accelerator": "tpu"})).status,
+    Phase.PREFLIGHT: tell(decide(raw_job()).status, Told(Phase.PREFLIGHT, "Preflight", "data are checked"), 1, NOW),
+    Phase.QUEUED: decide(raw_job(started()), raw_attempt(), raw_pod(unschedulable="0/1 nodes")).status,
+    Phase.STARTING: decide(raw_job()).status,
+    Phase.RUNNING: at(Stage.TRAINING),
+    Phase.EVALUATING: at(Stage.EVALUATING_AFTER),
+    Phase.UPLOADING: at(Stage.PUBLISHING),
+    Phase.SUSPENDED: decide(raw_job(started(), **SUSPEND)).status,
+    Phase.SUCCEEDED: decide(raw_job(started()), raw_attempt(ended="Complete"),
+                            raw_pod(exit_code=0, said=result(Outcome.SUCCEEDED))).status,
+    Phase.FAILED: decide(raw_job(started()), raw_attempt(ended="Failed"),
+                         raw_pod(exit_code=65, said=result(Outcome.BAD_DATA, "row 7 has no answer"))).status,
+}
+"""A status of each phase."""
+
+ARGO_CD = {
+    "not looked at": "Progressing", Phase.PENDING: "Degraded", Phase.SUSPENDED: "Suspended",
+    Phase.SUCCEEDED: "Healthy", Phase.FAILED: "Degraded",
+}
+KSTATUS = {
+    # kstatus takes the absence of every known condition for Current: its rule, and nobody's who has no webhook.
+    "not looked at": "Current", Phase.PENDING: "Failed", Phase.SUSPENDED: "Current", Phase.SUCCEEDED: "Current",
+    Phase.FAILED: "Failed",
+}
+
+
+def argo_cd_health(job):
+    """What Lua makes of a job, in the way in which Argo CD calls it: `obj` is a global, the last value is returned."""
+    lua = lupa.LuaRuntime(unpack_returned_tuples=True)
+
+    def table(value: Any) -> Any:
+        if isinstance(value, dict):
+            return lua.table_from({key: table(one) for key, one in value.items()})
+        return lua.table_from([table(one) for one in value]) if isinstance(value, list) else value
+
+    lua.globals().obj = table(job)
+    return lua.execute(HEALTH.read_text())
+
+
+def kstatus(job):
+    """The documented rules of kstatus (sigs.k8s.io/cli-utils, pkg/kstatus) for a resource of no built-in kind."""
+    if "deletionTimestamp" in job["metadata"]:
+        return "Terminating"
+    status = job.get("status", {})
+    if status.get("observedGeneration", job["metadata"]["generation"]) != job["metadata"]["generation"]:
+        return "InProgress"
+    for condition in status.get("conditions", []):
+        if condition["type"] == "Reconciling" and condition["status"] == "True":
+            return "InProgress"
+        if condition["type"] == "Stalled" and condition["status"] == "True":
+            return "Failed"
+    ready = next((one["status"] for one in status.get("conditions", []) if one["type"] == "Ready"), "True")
+    return "Current" if ready == "True" else "InProgress"
+
+
+def test_there_is_a_status_of_every_phase():
+    for phase in Phase:
+        assert RECORDED[phase].phase is phase
+
+
+@pytest.mark.parametrize("phase", RECORDED)
+def test_argo_cd_and_kstatus_see_what_is_the_case(phase):
+    job = raw_job(RECORDED[phase])
+    assert argo_cd_health(job).status == ARGO_CD.get(phase, "Progressing")
+    assert kstatus(job) == KSTATUS.get(phase, "InProgress")
+
+
+def test_the_health_says_why():
+    assert argo_cd_health(raw_job(RECORDED[Phase.FAILED])).message == "BadData: row 7 has no answer"
+    assert "tpu is not in the catalogue" in argo_cd_health(raw_job(RECORDED[Phase.PENDING])).message
+
+
+@pytest.mark.parametrize("phase", [Phase.SUCCEEDED, Phase.RUNNING])
+def test_a_change_counts_once_the_operator_has_looked_at_it(phase):
+    changed = raw_job(RECORDED[phase], generation=2, runPolicy={"backoffLimit": 5})
+    assert argo_cd_health(changed).status == "Progressing"
+    assert kstatus(changed) == "InProgress"
+    seen = raw_job(decide(changed, *(RUNNING if phase is Phase.RUNNING else ())).status, generation=2)
+    assert argo_cd_health(seen).status == ARGO_CD.get(phase, "Progressing")
+    assert kstatus(seen) == KSTATUS.get(phase, "InProgress")
+
+
+def test_the_patch_of_argo_cds_configmap_carries_the_script():
+    data = yaml.safe_load((FOLDER / "argocd-cm.yaml").read_text())["data"]
+    assert data == {"resource.customizations.health.finetune.dev_FineTuneJob": HEALTH.read_text()}
+
+
+@pytest.mark.parametrize("name", ["operator", "jobs"])
+def test_the_applications_apply_on_the_server_and_have_no_waves_to_wait_in(name):
+    text = (FOLDER / f"application-{name}.yaml").read_text()
+    spec = yaml.safe_load(text)["spec"]
+    assert "ServerSideApply=true" in spec["syncPolicy"]["syncOptions"]
+    assert "sync-wave" not in text
+
+
+GIT = "--field-manager=argocd-controller"
+
+
+def test_after_a_whole_run_git_finds_no_difference_and_a_ttl_runs_nothing_again(control_plane, api, release, operator):
+    namespace = control_plane.namespace("team")
+    sample = yaml.safe_load((FOLDER.parent / "samples" / "finetunejob.yaml").read_text())
+    sample["metadata"]["name"] = "tune"
+    sample["spec"]["training"]["learningRate"] = 2e-4  # Text to PyYAML, a number to Kubernetes.
+    sample["spec"]["runPolicy"] = {**sample["spec"].get("runPolicy", {}), "preflight": "Skip",
+                                   "ttlSecondsAfterFinished": 1}
+    file = control_plane.folder / "git.yaml"
+    file.write_text(yaml.safe_dump(sample))
+
+    def sync(*options):
+        control_plane.kubectl("apply", "--server-side", GIT, "-n", namespace, "-f", file, *options)
+
+    sync()
+    work = Work(api, namespace)
+    work.until("Running")
+    work.end(0, DONE)
+    work.until("Succeeded")
+    wait_for(lambda: not work.jobs(), "the ttl to take the children")
+    before = control_plane.get("finetunejob", "tune", "-n", namespace)
+    difference = control_plane.kubectl("diff", "--server-side", GIT, "-n", namespace, "-f", file, check=False)
+    assert (difference.returncode, difference.stdout) == (0, "")
+    passes = _passes(operator)
+    sync()
+    api.patch("FineTuneJob", namespace, "tune", {"metadata": {"labels": {"looked": "again"}}})
+    wait_for(lambda: _passes(operator) > passes, "the operator to look again")
+    after = control_plane.get("finetunejob", "tune", "-n", namespace)
+    assert work.jobs() == []
+    assert (after["status"], after["metadata"]["generation"]) == (before["status"], before["metadata"]["generation"])
+
+
+def test_a_finished_jobs_policy_can_change_and_is_told_as_seen(control_plane, api, release, operator):
+    namespace = control_plane.namespace("team")
+    work = Work(api, namespace)
+    work.apply()
+    work.until("Running")
+    work.end(0, DONE)
+    work.until("Succeeded")
+    work.change(runPolicy={"ttlSecondsAfterFinished": 3600})
+    job = wait_for(lambda: (seen := api.get("FineTuneJob", namespace, "tune"))["status"]["observedGeneration"] == 2
+                   and seen, "the change to be seen")
+    assert argo_cd_health(job).status == "Healthy"
+
+
+def _passes(operator):
+    return operator.metrics()[("finetune_operator_reconciles_total", frozenset({("result", "ok")}))]
+
+
+@pytest.fixture(scope="module")
+def operator(release):
+    running = release.operator()
+    yield running
+    running.stop()

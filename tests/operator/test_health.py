@@ -1,0 +1,43 @@
+"""`/healthz`: an operator whose loop is stuck does not look alive."""
+
+from __future__ import annotations
+
+import httpx
+from finetune_operator.health import PATIENCE, Heartbeat
+from prometheus_client import CollectorRegistry, start_http_server
+
+from tests.cluster.waiting import wait_for
+from tests.operator.operators import Operator
+
+
+def test_a_stuck_loop_is_told_and_metrics_are_still_served():
+    now = [0.0]
+    heartbeat = Heartbeat(lambda: now[0])
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=CollectorRegistry())
+    heartbeat.serve_beside(server)
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert httpx.get(f"{address}/healthz", trust_env=False).status_code == 200
+        now[0] = PATIENCE + 1
+        stuck = httpx.get(f"{address}/healthz", trust_env=False)
+        assert (stuck.status_code, stuck.text) == (503, "the event loop is stuck\n")
+        assert httpx.get(f"{address}/metrics", trust_env=False).status_code == 200
+        heartbeat.beat()
+        assert httpx.get(f"{address}/healthz", trust_env=False).status_code == 200
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_replica_that_stands_by_is_alive_and_does_not_lead(control_plane, namespace):
+    first = Operator(control_plane, namespace, lease=f"{namespace}/lead", identity="first")
+    second = Operator(control_plane, namespace, lease=f"{namespace}/lead", identity="second")
+    try:
+        leads = ("finetune_operator_leader", frozenset())
+        wait_for(lambda: sorted(one.metrics()[leads] for one in (first, second)) == [0.0, 1.0], "one of them to lead")
+        for one in (first, second):
+            assert one.get("/healthz").status_code == 200
+    finally:
+        first.stop()
+        second.stop()

@@ -1,0 +1,143 @@
+"""The NetworkPolicy of a job's pods: a table of settings, and what the plan does with it."""
+
+from __future__ import annotations
+
+import pytest
+from finetune_api.status import Phase
+from finetune_operator.isolation import network_policy
+from finetune_operator.settings import BadSettings, Settings, TrainerNetwork, load_settings
+from finetune_operator.views import view_job
+from pydantic import ValidationError
+
+from tests.operator.objects import NOW, UID, acts, decide, raw_attempt, raw_job, raw_pod, started, telling
+
+METADATA = "169.254.169.254/32"
+OPERATOR = {"namespaceLabels": {"kubernetes.io/metadata.name": "finetune-system"},
+            "podLabels": {"app.kubernetes.io/name": "finetune-operator"}}
+
+
+def network(**fields):
+    return TrainerNetwork.model_validate(fields, strict=False)
+
+
+def settings(**fields):
+    return Settings.model_validate({"trainerImage": "registry/trainer:1", "trainerNetwork": fields}, strict=False)
+
+
+def policy(nodes=1, **fields):
+    return network_policy(view_job(raw_job()), nodes, network(**fields), 8080)["spec"]
+
+
+def blocks(spec):
+    """The address ranges that are open, with what is left out of each."""
+    return [(peer["ipBlock"]["cidr"], peer["ipBlock"].get("except", [])) for rule in spec["egress"]
+            for peer in rule["to"] if "ipBlock" in peer]
+
+
+def test_the_jobs_own_pods_are_selected_by_its_uid_and_both_directions_are_closed():
+    made = policy()
+    assert made["podSelector"] == {"matchLabels": {"finetune.dev/job-uid": UID}}
+    assert made["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_nobody_gets_in_but_those_who_are_named_and_only_at_the_trainers_port():
+    assert policy()["ingress"] == []
+    assert policy(scrapers=[OPERATOR])["ingress"] == [{
+        "from": [{"namespaceSelector": {"matchLabels": OPERATOR["namespaceLabels"]},
+                  "podSelector": {"matchLabels": OPERATOR["podLabels"]}}],
+        "ports": [{"protocol": "TCP", "port": 8080}]}]
+
+
+def test_names_can_be_looked_up_everywhere():
+    rule = policy(destinations=[])["egress"]
+    assert [one["ports"] for one in rule] == [[{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]]
+    assert {"namespaceSelector": {}} in rule[0]["to"]
+
+
+@pytest.mark.parametrize(("fields", "opened"), [
+    ({}, ("0.0.0.0/0", [METADATA])),
+    ({}, ("::/0", ["fd00:ec2::254/128", "fd20:ce::254/128"])),
+    ({"destinations": [{"cidr": "169.254.0.0/16"}]}, ("169.254.0.0/16", [METADATA])),
+    ({"destinations": [{"cidr": "10.0.0.0/8", "ports": [9000]}]}, ("10.0.0.0/8", [])),
+    ({"allowMetadata": True}, ("0.0.0.0/0", [])),
+    ({"allowMetadata": True, "destinations": [{"cidr": METADATA}]}, (METADATA, [])),
+])
+def test_the_metadata_address_is_left_out_of_every_range_unless_it_is_allowed(fields, opened):
+    assert opened in blocks(policy(**fields))
+    if not fields.get("allowMetadata"):
+        assert all(METADATA in left_out for cidr, left_out in blocks(policy(**fields)) if cidr == "0.0.0.0/0")
+
+
+def test_destinations_have_their_ports():
+    made = policy(destinations=[{"cidr": "10.0.0.0/8", "ports": [9000]}, {"podLabels": {"app": "minio"}}])["egress"]
+    assert made[1] == {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"protocol": "TCP", "port": 9000}]}
+    assert made[2] == {"to": [{"podSelector": {"matchLabels": {"app": "minio"}}}]}
+
+
+def test_only_pods_that_train_together_reach_each_other():
+    ours = {"podSelector": {"matchLabels": {"finetune.dev/job-uid": UID}}}
+    assert {"from": [ours]} not in policy(1)["ingress"]
+    assert {"from": [ours]} in policy(2)["ingress"]
+    assert {"to": [ours]} in policy(2)["egress"]
+
+
+@pytest.mark.parametrize(("fields", "words"), [
+    ({"destinations": [{"cidr": METADATA}]}, "allowMetadata: true"),
+    ({"destinations": [{"cidr": "10.0.0.1/8"}]}, "such as 10.0.0.0/8"),
+    ({"destinations": [{"ports": [80]}]}, "either cidr, or namespaceLabels and podLabels"),
+    ({"scrapers": [{"cidr": "10.0.0.0/8", "podLabels": {}}]}, "either cidr, or namespaceLabels and podLabels"),
+])
+def test_what_makes_no_sense_is_refused_in_words(fields, words, tmp_path):
+    with pytest.raises(ValidationError, match=words):
+        network(**fields)
+    file = tmp_path / "settings.yaml"
+    file.write_text(str({"trainerNetwork": fields}))
+    with pytest.raises(BadSettings, match="trainerNetwork"):
+        load_settings(file)
+
+
+def test_the_policy_stands_before_the_first_pod():
+    assert acts(decide(raw_job(started()), settings=settings())) == [
+        "apply NetworkPolicy tune-11111111", "create ConfigMap tune-1-11111111",
+        "create ConfigMap tune-1-11111111-limits", "create Job tune-1"]
+    assert acts(decide(raw_job(), settings=settings())) == [], "the start is recorded first"
+
+
+def test_without_the_setting_there_is_none():
+    assert "NetworkPolicy" not in str(acts(decide(raw_job(started()))))
+
+
+def stored(made, version="1"):
+    made["metadata"] |= {"uid": "policy", "resourceVersion": version}
+    return made
+
+
+def test_it_is_applied_again_only_where_it_is_gone_or_the_settings_changed():
+    raws = [raw_job(started()), raw_attempt(), raw_pod(running=True)]
+    before = decide(*raws, settings=settings())
+    applied = stored(before.actions[0].manifest)
+    raws[0] = raw_job(before.status)
+    assert "NetworkPolicy" not in str(acts(decide(*raws, applied, settings=settings())))
+    changed = decide(*raws, applied, settings=settings(destinations=[]))
+    assert acts(changed)[0] == "apply NetworkPolicy tune-11111111"
+
+
+def test_it_goes_with_the_other_children():
+    running = [raw_attempt(), raw_pod(running=True)]
+    applied = stored(decide(raw_job(started()), *running, settings=settings()).actions[0].manifest)
+    done = raw_job(started(completion_time=NOW, phase=Phase.SUCCEEDED), runPolicy={"ttlSecondsAfterFinished": 1})
+    decided = decide(done, raw_attempt(ended="Complete"), applied, at=10, settings=settings())
+    gone = next(one for one in decided.actions if one.kind == "NetworkPolicy")
+    assert (gone.api_version, gone.name) == ("networking.k8s.io/v1", "tune-11111111")
+
+
+@pytest.mark.parametrize(("sections", "words"), [
+    ({"output": {"s3": {"endpointUrl": "http://minio:9000"}}}, "spec.output.s3.endpointUrl"),
+    ({"dataset": {"source": "https://host:8443/rows.jsonl"}}, "spec.dataset.source"),
+])
+def test_a_server_at_a_closed_port_is_refused_before_anything_is_bought(sections, words):
+    told = telling(decide(raw_job(**sections), settings=settings()))
+    assert told[:2] == ("Pending", "InvalidSpec")
+    assert words in told[2] and "let no trainer reach port" in told[2]
+    opened = settings(destinations=[{"cidr": "10.0.0.0/8", "ports": [8443, 9000]}])
+    assert telling(decide(raw_job(**sections), settings=opened))[1] == "Started"
