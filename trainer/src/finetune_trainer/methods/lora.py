@@ -11,14 +11,15 @@ from transformers import set_seed
 
 from finetune_trainer.model.targets import target_modules
 from finetune_trainer.training.run import Trained, TrainingRun
-from finetune_trainer.training.sft import train_adapter
+from finetune_trainer.training.sft import fine_tune
+from finetune_trainer.tuned.peft_adapter import PeftAdapter
 
 
 def train(run: TrainingRun) -> Trained:
-    """Attach the adapter and train it; errors as in `train_adapter`, and `BadConfig` for unknown target modules."""
+    """Attach the adapter and train it; errors as in `fine_tune`, and `BadConfig` for unknown target modules."""
     settings = run.spec.method.lora
     assert settings is not None
-    return train_adapter(run, attach(run, settings, "spec.method.lora"))
+    return fine_tune(run, PeftAdapter(attach(run, settings, "spec.method.lora")))
 
 
 def attach(run: TrainingRun, settings: LoraSpec, field: str, dora: bool = False) -> PeftModel:

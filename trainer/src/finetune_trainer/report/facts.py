@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.layout import ADAPTER, job_prefix, results_prefix
+from finetune_api.layout import job_prefix, results_prefix
 from finetune_api.messages import Outcome, RunConfig
 from finetune_api.spec.evaluation import Metric
 
@@ -18,6 +18,7 @@ from finetune_trainer.gate import judge
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluation.evaluate import Evaluation
+    from finetune_trainer.tuned import Loading
 
 _LABELS = {
     "loss": "loss (nats per answer token)",
@@ -56,6 +57,8 @@ class RunFacts:
         stopped_early: why training ended before its last step, or None.
         micro_batch_size: rows per forward pass.
         trainable_parameters: how many numbers were trained.
+        published_folder: the folder below the results that holds what was trained.
+        loading: how to read that folder back.
         stage_seconds: seconds of each stage of this attempt, by name.
         peak_memory_bytes: peak memory (allocated on the GPU, or resident on a CPU).
         device: what it ran on.
@@ -84,6 +87,8 @@ class RunFacts:
     stopped_early: str | None
     micro_batch_size: int
     trainable_parameters: int
+    published_folder: str
+    loading: Loading
     stage_seconds: Mapping[str, float]
     peak_memory_bytes: int
     device: str
@@ -118,11 +123,11 @@ class RunFacts:
         return sum(self.stage_seconds.values())
 
     @property
-    def adapter_location(self) -> str:
-        """Where the adapter is published."""
+    def published_location(self) -> str:
+        """Where what was trained is published."""
         run = self.run
         return str(run.spec.output.uri.join(job_prefix(run.namespace, run.name, run.uid), results_prefix(run.attempt),
-                                            ADAPTER))
+                                            self.published_folder))
 
     @property
     def outcome(self) -> Outcome:
