@@ -5,7 +5,7 @@ Hu et al., 2021 (arXiv:2106.09685); Dettmers et al., 2023 (arXiv:2305.14314).
 
 from __future__ import annotations
 
-from finetune_api.spec.method import LoraSpec
+from finetune_api.spec.method import LowRankSpec
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import set_seed
 
@@ -22,7 +22,7 @@ def train(run: TrainingRun) -> Trained:
     return fine_tune(run, PeftAdapter(attach(run, settings, "spec.method.lora")))
 
 
-def attach(run: TrainingRun, settings: LoraSpec, field: str, dora: bool = False) -> PeftModel:
+def attach(run: TrainingRun, settings: LowRankSpec, field: str, dora: bool = False) -> PeftModel:
     """The run's model with a fresh adapter, whose weights depend on the seed alone; it changes nothing yet (B = 0)."""
     set_seed(run.spec.training.seed)
     config = LoraConfig(
