@@ -1,0 +1,146 @@
+"""Every method beside plain LoRA and DoRA: trained, killed and resumed, published, and read back."""
+
+import json
+import signal
+
+import pytest
+import torch
+from finetune_api import parse_job, resolve_defaults
+from finetune_api.spec.method import Quantization
+from finetune_api.spec.training import Precision
+from finetune_trainer.data.chat import ChatFormat
+from finetune_trainer.data.prepare import prepare
+from finetune_trainer.evaluation.loss import answer_loss
+from finetune_trainer.model.device import choose_device
+from finetune_trainer.model.files import ModelFiles
+from finetune_trainer.model.load import load_model, load_tokenizer
+from finetune_trainer.partial import load_partial
+from safetensors.torch import load_file
+
+from tests.models import save_tiny_model, tiny_job
+from tests.trainer.runs import manifest, published, run, workshop
+
+NO_LORA = {"lora": None}
+FOLDERS = {"Full": "model", "Partial": "changed"}
+
+
+def partial(**chosen):
+    return {"type": "Partial", "partial": chosen, **NO_LORA}
+
+
+def additive(technique, quantization="none", **settings):
+    return {"type": "Additive", "additive": {"technique": technique, **settings}, "quantization": quantization,
+            **NO_LORA}
+
+
+METHODS = {
+    "Full": {"type": "Full", **NO_LORA},
+    "last layer": partial(lastLayers=1),
+    "first layer": partial(layers=[0]),
+    "BitFit": partial(parameters=["*.bias"]),
+    "norms": partial(parameters=["*norm*"]),
+    "embeddings": partial(parameters=["*embed*"]),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with rows and a model that has biases."""
+    folder = workshop(tmp_path_factory.mktemp("place") / "work")
+    save_tiny_model(folder / "model", biases=True)
+    return folder
+
+
+def base_model(folder, quantization="none"):
+    return load_model(ModelFiles(folder / "model", ""), Quantization(quantization), choose_device(Precision.AUTO))
+
+
+def loss_of(folder, model, scratch, **sections):
+    """The loss on the job's held-out rows, as an evaluation measures it."""
+    spec = resolve_defaults(parse_job(tiny_job(folder, **sections)).spec)
+    tokenizer = load_tokenizer(ModelFiles(folder / "model", ""))
+    rows = prepare(spec, ChatFormat(tokenizer, None), scratch).held_out
+    return answer_loss(model.eval(), [row.tokens for row in rows], tokenizer.pad_token_id, len(tokenizer), 128,
+                       lambda: None)
+
+
+def read_back(place, folder, method):
+    """The published model, by PEFT, transformers, or our own loader."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    where = published(folder)
+    if method["type"] == "Full":
+        return AutoModelForCausalLM.from_pretrained(where / "model")
+    model = base_model(place, method.get("quantization", "none"))
+    if method["type"] == "Partial":
+        load_partial(model, where / "changed")
+        return model
+    return PeftModel.from_pretrained(model, where / "adapter")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_learns_resumes_to_the_same_bytes_and_is_read_back_with_the_same_loss(place, tmp_path, name):
+    method = METHODS[name]
+    sections = {"method": method, "output": {"uri": f"file://{tmp_path}/straight/out"}}
+    straight = run(place, **sections)
+    assert straight.code == 0, straight.output
+    result = manifest(tmp_path / "straight")["result"]
+    before, after = (result["evaluation"][when]["loss"] for when in ("before", "after"))
+    assert after < before
+
+    sections["output"] = {"uri": f"file://{tmp_path}/killed/out"}
+    died = run(place, fault="kill:checkpointed-4", **sections)
+    assert died.code == -signal.SIGKILL, died.output
+    resumed = run(place, **sections)
+    assert resumed.code == 0, resumed.output
+    assert "resuming from step 4 of 6" in resumed.output
+    assert manifest(tmp_path / "killed")["result"]["adapter"]["sha256"] == result["adapter"]["sha256"]
+
+    torch.manual_seed(0)
+    read = loss_of(place, read_back(place, tmp_path / "straight", method), tmp_path, method=method)
+    assert read == pytest.approx(after, abs=2e-5)
+    card = (published(tmp_path / "straight") / FOLDERS.get(method["type"], "adapter") / "README.md").read_text()
+    assert loss_of(place, as_the_card_says(card, place), tmp_path, method=method) == pytest.approx(after, abs=2e-5)
+
+
+def as_the_card_says(card, folder):
+    """The model that the card's code loads, run as it stands."""
+    code = card.partition("```python\n")[2].partition("```")[0]
+    names = {}
+    exec(code, names)
+    return names["model"]
+
+
+def test_the_weights_of_partial_are_what_was_chosen_and_all_else_stays_as_it_was(place, tmp_path):
+    method = partial(parameters=["*.bias", "model.norm.weight"])
+    done = run(place, method=method, output={"uri": f"file://{tmp_path}/out", "exports": ["adapter", "merged"]})
+    assert done.code == 0, done.output
+    changed = load_file(published(tmp_path) / "changed" / "changed.safetensors")
+    base = base_model(place).state_dict()
+    assert sorted(changed) == sorted(name for name in base if name.endswith(".bias") or name == "model.norm.weight")
+    assert all((base[name] != value).any() for name, value in changed.items())
+    said = json.loads((published(tmp_path) / "changed" / "changed.json").read_text())
+    assert said == {"baseModel": f"file://{place}/model", "revision": None, "parameters": sorted(changed),
+                    "chosen": {"parameters": ["*.bias", "model.norm.weight"]}}
+    merged = load_file(published(tmp_path) / "merged" / "model.safetensors")
+    assert set(merged) == set(base)
+    for name, value in merged.items():
+        assert torch.equal(value, changed.get(name, base[name])), name
+    other = save_tiny_model(tmp_path / "other", hidden=32)
+    with pytest.raises(ValueError, match="is that the base model which"):
+        load_partial(load_model(ModelFiles(other, ""), Quantization.NONE, choose_device(Precision.AUTO)),
+                     published(tmp_path) / "changed")
+
+
+@pytest.mark.parametrize(("method", "message"), [
+    (partial(lastLayers=3), "spec.method.partial.lastLayers: 3, but the model has 2 layers, numbered from 0 to 1"),
+    (partial(layers=[0, 2]), "spec.method.partial.layers: [0, 2], but the model has 2 layers"),
+    (partial(parameters=["*.bias", "*adapter*"]), "spec.method.partial.parameters: no parameter's name fits "
+     "*adapter*; the names that exist: model.embed_tokens.weight, model.layers.*.self_attn.q_proj.weight"),
+], ids=["too many layers", "a layer that is not there", "a pattern that fits nothing"])
+def test_what_a_model_does_not_have_ends_with_64_and_says_what_there_is(place, tmp_path, method, message):
+    done = run(place, method=method, output={"uri": f"file://{tmp_path}/out"})
+    assert done.code == 64, done.output
+    assert message in done.output
+    assert "Traceback" not in done.output
