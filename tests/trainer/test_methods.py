@@ -8,6 +8,7 @@ import torch
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.spec.method import Quantization
 from finetune_api.spec.training import Precision
+from finetune_trainer.bottleneck import load_bottleneck
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.evaluation.loss import answer_loss
@@ -40,6 +41,16 @@ METHODS = {
     "BitFit": partial(parameters=["*.bias"]),
     "norms": partial(parameters=["*norm*"]),
     "embeddings": partial(parameters=["*embed*"]),
+    "IA3": additive("IA3"),
+    "IA3 nf4": additive("IA3", "nf4"),
+    "IA3 int8": additive("IA3", "int8"),
+    "prompt tuning": additive("PromptTuning", virtualTokens=5),
+    "prompt tuning nf4": additive("PromptTuning", "nf4", virtualTokens=5),
+    "prefix tuning": additive("PrefixTuning", virtualTokens=5),
+    "prefix tuning nf4": additive("PrefixTuning", "nf4", virtualTokens=5),
+    "bottleneck": additive("Bottleneck", bottleneckSize=8),
+    "bottleneck nf4": additive("Bottleneck", "nf4", bottleneckSize=8),
+    "bottleneck int8": additive("Bottleneck", "int8", bottleneckSize=8),
 }
 
 
@@ -75,6 +86,9 @@ def read_back(place, folder, method):
     model = base_model(place, method.get("quantization", "none"))
     if method["type"] == "Partial":
         load_partial(model, where / "changed")
+        return model
+    if method.get("additive", {}).get("technique") == "Bottleneck":
+        load_bottleneck(model, where / "adapter")
         return model
     return PeftModel.from_pretrained(model, where / "adapter")
 

@@ -18,6 +18,7 @@ from finetune_api.spec.method import (
     MethodType,
     Technique,
 )
+from finetune_api.spec.training import Toggle
 
 DEFAULT_EPOCHS = 3.0
 DEFAULT_LEARNING_RATE = 2e-4
@@ -51,6 +52,8 @@ def resolve_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
         training = training.model_copy(update={"learning_rate": _learning_rate(method)})
     if method.additive and method.additive.technique in VIRTUAL_TOKENS:
         training = training.model_copy(update={"packing": False})
+    if method.additive and method.additive.technique is Technique.PREFIX_TUNING:
+        training = training.model_copy(update={"gradient_checkpointing": Toggle.DISABLED})
     if evaluation.metrics is None:
         evaluation = evaluation.model_copy(update={"metrics": _metrics(spec)})
     return spec.model_copy(update={"dataset": data, "training": training, "method": method, "evaluation": evaluation})

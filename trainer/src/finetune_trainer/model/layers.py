@@ -49,8 +49,8 @@ def chosen_parameters(model: PreTrainedModel, partial: PartialSpec) -> dict[str,
         wanted = tuple(range(len(layers) - count, len(layers)))
     if min(wanted) < 0 or max(wanted) >= len(layers):
         written = list(wanted) if field == "layers" else len(wanted)
-        raise BadConfig(f"spec.method.partial.{field}: {written}, but the model has {len(layers)} layers, numbered from "
-                        f"0 to {len(layers) - 1}")
+        raise BadConfig(f"spec.method.partial.{field}: {written}, but the model has {len(layers)} layers, numbered "
+                        f"from 0 to {len(layers) - 1}")
     return {name: parameter for name, parameter in parameters.items()
             if any(name.startswith(f"{stack}.{index}.") for index in wanted)}
 
