@@ -67,11 +67,11 @@ def base_model(folder, quantization="none"):
 
 
 def loss_of(folder, model, scratch, **sections):
-    """The loss on the job's held-out rows, as an evaluation measures it."""
+    """The loss on the job's held-out rows, measured row by row, where an evaluation takes them together."""
     spec = resolve_defaults(parse_job(tiny_job(folder, **sections)).spec)
     tokenizer = load_tokenizer(ModelFiles(folder / "model", ""))
     rows = prepare(spec, ChatFormat(tokenizer, None), scratch).held_out
-    return answer_loss(model.eval(), [row.tokens for row in rows], tokenizer.pad_token_id, len(tokenizer), 128,
+    return answer_loss(model.eval(), [row.tokens for row in rows], tokenizer.pad_token_id, len(tokenizer), 1,
                        lambda: None)
 
 
@@ -93,6 +93,7 @@ def read_back(place, folder, method):
     return PeftModel.from_pretrained(model, where / "adapter")
 
 
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")  # PEFT's, of prompt tuning
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_learns_resumes_to_the_same_bytes_and_is_read_back_with_the_same_loss(place, tmp_path, name):
     method = METHODS[name]
@@ -115,10 +116,12 @@ def test_a_method_learns_resumes_to_the_same_bytes_and_is_read_back_with_the_sam
     read = loss_of(place, read_back(place, tmp_path / "straight", method), tmp_path, method=method)
     assert read == pytest.approx(after, abs=2e-5)
     card = (published(tmp_path / "straight") / FOLDERS.get(method["type"], "adapter") / "README.md").read_text()
-    assert loss_of(place, as_the_card_says(card, place), tmp_path, method=method) == pytest.approx(after, abs=2e-5)
+    # The card loads 4-bit weights for a GPU, which computes in bfloat16.
+    rounding = 2e-3 if method.get("quantization") == "nf4" else 2e-5
+    assert loss_of(place, as_the_card_says(card), tmp_path, method=method) == pytest.approx(after, abs=rounding)
 
 
-def as_the_card_says(card, folder):
+def as_the_card_says(card):
     """The model that the card's code loads, run as it stands."""
     code = card.partition("```python\n")[2].partition("```")[0]
     names = {}
@@ -142,7 +145,7 @@ def test_the_weights_of_partial_are_what_was_chosen_and_all_else_stays_as_it_was
     for name, value in merged.items():
         assert torch.equal(value, changed.get(name, base[name])), name
     other = save_tiny_model(tmp_path / "other", hidden=32)
-    with pytest.raises(ValueError, match="is that the base model which"):
+    with pytest.raises(ValueError, match="is that the base model that"):
         load_partial(load_model(ModelFiles(other, ""), Quantization.NONE, choose_device(Precision.AUTO)),
                      published(tmp_path) / "changed")
 

@@ -1,8 +1,8 @@
 """Bottleneck adapters: a small network with a residual behind attention and feed-forward of every layer.
 
-Houlsby et al., 2019, "Parameter-Efficient Transfer Learning for NLP" (arXiv:1902.00751). PEFT has none, so the published
-folder is our own: `bottleneck.safetensors` holds their weights under their names in the model, `bottleneck.json` their
-width and the base model.
+Houlsby et al., 2019, "Parameter-Efficient Transfer Learning for NLP" (arXiv:1902.00751). PEFT has none, so the
+published folder is our own: `bottleneck.safetensors` holds their weights under their names in the model,
+`bottleneck.json` their width and the base model.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def load_bottleneck(model: PreTrainedModel, folder: str | Path) -> None:
     add_bottlenecks(model, size)
     published, here = load_file(Path(folder) / WEIGHTS), _weights(model)
     if {name: tensor.shape for name, tensor in published.items()} != {name: t.shape for name, t in here.items()}:
-        raise ValueError(f"{folder}: its weights don't fit the model: is that the base model which {DESCRIPTION} names?")
+        raise ValueError(f"{folder}: its weights don't fit the model: is that the base model that {DESCRIPTION} names?")
     for name, tensor in here.items():
         tensor.copy_(published[name])
 

@@ -53,7 +53,7 @@ def load_partial(model: torch.nn.Module, folder: str | Path) -> None:
         if name not in parameters or parameters[name].shape != value.shape:
             found = tuple(parameters[name].shape) if name in parameters else "none"
             raise ValueError(f"{folder}: {name} has the shape {tuple(value.shape)} here, and in the model {found}: is "
-                             f"that the base model which {DESCRIPTION} names?")
+                             f"that the base model that {DESCRIPTION} names?")
     with torch.no_grad():
         for name, value in weights.items():
             parameters[name].copy_(value)

@@ -6,6 +6,7 @@ Liang, 2021 (arXiv:2101.00190). Bottlenecks: Houlsby et al., 2019 (arXiv:1902.00
 
 from __future__ import annotations
 
+import warnings
 from itertools import chain, cycle, islice
 from typing import Any
 
@@ -50,7 +51,7 @@ def train(run: TrainingRun) -> Trained:
 
 
 def _ia3(run: TrainingRun, settings: AdditiveSpec) -> Tuned:
-    """A factor for every output of keys and values, and for every input of the feed-forward's last layer; 1 at first."""
+    """A factor for each output of keys and values, and each input of the feed-forward's last layer; 1 at first."""
     kind = run.model.config.get_text_config().model_type
     usual = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.get(kind)
     if settings.target_modules is None and usual is None:
@@ -67,6 +68,7 @@ def _prompt_tuning(run: TrainingRun, settings: AdditiveSpec) -> Tuned:
     tuned = _attached(run, PromptTuningConfig(
         num_virtual_tokens=settings.virtual_tokens, prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
         task_type="CAUSAL_LM"))
+    warnings.filterwarnings("ignore", message="Position ids are not supported")
     tuned.causal.register_forward_pre_hook(_count_positions, with_kwargs=True)
     return tuned
 
