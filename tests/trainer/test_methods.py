@@ -6,16 +6,21 @@ import signal
 import pytest
 import torch
 from finetune_api import parse_job, resolve_defaults
-from finetune_api.spec.method import Quantization
+from finetune_api.spec.method import MethodType, Quantization
 from finetune_api.spec.training import Precision
 from finetune_trainer.bottleneck import load_bottleneck
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.prepare import prepare
+from finetune_trainer.evaluation.generate import generate
 from finetune_trainer.evaluation.loss import answer_loss
+from finetune_trainer.local import run_job
+from finetune_trainer.methods import METHODS as METHODS_BY_TYPE
 from finetune_trainer.model.device import choose_device
 from finetune_trainer.model.files import ModelFiles
-from finetune_trainer.model.load import load_model, load_tokenizer
+from finetune_trainer.model.load import load_model, load_tokenizer, weights_digest
 from finetune_trainer.partial import load_partial
+from finetune_trainer.training.answers_only import AnswersOnly
+from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.models import save_tiny_model, tiny_job
@@ -161,3 +166,66 @@ def test_what_a_model_does_not_have_ends_with_64_and_says_what_there_is(place, t
     assert done.code == 64, done.output
     assert message in done.output
     assert "Traceback" not in done.output
+
+
+@pytest.fixture
+def run_here(place, tmp_path, monkeypatch):
+    """Runs the tiny job in this process: what was trained, and the digest of the base weights before it."""
+    def run_it(method, **sections):
+        caught = []
+
+        def spy(run):
+            caught.extend([train(run), run.identity.base_hash])
+            return caught[0]
+
+        kind = MethodType(method["type"])
+        train = METHODS_BY_TYPE[kind]
+        monkeypatch.setitem(METHODS_BY_TYPE, kind, spy)
+        job = parse_job(tiny_job(place, method=method, output={"uri": f"file://{tmp_path}/out"}, **sections))
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            assert run_job(job, port=None, rerun=False, console=Console(quiet=True)) == 0
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return caught[0].tuned, caught[1]
+
+    return run_it
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name]["type"] == "Additive"])
+def test_an_additive_method_leaves_every_bit_of_the_base_as_it_was(run_here, name):
+    tuned, before = run_here(METHODS[name])
+    assert weights_digest(tuned.causal) == before
+
+
+@pytest.mark.parametrize("name", ["prompt tuning", "prefix tuning", "prefix tuning nf4", "IA3", "bottleneck"])
+def test_answers_of_a_padded_batch_are_those_of_each_question_alone_and_without_a_cache(run_here, name):
+    tuned, _ = run_here(METHODS[name], training={"learningRate": 0.05})
+    model = tuned.model.eval()
+    questions = [(5, 80, 90), (5, 80, 90, 100, 7, 8, 70, 60), tuple(range(40, 60))]
+    done = generate(model, questions, end_ids=[0], pad_id=0, max_new_tokens=6, batch_size=3, check=lambda: None)
+    for question, answer in zip(questions, done.answers, strict=True):
+        ids = list(question)
+        for _ in range(6):
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+            if int(logits.argmax()) == 0:
+                break
+            ids.append(int(logits.argmax()))
+        assert tuple(ids[len(question):]) == answer
+
+
+@pytest.mark.parametrize("name", ["prompt tuning", "prefix tuning", "bottleneck"])
+def test_the_head_sees_the_answers_alone_also_behind_virtual_tokens(run_here, name):
+    tuned, _ = run_here(METHODS[name])
+    ids = torch.arange(40, 64).reshape(2, 12)
+    labels = ids.clone()
+    labels[0, :5] = labels[1, :8] = labels[1, 11:] = -100
+    positions = torch.arange(12).expand(2, 12)
+    with torch.inference_mode():
+        whole = tuned.model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, -12:]
+        with AnswersOnly(tuned.causal).narrowed({"input_ids": ids, "labels": labels}) as inputs:
+            narrow = tuned.model(input_ids=ids, position_ids=positions, use_cache=False).logits
+    wanted = whole[:, :-1][labels[:, 1:] != -100]
+    assert torch.equal(inputs["shift_labels"][0], labels[:, 1:][labels[:, 1:] != -100])
+    torch.testing.assert_close(narrow[0], wanted)
