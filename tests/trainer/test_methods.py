@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.spec.method import MethodType, Quantization
 from finetune_api.spec.training import Precision
@@ -30,6 +31,10 @@ NO_LORA = {"lora": None}
 FOLDERS = {"Full": "model", "Partial": "changed"}
 
 
+def lora(quantization="none", **settings):
+    return {"type": "LoRA", "lora": {"rank": 4, "alpha": 8, **settings}, "quantization": quantization}
+
+
 def partial(**chosen):
     return {"type": "Partial", "partial": chosen, **NO_LORA}
 
@@ -46,6 +51,11 @@ METHODS = {
     "BitFit": partial(parameters=["*.bias"]),
     "norms": partial(parameters=["*norm*"]),
     "embeddings": partial(parameters=["*embed*"]),
+    "PiSSA": lora(initialization="pissa", dropout=0.1),
+    "PiSSA, rslora": lora(initialization="pissa", rslora=True),
+    "LoftQ": lora(initialization="loftq", quantization="nf4"),
+    "LoRA+": lora(learningRateRatio=8.0),
+    "DoRA+": {"type": "DoRA", "dora": {"rank": 4, "alpha": 8, "learningRateRatio": 8.0}, **NO_LORA},
     "IA3": additive("IA3"),
     "IA3 nf4": additive("IA3", "nf4"),
     "IA3 int8": additive("IA3", "int8"),
@@ -184,9 +194,10 @@ def run_here(place, tmp_path, monkeypatch):
         job = parse_job(tiny_job(place, method=method, output={"uri": f"file://{tmp_path}/out"}, **sections))
         before = signal.getsignal(signal.SIGTERM)
         try:
-            assert run_job(job, port=None, rerun=False, console=Console(quiet=True)) == 0
+            assert run_job(job, port=None, rerun=True, console=Console(quiet=True)) == 0
         finally:
             signal.signal(signal.SIGTERM, before)
+            monkeypatch.undo()
         return caught[0].tuned, caught[1]
 
     return run_it
@@ -229,3 +240,43 @@ def test_the_head_sees_the_answers_alone_also_behind_virtual_tokens(run_here, na
     wanted = whole[:, :-1][labels[:, 1:] != -100]
     assert torch.equal(inputs["shift_labels"][0], labels[:, 1:][labels[:, 1:] != -100])
     torch.testing.assert_close(narrow[0], wanted)
+
+
+ONE_STEP = {"maxSteps": 1, "warmup": 0, "scheduler": "constant", "learningRate": 0.001}
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("LoRA+", 8.0), ("DoRA+", 8.0), ("PiSSA", 1.0)])
+def test_b_learns_as_many_times_faster_as_the_ratio_says(run_here, name, ratio):
+    """Adam's first step moves every number by the learning rate, whatever its gradient."""
+    tuned, _ = run_here(METHODS[name], training={**ONE_STEP, "maxGradNorm": 1000.0})
+    again, _ = run_here(METHODS[name], training={**ONE_STEP, "learningRate": 1e-12})
+    first = dict(again.model.named_parameters())
+    for parameter, value in tuned.model.named_parameters():
+        if value.requires_grad and (moved := (value - first[parameter]).abs().max()) > 1e-6:
+            rate = 0.001 * (ratio if ".lora_B." in parameter else 1)
+            assert float(moved) == pytest.approx(rate, rel=0.02), parameter
+
+
+def test_pissa_starts_from_the_same_model_and_is_published_as_a_lora_of_twice_the_rank(place, tmp_path):
+    first_losses = []
+    for number, method in enumerate((lora(), lora(initialization="pissa"))):
+        done = run(place, method=method, output={"uri": f"file://{tmp_path}/{number}/out"})
+        assert done.code == 0, done.output
+        log = (published(tmp_path / str(number)) / "metrics.jsonl").read_text().splitlines()
+        first_losses.append(next(json.loads(line)["loss"] for line in log if "loss" in line))
+    assert first_losses[1] == pytest.approx(first_losses[0], abs=1e-4)
+    config = json.loads((published(tmp_path / "1") / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 16, True)
+
+
+def test_loftq_starts_nearer_to_the_weights_before_their_quantization(place, run_here):
+    tuned, before = run_here(METHODS["LoftQ"], training={**ONE_STEP, "learningRate": 1e-12})
+    assert weights_digest(tuned.causal) == before, "the adapter has to fit any nf4 copy of the base"
+    weights = base_model(place).state_dict()
+    for name, layer in tuned.causal.named_modules():
+        if hasattr(layer, "lora_A"):
+            stored = layer.get_base_layer().weight
+            error = weights[f"{name}.weight"] - dequantize_4bit(stored.data, stored.quant_state)
+            left = error - layer.get_delta_weight("default")
+            best = torch.linalg.svdvals(error)[4:].square().sum().sqrt()
+            assert float(left.norm()) == pytest.approx(float(best), rel=0.01)

@@ -16,4 +16,5 @@ def train(run: TrainingRun) -> Trained:
     settings = run.spec.method.dora
     assert settings is not None
     # The magnitudes start as the norms of the (dequantised) weights, so the model is unchanged at first.
-    return fine_tune(run, PeftAdapter(attach(run, settings, "spec.method.dora", dora=True)))
+    model = attach(run, settings, "spec.method.dora", dora=True)
+    return fine_tune(run, PeftAdapter(model, settings.learning_rate_ratio or 1.0))
