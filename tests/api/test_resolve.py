@@ -198,9 +198,9 @@ def test_what_is_written_stays_as_it_is():
     ({"type": "Full"}, 2e-5),
     ({"type": "Partial", "partial": {"lastLayers": 1}}, 5e-5),
     ({"type": "Partial", "partial": {"parameters": ["*.bias"]}}, 5e-4),
-    ({"type": "Additive"}, 5e-3),
+    ({"type": "Additive"}, 1e-2),
     ({"type": "Additive", "additive": {"technique": "PromptTuning"}}, 3e-2),
-    ({"type": "Additive", "additive": {"technique": "PrefixTuning"}}, 1e-2),
+    ({"type": "Additive", "additive": {"technique": "PrefixTuning"}}, 3e-2),
     ({"type": "Additive", "additive": {"technique": "Bottleneck"}}, 1e-3),
 ], ids=str)
 def test_every_method_has_a_learning_rate_of_its_own(method, rate):

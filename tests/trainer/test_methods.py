@@ -25,48 +25,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.models import save_tiny_model, tiny_job
-from tests.trainer.runs import manifest, published, run, workshop
+from tests.trainer.runs import MORE_METHODS, lora, manifest, partial, published, run, workshop
 
-NO_LORA = {"lora": None}
 FOLDERS = {"Full": "model", "Partial": "changed"}
-
-
-def lora(quantization="none", **settings):
-    return {"type": "LoRA", "lora": {"rank": 4, "alpha": 8, **settings}, "quantization": quantization}
-
-
-def partial(**chosen):
-    return {"type": "Partial", "partial": chosen, **NO_LORA}
-
-
-def additive(technique, quantization="none", **settings):
-    return {"type": "Additive", "additive": {"technique": technique, **settings}, "quantization": quantization,
-            **NO_LORA}
-
-
-METHODS = {
-    "Full": {"type": "Full", **NO_LORA},
-    "last layer": partial(lastLayers=1),
-    "first layer": partial(layers=[0]),
-    "BitFit": partial(parameters=["*.bias"]),
-    "norms": partial(parameters=["*norm*"]),
-    "embeddings": partial(parameters=["*embed*"]),
-    "PiSSA": lora(initialization="pissa", dropout=0.1),
-    "PiSSA, rslora": lora(initialization="pissa", rslora=True),
-    "LoftQ": lora(initialization="loftq", quantization="nf4"),
-    "LoRA+": lora(learningRateRatio=8.0),
-    "DoRA+": {"type": "DoRA", "dora": {"rank": 4, "alpha": 8, "learningRateRatio": 8.0}, **NO_LORA},
-    "IA3": additive("IA3"),
-    "IA3 nf4": additive("IA3", "nf4"),
-    "IA3 int8": additive("IA3", "int8"),
-    "prompt tuning": additive("PromptTuning", virtualTokens=5),
-    "prompt tuning nf4": additive("PromptTuning", "nf4", virtualTokens=5),
-    "prefix tuning": additive("PrefixTuning", virtualTokens=5),
-    "prefix tuning nf4": additive("PrefixTuning", "nf4", virtualTokens=5),
-    "bottleneck": additive("Bottleneck", bottleneckSize=8),
-    "bottleneck nf4": additive("Bottleneck", "nf4", bottleneckSize=8),
-    "bottleneck int8": additive("Bottleneck", "int8", bottleneckSize=8),
-}
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +70,9 @@ def read_back(place, folder, method):
 
 
 @pytest.mark.filterwarnings("ignore:Position ids are not supported")  # PEFT's, of prompt tuning
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", MORE_METHODS)
 def test_a_method_learns_resumes_to_the_same_bytes_and_is_read_back_with_the_same_loss(place, tmp_path, name):
-    method = METHODS[name]
+    method = MORE_METHODS[name]
     sections = {"method": method, "output": {"uri": f"file://{tmp_path}/straight/out"}}
     straight = run(place, **sections)
     assert straight.code == 0, straight.output
@@ -203,15 +164,15 @@ def run_here(place, tmp_path, monkeypatch):
     return run_it
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name]["type"] == "Additive"])
+@pytest.mark.parametrize("name", [name for name in MORE_METHODS if MORE_METHODS[name]["type"] == "Additive"])
 def test_an_additive_method_leaves_every_bit_of_the_base_as_it_was(run_here, name):
-    tuned, before = run_here(METHODS[name])
+    tuned, before = run_here(MORE_METHODS[name])
     assert weights_digest(tuned.causal) == before
 
 
 @pytest.mark.parametrize("name", ["prompt tuning", "prefix tuning", "prefix tuning nf4", "IA3", "bottleneck"])
 def test_answers_of_a_padded_batch_are_those_of_each_question_alone_and_without_a_cache(run_here, name):
-    tuned, _ = run_here(METHODS[name], training={"learningRate": 0.05})
+    tuned, _ = run_here(MORE_METHODS[name], training={"learningRate": 0.05})
     model = tuned.model.eval()
     questions = [(5, 80, 90), (5, 80, 90, 100, 7, 8, 70, 60), tuple(range(40, 60))]
     done = generate(model, questions, end_ids=[0], pad_id=0, max_new_tokens=6, batch_size=3, check=lambda: None)
@@ -228,7 +189,7 @@ def test_answers_of_a_padded_batch_are_those_of_each_question_alone_and_without_
 
 @pytest.mark.parametrize("name", ["prompt tuning", "prefix tuning", "bottleneck"])
 def test_the_head_sees_the_answers_alone_also_behind_virtual_tokens(run_here, name):
-    tuned, _ = run_here(METHODS[name])
+    tuned, _ = run_here(MORE_METHODS[name])
     ids = torch.arange(40, 64).reshape(2, 12)
     labels = ids.clone()
     labels[0, :5] = labels[1, :8] = labels[1, 11:] = -100
@@ -248,8 +209,8 @@ ONE_STEP = {"maxSteps": 1, "warmup": 0, "scheduler": "constant", "learningRate":
 @pytest.mark.parametrize(("name", "ratio"), [("LoRA+", 8.0), ("DoRA+", 8.0), ("PiSSA", 1.0)])
 def test_b_learns_as_many_times_faster_as_the_ratio_says(run_here, name, ratio):
     """Adam's first step moves every number by the learning rate, whatever its gradient."""
-    tuned, _ = run_here(METHODS[name], training={**ONE_STEP, "maxGradNorm": 1000.0})
-    again, _ = run_here(METHODS[name], training={**ONE_STEP, "learningRate": 1e-12})
+    tuned, _ = run_here(MORE_METHODS[name], training={**ONE_STEP, "maxGradNorm": 1000.0})
+    again, _ = run_here(MORE_METHODS[name], training={**ONE_STEP, "learningRate": 1e-12})
     first = dict(again.model.named_parameters())
     for parameter, value in tuned.model.named_parameters():
         if value.requires_grad and (moved := (value - first[parameter]).abs().max()) > 1e-6:
@@ -270,7 +231,7 @@ def test_pissa_starts_from_the_same_model_and_is_published_as_a_lora_of_twice_th
 
 
 def test_loftq_starts_nearer_to_the_weights_before_their_quantization(place, run_here):
-    tuned, before = run_here(METHODS["LoftQ"], training={**ONE_STEP, "learningRate": 1e-12})
+    tuned, before = run_here(MORE_METHODS["LoftQ"], training={**ONE_STEP, "learningRate": 1e-12})
     assert weights_digest(tuned.causal) == before, "the adapter has to fit any nf4 copy of the base"
     weights = base_model(place).state_dict()
     for name, layer in tuned.causal.named_modules():

@@ -29,9 +29,9 @@ DEFAULT_EVALUATION_FRACTION = 0.1
 # What few numbers are trained, or begin at nothing, has to move faster than what was learnt before.
 _LEARNING_RATES: dict[MethodType | Technique, float] = {
     MethodType.FULL: 2e-5,
-    Technique.IA3: 5e-3,
+    Technique.IA3: 1e-2,
     Technique.PROMPT_TUNING: 3e-2,
-    Technique.PREFIX_TUNING: 1e-2,
+    Technique.PREFIX_TUNING: 3e-2,
     Technique.BOTTLENECK: 1e-3,
 }
 _PARTIAL_LAYERS_RATE = 5e-5

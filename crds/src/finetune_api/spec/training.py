@@ -53,7 +53,7 @@ class TrainingSpec(ApiModel):
 
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Peak learning rate. Left out: 2e-4 for LoRA and DoRA, 2e-5 for Full, 5e-5 for layers and 5e-4 for parameters of
-    Partial, 5e-3 for IA3, 3e-2 for PromptTuning, 1e-2 for PrefixTuning, 1e-3 for Bottleneck."""
+    Partial, 1e-2 for IA3, 3e-2 for PromptTuning and PrefixTuning, 1e-3 for Bottleneck."""
 
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
     """Rows per optimizer step, over all GPUs. Neither memory nor packing changes it."""
