@@ -241,3 +241,26 @@ def test_loftq_starts_nearer_to_the_weights_before_their_quantization(place, run
             left = error - layer.get_delta_weight("default")
             best = torch.linalg.svdvals(error)[4:].square().sum().sqrt()
             assert float(left.norm()) == pytest.approx(float(best), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["IA3", "IA3 nf4", "PiSSA", "LoftQ"])
+def test_a_merged_export_is_the_model_that_was_evaluated(place, tmp_path, name):
+    from transformers import AutoModelForCausalLM
+
+    done = run(place, method=MORE_METHODS[name],
+               output={"uri": f"file://{tmp_path}/out", "exports": ["adapter", "merged"]})
+    assert done.code == 0, done.output
+    merged = AutoModelForCausalLM.from_pretrained(published(tmp_path) / "merged")
+    after = manifest(tmp_path)["result"]["evaluation"]["after"]["loss"]
+    assert loss_of(place, merged, tmp_path, method=MORE_METHODS[name]) == pytest.approx(after, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", ["Full", "last layer", "BitFit", "IA3", "prompt tuning", "bottleneck nf4"])
+def test_recomputed_activations_change_nothing_but_memory(place, tmp_path, name):
+    losses = []
+    for toggle in ("disabled", "enabled"):
+        done = run(place, method=MORE_METHODS[name], output={"uri": f"file://{tmp_path}/{toggle}/out"},
+                   training={"gradientCheckpointing": toggle})
+        assert done.code == 0, done.output
+        losses.append(manifest(tmp_path / toggle)["result"]["evaluation"]["after"]["loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
