@@ -52,10 +52,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="steps of four rows (default: %(default)s)")
     parser.add_argument("--held-out", type=int, default=24, help="rows to judge by (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=42, help="seed of the training (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, help="for all of them (default: each has one of its own)")
+    parser.add_argument("--losses-only", action="store_true", help="don't let the models answer, which takes longest")
     parser.add_argument("--quick", action="store_true", help="six steps, eight held-out rows, losses only")
     options = parser.parse_args()
     if options.quick:
-        options.steps, options.held_out = 6, 8
+        options.steps, options.held_out, options.losses_only = 6, 8, True
     print(_line(HEAD) + "\n" + _line(["---"] + ["---:"] * (len(HEAD) - 1)), flush=True)
     processes = multiprocessing.get_context("forkserver")
     # The imports once, before any process is forked; its peak begins anew.
@@ -74,11 +76,11 @@ def main() -> None:
 
 
 def _job(folder: Path, method: Mapping[str, Any], rate: float, options: argparse.Namespace) -> Path:
-    metrics = [str(Metric.LOSS)] if options.quick else [str(Metric.LOSS), str(Metric.FIELDS_MATCH)]
+    metrics = [str(Metric.LOSS)] if options.losses_only else [str(Metric.LOSS), str(Metric.FIELDS_MATCH)]
     return write_job(folder, model=options.model, train_rows=160, test_rows=max(options.held_out, 8), sections={
         "method": {"lora": None, "quantization": "none", **method},
-        "training": {"epochs": None, "maxSteps": options.steps, "learningRate": rate, "checkpointEvery": 10_000,
-                     "seed": options.seed},
+        "training": {"epochs": None, "maxSteps": options.steps, "learningRate": options.learning_rate or rate,
+                     "checkpointEvery": 10_000, "seed": options.seed},
         "evaluation": {"samples": options.held_out, "metrics": metrics},
     })
 

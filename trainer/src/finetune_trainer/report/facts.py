@@ -256,7 +256,7 @@ def settings(facts: RunFacts) -> list[tuple[str, str]]:
     lines = [
         ("method", facts.method_name),
         *_method_settings(spec.method),
-        ("trained parameters", f"{facts.trainable_parameters:,}" + (f" ({100 * share:.2g} %)" if share else "")),
+        ("trained parameters", f"{facts.trainable_parameters:,}" + (f" ({_percent(share)})" if share else "")),
         ("steps", f"{facts.step:,} of {facts.total_steps:,}" +
          (f" ({training.epochs:g} epochs)" if training.epochs else "")),
         ("rows per step", f"{training.batch_size:,}, {facts.micro_batch_size:,} at once"),
@@ -269,6 +269,10 @@ def settings(facts: RunFacts) -> list[tuple[str, str]]:
     if facts.resumed_from_step:
         lines.append(("resumed", f"from the checkpoint of step {facts.resumed_from_step:,}"))
     return lines
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
 def _method_settings(method: MethodSpec) -> list[tuple[str, str]]:
