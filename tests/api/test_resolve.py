@@ -48,6 +48,18 @@ DECIDES = {
     "method.dora.dropout": (0.1, {"method": {"type": "DoRA"}}),
     "method.dora.targetModules": (["q_proj"], {"method": {"type": "DoRA"}}),
     "method.dora.rslora": (True, {"method": {"type": "DoRA"}}),
+    "method.lora.learningRateRatio": 16,
+    "method.lora.initialization": "pissa",
+    "method.dora.learningRateRatio": (16, {"method": {"type": "DoRA"}}),
+    "method.partial.lastLayers": (3, {"method": {"type": "Partial", "partial": {"lastLayers": 2}}}),
+    "method.partial.layers": ([1], {"method": {"type": "Partial", "partial": {"layers": [0]}}}),
+    "method.partial.parameters": (["*.bias"], {"method": {"type": "Partial", "partial": {"parameters": ["*norm*"]}}}),
+    "method.additive.technique": ("Bottleneck", {"method": {"type": "Additive"}}),
+    "method.additive.virtualTokens": (
+        8, {"method": {"type": "Additive", "additive": {"technique": "PromptTuning"}}}),
+    "method.additive.bottleneckSize": (
+        8, {"method": {"type": "Additive", "additive": {"technique": "Bottleneck"}}}),
+    "method.additive.targetModules": (["k_proj"], {"method": {"type": "Additive"}}),
     "training.epochs": 2,
     "training.maxSteps": 10,
     "training.learningRate": 1e-3,
@@ -156,7 +168,7 @@ def test_the_digest_stays_whatever_the_job_runs_on_costs_or_is_kept(path):
 
 @pytest.mark.parametrize("path", [path for path, field in LEAVES.items()
                                   if field.default and path.split(".")[0] not in ("compute", "runPolicy")
-                                  and not path.startswith(("method.dora", "evaluation.gate"))])
+                                  and not path.startswith(("method.dora", "method.additive", "evaluation.gate"))])
 def test_the_digest_stays_when_a_default_is_written_out(path):
     assert _digest(nested(path, yaml.safe_load(LEAVES[path].default))) == _digest()
 
@@ -180,6 +192,30 @@ def test_what_is_written_stays_as_it_is():
     assert (spec.training.epochs, spec.training.max_steps, spec.training.learning_rate) == (None, 5, 0.1)
     assert (spec.method.dora, spec.method.lora) == (DoraSpec(rank=2), None)
     assert spec.evaluation.metrics == (Metric.LOSS,)
+
+
+@pytest.mark.parametrize(("method", "rate"), [
+    ({"type": "Full"}, 2e-5),
+    ({"type": "Partial", "partial": {"lastLayers": 1}}, 5e-5),
+    ({"type": "Partial", "partial": {"parameters": ["*.bias"]}}, 5e-4),
+    ({"type": "Additive"}, 1e-2),
+    ({"type": "Additive", "additive": {"technique": "PromptTuning"}}, 3e-2),
+    ({"type": "Additive", "additive": {"technique": "PrefixTuning"}}, 3e-2),
+    ({"type": "Additive", "additive": {"technique": "Bottleneck"}}, 1e-3),
+], ids=str)
+def test_every_method_has_a_learning_rate_of_its_own(method, rate):
+    assert resolve_defaults(job(method=method).spec).training.learning_rate == rate
+
+
+@pytest.mark.parametrize(("technique", "filled", "packing"), [
+    ("IA3", (None, None), True), ("PromptTuning", (20, None), False), ("PrefixTuning", (20, None), False),
+    ("Bottleneck", (None, 64), True),
+])
+def test_a_technique_gets_its_own_settings_and_virtual_tokens_are_never_packed(technique, filled, packing):
+    spec = resolve_defaults(job(method={"type": "Additive", "additive": {"technique": technique}}).spec)
+    assert spec.method.additive is not None
+    assert (spec.method.additive.virtual_tokens, spec.method.additive.bottleneck_size) == filled
+    assert spec.training.packing is packing
 
 
 def test_dora_gets_a_block_of_its_own():

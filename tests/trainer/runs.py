@@ -24,6 +24,48 @@ METHODS = {
     "DoRA int8": {**DORA, "quantization": "int8"},
 }
 
+# The tiny job has a block for LoRA, which the other types can't have.
+NO_LORA = {"lora": None}
+
+
+def lora(quantization="none", **settings):
+    return {"type": "LoRA", "lora": {"rank": 4, "alpha": 8, **settings}, "quantization": quantization}
+
+
+def partial(**chosen):
+    return {"type": "Partial", "partial": chosen, **NO_LORA}
+
+
+def additive(technique, quantization="none", **settings):
+    return {"type": "Additive", "additive": {"technique": technique, **settings}, "quantization": quantization,
+            **NO_LORA}
+
+
+MORE_METHODS = {
+    "Full": {"type": "Full", **NO_LORA},
+    "last layer": partial(lastLayers=1),
+    "first layer": partial(layers=[0]),
+    "BitFit": partial(parameters=["*.bias"]),
+    "norms": partial(parameters=["*norm*"]),
+    "embeddings": partial(parameters=["*embed*"]),
+    "PiSSA": lora(initialization="pissa", dropout=0.1),
+    "PiSSA, rslora": lora(initialization="pissa", rslora=True),
+    "LoftQ": lora(initialization="loftq", quantization="nf4"),
+    "LoRA+": lora(learningRateRatio=8.0),
+    "DoRA+": {"type": "DoRA", "dora": {"rank": 4, "alpha": 8, "learningRateRatio": 8.0}, **NO_LORA},
+    "IA3": additive("IA3"),
+    "IA3 nf4": additive("IA3", "nf4"),
+    "IA3 int8": additive("IA3", "int8"),
+    "prompt tuning": additive("PromptTuning", virtualTokens=5),
+    "prompt tuning nf4": additive("PromptTuning", "nf4", virtualTokens=5),
+    "prefix tuning": additive("PrefixTuning", virtualTokens=5),
+    "prefix tuning nf4": additive("PrefixTuning", "nf4", virtualTokens=5),
+    "bottleneck": additive("Bottleneck", bottleneckSize=8),
+    "bottleneck nf4": additive("Bottleneck", "nf4", bottleneckSize=8),
+    "bottleneck int8": additive("Bottleneck", "int8", bottleneckSize=8),
+}
+"""Every method beside plain LoRA and DoRA. The model needs biases for BitFit."""
+
 # Every process is forked from one that has imported torch and the rest already: these imports take most of a tiny run.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["finetune_trainer.pipeline", "finetune_trainer.local"])

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from tests.models import tiny_job, write_rows
 from tests.s3 import free_ports
-from tests.trainer.runs import METHODS, RunningPod, workshop
+from tests.trainer.runs import METHODS, MORE_METHODS, RunningPod, workshop
 
 # Two passes per step and process, so that there is a moment in the middle of a step.
 TRAINING = {"training": {"batchSize": 8, "microBatchSize": 2}}
@@ -72,7 +72,7 @@ def _home(folder):
 
 
 def _adapter(folder):
-    (path,) = _home(folder).glob("results/*/adapter/adapter_model.safetensors")
+    (path,) = _home(folder).glob("results/*/*/*.safetensors")
     return load_file(path)
 
 
@@ -85,9 +85,11 @@ def _workshop(folder, **sections):
     return folder
 
 
-@pytest.mark.parametrize(("method", "packing"), [("LoRA", True), ("LoRA", False), ("QDoRA", True)])
+@pytest.mark.parametrize(("method", "packing"), [
+    ("LoRA", True), ("LoRA", False), ("QDoRA", True), ("Full", True), ("last layer", True), ("PiSSA, rslora", True),
+    ("LoRA+", True), ("prompt tuning", False), ("prefix tuning nf4", False), ("bottleneck nf4", True), ("IA3", True)])
 def test_two_processes_train_the_adapter_that_one_does_and_publish_it_once(tmp_path, method, packing):
-    changed = METHODS[method]
+    changed = {**METHODS, **MORE_METHODS}[method]
     if method == "LoRA":
         changed = {**changed, "lora": {**changed["lora"], "dropout": 0}}
     sections = {"training": {**TRAINING["training"], "packing": packing}, "method": changed}

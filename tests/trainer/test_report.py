@@ -19,6 +19,7 @@ from finetune_trainer.report import charts
 from finetune_trainer.report.card import load_code, render_card
 from finetune_trainer.report.facts import RunFacts, comparisons, figures, row_counts, settings
 from finetune_trainer.report.html import render_report
+from finetune_trainer.tuned.peft_adapter import PeftAdapter
 
 JOB = """
 apiVersion: finetune.dev/v1alpha1
@@ -105,6 +106,7 @@ def facts_of_a_run(**change):
                      "fieldF1Macro": {"fine": 0.2, "prison": 0.1}, "fieldF1Micro": {"fine": 0.3, "prison": 0.2}},
         "reference": scores(0.41, 0.6, 0.55), "steps": steps(255), "step": 255, "total_steps": 255,
         "resumed_from_step": 100, "stopped_early": None, "micro_batch_size": 8, "trainable_parameters": 1_081_344,
+        "published_folder": "adapter", "loading": PeftAdapter.loading,
         "stage_seconds": {"loading": 21.4, "preparing data": 6.1, "evaluating before": 61.2, "training": 486.0,
                           "evaluating after": 58.8, "exporting": 1.2},
         "peak_memory_bytes": 5_701_234_567, "device": "x86_64 NVIDIA L4", "cost": Decimal("0.1411"), "currency": "USD",
@@ -348,7 +350,7 @@ def test_the_code_that_loads_the_adapter_loads_it(tiny_model_folder, tmp_path):
     facts = replace(facts_of_text_answers(), run=run_config(job), base_model=base)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
     adapted = get_peft_model(model, LoraConfig(target_modules="all-linear"))
-    adapted.save_pretrained(facts.adapter_location.removeprefix("file://"))
+    adapted.save_pretrained(facts.published_location.removeprefix("file://"))
     loaded = {}
     exec(load_code(facts), loaded)
     assert loaded["model"].peft_config["default"].r == 8

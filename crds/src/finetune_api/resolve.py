@@ -9,11 +9,33 @@ from typing import Any
 from finetune_api.spec.dataset import AnswerType
 from finetune_api.spec.evaluation import JSON_METRICS, Metric
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.method import DoraSpec, LoraSpec, MethodType
+from finetune_api.spec.method import (
+    VIRTUAL_TOKENS,
+    AdditiveSpec,
+    DoraSpec,
+    LoraSpec,
+    MethodSpec,
+    MethodType,
+    Technique,
+)
+from finetune_api.spec.training import Toggle
 
 DEFAULT_EPOCHS = 3.0
 DEFAULT_LEARNING_RATE = 2e-4
+DEFAULT_VIRTUAL_TOKENS = 20
+DEFAULT_BOTTLENECK_SIZE = 64
 DEFAULT_EVALUATION_FRACTION = 0.1
+
+# What few numbers are trained, or begin at nothing, has to move faster than what was learnt before.
+_LEARNING_RATES: dict[MethodType | Technique, float] = {
+    MethodType.FULL: 2e-5,
+    Technique.IA3: 1e-2,
+    Technique.PROMPT_TUNING: 3e-2,
+    Technique.PREFIX_TUNING: 3e-2,
+    Technique.BOTTLENECK: 1e-3,
+}
+_PARTIAL_LAYERS_RATE = 5e-5
+_PARTIAL_PARAMETERS_RATE = 5e-4
 
 _DECIDES_NOTHING: dict[str, Any] = {"compute": True, "budget": True, "run_policy": True, "output": {"s3", "uri"}}
 
@@ -25,15 +47,38 @@ def resolve_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
         data = data.model_copy(update={"evaluation_fraction": DEFAULT_EVALUATION_FRACTION})
     if training.epochs is None and training.max_steps is None:
         training = training.model_copy(update={"epochs": DEFAULT_EPOCHS})
+    method = _method(method)
     if training.learning_rate is None:
-        training = training.model_copy(update={"learning_rate": DEFAULT_LEARNING_RATE})
-    if method.type is MethodType.LORA and method.lora is None:
-        method = method.model_copy(update={"lora": LoraSpec()})
-    if method.type is MethodType.DORA and method.dora is None:
-        method = method.model_copy(update={"dora": DoraSpec()})
+        training = training.model_copy(update={"learning_rate": _learning_rate(method)})
+    if method.additive and method.additive.technique in VIRTUAL_TOKENS:
+        training = training.model_copy(update={"packing": False})
+    if method.additive and method.additive.technique is Technique.PREFIX_TUNING:
+        training = training.model_copy(update={"gradient_checkpointing": Toggle.DISABLED})
     if evaluation.metrics is None:
         evaluation = evaluation.model_copy(update={"metrics": _metrics(spec)})
     return spec.model_copy(update={"dataset": data, "training": training, "method": method, "evaluation": evaluation})
+
+
+def _method(method: MethodSpec) -> MethodSpec:
+    if method.type is MethodType.LORA and method.lora is None:
+        return method.model_copy(update={"lora": LoraSpec()})
+    if method.type is MethodType.DORA and method.dora is None:
+        return method.model_copy(update={"dora": DoraSpec()})
+    if method.type is not MethodType.ADDITIVE:
+        return method
+    additive = method.additive or AdditiveSpec()
+    if additive.technique in VIRTUAL_TOKENS and additive.virtual_tokens is None:
+        additive = additive.model_copy(update={"virtual_tokens": DEFAULT_VIRTUAL_TOKENS})
+    if additive.technique is Technique.BOTTLENECK and additive.bottleneck_size is None:
+        additive = additive.model_copy(update={"bottleneck_size": DEFAULT_BOTTLENECK_SIZE})
+    return method.model_copy(update={"additive": additive})
+
+
+def _learning_rate(method: MethodSpec) -> float:
+    if method.type is MethodType.PARTIAL and method.partial:
+        return _PARTIAL_PARAMETERS_RATE if method.partial.parameters else _PARTIAL_LAYERS_RATE
+    kind = method.additive.technique if method.additive else method.type
+    return _LEARNING_RATES.get(kind, DEFAULT_LEARNING_RATE)
 
 
 def _metrics(spec: FineTuneJobSpec) -> tuple[Metric, ...]:

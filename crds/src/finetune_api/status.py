@@ -187,13 +187,13 @@ class PublishedAdapter(Message):
     """What was published."""
 
     uri: Text
-    """Folder of the adapter."""
+    """Folder of what was trained: an adapter, changed parameters, or a whole model."""
 
     sha256: Sha256
-    """Digest of the adapter's weights."""
+    """Digest of its weights; of their digests where they lie in several files."""
 
     size_bytes: int
-    """Size of the adapter's weights in bytes."""
+    """Size of its weights in bytes."""
 
     base_model: Text
     """The model it belongs to."""

@@ -1,4 +1,4 @@
-"""What a trained model is published as: a PEFT adapter, and on request a whole model with the adapter merged in."""
+"""What a trained model is published as: what was trained, and on request a whole model with that merged in."""
 
 from __future__ import annotations
 
@@ -6,46 +6,50 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.spec.method import Quantization
-from peft import PeftModel
-from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerBase
+from safetensors import safe_open
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_trainer.model.device import Device
 from finetune_trainer.model.files import ModelFiles
 from finetune_trainer.model.load import load_model
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-
-
-def export_adapter(model: PeftModel, base_model: str, revision: str | None, folder: Path) -> None:
-    """The adapter in PEFT's layout, naming the base model as the job does rather than a folder of this machine."""
-    config = model.peft_config["default"]
-    config.base_model_name_or_path = base_model
-    config.revision = revision
-    config.inference_mode = True
-    # "auto" would ask the hub whether the vocabulary had grown; an adapter of ours never holds embeddings.
-    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    broken = [name for name, tensor in load_file(folder / ADAPTER_WEIGHTS).items() if not tensor.isfinite().all()]
-    assert not broken, f"the adapter holds values that are not finite: {broken[:3]}"
+from finetune_trainer.tuned import Tuned
 
 
-def export_merged(files: ModelFiles, quantization: Quantization, device: Device, adapter: Path,
+def export_trained(tuned: Tuned, base_model: str, revision: str | None, folder: Path) -> None:
+    """What was trained, in its own layout."""
+    tuned.publish(folder, base_model, revision)
+    broken = [name for path in sorted(folder.glob("*.safetensors")) for name in _not_finite(path)]
+    assert not broken, f"what was trained holds values that are not finite: {broken[:3]}"
+
+
+def _not_finite(path: Path) -> list[str]:
+    with safe_open(path, "pt") as file:
+        return [name for name in file.keys() if not file.get_tensor(name).isfinite().all()]  # noqa: SIM118
+
+
+def export_merged(tuned: Tuned, published: Path, files: ModelFiles, quantization: Quantization, device: Device,
                   tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A whole model in safetensors: the base as it was trained on (dequantised where it was quantized) + the adapter.
+    """A whole model in safetensors: the base as it was trained on (dequantised where it was quantized) + what was
+    published.
 
     Merging into the base before its quantization would make another model than the one that was evaluated.
     """
-    base: Any = load_model(files, quantization, device)
-    if quantization is not Quantization.NONE:
-        base = base.dequantize()
-        base.to(device.dtype)
-    merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    def base() -> PreTrainedModel:
+        model: Any = load_model(files, quantization, device)
+        if quantization is not Quantization.NONE:
+            model = model.dequantize()
+            model.to(device.dtype)
+        loaded: PreTrainedModel = model
+        return loaded
+
+    save_whole(tuned.merged(published, base), tokenizer, folder)
+
+
+def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """A whole model with its tokenizer, which transformers loads without knowing of us."""
     for leftover in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(merged.config, leftover):
-            delattr(merged.config, leftover)
-    merged.config.use_cache = True
-    merged.save_pretrained(folder)
+        if hasattr(model.config, leftover):
+            delattr(model.config, leftover)
+    model.config.use_cache = True
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from finetune_api.layout import ADAPTER, BASELINE, CHECKPOINTS, MERGED, METRICS, REPORT, job_prefix
+from finetune_api.layout import ADAPTER, BASELINE, CHANGED, CHECKPOINTS, MERGED, METRICS, MODEL, REPORT, job_prefix
 from finetune_api.messages import Outcome, Result, RunConfig, Stage
 from finetune_api.spec.output import Export
 from finetune_api.status import EvaluationScores, Memory
@@ -23,7 +23,7 @@ from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.evaluation.evaluate import Evaluation, Evaluator
 from finetune_trainer.evaluation.reference import ask_reference
 from finetune_trainer.evaluation.scores import Scores, majority_scores
-from finetune_trainer.export import export_adapter, export_merged
+from finetune_trainer.export import export_merged, export_trained
 from finetune_trainer.faults import reach
 from finetune_trainer.gate import judge
 from finetune_trainer.limits import LimitsFile, cost_of
@@ -49,6 +49,8 @@ from finetune_trainer.training.checkpoints import CheckpointStore, Identity
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.watching.metrics_log import MetricsLog
 from finetune_trainer.watching.state import RunState
+
+_NAMES = {ADAPTER: "the adapter", CHANGED: "what was changed", MODEL: "the model"}
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,9 @@ def run_attempt(attempt: Attempt) -> Finished:
     config, spec, state, stop = attempt.config, attempt.config.spec, attempt.state, attempt.stop
     prefix = job_prefix(config.namespace, config.name, config.uid)
     storage = open_storage(spec.output.uri, spec.output.s3)
-    published = published_result(storage, prefix)
-    if published is not None:
-        return Finished(published, None)
+    earlier = published_result(storage, prefix)
+    if earlier is not None:
+        return Finished(earlier, None)
     if attempt.place.is_main:
         probe(storage, prefix)
     if spec.training.batch_size % attempt.place.size:
@@ -160,7 +162,7 @@ def run_attempt(attempt: Attempt) -> Finished:
         return Finished(None, None)
 
     state.enter(Stage.EVALUATING_AFTER)
-    after = evaluator.evaluate(trained.model)
+    after = evaluator.evaluate(trained.tuned.model)
     majority = majority_scores(data.train_answers, [row.example.answer for row in data.held_out],
                                spec.evaluation.metrics or ())
     reference = ask_reference(spec, data.held_out, stop.check)
@@ -168,19 +170,20 @@ def run_attempt(attempt: Attempt) -> Finished:
 
     state.enter(Stage.EXPORTING)
     results = attempt.scratch / "results"
-    export_adapter(trained.model, str(spec.model.source), spec.model.revision, results / ADAPTER)
+    published = results / trained.tuned.folder
+    export_trained(trained.tuned, str(spec.model.source), spec.model.revision, published)
     if Export.MERGED in spec.output.exports:
-        export_merged(files, spec.method.quantization, device, results / ADAPTER, tokenizer, results / MERGED)
+        export_merged(trained.tuned, published, files, spec.method.quantization, device, tokenizer, results / MERGED)
     stop.check()
 
     state.enter(Stage.PUBLISHING)
     facts = _facts(attempt, device, base, files.revision, data.counts, [str(f) for f in data.findings], before, after,
                    majority, reference, trained)
     (results / REPORT).write_text(render_report(facts), encoding="utf-8")
-    (results / ADAPTER / "README.md").write_text(render_card(facts), encoding="utf-8")
+    (published / "README.md").write_text(render_card(facts), encoding="utf-8")
     (results / METRICS).write_bytes(attempt.metrics.path.read_bytes())
-    result = publish(storage, prefix, results, config, identity, files.revision, _result(facts, trained, state),
-                     attempt.clock)
+    result = publish(storage, prefix, results, trained.tuned.folder, config, identity, files.revision,
+                     _result(facts, trained, state), attempt.clock)
     remove_checkpoints(storage, prefix)
     state.enter(Stage.DONE)
     return Finished(result, facts)
@@ -216,7 +219,8 @@ def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: 
         before=before, after=after, majority=majority, reference=reference, steps=attempt.metrics.steps(),
         step=trained.step, total_steps=trained.total_steps, resumed_from_step=trained.resumed_from_step,
         stopped_early=trained.stopped_early, micro_batch_size=trained.micro_batch_size,
-        trainable_parameters=trained.trainable_parameters,
+        trainable_parameters=trained.trainable_parameters, published_folder=trained.tuned.folder,
+        loading=trained.tuned.loading,
         stage_seconds={str(stage): seconds for stage, seconds in state.stage_seconds.items()},
         peak_memory_bytes=peak_memory_bytes(device), device=environment(device)["machine"],
         cost=state.spending().spent, currency=attempt.config.accelerator.currency, hourly_rate=state.hourly_rate,
@@ -228,9 +232,9 @@ def _result(facts: RunFacts, trained: Trained, state: RunState) -> Result:
     before = facts.before
     outcome = facts.outcome
     words = {
-        Outcome.QUALITY_GATE: f"{facts.gate}; the adapter is published all the same",
+        Outcome.QUALITY_GATE: f"{facts.gate}; {_NAMES[trained.tuned.folder]} is published all the same",
         Outcome.STOPPED_EARLY: f"{trained.stopped_early}; what was learnt until then is published",
-        Outcome.SUCCEEDED: f"trained {trained.step} steps and published the adapter",
+        Outcome.SUCCEEDED: f"trained {trained.step} steps and published {_NAMES[trained.tuned.folder]}",
     }[outcome]
     return Result(
         outcome=outcome, message=words, step=trained.step, total_steps=trained.total_steps,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
-from finetune_api.layout import ADAPTER, CHECKPOINTS, MANIFEST, results_prefix
+from finetune_api.layout import CHECKPOINTS, MANIFEST, results_prefix
 from finetune_api.messages import Manifest, Outcome, PublishedFile, Result, RunConfig
 from finetune_api.status import PublishedAdapter
 from pydantic import ValidationError
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.errors import OutputNotWritable, TrainerError
-from finetune_trainer.export import ADAPTER_WEIGHTS
 from finetune_trainer.faults import reach
 from finetune_trainer.model.device import package_versions
 from finetune_trainer.storage import Storage, as_output
@@ -36,11 +36,22 @@ def published_result(storage: Storage, prefix: str) -> Result | None:
     return result.model_copy(update={"outcome": Outcome.ALREADY_PUBLISHED})
 
 
-def publish(storage: Storage, prefix: str, folder: Path, config: RunConfig, identity: Identity, base_revision: str,
-            result: Result, clock: Clock) -> Result:
+def publish(storage: Storage, prefix: str, folder: Path, trained: str, config: RunConfig, identity: Identity,
+            base_revision: str, result: Result, clock: Clock) -> Result:
     """Upload `folder` as this attempt's result; the result as published, with adapter and manifest filled in.
 
     Where another attempt was first, its result is returned, and nothing of it is changed.
+
+    Args:
+        storage: the job's output.
+        prefix: the job's folder there.
+        folder: what to upload.
+        trained: the folder in it that holds what was trained.
+        config: the run configuration.
+        identity: digests of what it was trained on.
+        base_revision: the base model's commit, or the digest of its weights.
+        result: the result so far.
+        clock: the time.
 
     Raises:
         OutputNotWritable: a file could not be written.
@@ -51,7 +62,7 @@ def publish(storage: Storage, prefix: str, folder: Path, config: RunConfig, iden
         storage.put_file(f"{prefix}/{target}/{file.path}", folder / file.path)
     reach("results")
     result = result.model_copy(update={
-        "adapter": _adapter(storage, prefix, target, files, config, base_revision),
+        "adapter": _adapter(storage, prefix, target, trained, files, config, base_revision),
         "manifest": str(storage.root.join(prefix, MANIFEST)),
     })
     manifest = Manifest(
@@ -76,10 +87,14 @@ def remove_checkpoints(storage: Storage, prefix: str) -> None:
         return
 
 
-def _adapter(storage: Storage, prefix: str, target: str, files: tuple[PublishedFile, ...], config: RunConfig,
-             base_revision: str) -> PublishedAdapter:
-    weights = next(file for file in files if file.path == f"{ADAPTER}/{ADAPTER_WEIGHTS}")
+def _adapter(storage: Storage, prefix: str, target: str, trained: str, files: tuple[PublishedFile, ...],
+             config: RunConfig, base_revision: str) -> PublishedAdapter:
+    weights = [file for file in files if file.path.startswith(f"{trained}/") and file.path.endswith(".safetensors")]
+    # A large model lies in several files; then it is the digest of theirs.
+    digest = weights[0].sha256 if len(weights) == 1 else \
+        hashlib.sha256("".join(file.sha256 for file in weights).encode()).hexdigest()
     return PublishedAdapter(
-        uri=str(storage.root.join(prefix, target, ADAPTER)), sha256=weights.sha256, size_bytes=weights.size_bytes,
+        uri=str(storage.root.join(prefix, target, trained)), sha256=digest,
+        size_bytes=sum(file.size_bytes for file in weights),
         base_model=str(config.spec.model.source), base_revision=base_revision,
     )

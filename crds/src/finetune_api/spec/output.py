@@ -45,4 +45,5 @@ class OutputSpec(ApiModel):
     """Settings of `s3://` locations."""
 
     exports: Annotated[tuple[Export, ...], Field(min_length=1, max_length=2)] = (Export.ADAPTER,)
-    """`adapter`, and `merged` for a whole model with the adapter merged in."""
+    """`adapter` is what was trained: an adapter, changed parameters, or with Full the whole model. `merged` adds a
+    whole model with that merged in."""

@@ -52,7 +52,8 @@ class TrainingSpec(ApiModel):
     """Optimizer steps; or use `epochs`."""
 
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Peak learning rate. Left out: 2e-4."""
+    """Peak learning rate. Left out: 2e-4 for LoRA and DoRA, 2e-5 for Full, 5e-5 for layers and 5e-4 for parameters of
+    Partial, 1e-2 for IA3, 3e-2 for PromptTuning and PrefixTuning, 1e-3 for Bottleneck."""
 
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
     """Rows per optimizer step, over all GPUs. Neither memory nor packing changes it."""
@@ -70,7 +71,7 @@ class TrainingSpec(ApiModel):
 
     packing: bool = True
     """Lay several rows of a step side by side instead of padding them. Rows never see each other, and the gradient is
-    the same."""
+    the same. Prompt and prefix tuning never do, since every row needs virtual tokens of its own."""
 
     scheduler: Scheduler = Scheduler.COSINE
     """Learning rate after the warm-up: falling to zero by `cosine` or `linear`, or `constant`."""
@@ -85,10 +86,11 @@ class TrainingSpec(ApiModel):
     """Gradients are clipped to this norm."""
 
     precision: Precision = Precision.AUTO
-    """`auto` is float32 on CPU and bfloat16 on GPUs that have it. Adapters are float32 in any case."""
+    """`auto` is float32 on CPU and bfloat16 on GPUs that have it. What is trained is float32 in any case."""
 
     gradient_checkpointing: Toggle = Toggle.AUTO
-    """Recompute activations instead of keeping them: less memory, about a third more time. `auto` does so on a GPU."""
+    """Recompute activations instead of keeping them: less memory, about a third more time. `auto` does so on a GPU, but
+    never for prefix tuning, whose prefix would be lost."""
 
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
     """Seed of the adapter's first weights, the order of the rows, dropout, and the choice of held-out rows."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from finetune_trainer.methods.lora import attach
 from finetune_trainer.training.run import Trained, TrainingRun
-from finetune_trainer.training.sft import train_adapter
+from finetune_trainer.training.sft import fine_tune
+from finetune_trainer.tuned.peft_adapter import PeftAdapter
 
 
 def train(run: TrainingRun) -> Trained:
-    """Attach the adapter and train it; errors as in `train_adapter`, and `BadConfig` for unknown target modules."""
+    """Attach the adapter and train it; errors as in `fine_tune`, and `BadConfig` for unknown target modules."""
     settings = run.spec.method.dora
     assert settings is not None
     # The magnitudes start as the norms of the (dequantised) weights, so the model is unchanged at first.
-    return train_adapter(run, attach(run, settings, "spec.method.dora", dora=True))
+    model = attach(run, settings, "spec.method.dora", dora=True)
+    return fine_tune(run, PeftAdapter(model, settings.learning_rate_ratio or 1.0))

@@ -1,4 +1,4 @@
-"""The adapter's README.md: a Hugging Face model card with the facts of the run."""
+"""The README.md of what was trained: a Hugging Face model card with the facts of the run."""
 
 from __future__ import annotations
 
@@ -111,7 +111,17 @@ def asking(facts: RunFacts) -> str:
 
 
 def load_code(facts: RunFacts) -> str:
-    """Python that loads base model and adapter with PEFT, the base stored as in training."""
+    """Python that loads base model and what was trained, the base stored as in training; or a whole model."""
+    loading = facts.loading
+    if not loading.lines:
+        return "\n".join([
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            *_local("published", facts.published_location),
+            "",
+            "tokenizer = AutoTokenizer.from_pretrained(published)",
+            'model = AutoModelForCausalLM.from_pretrained(published, dtype="auto", device_map="auto")',
+        ])
     hub = facts.run.spec.model.source.scheme == "hub"
     quantization = facts.run.spec.method.quantization
     names, stored, arguments = ["AutoModelForCausalLM", "AutoTokenizer"], [], ['dtype="auto"', 'device_map="auto"']
@@ -132,18 +142,18 @@ def load_code(facts: RunFacts) -> str:
         *_local("base", facts.base_model),
     ]
     return "\n".join([
-        "from peft import PeftModel",
+        *loading.imports,
         f"from transformers import {', '.join(names)}",
         "",
         *weights,
-        *_local("adapter", facts.adapter_location),
+        *_local("published", facts.published_location),
         "",
         *stored,
         f"tokenizer = AutoTokenizer.from_pretrained({base})",
         "model = AutoModelForCausalLM.from_pretrained(",
         f"    {', '.join([base, *arguments])},",
         ")",
-        "model = PeftModel.from_pretrained(model, adapter)",
+        *loading.lines,
     ])
 
 
@@ -164,8 +174,8 @@ def _front_matter(facts: RunFacts) -> str:
     front: dict[str, Any] = {}
     # The hub refuses a card whose base model is not on the hub.
     if spec.model.source.scheme == "hub":
-        front |= {"base_model": facts.base_model, "base_model_relation": "adapter"}
-    front |= {"library_name": "peft", "pipeline_tag": "text-generation",
+        front |= {"base_model": facts.base_model, "base_model_relation": facts.loading.relation}
+    front |= {"library_name": facts.loading.library, "pipeline_tag": "text-generation",
               "tags": [*dict.fromkeys([f"{spec.method.type}".lower(), facts.method_name.split()[0].lower(), "sft"])]}
     source = spec.dataset.source
     if source.scheme == "hf":

@@ -9,15 +9,17 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.layout import ADAPTER, job_prefix, results_prefix
+from finetune_api.layout import job_prefix, results_prefix
 from finetune_api.messages import Outcome, RunConfig
 from finetune_api.spec.evaluation import Metric
+from finetune_api.spec.method import MethodSpec
 
 from finetune_trainer.evaluation.scores import Scores, headline
 from finetune_trainer.gate import judge
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluation.evaluate import Evaluation
+    from finetune_trainer.tuned import Loading
 
 _LABELS = {
     "loss": "loss (nats per answer token)",
@@ -56,6 +58,8 @@ class RunFacts:
         stopped_early: why training ended before its last step, or None.
         micro_batch_size: rows per forward pass.
         trainable_parameters: how many numbers were trained.
+        published_folder: the folder below the results that holds what was trained.
+        loading: how to read that folder back.
         stage_seconds: seconds of each stage of this attempt, by name.
         peak_memory_bytes: peak memory (allocated on the GPU, or resident on a CPU).
         device: what it ran on.
@@ -84,6 +88,8 @@ class RunFacts:
     stopped_early: str | None
     micro_batch_size: int
     trainable_parameters: int
+    published_folder: str
+    loading: Loading
     stage_seconds: Mapping[str, float]
     peak_memory_bytes: int
     device: str
@@ -95,11 +101,12 @@ class RunFacts:
 
     @property
     def method_name(self) -> str:
-        """The method as people say it: QLoRA, DoRA, LoRA (int8), …"""
+        """The method as people say it: QLoRA, DoRA, LoRA (int8), IA3, Full, …"""
         method = self.run.spec.method
-        if method.quantization == "nf4":
+        if method.quantization == "nf4" and not method.additive:
             return f"Q{method.type}"
-        return f"{method.type}" if method.quantization == "none" else f"{method.type} ({method.quantization})"
+        name = method.additive.technique if method.additive else method.type
+        return f"{name}" if method.quantization == "none" else f"{name} ({method.quantization})"
 
     @property
     def trained_tokens(self) -> int:
@@ -118,11 +125,11 @@ class RunFacts:
         return sum(self.stage_seconds.values())
 
     @property
-    def adapter_location(self) -> str:
-        """Where the adapter is published."""
+    def published_location(self) -> str:
+        """Where what was trained is published."""
         run = self.run
         return str(run.spec.output.uri.join(job_prefix(run.namespace, run.name, run.uid), results_prefix(run.attempt),
-                                            ADAPTER))
+                                            self.published_folder))
 
     @property
     def outcome(self) -> Outcome:
@@ -245,14 +252,11 @@ def row_counts(facts: RunFacts) -> list[tuple[str, str]]:
 def settings(facts: RunFacts) -> list[tuple[str, str]]:
     """How it was trained, in words and numbers."""
     spec, training = facts.run.spec, facts.run.spec.training
-    adapter = spec.method.dora or spec.method.lora
     share = facts.trainable_parameters / facts.base["parameters"] if facts.base.get("parameters") else None
     lines = [
         ("method", facts.method_name),
-        *([("rank, alpha, dropout", f"{adapter.rank}, {adapter.alpha:g}, {adapter.dropout:g}"),
-           ("adapted layers", ", ".join(adapter.target_modules) if adapter.target_modules else
-            "every linear layer but the head")] if adapter else []),
-        ("trained parameters", f"{facts.trainable_parameters:,}" + (f" ({100 * share:.2g} %)" if share else "")),
+        *_method_settings(spec.method),
+        ("trained parameters", f"{facts.trainable_parameters:,}" + (f" ({_percent(share)})" if share else "")),
         ("steps", f"{facts.step:,} of {facts.total_steps:,}" +
          (f" ({training.epochs:g} epochs)" if training.epochs else "")),
         ("rows per step", f"{training.batch_size:,}, {facts.micro_batch_size:,} at once"),
@@ -265,6 +269,33 @@ def settings(facts: RunFacts) -> list[tuple[str, str]]:
     if facts.resumed_from_step:
         lines.append(("resumed", f"from the checkpoint of step {facts.resumed_from_step:,}"))
     return lines
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+def _method_settings(method: MethodSpec) -> list[tuple[str, str]]:
+    if adapter := method.dora or method.lora:
+        lines = [("rank, alpha, dropout", f"{adapter.rank}, {adapter.alpha:g}, {adapter.dropout:g}"),
+                 ("adapted layers", ", ".join(adapter.target_modules) if adapter.target_modules else
+                  "every linear layer but the head")]
+        if method.lora and method.lora.initialization != "default":
+            lines.append(("started from", f"{method.lora.initialization}"))
+        if adapter.learning_rate_ratio:
+            lines.append(("learning rate of B", f"{adapter.learning_rate_ratio:g} times A's"))
+        return lines
+    if part := method.partial:
+        if part.parameters:
+            return [("trained parameters named", ", ".join(part.parameters))]
+        return [("trained layers", ", ".join(map(str, part.layers)) if part.layers else f"the last {part.last_layers}")]
+    if added := method.additive:
+        if added.virtual_tokens:
+            return [("virtual tokens", f"{added.virtual_tokens:,}")]
+        if added.bottleneck_size:
+            return [("bottleneck's width", f"{added.bottleneck_size:,}")]
+        return [("scaled layers", ", ".join(added.target_modules) if added.target_modules else "PEFT's for the model")]
+    return []
 
 
 def human_bytes(count: int) -> str:

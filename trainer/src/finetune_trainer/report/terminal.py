@@ -58,8 +58,8 @@ def generated_per_second(facts: RunFacts) -> float:
 def _places(result: Result) -> list[str]:
     if result.adapter is None:
         return []
-    folder = result.adapter.uri.rpartition("/")[0]
-    return [f"adapter     {_shown(result.adapter.uri)}", f"report      {_shown(f'{folder}/{REPORT}')}"]
+    folder, _, name = result.adapter.uri.rpartition("/")
+    return [f"{name:<12}{_shown(result.adapter.uri)}", f"report      {_shown(f'{folder}/{REPORT}')}"]
 
 
 def _shown(location: str) -> str:

@@ -36,6 +36,7 @@ class AnswersOnly:
 
     def _narrow(self, module: torch.nn.Module, arguments: Any, output: Any) -> Any:
         if self._chosen is not None:
-            # Position i predicts token i + 1, so the last position predicts nothing.
-            output.last_hidden_state = output.last_hidden_state[:, :-1][self._chosen].unsqueeze(0)
+            # Virtual tokens may stand before the text. Position i predicts token i + 1, so the last predicts nothing.
+            text = output.last_hidden_state[:, -self._chosen.shape[1] - 1:]
+            output.last_hidden_state = text[:, :-1][self._chosen].unsqueeze(0)
         return output

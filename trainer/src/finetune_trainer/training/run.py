@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 from finetune_api.spec.job import FineTuneJobSpec
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,6 +17,7 @@ from finetune_trainer.model.device import Device
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.storage import BackgroundUploader
 from finetune_trainer.training.checkpoints import CheckpointStore, Identity
+from finetune_trainer.tuned import Tuned
 from finetune_trainer.watching.metrics_log import MetricsLog
 from finetune_trainer.watching.state import RunState
 
@@ -68,7 +68,7 @@ class Trained:
     """A trained model.
 
     Attributes:
-        model: with its adapter.
+        tuned: the model, and what was trained in it.
         step: optimizer steps done.
         total_steps: steps that were planned.
         resumed_from_step: the checkpoint that it went on from.
@@ -77,7 +77,7 @@ class Trained:
         stopped_early: why it ended before the last step, or None.
     """
 
-    model: Any
+    tuned: Tuned
     step: int
     total_steps: int
     resumed_from_step: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ import torch
 from datasets import Dataset
 from finetune_api.layout import METRICS
 from finetune_api.spec.training import Toggle
-from peft import PeftModel, set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
@@ -22,19 +20,19 @@ from finetune_trainer.data.collate import collate
 from finetune_trainer.data.steps import Layout, lay_out, step_rows, total_steps
 from finetune_trainer.distributed import COLLECTIVE
 from finetune_trainer.errors import OutOfMemory, StopRequested
-from finetune_trainer.export import ADAPTER_WEIGHTS
 from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loop import LoopCallback
 from finetune_trainer.training.run import Trained, TrainingRun
+from finetune_trainer.tuned import Tuned, count_trained, load_trained, save_trained
 
 _CPU_MICRO_TOKENS = 256
 _GPU_MICRO_TOKENS = 16_384
 _LEAVING_SECONDS = 300.0
 
 
-def train_adapter(run: TrainingRun, model: PeftModel) -> Trained:
-    """Train the adapter of a model on the run's rows, from the newest checkpoint on where there is one.
+def fine_tune(run: TrainingRun, tuned: Tuned) -> Trained:
+    """Train what is to be trained in a model on the run's rows, from the newest checkpoint on where there is one.
 
     Raises:
         Diverged: the loss became NaN or ran away.
@@ -45,7 +43,9 @@ def train_adapter(run: TrainingRun, model: PeftModel) -> Trained:
     """
     training = run.spec.training
     steps = total_steps(len(run.data.train), training.batch_size, training.epochs, training.max_steps)
-    first_weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    # On disk: a copy of a whole model in memory would cost as much again.
+    first = run.scratch / "first"
+    save_trained(tuned.model, first)
     folder = run.scratch / "resume"
     found = run.checkpoints.newest(run.identity, folder)
     start = found.step if found else 0
@@ -62,10 +62,10 @@ def train_adapter(run: TrainingRun, model: PeftModel) -> Trained:
     run.world.agree({"job": identity.spec_hash, "data": identity.data_hash, "base weights": identity.base_hash,
                      "newest checkpoint": start})
     if start >= steps:
-        set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
+        load_trained(tuned.model, folder)
     while step < steps and reason is None:
         try:
-            step, reason = _train_with(run, model, micro, steps, folder if start else None, start, first_weights)
+            step, reason = _train_with(run, tuned, micro, steps, folder if start else None, start, first)
         except torch.OutOfMemoryError as error:
             if run.world.size > 1:
                 # The others wait in a collective, which can't be begun again.
@@ -88,9 +88,8 @@ def train_adapter(run: TrainingRun, model: PeftModel) -> Trained:
         if run.device.is_gpu:
             torch.cuda.empty_cache()
     return Trained(
-        model=model, step=step, total_steps=steps, resumed_from_step=run.state.resumed_from_step,
-        micro_batch_size=micro, trainable_parameters=sum(p.numel() for p in first_weights.values()),
-        stopped_early=reason,
+        tuned=tuned, step=step, total_steps=steps, resumed_from_step=run.state.resumed_from_step,
+        micro_batch_size=micro, trainable_parameters=count_trained(tuned.model), stopped_early=reason,
     )
 
 
@@ -105,9 +104,10 @@ def _first_micro_batch(run: TrainingRun) -> int:
     return -(-rows // max(1, -(-rows // fitting)))
 
 
-def _train_with(run: TrainingRun, model: PeftModel, micro: int, steps: int, resume: Path | None, start: int,
-                first_weights: dict[str, torch.Tensor]) -> tuple[int, str | None]:
+def _train_with(run: TrainingRun, tuned: Tuned, micro: int, steps: int, resume: Path | None, start: int,
+                first: Path) -> tuple[int, str | None]:
     """One training loop with one micro-batch size: the steps done, and why it ended early."""
+    model = tuned.model
     layout = Layout(micro, run.spec.training.packing, model.config.get_text_config().hidden_size, run.world.size)
     loader = StepLoader(run, layout, steps, start)
     callback = LoopCallback(run, loader, steps, start)
@@ -120,14 +120,15 @@ def _train_with(run: TrainingRun, model: PeftModel, micro: int, steps: int, resu
     )
     trainer.remove_callback(PrinterCallback)
     trainer.loader = loader
+    trainer.rate = tuned.rate
     trainer.keeps_random_state = run.world.size == 1
     # TRL would gather metrics that nobody reads from all processes, four times in every forward pass.
     trainer.accelerator.gather_for_metrics = lambda metric: metric
     if not run.device.is_gpu:
-        trainer.answers_only = AnswersOnly(model.get_base_model())
+        trainer.answers_only = AnswersOnly(tuned.causal)
     callback.trainer = trainer
     # TRL has just rounded a quantised model's adapter to bf16 (and after memory trouble it holds the failed try's).
-    _put_back(model, first_weights)
+    load_trained(model, first)
     _assert_precision(model)
     if run.world.size > 1:
         # Every process has loaded the frozen weights itself, and they agreed on their digest: not to be sent around.
@@ -144,14 +145,7 @@ def _train_with(run: TrainingRun, model: PeftModel, micro: int, steps: int, resu
     return step, callback.stopped_early
 
 
-def _put_back(model: PeftModel, weights: dict[str, torch.Tensor]) -> None:
-    for name, parameter in model.named_parameters():
-        if name in weights:
-            parameter.data = weights[name].clone()
-            parameter.grad = None
-
-
-def _assert_precision(model: PeftModel) -> None:
+def _assert_precision(model: torch.nn.Module) -> None:
     wrong = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype is not torch.float32]
     assert not wrong, f"trained weights must be float32: {wrong[:3]}"
 
@@ -241,6 +235,7 @@ class _Trainer(SFTTrainer):
     """TRL's trainer, with the project's loader and the faults that tests ask for."""
 
     loader: StepLoader
+    rate: Callable[[str], float]
     keeps_random_state = True
     answers_only: AnswersOnly | None = None
 
@@ -260,8 +255,29 @@ class _Trainer(SFTTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         return loss * math.nan if loss_becomes_nan(self.state.global_step + 1) else loss
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        rates = {id(parameter): self.rate(name) for name, parameter in self.model.named_parameters()}
+        groups = optimizer.param_groups
+        # A group for each rate; the first one's is the rate that is shown.
+        optimizer.param_groups = [
+            {**group, "params": members, "lr": group["lr"] * rate}
+            for rate in sorted({*rates.values()}) for group in groups
+            if (members := [p for p in group["params"] if rates[id(p)] == rate])
+        ]
+        return optimizer
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: checkpoints are for resuming, and the adapter's card is ours."""
+        """None: checkpoints are for resuming, and the card is ours."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        assert output_dir is not None
+        save_trained(self.model, Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(self.model, Path(resume_from_checkpoint))
 
     def _save_rng_state(self, output_dir: str) -> None:
         # Several processes begin every step with random states of their own (`LoopCallback.on_step_begin`).

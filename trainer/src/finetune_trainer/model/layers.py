@@ -1,0 +1,61 @@
+"""The layers of a model, and its parameters by layer or by name."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import torch
+from finetune_api.spec.method import PartialSpec
+from transformers import PreTrainedModel
+
+from finetune_trainer.errors import BadConfig
+
+_SHOWN = 8
+
+
+def decoder_layers(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
+    """The stack of a model's layers, and its name: the one list of modules that is as long as the model is deep.
+
+    Raises:
+        BadConfig: the architecture keeps its layers otherwise.
+    """
+    depth = model.config.get_text_config().num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
+            return name, module
+    raise BadConfig(f"spec.model.source: {type(model).__name__} keeps its {depth} layers in no list of modules; choose "
+                    "another method, or partial.parameters")
+
+
+def chosen_parameters(model: PreTrainedModel, partial: PartialSpec) -> dict[str, torch.nn.Parameter]:
+    """The parameters that a job names, by their full names.
+
+    Raises:
+        BadConfig: a layer that isn't there, or a pattern that fits nothing; the message says what there is.
+    """
+    parameters = dict(model.named_parameters())
+    if partial.parameters is not None:
+        for pattern in partial.parameters:
+            if not any(fnmatchcase(name, pattern) for name in parameters):
+                raise BadConfig(f"spec.method.partial.parameters: no parameter's name fits {pattern}; the names that "
+                                f"exist: {', '.join(_abridged(list(parameters)))}")
+        return {name: parameter for name, parameter in parameters.items()
+                if any(fnmatchcase(name, pattern) for pattern in partial.parameters)}
+    stack, layers = decoder_layers(model)
+    if partial.layers is not None:
+        field, wanted = "layers", partial.layers
+    else:
+        field, count = "lastLayers", partial.last_layers or 0
+        wanted = tuple(range(len(layers) - count, len(layers)))
+    if min(wanted) < 0 or max(wanted) >= len(layers):
+        written = list(wanted) if field == "layers" else len(wanted)
+        raise BadConfig(f"spec.method.partial.{field}: {written}, but the model has {len(layers)} layers, numbered "
+                        f"from 0 to {len(layers) - 1}")
+    return {name: parameter for name, parameter in parameters.items()
+            if any(name.startswith(f"{stack}.{index}.") for index in wanted)}
+
+
+def _abridged(names: list[str]) -> list[str]:
+    """Names with the layers' numbers as a star, each once: enough to write a pattern from."""
+    short = list(dict.fromkeys(".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names))
+    return short if len(short) <= 3 * _SHOWN else [*short[:3 * _SHOWN], "…"]

@@ -1,0 +1,92 @@
+"""What a method trains in a model, and what is published of it: an adapter, changed parameters, or a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+TRAINED = "trained.safetensors"
+"""The trained parameters in a checkpoint, by their names in the model."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a published folder is read back, for the model card.
+
+    Attributes:
+        imports: lines of Python that import what is needed beside transformers.
+        lines: lines of Python that put the folder `published` into the loaded base `model`; none for a whole model.
+        library: the hub's `library_name`.
+        relation: the hub's `base_model_relation`.
+    """
+
+    imports: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    library: str = "transformers"
+    relation: str = "finetune"
+
+
+class Tuned(Protocol):
+    """A model with something in it that is trained: its parameters that require gradients, whatever they are."""
+
+    @property
+    def model(self) -> Any:
+        """The model to call, to `generate` with, and to train."""
+        ...
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The causal language model itself: `model`, or what lies inside it."""
+        ...
+
+    @property
+    def folder(self) -> str:
+        """The folder below an attempt's results that it is published as (`finetune_api.layout`)."""
+        ...
+
+    @property
+    def loading(self) -> Loading:
+        """How to read that folder back."""
+        ...
+
+    def rate(self, name: str) -> float:
+        """What the learning rate is multiplied by for a parameter."""
+        ...
+
+    def publish(self, folder: Path, base_model: str, revision: str | None) -> None:
+        """Write what was trained, naming the base model as the job does rather than a folder of this machine."""
+        ...
+
+    def merged(self, folder: Path, base: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+        """A whole model with what was published in `folder` merged in; `base` loads the base model in full precision.
+        """
+        ...
+
+
+def save_trained(model: torch.nn.Module, folder: Path) -> None:
+    """Write the trained parameters, as they are, for `load_trained`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: parameter.detach().contiguous() for name, parameter in model.named_parameters()
+               if parameter.requires_grad}, folder / TRAINED)
+
+
+def load_trained(model: torch.nn.Module, folder: Path) -> None:
+    """Put trained parameters back to the bit, also where something has rounded them meanwhile."""
+    weights = load_file(folder / TRAINED)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # A copy: what is read from a file may lie in memory otherwise than what torch allocates, and add up so.
+            parameter.data = weights.pop(name).clone().to(parameter.device)
+            parameter.grad = None
+    assert not weights, f"these are not trained: {sorted(weights)[:3]}"
+
+
+def count_trained(model: torch.nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
