@@ -15,7 +15,7 @@ from tests.cli.jobs import call, write_job
 @pytest.mark.parametrize(("sections", "message"), [
     ({"method": {"type": "QLoRA"}}, "spec.method.type: write LoRA, DoRA, ReFT, Partial, Additive or Full: did you mean "
                                     'LoRA? (found "QLoRA")'),
-    ({"method": {"type": "ReFT"}}, "spec.method.type: this version trains LoRA and DoRA; write one of them"),
+    ({"method": {"type": "Full"}}, "spec.method.type: this version trains LoRA, DoRA and ReFT; write one of them"),
     ({"training": {"bachSize": 8}}, "spec.training.bachSize: unknown field: did you mean batchSize? (found 8)"),
     ({"method": {"lora": {"rank": 0}}},
      "spec.method.lora.rank: write a value that is greater than or equal to 1 (found 0)"),

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import timedelta
 from typing import Any
 
 from finetune_api.spec.dataset import AnswerType
 from finetune_api.spec.evaluation import JSON_METRICS, Metric
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.method import DoraSpec, LoraSpec, MethodType
+from finetune_api.spec.method import DoraSpec, LoraSpec, MethodSpec, MethodType, ReftSpec
+from finetune_api.spec.reft import ReftPolicy, RewardType
 
 DEFAULT_EPOCHS = 3.0
 DEFAULT_LEARNING_RATE = 2e-4
 DEFAULT_EVALUATION_FRACTION = 0.1
+DEFAULT_WARM_UP_EPOCHS = 2.0
+DEFAULT_PPO_RATES = {ReftPolicy.LORA: 2e-4, ReftPolicy.DORA: 2e-4, ReftPolicy.FULL: 3e-7}
+DEFAULT_PROGRAM_TIMEOUT = timedelta(seconds=2)
+DEFAULT_KL_COEFFICIENT = 0.05
+DEFAULT_KL_COEFFICIENT_OF_PROGRAMS = 0.01
 
 _DECIDES_NOTHING: dict[str, Any] = {"compute": True, "budget": True, "run_policy": True, "output": {"s3", "uri"}}
 
@@ -24,16 +31,35 @@ def resolve_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     if data.evaluation_split is None and data.evaluation_fraction is None:
         data = data.model_copy(update={"evaluation_fraction": DEFAULT_EVALUATION_FRACTION})
     if training.epochs is None and training.max_steps is None:
-        training = training.model_copy(update={"epochs": DEFAULT_EPOCHS})
+        epochs = DEFAULT_WARM_UP_EPOCHS if method.type is MethodType.REFT else DEFAULT_EPOCHS
+        training = training.model_copy(update={"epochs": epochs})
     if training.learning_rate is None:
         training = training.model_copy(update={"learning_rate": DEFAULT_LEARNING_RATE})
     if method.type is MethodType.LORA and method.lora is None:
         method = method.model_copy(update={"lora": LoraSpec()})
     if method.type is MethodType.DORA and method.dora is None:
         method = method.model_copy(update={"dora": DoraSpec()})
+    if method.type is MethodType.REFT:
+        method = _resolved_reft(method)
     if evaluation.metrics is None:
         evaluation = evaluation.model_copy(update={"metrics": _metrics(spec)})
     return spec.model_copy(update={"dataset": data, "training": training, "method": method, "evaluation": evaluation})
+
+
+def _resolved_reft(method: MethodSpec) -> MethodSpec:
+    reft = method.reft or ReftSpec()
+    ppo = reft.ppo
+    if ppo.learning_rate is None:
+        ppo = ppo.model_copy(update={"learning_rate": DEFAULT_PPO_RATES[reft.policy]})
+    if ppo.kl_coefficient is None:
+        programs = reft.reward.type is RewardType.PROGRAM
+        ppo = ppo.model_copy(update={
+            "kl_coefficient": DEFAULT_KL_COEFFICIENT_OF_PROGRAMS if programs else DEFAULT_KL_COEFFICIENT})
+    reward = reft.reward
+    if reward.timeout is None:
+        reward = reward.model_copy(update={"timeout": DEFAULT_PROGRAM_TIMEOUT})
+    lora = reft.lora or (None if reft.policy is ReftPolicy.FULL else LoraSpec())
+    return method.model_copy(update={"reft": reft.model_copy(update={"ppo": ppo, "reward": reward, "lora": lora})})
 
 
 def _metrics(spec: FineTuneJobSpec) -> tuple[Metric, ...]:
@@ -41,6 +67,8 @@ def _metrics(spec: FineTuneJobSpec) -> tuple[Metric, ...]:
     impossible = set() if answer.type is AnswerType.JSON else set(JSON_METRICS)
     if answer.json_schema is None:
         impossible.add(Metric.SCHEMA_VALID)
+    if spec.method.type is not MethodType.REFT:
+        impossible.add(Metric.ANSWER_ACCURACY)
     return tuple(metric for metric in Metric if metric not in impossible)
 
 

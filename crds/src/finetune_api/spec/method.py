@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import ApiModel
+from finetune_api.spec.reft import PpoSpec, ReftPolicy, RewardSpec
 
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
 
@@ -62,11 +63,28 @@ class DoraSpec(LoraSpec):
     (Liu et al., 2024, arXiv:2402.09353)."""
 
 
+class ReftSpec(ApiModel):
+    """Reinforced fine-tuning (Luong et al., 2024, arXiv:2401.08967): a supervised warm-up, which `spec.training`
+    describes, then PPO on sampled chains of thought."""
+
+    policy: ReftPolicy = ReftPolicy.LORA
+    """What learns, in both stages: a `LoRA` or `DoRA` adapter, or the `Full` model as in the paper."""
+
+    lora: LoraSpec | None = None
+    """Settings of the adapter."""
+
+    reward: RewardSpec = RewardSpec()
+    """What a response is worth."""
+
+    ppo: PpoSpec = PpoSpec()
+    """How responses are sampled and learnt from."""
+
+
 class MethodSpec(ApiModel):
     """The method and its settings; the settings block has the method's name in lower case."""
 
     type: MethodType = MethodType.LORA
-    """`LoRA` or `DoRA`; with quantization `nf4` these are QLoRA and QDoRA."""
+    """`LoRA`, `DoRA` or `ReFT`; with quantization `nf4` the first two are QLoRA and QDoRA."""
 
     quantization: Quantization = Quantization.NONE
     """Store the frozen base weights in 8 bits (`int8`, LLM.int8(), arXiv:2208.07339) or 4 bits (`nf4`, QLoRA,
@@ -77,3 +95,6 @@ class MethodSpec(ApiModel):
 
     dora: DoraSpec | None = None
     """Settings of type DoRA."""
+
+    reft: ReftSpec | None = None
+    """Settings of type ReFT."""
