@@ -20,6 +20,7 @@ from finetune_trainer.evaluation.generate import Generated, generate
 from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.evaluation.scores import Scores, perplexity, score
 from finetune_trainer.model.device import Device
+from finetune_trainer.reft.rewards import Judge
 
 _SHOWN = 8
 _CPU_BATCH = 128
@@ -81,6 +82,7 @@ class Evaluator:
     clock: Clock
     check: Callable[[], None]
     report: Callable[[int, int], None]
+    judge: Judge | None = None
 
     def evaluate(self, model: Any) -> Evaluation:
         """Judge a model on the held-out rows; the model is back in the mode that it was in.
@@ -147,8 +149,14 @@ class Evaluator:
         return done, [self.chat.text(ids) for ids in done.answers]
 
     def _score(self, texts: Sequence[str]) -> Scores:
-        return score([row.example.answer for row in self.rows], texts, self.spec.evaluation.metrics or (),
-                     schema_validator(self.spec.dataset.answer_format.json_schema))
+        wanted = self.spec.evaluation.metrics or ()
+        scores = score([row.example.answer for row in self.rows], texts, wanted,
+                       schema_validator(self.spec.dataset.answer_format.json_schema))
+        if self.judge and Metric.ANSWER_ACCURACY in wanted:
+            verdicts = self.judge.judge(texts, [row.example for row in self.rows])
+            right = sum(verdict.right for verdict in verdicts) / len(verdicts)
+            scores[str(Metric.ANSWER_ACCURACY)] = round(right, 6)
+        return scores
 
     def _batch_size(self, new_tokens: int) -> int:
         """Rows at once: as many as a fixed number of tokens of KV cache allows."""

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.layout import ADAPTER, job_prefix, results_prefix
-from finetune_api.messages import Outcome, RunConfig
+from finetune_api.messages import Outcome, RunConfig, Stage
 from finetune_api.spec.evaluation import Metric
 
 from finetune_trainer.evaluation.scores import Scores, headline
@@ -18,10 +18,12 @@ from finetune_trainer.gate import judge
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluation.evaluate import Evaluation
+    from finetune_trainer.reft.state import RolloutExample
 
 _LABELS = {
     "loss": "loss (nats per answer token)",
     "perplexity": "perplexity",
+    "answerAccuracy": "right answer",
     "exactMatch": "whole answer right",
     "jsonValid": "valid JSON",
     "schemaValid": "matches the schema",
@@ -30,7 +32,8 @@ _LABELS = {
     "fieldF1Macro": "macro F1",
     "fieldF1Micro": "micro F1 (0 is empty)",
 }
-_SHARES = {"exactMatch", "jsonValid", "schemaValid", "fieldsMatch"}
+_TRAINING = (Stage.TRAINING, Stage.WARM_UP, Stage.PPO)
+_SHARES = {"answerAccuracy", "exactMatch", "jsonValid", "schemaValid", "fieldsMatch"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class RunFacts:
         hourly_rate: price per hour of all accelerators together.
         packages: package versions.
         gate: what the quality gate said, or None where there is none.
+        remark: what else has to be said of the result, or None.
+        rollouts: sampled responses with their rewards, of the first and the last step of PPO.
     """
 
     run: RunConfig
@@ -92,11 +97,16 @@ class RunFacts:
     hourly_rate: Decimal
     packages: Mapping[str, str]
     gate: str | None
+    remark: str | None = None
+    rollouts: Sequence[RolloutExample] = ()
 
     @property
     def method_name(self) -> str:
         """The method as people say it: QLoRA, DoRA, LoRA (int8), …"""
         method = self.run.spec.method
+        if method.reft is not None:
+            stored = {"nf4": "Q", "int8": "int8 "}.get(method.quantization, "")
+            return f"ReFT ({stored}{method.reft.policy})"
         if method.quantization == "nf4":
             return f"Q{method.type}"
         return f"{method.type}" if method.quantization == "none" else f"{method.type} ({method.quantization})"
@@ -192,7 +202,7 @@ class Figure:
 def figures(facts: RunFacts) -> list[Figure]:
     """The few numbers that matter: score, loss, cost, time, memory and speed, with a dash for what is unknown."""
     gate = facts.run.spec.evaluation.gate
-    wanted = (*((gate.metric,) if gate else ()), Metric.FIELDS_MATCH, Metric.EXACT_MATCH)
+    wanted = (*((gate.metric,) if gate else ()), Metric.ANSWER_ACCURACY, Metric.FIELDS_MATCH, Metric.EXACT_MATCH)
     metric = next((metric for metric in wanted if headline(facts.after.scores, metric) is not None), Metric.LOSS)
     found = [_score_figure(facts, metric) for metric in dict.fromkeys((metric, Metric.LOSS))]
     generated = facts.after.generated_tokens / facts.after.generation_seconds if facts.after.generation_seconds else 0.0
@@ -202,7 +212,7 @@ def figures(facts: RunFacts) -> list[Figure]:
         Figure("cost", f"{facts.cost:f} {facts.currency}", f"at {facts.hourly_rate:f} {facts.currency} an hour"),
         Figure("wall time", human_seconds(facts.wall_seconds),
                f"attempt {facts.run.attempt}; earlier ones not counted" if facts.run.attempt > 1 else
-               f"training {human_seconds(facts.stage_seconds.get('training', 0))}"),
+               f"training {human_seconds(sum(facts.stage_seconds.get(stage, 0) for stage in _TRAINING))}"),
         Figure("peak memory", human_bytes(facts.peak_memory_bytes), f"of {human_bytes(of)}" if of else facts.device),
         Figure("speed", f"{facts.tokens_per_second:,.0f} tokens/s" if facts.tokens_per_second else "–",
                f"in training; {generated:,.0f} tokens/s generated" if generated else "in training"),
@@ -245,7 +255,8 @@ def row_counts(facts: RunFacts) -> list[tuple[str, str]]:
 def settings(facts: RunFacts) -> list[tuple[str, str]]:
     """How it was trained, in words and numbers."""
     spec, training = facts.run.spec, facts.run.spec.training
-    adapter = spec.method.dora or spec.method.lora
+    reft = spec.method.reft
+    adapter = spec.method.dora or spec.method.lora or (reft.lora if reft else None)
     share = facts.trainable_parameters / facts.base["parameters"] if facts.base.get("parameters") else None
     lines = [
         ("method", facts.method_name),
@@ -258,6 +269,9 @@ def settings(facts: RunFacts) -> list[tuple[str, str]]:
         ("rows per step", f"{training.batch_size:,}, {facts.micro_batch_size:,} at once"),
         ("learning rate", f"{training.learning_rate:g}, {training.scheduler}, warm-up {100 * training.warmup:g} %"
          if training.learning_rate else "–"),
+        *([("PPO", f"{reft.ppo.steps:,} steps of {reft.ppo.rollouts:,} roll-outs, mini-batches of "
+            f"{reft.ppo.mini_batch_size:,}, {reft.ppo.epochs} passes, learning rate {reft.ppo.learning_rate:g}, KL "
+            f"{reft.ppo.kl_coefficient:g}"), ("reward", f"{reft.reward.type}")] if reft else []),
         ("longest row", f"{training.max_length:,} tokens"),
         ("base weights", f"{spec.method.quantization}" if spec.method.quantization != "none" else "not quantized"),
         ("seed", str(training.seed)),

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from finetune_api.layout import METRICS
 from finetune_api.spec.training import Toggle
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -26,6 +25,7 @@ from finetune_trainer.export import ADAPTER_WEIGHTS
 from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loop import LoopCallback
+from finetune_trainer.training.resume import take_up
 from finetune_trainer.training.run import Trained, TrainingRun
 
 _CPU_MICRO_TOKENS = 256
@@ -48,13 +48,7 @@ def train_adapter(run: TrainingRun, model: PeftModel) -> Trained:
     first_weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     folder = run.scratch / "resume"
     found = run.checkpoints.newest(run.identity, folder)
-    start = found.step if found else 0
-    if found:
-        run.state.note(f"resuming from step {start} of {steps}")
-        run.state.resumed_from_step = run.state.checkpoint_step = start
-        run.state.seconds_before = found.trained_seconds
-        run.limits.account_for(found.trained_seconds)
-        run.metrics.resume(folder / METRICS)
+    start = take_up(run, found, folder, steps) if found else 0
     micro = training.micro_batch_size or _first_micro_batch(run)
     reason: str | None = None
     step = start
