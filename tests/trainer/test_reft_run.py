@@ -1,15 +1,12 @@
 """Whole runs of ReFT through `finetune run`: on a random model for form, resume and bad input; on one that can reckon
 for the gain."""
 
-import importlib.util
 import json
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from finetune_api.rules import merge_patch
 
 from tests.models import tiny_job
@@ -118,7 +115,7 @@ def test_a_reward_that_never_comes_ends_ppo_early_and_says_what_to_do(tmp_path):
     assert done.code == 0, done.output
     result = manifest(folder)["result"]
     assert (result["outcome"], result["step"]) == ("StoppedEarly", 23)
-    assert "not one sampled response was right in 20 steps. ReFT can only strengthen what the warm-up sometimes does" in \
+    assert "not one sampled response was right in 20 steps. ReFT can only strengthen what the warm-up" in \
         result["message"]
 
 

@@ -29,11 +29,12 @@ _GPU_TOKENS = 65_536
 
 @dataclass(frozen=True)
 class Shown:
-    """A held-out row and what was answered, for the report."""
+    """A held-out row and what was answered, for the report; and whether a reward finds it right, where there is one."""
 
     question: str
     expected: str
     answer: str
+    right: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,7 @@ class Evaluator:
         return Evaluation(
             scores=scores,
             constrained=constrained,
-            examples=tuple(Shown(row.example.question, row.example.answer, text)
-                           for row, text in zip(self.rows[:_SHOWN], texts, strict=False)),
+            examples=self._shown(texts[:_SHOWN]),
             rows=len(self.rows),
             seconds=round(self.clock.seconds() - started, 3),
             generated_tokens=free.tokens if free else 0,
@@ -157,6 +157,12 @@ class Evaluator:
             right = sum(verdict.right for verdict in verdicts) / len(verdicts)
             scores[str(Metric.ANSWER_ACCURACY)] = round(right, 6)
         return scores
+
+    def _shown(self, texts: Sequence[str]) -> tuple[Shown, ...]:
+        examples = [row.example for row in self.rows[:len(texts)]]
+        right = [verdict.right for verdict in self.judge.judge(texts, examples)] if self.judge else [None] * len(texts)
+        return tuple(Shown(example.question, example.answer, text, verdict)
+                     for example, text, verdict in zip(examples, texts, right, strict=True))
 
     def _batch_size(self, new_tokens: int) -> int:
         """Rows at once: as many as a fixed number of tokens of KV cache allows."""

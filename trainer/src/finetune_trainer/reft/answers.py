@@ -11,7 +11,7 @@ from typing import Any
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?(?:/\d+)?")
 _DECORATION = re.compile(r"[,\s$€£%]")
-_AROUND = " \t\r\n.,;:!?$€£%()[]{}\"'`*_"
+_AROUND = "<> \t\r\n.,;:!?$€£%()[]{}\"'`*_"
 _CHOICE = re.compile(r"\(?([A-Za-z])\)?(?:[).:].*)?", re.DOTALL)
 
 
@@ -47,7 +47,7 @@ def number(text: str) -> float | None:
 
     A fraction such as 3/4 is its quotient.
     """
-    plain = _DECORATION.sub("", text.strip().strip("*_`'\"()[]")).rstrip(".")
+    plain = _DECORATION.sub("", text.strip().strip("<>*_`'\"()[]")).rstrip(".")
     if not _NUMBER.fullmatch(plain):
         return None
     above, _, below = plain.partition("/")
