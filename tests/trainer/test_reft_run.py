@@ -1,5 +1,4 @@
-"""Whole runs of ReFT through `finetune run`: on a random model for form, resume and bad input; on one that can reckon
-for the gain."""
+"""Whole runs of ReFT through `finetune run` on a random model: form, resume, stopping, limits and bad input."""
 
 import json
 import signal
@@ -25,8 +24,8 @@ VARIANTS = {
 }
 
 
-def _run(folder, fault="", method=None, **sections):
-    sections = merge_patch({"method": merge_patch(REFT, method or {}), "dataset": DATA, "training": TRAINING}, sections)
+def _run(folder, fault="", **sections):
+    sections = merge_patch({"method": REFT, "dataset": DATA, "training": TRAINING}, sections)
     return run(folder, fault=fault, **sections)
 
 
@@ -104,9 +103,16 @@ def test_sigterm_in_ppo_checkpoints_ends_with_75_and_the_next_run_is_the_same_to
 
 
 def test_memory_trouble_in_ppo_halves_what_is_learnt_from_at_once(tmp_path):
-    folder = workshop(tmp_path)
-    done = _run(folder, fault="oom:2", training={**TRAINING, "microBatchSize": 2})
+    """Two of four responses at once give the same gradient, up to rounding."""
+    plain, tight = workshop(tmp_path / "plain"), workshop(tmp_path / "tight")
+    sections = {"training": {**TRAINING, "microBatchSize": 4}, "method": {"reft": {"lora": {"dropout": 0}}}}
+    assert _run(plain, **sections).code == 0
+    done = _run(tight, fault="oom:2", **sections)
     assert done.code == 0, done.output
+    assert "4, 2 at once" in (published(tight) / "adapter" / "README.md").read_text()
+    assert "4, 4 at once" in (published(plain) / "adapter" / "README.md").read_text()
+    one, other = (manifest(folder)["result"]["evaluation"]["after"]["loss"] for folder in (plain, tight))
+    assert one == pytest.approx(other, abs=1e-2)
 
 
 def test_a_reward_that_never_comes_ends_ppo_early_and_says_what_to_do(tmp_path):
@@ -130,11 +136,11 @@ def test_a_limit_that_is_reached_in_the_warm_up_publishes_the_warm_up(tmp_path):
     ({"dataset": {"completion": "{{ label.level }}"}}, 64, "reward.trigger: '####' occurs in no row's completion"),
     ({"dataset": {"completion": "#### {{ label.level }}"}}, 65,
      "its completion has no chain of thought before '####'"),
-    ({"method": merge_patch(REFT, {"reft": {"reward": {"type": "json"}}})}, 65,
+    ({"method": {"reft": {"reward": {"type": "json"}}}}, 65,
      "reward.answer gives no right answer"),
-    ({"method": merge_patch(REFT, {"reft": {"reward": {"type": "plugin", "plugin": "no_such:reward"}}})}, 64,
+    ({"method": {"reft": {"reward": {"type": "plugin", "plugin": "no_such:reward"}}}}, 64,
      "reward.plugin: no_such:reward can't be imported"),
-    ({"method": merge_patch(REFT, {"reft": {"lora": {"targetModules": ["q_prj"]}}})}, 64,
+    ({"method": {"reft": {"lora": {"targetModules": ["q_prj"]}}}}, 64,
      "spec.method.reft.lora.targetModules: no linear layer is named q_prj; did you mean q_proj?"),
 ], ids=["trigger", "chain", "json", "plugin", "targets"])
 def test_bad_input_ends_with_its_code_and_a_sentence(tmp_path, sections, code, message):

@@ -21,7 +21,7 @@ from finetune_api.status import Rollouts
 
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.steps import step_rows, total_steps
-from finetune_trainer.errors import Diverged, StopRequested
+from finetune_trainer.errors import BadConfig, Diverged, OutOfMemory, StopRequested
 from finetune_trainer.faults import reach
 from finetune_trainer.limits import stop_reason
 from finetune_trainer.methods.lora import attach
@@ -50,10 +50,13 @@ def train(run: TrainingRun) -> Trained:
         BadConfig: unknown target modules, or a reward that can't be had on this machine.
         BadData: a plug-in's reward that is none.
         Diverged: the policy collapsed; the last checkpoint is kept.
+        OutOfMemory: responses don't fit.
     """
     settings = run.spec.method.reft
     assert settings is not None
     assert settings.lora is not None
+    if run.world.size > 1:
+        raise BadConfig(f"spec.method.type: ReFT trains in one process, and here are {run.world.size}; start one")
     model = attach(run, settings.lora, "spec.method.reft.lora", dora=settings.policy is ReftPolicy.DORA)
     folder = run.scratch / "resume"
     found = run.checkpoints.newest(run.identity, folder)
@@ -127,6 +130,10 @@ class _Reinforcement:
             self._run.uploader.drain()
             raise StopRequested(f"stopped at step {self._warm_up + state.step} of {self._total}; the checkpoint of "
                                 "that step is in the output") from None
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory("the accelerator's memory doesn't suffice to sample and score responses: write a smaller "
+                              "spec.method.reft.ppo.maxNewTokens or spec.training.microBatchSize, or quantization: nf4"
+                              ) from error
         return Trained(
             model=self._policy.model, step=self._warm_up + state.step, total_steps=self._total,
             resumed_from_step=self._run.state.resumed_from_step,
@@ -149,7 +156,7 @@ class _Reinforcement:
             self._policy.model, prompts, end_ids=sorted({self._chat.end_of_turn, int(run.tokenizer.eos_token_id)}),
             pad_id=int(run.tokenizer.pad_token_id), max_new_tokens=self._longest, batch_size=max(1, batch),
             temperature=ppo.temperature, check=run.stop.check,
-            generator=torch.Generator().manual_seed(self._chance("sample").getrandbits(63)))
+            generator=torch.Generator(self._policy.device).manual_seed(self._chance("sample").getrandbits(63)))
 
     def _reward(self, questions: Sequence[int], sampled: Sampled) -> list[Verdict]:
         rows = [self._run.data.train_examples[index] for index in questions]

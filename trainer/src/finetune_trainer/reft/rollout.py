@@ -43,7 +43,7 @@ def sample(model: Any, prompts: Sequence[tuple[int, ...]], *, end_ids: Sequence[
         max_new_tokens: longest response.
         batch_size: prompts at once. Another size draws other responses.
         temperature: logits are divided by it.
-        generator: where chance comes from, on the CPU.
+        generator: where chance comes from, on the model's device.
         check: called at every token; raises to stop.
     """
     # Prompts of like length together: little padding.
@@ -111,6 +111,6 @@ def _sample_batch(model: Any, prompts: Sequence[tuple[int, ...]], ends: set[int]
 
 
 def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One token a row by the Gumbel-max trick: a single pass, and the noise can come from the CPU's generator."""
-    noise = torch.empty(logits.shape).exponential_(generator=generator).to(logits.device)
+    """One token a row by the Gumbel-max trick: a single pass over the logits, without sorting or summing them up."""
+    noise = torch.empty_like(logits).exponential_(generator=generator)
     return (logits - noise.log()).argmax(-1)
