@@ -15,7 +15,6 @@ from tests.cli.jobs import call, write_job
 @pytest.mark.parametrize(("sections", "message"), [
     ({"method": {"type": "QLoRA"}}, "spec.method.type: write LoRA, DoRA, ReFT, Partial, Additive or Full: did you mean "
                                     'LoRA? (found "QLoRA")'),
-    ({"method": {"type": "ReFT"}}, "spec.method.type: this version trains LoRA, DoRA, Partial"),
     ({"training": {"bachSize": 8}}, "spec.training.bachSize: unknown field: did you mean batchSize? (found 8)"),
     ({"method": {"lora": {"rank": 0}}},
      "spec.method.lora.rank: write a value that is greater than or equal to 1 (found 0)"),
@@ -24,7 +23,7 @@ from tests.cli.jobs import call, write_job
      "(16 by default) (found 9)"),
     ({"model": {"source": "pickle.bin"}}, "spec.model.source: write a location"),
     ({"output": {"uri": "ftp://host/x"}}, "spec.output.uri: ftp:// is not possible here"),
-], ids=["unknown method", "method of the future", "unknown field", "rank 0", "micro-batch larger than batch",
+], ids=["unknown method", "unknown field", "rank 0", "micro-batch larger than batch",
         "no location", "unknown scheme"])
 def test_a_bad_description_exits_64_and_says_what_to_write(tmp_path, sections, message):
     path = write_job(tmp_path / "job.yaml", **sections)

@@ -17,8 +17,9 @@ from finetune_api.spec.evaluation import GateSpec, Metric
 from finetune_trainer.evaluation.evaluate import Evaluation, Shown
 from finetune_trainer.report import charts
 from finetune_trainer.report.card import load_code, render_card
-from finetune_trainer.report.facts import RunFacts, comparisons, figures, row_counts, settings
+from finetune_trainer.report.facts import RunFacts, comparisons, figures, row_counts
 from finetune_trainer.report.html import render_report
+from finetune_trainer.report.settings import settings
 from finetune_trainer.tuned.peft_adapter import PeftAdapter
 
 JOB = """

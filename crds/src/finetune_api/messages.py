@@ -100,6 +100,8 @@ class Stage(StrEnum):
     PREPARING_DATA = "preparing data"
     EVALUATING_BEFORE = "evaluating before"
     TRAINING = "training"
+    WARM_UP = "warming up"
+    PPO = "PPO"
     EVALUATING_AFTER = "evaluating after"
     EXPORTING = "exporting"
     PUBLISHING = "publishing"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import timedelta
 from typing import Any
 
 from finetune_api.spec.dataset import AnswerType
@@ -14,10 +15,13 @@ from finetune_api.spec.method import (
     AdditiveSpec,
     DoraSpec,
     LoraSpec,
+    LowRankSpec,
     MethodSpec,
     MethodType,
+    ReftSpec,
     Technique,
 )
+from finetune_api.spec.reft import ReftPolicy, RewardType
 from finetune_api.spec.training import Toggle
 
 DEFAULT_EPOCHS = 3.0
@@ -25,6 +29,11 @@ DEFAULT_LEARNING_RATE = 2e-4
 DEFAULT_VIRTUAL_TOKENS = 20
 DEFAULT_BOTTLENECK_SIZE = 64
 DEFAULT_EVALUATION_FRACTION = 0.1
+DEFAULT_WARM_UP_EPOCHS = 2.0
+DEFAULT_PPO_RATES = {ReftPolicy.LORA: 2e-4, ReftPolicy.DORA: 2e-4, ReftPolicy.FULL: 3e-7}
+DEFAULT_PROGRAM_TIMEOUT = timedelta(seconds=2)
+DEFAULT_KL_COEFFICIENT = 0.05
+DEFAULT_KL_COEFFICIENT_OF_PROGRAMS = 0.01
 
 # What few numbers are trained, or begin at nothing, has to move faster than what was learnt before.
 _LEARNING_RATES: dict[MethodType | Technique, float] = {
@@ -46,7 +55,8 @@ def resolve_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     if data.evaluation_split is None and data.evaluation_fraction is None:
         data = data.model_copy(update={"evaluation_fraction": DEFAULT_EVALUATION_FRACTION})
     if training.epochs is None and training.max_steps is None:
-        training = training.model_copy(update={"epochs": DEFAULT_EPOCHS})
+        epochs = DEFAULT_WARM_UP_EPOCHS if method.type is MethodType.REFT else DEFAULT_EPOCHS
+        training = training.model_copy(update={"epochs": epochs})
     method = _method(method)
     if training.learning_rate is None:
         training = training.model_copy(update={"learning_rate": _learning_rate(method)})
@@ -64,6 +74,8 @@ def _method(method: MethodSpec) -> MethodSpec:
         return method.model_copy(update={"lora": LoraSpec()})
     if method.type is MethodType.DORA and method.dora is None:
         return method.model_copy(update={"dora": DoraSpec()})
+    if method.type is MethodType.REFT:
+        return _reft(method)
     if method.type is not MethodType.ADDITIVE:
         return method
     additive = method.additive or AdditiveSpec()
@@ -81,11 +93,29 @@ def _learning_rate(method: MethodSpec) -> float:
     return _LEARNING_RATES.get(kind, DEFAULT_LEARNING_RATE)
 
 
+def _reft(method: MethodSpec) -> MethodSpec:
+    reft = method.reft or ReftSpec()
+    ppo = reft.ppo
+    if ppo.learning_rate is None:
+        ppo = ppo.model_copy(update={"learning_rate": DEFAULT_PPO_RATES[reft.policy]})
+    if ppo.kl_coefficient is None:
+        programs = reft.reward.type is RewardType.PROGRAM
+        ppo = ppo.model_copy(update={
+            "kl_coefficient": DEFAULT_KL_COEFFICIENT_OF_PROGRAMS if programs else DEFAULT_KL_COEFFICIENT})
+    reward = reft.reward
+    if reward.timeout is None:
+        reward = reward.model_copy(update={"timeout": DEFAULT_PROGRAM_TIMEOUT})
+    lora = reft.lora or (None if reft.policy is ReftPolicy.FULL else LowRankSpec())
+    return method.model_copy(update={"reft": reft.model_copy(update={"ppo": ppo, "reward": reward, "lora": lora})})
+
+
 def _metrics(spec: FineTuneJobSpec) -> tuple[Metric, ...]:
     answer = spec.dataset.answer_format
     impossible = set() if answer.type is AnswerType.JSON else set(JSON_METRICS)
     if answer.json_schema is None:
         impossible.add(Metric.SCHEMA_VALID)
+    if spec.method.type is not MethodType.REFT:
+        impossible.add(Metric.ANSWER_ACCURACY)
     return tuple(metric for metric in Metric if metric not in impossible)
 
 

@@ -75,6 +75,37 @@ class Condition(Message):
     """When its status changed last."""
 
 
+class Rollouts(Message):
+    """What the last step of reinforced fine-tuning saw."""
+
+    reward: float
+    """Mean reward of the sampled responses."""
+
+    accuracy: float
+    """Share of them with a right answer."""
+
+    kl: float
+    """Mean distance from the warm-up's model, in nats per response, as sampled."""
+
+    clip_fraction: float
+    """Share of tokens whose change was clipped."""
+
+    explained_variance: float
+    """How much of the variance of returns the predicted values explain: at most 1."""
+
+    entropy: float
+    """Mean entropy of the policy at a sampled token, in nats."""
+
+    response_tokens: float
+    """Mean length of a response in tokens."""
+
+    rollout_seconds: float
+    """Time to sample and judge the responses."""
+
+    update_seconds: float
+    """Time to learn from them."""
+
+
 class Progress(Message):
     """How far the training is."""
 
@@ -98,6 +129,9 @@ class Progress(Message):
 
     tokens_per_second: float | None = None
     """Tokens of rows (padding left out) trained on per second."""
+
+    rollouts: Rollouts | None = None
+    """What was sampled and what it was worth (ReFT)."""
 
     estimated_completion_time: Time | None = None
     """When training should be done."""

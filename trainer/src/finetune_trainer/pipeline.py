@@ -40,6 +40,7 @@ from finetune_trainer.model.files import find_model
 from finetune_trainer.model.load import describe, load_model, load_tokenizer, weights_digest
 from finetune_trainer.places import Place
 from finetune_trainer.publish import publish, published_result, remove_checkpoints
+from finetune_trainer.reft.rewards import Judge
 from finetune_trainer.report.card import render_card
 from finetune_trainer.report.facts import RunFacts
 from finetune_trainer.report.html import render_report
@@ -125,7 +126,8 @@ def run_attempt(attempt: Attempt) -> Finished:
     stop.check()
 
     state.enter(Stage.PREPARING_DATA)
-    data = prepare(spec, chat, attempt.scratch)
+    judge = Judge(spec.method.reft.reward) if spec.method.reft else None
+    data = prepare(spec, chat, attempt.scratch, judge)
     for finding in data.findings[:5]:
         state.note(f"warning: {finding}")
     state.note(f"{data.counts['train']} rows to learn from, {data.counts['heldOut']} held out")
@@ -136,7 +138,8 @@ def run_attempt(attempt: Attempt) -> Finished:
     identity = Identity(config.spec_hash, data.digest(), weights_digest(model),
                         {**environment(device), "number of processes": str(world.size)})
     base = describe(model)
-    evaluator = Evaluator(spec, data.held_out, tokenizer, chat, device, attempt.clock, stop.check, state.answers_done)
+    evaluator = Evaluator(spec, data.held_out, tokenizer, chat, device, attempt.clock, stop.check, state.answers_done,
+                          judge)
     stop.check()
 
     before = None
@@ -147,7 +150,7 @@ def run_attempt(attempt: Attempt) -> Finished:
     reach("baseline")
 
     with BackgroundUploader() as uploader, world.training(device, stop.check):
-        state.enter(Stage.TRAINING)
+        state.enter(Stage.WARM_UP if spec.method.reft else Stage.TRAINING)
         trained = METHODS[spec.method.type](TrainingRun(
             spec=spec, model=model, tokenizer=tokenizer, data=data, device=device, identity=identity,
             checkpoints=CheckpointStore(storage, prefix, config.attempt, uploader, state.note), uploader=uploader,
@@ -224,7 +227,8 @@ def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: 
         stage_seconds={str(stage): seconds for stage, seconds in state.stage_seconds.items()},
         peak_memory_bytes=peak_memory_bytes(device), device=environment(device)["machine"],
         cost=state.spending().spent, currency=attempt.config.accelerator.currency, hourly_rate=state.hourly_rate,
-        packages=package_versions(), gate=verdict.words if verdict else None,
+        packages=package_versions(), gate=verdict.words if verdict else None, remark=trained.remark,
+        rollouts=trained.rollouts,
     )
 
 
@@ -234,7 +238,8 @@ def _result(facts: RunFacts, trained: Trained, state: RunState) -> Result:
     words = {
         Outcome.QUALITY_GATE: f"{facts.gate}; {_NAMES[trained.tuned.folder]} is published all the same",
         Outcome.STOPPED_EARLY: f"{trained.stopped_early}; what was learnt until then is published",
-        Outcome.SUCCEEDED: f"trained {trained.step} steps and published {_NAMES[trained.tuned.folder]}",
+        Outcome.SUCCEEDED: f"trained {trained.step} steps and published {_NAMES[trained.tuned.folder]}"
+                           + (f"; {trained.remark}" if trained.remark else ""),
     }[outcome]
     return Result(
         outcome=outcome, message=words, step=trained.step, total_steps=trained.total_steps,

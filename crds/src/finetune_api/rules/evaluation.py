@@ -9,6 +9,13 @@ _CEL_JSON = "(has(self.dataset.answerFormat) && self.dataset.answerFormat.type =
 _CEL_SCHEMA = "(has(self.dataset.answerFormat) && has(self.dataset.answerFormat.schema))"
 
 
+_CEL_REWARD = "(has(self.method) && has(self.method.type) && self.method.type == 'ReFT')"
+
+
+def _has_reward(spec: Section) -> bool:
+    return bool(spec.get("method", {}).get("type") == "ReFT")
+
+
 def _metrics(spec: Section) -> set[str]:
     return set(spec.get("evaluation", {}).get("metrics", ()))
 
@@ -42,6 +49,24 @@ RULES: tuple[Rule, ...] = (
         accepts={"dataset": {"answerFormat": {"type": "json", "schema": {"type": "object"}}},
                  "evaluation": {"metrics": ["schemaValid"]}},
         refuses={"dataset": {"answerFormat": {"type": "json"}}, "evaluation": {"metrics": ["schemaValid"]}},
+    ),
+    Rule(
+        "spec", "evaluation.metrics",
+        lambda spec: "answerAccuracy" not in _metrics(spec) or _has_reward(spec),
+        f"!has(self.evaluation) || !has(self.evaluation.metrics) || {_CEL_REWARD} || "
+        "!self.evaluation.metrics.exists(m, m == 'answerAccuracy')",
+        "answerAccuracy counts answers that method.reft.reward finds right: it needs method.type: ReFT",
+        accepts={"method": {"type": "ReFT"}, "evaluation": {"metrics": ["answerAccuracy"]}},
+        refuses={"evaluation": {"metrics": ["answerAccuracy"]}},
+    ),
+    Rule(
+        "spec", "evaluation.gate.metric",
+        lambda spec: _gate_metric(spec.get("evaluation", {})) != "answerAccuracy" or _has_reward(spec),
+        f"!has(self.evaluation) || !has(self.evaluation.gate) || {_CEL_REWARD} || "
+        "self.evaluation.gate.metric != 'answerAccuracy'",
+        "answerAccuracy as gate counts answers that method.reft.reward finds right: it needs method.type: ReFT",
+        accepts={"method": {"type": "ReFT"}, "evaluation": {"gate": {"metric": "answerAccuracy"}}},
+        refuses={"evaluation": {"gate": {"metric": "answerAccuracy"}}},
     ),
     Rule(
         "spec", "evaluation.constrained",

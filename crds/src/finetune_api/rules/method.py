@@ -5,7 +5,6 @@ from __future__ import annotations
 from finetune_api.rules.rule import Rule, Section
 
 _TYPES = {"LoRA", "DoRA", "ReFT", "Partial", "Additive", "Full"}
-_TRAINED = {"LoRA", "DoRA", "Partial", "Additive", "Full"}
 _IN_PLACE = {"Full", "Partial"}
 _VIRTUAL_TOKENS = {"PromptTuning", "PrefixTuning"}
 _INITIALIZATIONS = {"pissa": "none", "loftq": "nf4"}
@@ -72,17 +71,11 @@ def _nothing_to_merge(method: Section) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "spec.method", "type",
-        lambda method: _method_type(method) in _TRAINED,
-        f"!has(self.type) || self.type in {sorted(_TRAINED)}",
-        "this version trains LoRA, DoRA, Partial, Additive and Full; write one of them",
-        accepts={"type": "Full"}, refuses={"type": "ReFT"},
-    ),
     _block_rule("lora", "LoRA", "DoRA"),
     _block_rule("dora", "DoRA", "LoRA"),
     _block_rule("partial", "Partial", "Full", {"lastLayers": 1}),
     _block_rule("additive", "Additive", "LoRA"),
+    _block_rule("reft", "ReFT", "LoRA"),
     Rule(
         "spec.method", "partial",
         lambda method: _method_type(method) != "Partial" or "partial" in method,

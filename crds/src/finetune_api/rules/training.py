@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from finetune_api.rules.rule import Rule, Section
 
-_CEL_PROCESSES = ("(has(self.compute) ? self.compute.nodes * "
+CEL_PROCESSES = ("(has(self.compute) ? self.compute.nodes * "
                   "(self.compute.accelerator == 'cpu' ? 1 : self.compute.gpusPerNode) : 1)")
 
 
-def _processes(spec: Section) -> int:
+def processes(spec: Section) -> int:
+    """How many processes train together; `CEL_PROCESSES` is the same in CEL, where `self` is the spec."""
     compute = spec.get("compute", {})
     gpus: int = 1 if compute.get("accelerator") == "cpu" else compute.get("gpusPerNode", 1)
     nodes: int = compute.get("nodes", 1)
@@ -32,8 +33,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec", "training.batchSize",
-        lambda spec: spec.get("training", {}).get("batchSize", 16) % _processes(spec) == 0,
-        f"(has(self.training) ? self.training.batchSize : 16) % {_CEL_PROCESSES} == 0",
+        lambda spec: spec.get("training", {}).get("batchSize", 16) % processes(spec) == 0,
+        f"(has(self.training) ? self.training.batchSize : 16) % {CEL_PROCESSES} == 0",
         "the rows of a step are shared equally among all GPUs: write a multiple of compute.nodes × compute.gpusPerNode "
         "(batchSize is 16 by default)",
         accepts={"training": {"batchSize": 24}, "compute": {"nodes": 3, "gpusPerNode": 4}},

@@ -16,6 +16,7 @@ class Metric(StrEnum):
 
     LOSS = "loss"
     PERPLEXITY = "perplexity"
+    ANSWER_ACCURACY = "answerAccuracy"
     EXACT_MATCH = "exactMatch"
     JSON_VALID = "jsonValid"
     SCHEMA_VALID = "schemaValid"

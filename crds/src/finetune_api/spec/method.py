@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import ApiModel
+from finetune_api.spec.reft import PpoSpec, ReftPolicy, RewardSpec
 
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
 ParameterPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*?\[\]-]{1,200}$")]
@@ -133,12 +134,29 @@ class AdditiveSpec(ApiModel):
     architecture."""
 
 
+class ReftSpec(ApiModel):
+    """Reinforced fine-tuning (Luong et al., 2024, arXiv:2401.08967): a supervised warm-up, which `spec.training`
+    describes, then PPO on sampled chains of thought."""
+
+    policy: ReftPolicy = ReftPolicy.LORA
+    """What learns, in both stages: a `LoRA` or `DoRA` adapter, or the `Full` model as in the paper."""
+
+    lora: LowRankSpec | None = None
+    """Settings of the adapter; `learningRateRatio` holds for the warm-up."""
+
+    reward: RewardSpec = RewardSpec()
+    """What a response is worth."""
+
+    ppo: PpoSpec = PpoSpec()
+    """How responses are sampled and learnt from."""
+
+
 class MethodSpec(ApiModel):
     """The method and its settings; the settings block has the method's name in lower case."""
 
     type: MethodType = MethodType.LORA
-    """`LoRA` or `DoRA`, which with quantization `nf4` are QLoRA and QDoRA; `Additive`; and on weights that are not
-    quantized `Partial` and `Full`, which trains all weights and has no settings."""
+    """`LoRA` or `DoRA`, which with quantization `nf4` are QLoRA and QDoRA; `ReFT`; `Additive`; and on weights that are
+    not quantized `Partial` and `Full`, which trains all weights and has no settings."""
 
     quantization: Quantization = Quantization.NONE
     """Store the frozen base weights in 8 bits (`int8`, LLM.int8(), arXiv:2208.07339) or 4 bits (`nf4`, QLoRA,
@@ -155,3 +173,6 @@ class MethodSpec(ApiModel):
 
     additive: AdditiveSpec | None = None
     """Settings of type Additive."""
+
+    reft: ReftSpec | None = None
+    """Settings of type ReFT."""

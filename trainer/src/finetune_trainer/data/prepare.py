@@ -23,10 +23,17 @@ from finetune_trainer.data.rows import (
 from finetune_trainer.data.sources import read_splits
 from finetune_trainer.data.templates import to_examples
 from finetune_trainer.errors import BadData
+from finetune_trainer.reft.rewards import Judge, with_right_answers
 
 
-def prepare(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path) -> PreparedData:
+def prepare(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path, judge: Judge | None = None) -> PreparedData:
     """Read, render, check and tokenise a job's data set.
+
+    Args:
+        spec: the job's spec.
+        chat: how the model writes a conversation.
+        scratch: where files from elsewhere are put.
+        judge: judges responses, where the method has a reward; the rows then get their right answers.
 
     Raises:
         MissingInput: the data set isn't there.
@@ -34,17 +41,21 @@ def prepare(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path) -> PreparedD
         BadData: rows that can't be learnt from; the message names the first ones.
     """
     learn, held_out = read_splits(spec.dataset, spec.output.s3, spec.training.seed, scratch)
-    return prepare_rows(learn, held_out, spec, chat)
+    return prepare_rows(learn, held_out, spec, chat, judge)
 
 
-def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow], spec: FineTuneJobSpec, chat: ChatFormat
-                 ) -> PreparedData:
+def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow], spec: FineTuneJobSpec, chat: ChatFormat,
+                 judge: Judge | None = None) -> PreparedData:
     """Render, check and tokenise rows that are read already; errors as in `prepare`."""
     train_examples, findings = to_examples(learn, spec.dataset)
     held_examples, more = to_examples(held_out, spec.dataset)
     findings += more
     for examples in (train_examples, held_examples):
         findings += answer_findings(examples, spec.dataset.answer_format)
+    if judge:
+        train_examples, wrong = with_right_answers(train_examples, learn, judge)
+        held_examples, more = with_right_answers(held_examples, held_out, judge)
+        findings += [*wrong, *more]
     counts = Counter(read=len(learn) + len(held_out))
     train_examples, duplicates = leave_out_duplicates(train_examples, held_examples)
     counts["duplicates"] = len(duplicates)
@@ -66,6 +77,7 @@ def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow], spec
         held_out=tuple(EvaluationRow(example, row) for example, row in held),
         findings=tuple(findings),
         counts=dict(counts),
+        train_examples=tuple(example for example, _ in train),
     )
 
 

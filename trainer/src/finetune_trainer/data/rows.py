@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -32,11 +33,15 @@ class Example:
         place: where it came from.
         messages: the conversation before the answer, as `{"role", "content"}`, without the job's system prompt.
         answer: the expected answer.
+        target: the right answer by which a reward judges; None without a reward.
+        columns: the row's columns, for rewards.
     """
 
     place: str
     messages: tuple[Mapping[str, str], ...]
     answer: str
+    target: str | None = None
+    columns: Columns = field(default_factory=dict)
 
     @property
     def question(self) -> str:
@@ -94,6 +99,7 @@ class PreparedData:
     Attributes:
         train: the rows to learn from, in their order in the data set.
         train_answers: their expected answers, for the majority baseline.
+        train_examples: the same rows as question and answer.
         held_out: the rows to evaluate on.
         findings: warnings; errors never get here.
         counts: how many rows were read, cut, dropped, and left out as duplicates.
@@ -104,6 +110,7 @@ class PreparedData:
     held_out: tuple[EvaluationRow, ...]
     findings: tuple[Finding, ...]
     counts: Mapping[str, int]
+    train_examples: tuple[Example, ...] = ()
 
     def digest(self) -> str:
         """SHA-256 over every token id, so that a changed row, template or tokenizer shows."""
@@ -113,6 +120,9 @@ class PreparedData:
         digest.update(b"held out")
         for held_out in self.held_out:
             _add(digest, held_out.tokens)
+        for example in (*self.train_examples, *(row.example for row in self.held_out)):
+            if example.target is not None:
+                digest.update(json.dumps(example.target).encode())
         return digest.hexdigest()
 
 

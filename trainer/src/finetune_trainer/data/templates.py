@@ -18,7 +18,8 @@ from finetune_trainer.errors import BadConfig
 _ROLES = ("system", "user", "assistant")
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def template_environment() -> ImmutableSandboxedEnvironment:
+    """What templates of a job are read with: the row's columns, and nothing of Python."""
     environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False,
                                                 keep_trailing_newline=False)
     # Jinja's own tojson escapes for HTML, which would teach the model < for <.
@@ -34,7 +35,7 @@ def to_examples(rows: Sequence[SourceRow], spec: DatasetSpec) -> tuple[list[Exam
     """
     if spec.messages is not None:
         return _from_messages(rows, spec.messages)
-    environment = _environment()
+    environment = template_environment()
     templates = {}
     for field, text in (("prompt", spec.prompt), ("completion", spec.completion)):
         try:

@@ -20,6 +20,7 @@ from finetune_trainer.evaluation.generate import Generated, generate
 from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.evaluation.scores import Scores, perplexity, score
 from finetune_trainer.model.device import Device
+from finetune_trainer.reft.rewards import Judge
 
 _SHOWN = 8
 _CPU_BATCH = 128
@@ -28,11 +29,12 @@ _GPU_TOKENS = 65_536
 
 @dataclass(frozen=True)
 class Shown:
-    """A held-out row and what was answered, for the report."""
+    """A held-out row and what was answered, for the report; and whether a reward finds it right, where there is one."""
 
     question: str
     expected: str
     answer: str
+    right: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Evaluator:
     clock: Clock
     check: Callable[[], None]
     report: Callable[[int, int], None]
+    judge: Judge | None = None
 
     def evaluate(self, model: Any) -> Evaluation:
         """Judge a model on the held-out rows; the model is back in the mode that it was in.
@@ -117,8 +120,7 @@ class Evaluator:
         return Evaluation(
             scores=scores,
             constrained=constrained,
-            examples=tuple(Shown(row.example.question, row.example.answer, text)
-                           for row, text in zip(self.rows[:_SHOWN], texts, strict=False)),
+            examples=self._shown(texts[:_SHOWN]),
             rows=len(self.rows),
             seconds=round(self.clock.seconds() - started, 3),
             generated_tokens=free.tokens if free else 0,
@@ -147,8 +149,20 @@ class Evaluator:
         return done, [self.chat.text(ids) for ids in done.answers]
 
     def _score(self, texts: Sequence[str]) -> Scores:
-        return score([row.example.answer for row in self.rows], texts, self.spec.evaluation.metrics or (),
-                     schema_validator(self.spec.dataset.answer_format.json_schema))
+        wanted = self.spec.evaluation.metrics or ()
+        scores = score([row.example.answer for row in self.rows], texts, wanted,
+                       schema_validator(self.spec.dataset.answer_format.json_schema))
+        if self.judge and Metric.ANSWER_ACCURACY in wanted:
+            verdicts = self.judge.judge(texts, [row.example for row in self.rows])
+            right = sum(verdict.right for verdict in verdicts) / len(verdicts)
+            scores[str(Metric.ANSWER_ACCURACY)] = round(right, 6)
+        return scores
+
+    def _shown(self, texts: Sequence[str]) -> tuple[Shown, ...]:
+        examples = [row.example for row in self.rows[:len(texts)]]
+        right = [verdict.right for verdict in self.judge.judge(texts, examples)] if self.judge else [None] * len(texts)
+        return tuple(Shown(example.question, example.answer, text, verdict)
+                     for example, text, verdict in zip(examples, texts, right, strict=True))
 
     def _batch_size(self, new_tokens: int) -> int:
         """Rows at once: as many as a fixed number of tokens of KV cache allows."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from finetune_api.spec.method import MethodType
 
-from finetune_trainer.methods import additive, dora, full, lora, partial
+from finetune_trainer.methods import additive, dora, full, lora, partial, reft
 from finetune_trainer.training.run import Trained, TrainingRun
 
 METHODS: dict[MethodType, Callable[[TrainingRun], Trained]] = {
@@ -15,4 +15,5 @@ METHODS: dict[MethodType, Callable[[TrainingRun], Trained]] = {
     MethodType.PARTIAL: partial.train,
     MethodType.ADDITIVE: additive.train,
     MethodType.FULL: full.train,
+    MethodType.REFT: reft.train,
 }

@@ -18,9 +18,9 @@ from finetune_trainer.report.facts import (
     figures,
     human_seconds,
     row_counts,
-    settings,
     summary,
 )
+from finetune_trainer.report.settings import settings
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]#|~!$])")
 OUTCOMES = {
@@ -72,7 +72,7 @@ def outcome_words(facts: RunFacts) -> str:
 def reasons(facts: RunFacts) -> list[str]:
     """Why the run ended early, and what its quality gate said, in whole sentences."""
     early = facts.stopped_early or ""
-    found = [early[:1].upper() + early[1:], f"Quality gate: {facts.gate}" if facts.gate else ""]
+    found = [early[:1].upper() + early[1:], f"Quality gate: {facts.gate}" if facts.gate else "", facts.remark or ""]
     return [f"{reason.rstrip('.')}." for reason in found if reason]
 
 

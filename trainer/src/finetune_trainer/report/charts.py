@@ -112,6 +112,21 @@ def learning_rate_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
                   [plot.line(thin(points), "rate")], [])
 
 
+def line_chart(name: str, title: str, steps: Sequence[Mapping[str, Any]], key: str) -> Markup:
+    """One value over steps; empty where fewer than two steps have it."""
+    points = _points(steps, key)
+    if len(points) < 2:
+        return Markup("")
+    values = [y for _, y in points]
+    y_ticks = ticks(min(values), max(values))
+    plot = _Plot(points[0][0], points[-1][0], y_ticks[0], y_ticks[-1])
+    words = (f"{title} went from {values[0]:.3g} at step {points[0][0]:,.0f} to {values[-1]:.3g} at step "
+             f"{points[-1][0]:,.0f}.")
+    labels = [f"{tick:g}" for tick in _rounded((y_ticks[0], y_ticks[-1]))]
+    return _chart(name, f"{title} over steps", words, 110, plot.axes((y_ticks[0], y_ticks[-1]), labels),
+                  [plot.line(thin(points), "mean")], [])
+
+
 def stage_bars(stages: Mapping[str, float]) -> Markup:
     """How long each stage took, one bar a stage; empty where none has a time."""
     times = {name: seconds for name, seconds in stages.items() if math.isfinite(seconds) and seconds >= 0}

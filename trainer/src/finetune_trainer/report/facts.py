@@ -10,20 +10,21 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.layout import job_prefix, results_prefix
-from finetune_api.messages import Outcome, RunConfig
+from finetune_api.messages import Outcome, RunConfig, Stage
 from finetune_api.spec.evaluation import Metric
-from finetune_api.spec.method import MethodSpec
 
 from finetune_trainer.evaluation.scores import Scores, headline
 from finetune_trainer.gate import judge
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluation.evaluate import Evaluation
+    from finetune_trainer.reft.state import RolloutExample
     from finetune_trainer.tuned import Loading
 
 _LABELS = {
     "loss": "loss (nats per answer token)",
     "perplexity": "perplexity",
+    "answerAccuracy": "right answer",
     "exactMatch": "whole answer right",
     "jsonValid": "valid JSON",
     "schemaValid": "matches the schema",
@@ -32,7 +33,8 @@ _LABELS = {
     "fieldF1Macro": "macro F1",
     "fieldF1Micro": "micro F1 (0 is empty)",
 }
-_SHARES = {"exactMatch", "jsonValid", "schemaValid", "fieldsMatch"}
+_TRAINING = (Stage.TRAINING, Stage.WARM_UP, Stage.PPO)
+_SHARES = {"answerAccuracy", "exactMatch", "jsonValid", "schemaValid", "fieldsMatch"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class RunFacts:
         hourly_rate: price per hour of all accelerators together.
         packages: package versions.
         gate: what the quality gate said, or None where there is none.
+        remark: what else has to be said of the result, or None.
+        rollouts: sampled responses with their rewards, of the first and the last step of PPO.
     """
 
     run: RunConfig
@@ -98,11 +102,16 @@ class RunFacts:
     hourly_rate: Decimal
     packages: Mapping[str, str]
     gate: str | None
+    remark: str | None = None
+    rollouts: Sequence[RolloutExample] = ()
 
     @property
     def method_name(self) -> str:
         """The method as people say it: QLoRA, DoRA, LoRA (int8), IA3, Full, …"""
         method = self.run.spec.method
+        if method.reft is not None:
+            stored = {"nf4": "Q", "int8": "int8 "}.get(method.quantization, "")
+            return f"ReFT ({stored}{method.reft.policy})"
         if method.quantization == "nf4" and not method.additive:
             return f"Q{method.type}"
         name = method.additive.technique if method.additive else method.type
@@ -199,7 +208,7 @@ class Figure:
 def figures(facts: RunFacts) -> list[Figure]:
     """The few numbers that matter: score, loss, cost, time, memory and speed, with a dash for what is unknown."""
     gate = facts.run.spec.evaluation.gate
-    wanted = (*((gate.metric,) if gate else ()), Metric.FIELDS_MATCH, Metric.EXACT_MATCH)
+    wanted = (*((gate.metric,) if gate else ()), Metric.ANSWER_ACCURACY, Metric.FIELDS_MATCH, Metric.EXACT_MATCH)
     metric = next((metric for metric in wanted if headline(facts.after.scores, metric) is not None), Metric.LOSS)
     found = [_score_figure(facts, metric) for metric in dict.fromkeys((metric, Metric.LOSS))]
     generated = facts.after.generated_tokens / facts.after.generation_seconds if facts.after.generation_seconds else 0.0
@@ -209,7 +218,7 @@ def figures(facts: RunFacts) -> list[Figure]:
         Figure("cost", f"{facts.cost:f} {facts.currency}", f"at {facts.hourly_rate:f} {facts.currency} an hour"),
         Figure("wall time", human_seconds(facts.wall_seconds),
                f"attempt {facts.run.attempt}; earlier ones not counted" if facts.run.attempt > 1 else
-               f"training {human_seconds(facts.stage_seconds.get('training', 0))}"),
+               f"training {human_seconds(sum(facts.stage_seconds.get(stage, 0) for stage in _TRAINING))}"),
         Figure("peak memory", human_bytes(facts.peak_memory_bytes), f"of {human_bytes(of)}" if of else facts.device),
         Figure("speed", f"{facts.tokens_per_second:,.0f} tokens/s" if facts.tokens_per_second else "–",
                f"in training; {generated:,.0f} tokens/s generated" if generated else "in training"),
@@ -247,55 +256,6 @@ def row_counts(facts: RunFacts) -> list[tuple[str, str]]:
     known = [key for key in _COUNTS if key in facts.counts]
     return [(_COUNTS.get(key, key), f"{facts.counts[key]:,}")
             for key in (*known, *(key for key in facts.counts if key not in _COUNTS))]
-
-
-def settings(facts: RunFacts) -> list[tuple[str, str]]:
-    """How it was trained, in words and numbers."""
-    spec, training = facts.run.spec, facts.run.spec.training
-    share = facts.trainable_parameters / facts.base["parameters"] if facts.base.get("parameters") else None
-    lines = [
-        ("method", facts.method_name),
-        *_method_settings(spec.method),
-        ("trained parameters", f"{facts.trainable_parameters:,}" + (f" ({_percent(share)})" if share else "")),
-        ("steps", f"{facts.step:,} of {facts.total_steps:,}" +
-         (f" ({training.epochs:g} epochs)" if training.epochs else "")),
-        ("rows per step", f"{training.batch_size:,}, {facts.micro_batch_size:,} at once"),
-        ("learning rate", f"{training.learning_rate:g}, {training.scheduler}, warm-up {100 * training.warmup:g} %"
-         if training.learning_rate else "–"),
-        ("longest row", f"{training.max_length:,} tokens"),
-        ("base weights", f"{spec.method.quantization}" if spec.method.quantization != "none" else "not quantized"),
-        ("seed", str(training.seed)),
-    ]
-    if facts.resumed_from_step:
-        lines.append(("resumed", f"from the checkpoint of step {facts.resumed_from_step:,}"))
-    return lines
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
-
-
-def _method_settings(method: MethodSpec) -> list[tuple[str, str]]:
-    if adapter := method.dora or method.lora:
-        lines = [("rank, alpha, dropout", f"{adapter.rank}, {adapter.alpha:g}, {adapter.dropout:g}"),
-                 ("adapted layers", ", ".join(adapter.target_modules) if adapter.target_modules else
-                  "every linear layer but the head")]
-        if method.lora and method.lora.initialization != "default":
-            lines.append(("started from", f"{method.lora.initialization}"))
-        if adapter.learning_rate_ratio:
-            lines.append(("learning rate of B", f"{adapter.learning_rate_ratio:g} times A's"))
-        return lines
-    if part := method.partial:
-        if part.parameters:
-            return [("trained parameters named", ", ".join(part.parameters))]
-        return [("trained layers", ", ".join(map(str, part.layers)) if part.layers else f"the last {part.last_layers}")]
-    if added := method.additive:
-        if added.virtual_tokens:
-            return [("virtual tokens", f"{added.virtual_tokens:,}")]
-        if added.bottleneck_size:
-            return [("bottleneck's width", f"{added.bottleneck_size:,}")]
-        return [("scaled layers", ", ".join(added.target_modules) if added.target_modules else "PEFT's for the model")]
-    return []
 
 
 def human_bytes(count: int) -> str:

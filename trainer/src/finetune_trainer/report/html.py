@@ -25,9 +25,10 @@ from finetune_trainer.report.facts import (
     human_bytes,
     human_seconds,
     row_counts,
-    settings,
     summary,
 )
+from finetune_trainer.report.rollout_charts import rollout_charts, supervised
+from finetune_trainer.report.settings import settings
 
 _WARNINGS = 50
 _LONG_QUESTION = 600
@@ -40,6 +41,7 @@ _PAGE = jinja2.Environment(
 
 def render_report(facts: RunFacts) -> str:
     """The page. Texts of others are escaped, and nothing is fetched from anywhere."""
+    learnt = supervised(facts.steps)
     losses = (_loss(facts.before.scores) if facts.before else None, _loss(facts.after.scores))
     text = _PAGE.get_template("report.html.jinja").render(
         facts=facts,
@@ -51,13 +53,16 @@ def render_report(facts: RunFacts) -> str:
         columns=[title for title, _ in columns(facts)],
         comparisons=comparisons(facts),
         notes=notes(facts),
-        loss=charts.loss_chart(facts.steps, *losses, facts.resumed_from_step),
+        loss=charts.loss_chart(learnt, *(losses if len(learnt) == len(facts.steps) else (losses[0], None)),
+                               facts.resumed_from_step),
         held_out=any(loss is not None for loss in losses),
-        window=charts.average_window(facts.steps),
+        window=charts.average_window(learnt),
+        rollout_charts=rollout_charts(facts.steps),
+        rollouts=facts.rollouts,
         rate=charts.learning_rate_chart(facts.steps),
         stages=charts.stage_bars(facts.stage_seconds),
         examples=_examples(facts),
-        judged=_judged(_fields(facts)),
+        judged="it has the right answer" if facts.run.spec.method.reft else _judged(_fields(facts)),
         long_question=_LONG_QUESTION,
         settings=settings(facts),
         money=_money(facts),
@@ -104,7 +109,7 @@ def _examples(facts: RunFacts) -> list[Example]:
     for index, after in enumerate(facts.after.examples):
         shown = [("before", before[index])] if index < len(before) else []
         found.append(Example(after.question, after.expected, tuple(
-            Answer(title, one.answer, _is_right(one.expected, one.answer, fields))
+            Answer(title, one.answer, _is_right(one.expected, one.answer, fields) if one.right is None else one.right)
             for title, one in [*shown, ("after", after)]
         )))
     return found

@@ -14,6 +14,7 @@ from finetune_trainer.data.rows import PreparedData
 from finetune_trainer.distributed import World
 from finetune_trainer.limits import LimitsFile
 from finetune_trainer.model.device import Device
+from finetune_trainer.reft.state import RolloutExample
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.storage import BackgroundUploader
 from finetune_trainer.training.checkpoints import CheckpointStore, Identity
@@ -75,6 +76,8 @@ class Trained:
         micro_batch_size: rows per forward pass at the end.
         trainable_parameters: how many numbers were trained.
         stopped_early: why it ended before the last step, or None.
+        remark: what else has to be said of its result, or None.
+        rollouts: sampled responses to show.
     """
 
     tuned: Tuned
@@ -84,3 +87,5 @@ class Trained:
     micro_batch_size: int
     trainable_parameters: int
     stopped_early: str | None
+    remark: str | None = None
+    rollouts: tuple[RolloutExample, ...] = ()

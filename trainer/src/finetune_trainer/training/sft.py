@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from finetune_api.layout import METRICS
 from finetune_api.spec.training import Toggle
 from torch.nn.parallel import DistributedDataParallel
 from transformers.trainer_callback import PrinterCallback
@@ -23,6 +22,7 @@ from finetune_trainer.errors import OutOfMemory, StopRequested
 from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loop import LoopCallback
+from finetune_trainer.training.resume import take_up
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.tuned import Tuned, count_trained, load_trained, save_trained
 
@@ -48,13 +48,7 @@ def fine_tune(run: TrainingRun, tuned: Tuned) -> Trained:
     save_trained(tuned.model, first)
     folder = run.scratch / "resume"
     found = run.checkpoints.newest(run.identity, folder)
-    start = found.step if found else 0
-    if found:
-        run.state.note(f"resuming from step {start} of {steps}")
-        run.state.resumed_from_step = run.state.checkpoint_step = start
-        run.state.seconds_before = found.trained_seconds
-        run.limits.account_for(found.trained_seconds)
-        run.metrics.resume(folder / METRICS)
+    start = take_up(run, found, folder, steps) if found else 0
     micro = training.micro_batch_size or _first_micro_batch(run)
     reason: str | None = None
     step = start

@@ -40,7 +40,10 @@ class ConsoleObserver:
             seconds = max(0, round((progress.estimated_completion_time - self._clock.now()).total_seconds()))
             left = f"{seconds // 60}:{seconds % 60:02d} left"
         spent = f"{cost.spent} {cost.currency}" if cost and cost.hourly_rate else ""
-        details = "  ".join(part for part in (f"loss {report.loss:.3f}", speed, left, spent) if part)
+        seen = report.rollouts
+        result = f"reward {seen.reward:.3f}  right {100 * seen.accuracy:.0f} %  KL {seen.kl:.2f}" if seen else \
+            f"loss {report.loss:.3f}"
+        details = "  ".join(part for part in (result, speed, left, spent) if part)
         self._show(report.step, report.total_steps, details)
 
     def on_answers(self, answered: int, total: int) -> None:

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
 from finetune_api.messages import ProgressMessage, Stage
+from finetune_api.status import Rollouts
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -33,6 +34,12 @@ class Metrics:
         self._memory = gauge("peak_memory_bytes", "Peak memory of one accelerator, or of the process on a CPU.")
         self._cost = gauge("cost_spent", "Money spent so far, earlier attempts included.")
         self._checkpoint = gauge("checkpoint_step", "Newest checkpoint that is complete in the output.")
+        # Named after the fields, and only there once a step had roll-outs.
+        self._rollouts = {
+            name: Gauge(f"finetune_trainer_rollout_{name}", f"Last step of PPO: {field.description}", _NAMES,
+                        registry=self.registry)
+            for name, field in Rollouts.model_fields.items()
+        }
         self._stage = Gauge("finetune_trainer_stage", "1 for what the trainer is doing.", (*_NAMES, "stage"),
                             registry=self.registry)
         self._tokens = Counter("finetune_trainer_tokens", "Tokens trained on.", _NAMES, registry=self.registry
@@ -58,6 +65,9 @@ class Metrics:
         self._checkpoint.set(message.checkpoint_step)
         if message.progress and message.progress.tokens_per_second is not None:
             self._speed.set(message.progress.tokens_per_second)
+        if report.rollouts:
+            for name, value in report.rollouts:
+                self._rollouts[name].labels(*self._job).set(value)
         if message.cost:
             self._cost.set(float(message.cost.spent))
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from finetune_api.messages import ProgressMessage, Stage
-from finetune_api.status import Cost, Memory, Progress
+from finetune_api.status import Cost, Memory, Progress, Rollouts
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.limits import Spending, cost_of
@@ -30,6 +30,8 @@ class StepReport:
         tokens: tokens of its rows, padding left out.
         seconds: how long it took.
         peak_memory_bytes: peak memory so far.
+        earlier_steps: steps of the stage before, which this stage goes on counting from.
+        rollouts: what a step of PPO saw.
     """
 
     step: int
@@ -41,6 +43,8 @@ class StepReport:
     tokens: int
     seconds: float
     peak_memory_bytes: int
+    earlier_steps: int = 0
+    rollouts: Rollouts | None = None
 
 
 class Observer(Protocol):
@@ -101,6 +105,8 @@ class RunState:
             spent = self.stage_seconds.get(self._stage, 0.0) + now - self._stage_started
             self.stage_seconds[self._stage] = spent
             self._stage, self._stage_started = stage, now
+            # Another stage has another speed.
+            self._recent = []
         for observer in self.observers:
             observer.on_stage(stage)
 
@@ -153,10 +159,11 @@ class RunState:
             step=last.step,
             total_steps=last.total_steps,
             epoch=round(last.epoch, 3),
-            percent=100 * last.step // last.total_steps,
+            percent=100 * (last.step - last.earlier_steps) // (last.total_steps - last.earlier_steps),
             loss=round(last.loss, 6),
             learning_rate=last.learning_rate,
             tokens_per_second=round(self.tokens_per_second() or 0.0, 1),
+            rollouts=last.rollouts,
             estimated_completion_time=self.clock.now() + timedelta(seconds=left) if left is not None else None,
         )
         return ProgressMessage(

@@ -1,0 +1,64 @@
+"""What joins the settings of ReFT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_api.rules.rule import Rule, Section
+from finetune_api.rules.training import CEL_PROCESSES, processes
+
+
+def _part(method: Section, name: str) -> Mapping[str, Any]:
+    """A section of the block `reft`."""
+    part: Mapping[str, Any] = method.get("reft", {}).get(name, {})
+    return part
+
+
+def _reward_type(method: Section) -> str:
+    written: str = _part(method, "reward").get("type", "finalAnswer")
+    return written
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "spec.method", "reft.ppo.miniBatchSize",
+        lambda method: _part(method, "ppo").get("rollouts", 128) % _part(method, "ppo").get("miniBatchSize", 64) == 0,
+        "!has(self.reft) || self.reft.ppo.rollouts % self.reft.ppo.miniBatchSize == 0",
+        "the roll-outs of a step are shared equally among mini-batches: write a divisor of rollouts (128 roll-outs in "
+        "mini-batches of 64 by default)",
+        accepts={"type": "ReFT", "reft": {"ppo": {"rollouts": 96, "miniBatchSize": 32}}},
+        refuses={"type": "ReFT", "reft": {"ppo": {"rollouts": 96}}},
+    ),
+    Rule(
+        "spec.method", "reft.reward.plugin",
+        lambda method: ("plugin" in _part(method, "reward")) == (_reward_type(method) == "plugin"),
+        "!has(self.reft) || has(self.reft.reward.plugin) == (self.reft.reward.type == 'plugin')",
+        "reward type plugin needs the function's name (package.module:function), and no other type takes one",
+        accepts={"type": "ReFT", "reft": {"reward": {"type": "plugin", "plugin": "rewards:score"}}},
+        refuses={"type": "ReFT", "reft": {"reward": {"type": "plugin"}}},
+    ),
+    Rule(
+        "spec.method", "reft.reward.answer",
+        lambda method: _reward_type(method) != "program" or "answer" in _part(method, "reward"),
+        "!has(self.reft) || self.reft.reward.type != 'program' || has(self.reft.reward.answer)",
+        "reward type program needs a template of the right answer, such as answer: '{{ answer }}'",
+        accepts={"type": "ReFT", "reft": {"reward": {"type": "program", "answer": "{{ answer }}"}}},
+        refuses={"type": "ReFT", "reft": {"reward": {"type": "program"}}},
+    ),
+    Rule(
+        "spec.method", "reft.policy",
+        lambda method: method.get("reft", {}).get("policy", "LoRA") != "Full",
+        "!has(self.reft) || self.reft.policy != 'Full'",
+        "this version moves an adapter only: write LoRA or DoRA",
+        accepts={"type": "ReFT", "reft": {"policy": "DoRA"}}, refuses={"type": "ReFT", "reft": {"policy": "Full"}},
+    ),
+    Rule(
+        "spec", "method.type",
+        lambda spec: spec.get("method", {}).get("type") != "ReFT" or processes(spec) == 1,
+        f"!has(self.method) || !has(self.method.type) || self.method.type != 'ReFT' || {CEL_PROCESSES} == 1",
+        "ReFT trains in one process: write compute.nodes: 1 and compute.gpusPerNode: 1",
+        accepts={"method": {"type": "ReFT"}, "compute": {"nodes": 1}},
+        refuses={"method": {"type": "ReFT"}, "compute": {"nodes": 2}},
+    ),
+)

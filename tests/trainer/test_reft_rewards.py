@@ -1,0 +1,159 @@
+"""Reading answers out of responses, what they are worth, and rows for which that can't be told."""
+
+import json
+import sys
+
+import pytest
+from finetune_api.spec.reft import RewardSpec
+from finetune_trainer.data.rows import Example, Severity, SourceRow
+from finetune_trainer.errors import BadConfig, BadData
+from finetune_trainer.reft.answers import final_answer, judge_answer, number, same_text
+from finetune_trainer.reft.rewards import Judge, with_right_answers
+
+
+@pytest.mark.parametrize(("text", "answer"), [
+    ("2+2=4\n#### 4", "4"), ("#### 4\n#### 5 ", "5"), ("#### 4\nand more", "4"), ("####\n 7", "7"),
+    ("no trigger: 4", None), ("####", None), ("#### \n ", None), ("", None), ("a ####b c", "b c"),
+])
+def test_the_final_answer_is_what_follows_the_last_trigger(text, answer):
+    assert final_answer(text, "####") == answer
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("4", 4), ("-4.50", -4.5), ("$1,234.50", 1234.5), ("-$5", -5), (".5", 0.5), ("5.", 5), ("12 %", 12), ("3/4", 0.75),
+    ("**7**", 7), ("1e3", 1000), ("+2", 2), ("(8)", 8), ("", None), ("-", None), ("five", None), ("5 apples", None),
+    ("1/0", None), ("1e999", None), ("nan", None), ("4 5x", None), ("--4", None),
+])
+def test_a_number_is_read_with_what_people_write_around_it(text, value):
+    assert number(text) == (None if value is None else pytest.approx(value))
+
+
+@pytest.mark.parametrize(("right", "given", "same"), [
+    ("B", "b", True), ("B", "(B)", True), ("B", "B) 12 apples", True), ("B", "b.", True), ("B", "C", False),
+    ("B", "Both", False), ("New  York", "new york.", True), ("yes", "no", False), ("(A)", "A", True),
+])
+def test_words_and_choices_are_compared_without_what_stands_around_them(right, given, same):
+    assert same_text(right, given) is same
+
+
+@pytest.mark.parametrize(("found", "right", "reward"), [
+    ("4", "4", 1), ("4.009", "4", 1), ("4.02", "4", 0.1), ("5", "4", 0.1), ("four", "4", 0), (None, "4", 0),
+    ("b", "B", 1), ("C", "B", 0.1), ("yes", "no", 0.1), ("1,000", "1000", 1),
+])
+def test_a_right_answer_is_worth_one_a_wrong_one_of_its_type_a_tenth_and_none_nothing(found, right, reward):
+    verdict = judge_answer(found, right, tolerance=1e-2, partial=0.1)
+    assert (verdict.reward, verdict.right) == (reward, reward == 1)
+
+
+def _judge(**reward):
+    return Judge(RewardSpec.model_validate_json(json.dumps(reward)))
+
+
+def _example(answer, target=None, place="train row 1", columns=None):
+    return Example(place, ({"role": "user", "content": "q"},), answer, target, columns or {})
+
+
+@pytest.mark.parametrize(("response", "reward"), [
+    ('{"a": 1, "b": "x"}', 1), ('{"b": "x", "a": 1.005, "c": 3}', 1), ('{"a": 1, "b": "y"}', 0.1 + 0.9 / 2),
+    ('{"a": true, "b": "y"}', 0.1), ("{}", 0.1), ("[1]", 0), ("not JSON", 0), ('because …\n####{"a": 1, "b": "x"}', 1),
+    ('{"a": NaN}', 0), ("[" * 100_000, 0),
+])
+def test_a_json_answer_has_credit_for_each_field(response, reward):
+    (verdict,) = _judge(type="json").judge([response], [_example("", '{"a": 1, "b": "x"}')])
+    assert verdict.reward == pytest.approx(reward)
+    assert verdict.right is (reward == 1)
+
+
+def test_a_program_is_judged_by_what_it_returns():
+    programs = ["def solution():\n    return 6 * 7", "```python\ndef solution():\n    return 41.0\n```\nDone.",
+                "def solution():\n    return 'many'", "print(42)", "no program"]
+    judge = _judge(type="program", answer="{{ answer }}", timeout="2s")
+    verdicts = judge.judge(programs, [_example("", "42")] * 5)
+    assert [verdict.reward for verdict in verdicts] == [1.0, 0.1, 0.0, 0.0, 0.0]
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Writes a module with a plug-in and gives its name."""
+    (tmp_path / "given_rewards.py").write_text(
+        "def score(response, answer, row):\n    return 1.0 if response == answer + row['unit'] else 0.25\n"
+        "def nan(response, answer, row):\n    return float('nan')\n"
+        "def broken(response, answer, row):\n    raise RuntimeError('out of order')\n"
+        "def too_much(response, answer, row):\n    return 7\n"
+        "def yes(response, answer, row):\n    return True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "given_rewards"
+    sys.modules.pop("given_rewards", None)
+
+
+def test_a_plugin_sees_response_answer_and_row(plugin):
+    judge = _judge(type="plugin", plugin=f"{plugin}:score")
+    verdicts = judge.judge(["5 kg", "5"], [_example("", "5", columns={"unit": " kg"})] * 2)
+    assert [(verdict.reward, verdict.right) for verdict in verdicts] == [(1.0, True), (0.25, False)]
+
+
+@pytest.mark.parametrize(("function", "words"), [
+    ("nan", "returned nan for train row 9; a reward is a number from 0 to 1"),
+    ("too_much", "returned 7 for train row 9"),
+    ("yes", "returned True for train row 9"), ("broken", "fails for train row 9: RuntimeError: out of order"),
+])
+def test_a_plugin_that_fails_is_told_with_the_row(plugin, function, words):
+    judge = _judge(type="plugin", plugin=f"{plugin}:{function}")
+    with pytest.raises(BadData, match=r"spec\.method\.reft\.reward\.plugin") as error:
+        judge.judge(["x"], [_example("", "5", place="train row 9")])
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["no_such_module:f", "json:no_such_function", "sys:path"])
+def test_a_plugin_that_is_not_there_is_told_at_once(name):
+    with pytest.raises(BadConfig, match=r"reward\.plugin"):
+        _judge(type="plugin", plugin=name)
+
+
+def _rows(answers, reward, columns=None):
+    examples = [_example(answer, place=f"train row {number}") for number, answer in enumerate(answers, start=1)]
+    rows = [SourceRow(example.place, columns or {"answer": "4"}) for example in examples]
+    return with_right_answers(examples, rows, _judge(**reward))
+
+
+def test_right_answers_come_from_the_template_or_from_the_row_itself():
+    assert _rows(["a\n#### 4"], {})[0][0].target == "4"
+    assert _rows(["a\n#### 4"], {"answer": "{{ answer }}"})[0][0].target == "4"
+    (found,), findings = _rows(['{"x": 1}'], {"type": "json"})
+    assert (json.loads(found.target), findings) == ({"x": 1}, [])
+
+
+@pytest.mark.parametrize(("answers", "reward", "columns", "words"), [
+    (["a\n#### 4", "a 4"], {}, None, "train row 2: its completion has no final answer after '####' (reward.trigger)"),
+    (["#### 4"], {}, None, "train row 1: its completion has no chain of thought before '####'"),
+    (["a\n#### four"], {"answer": "{{ answer }}"}, None,
+     "train row 1: the right answer '4' is a number, but its completion ends in 'four'"),
+    (["a\n#### 4"], {"answer": "{{ answer }}"}, {"answer": ""}, "train row 1: reward.answer gives no right answer"),
+    (["a\n#### 4"], {"answer": "{{ nothing }}"}, None,
+     "train row 1: spec.method.reft.reward.answer: the template fails: 'nothing' is undefined"),
+    (["[1]"], {"type": "json", "answer": "[1]"}, None, "train row 1: the right answer '[1]' is not a JSON object"),
+    (["prose"], {"type": "program", "answer": "4", "timeout": "2s"}, None,
+     "train row 1: its completion has no chain of thought: it is no Python that defines the function solution"),
+])
+def test_a_row_for_which_no_reward_can_be_told_is_an_error_with_its_place(answers, reward, columns, words):
+    findings = _rows(answers, reward, columns)[1]
+    assert [(finding.severity, words in str(finding)) for finding in findings] == [(Severity.ERROR, True)], findings
+
+
+def test_a_row_that_is_wrong_by_its_own_measure_is_a_warning():
+    (found,), (finding,) = _rows(["a\n#### 5"], {"answer": "{{ answer }}"})
+    assert found.target == "4"
+    assert (finding.severity, str(finding)) == (
+        Severity.WARNING, "train row 1: its own completion is not right: '5', and the right answer is '4'")
+
+
+def test_a_trigger_that_occurs_nowhere_is_refused_with_what_the_rows_have():
+    with pytest.raises(BadConfig, match=r"'####' occurs in no row's completion \(the first is 'Answer: 4'\)"):
+        _rows(["Answer: 4", "Answer: 5"], {})
+
+
+def test_a_template_that_is_broken_or_reaches_too_far_is_refused():
+    with pytest.raises(BadConfig, match=r"reward\.answer: not a valid template"):
+        _rows(["a\n#### 4"], {"answer": "{{ answer"})
+    with pytest.raises(BadConfig, match="nothing of Python"):
+        _rows(["a\n#### 4"], {"answer": "{{ ''.__class__ }}"})

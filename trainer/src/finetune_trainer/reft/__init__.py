@@ -1,0 +1,1 @@
+"""The parts of reinforced fine-tuning; `methods/reft.py` puts them in order."""

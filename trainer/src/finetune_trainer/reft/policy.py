@@ -1,0 +1,110 @@
+"""The policy, its frozen start, and its value head: one base model in memory, whatever moves on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor
+
+from finetune_trainer.reft.rollout import left_padded, positions
+
+Weights = dict[str, Tensor]
+Dialogue = tuple[tuple[int, ...], tuple[int, ...]]
+"""Ids of a prompt and of the response to it."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model says of responses; each tensor is (responses, longest), responses end at the right edge.
+
+    Attributes:
+        log_probs: of the tokens that were written, in nats.
+        values: predicted just before each token.
+        entropies: of the distribution that each token was drawn from, in nats; without a gradient.
+        mask: 1 for a token, 0 for padding.
+    """
+
+    log_probs: Tensor
+    values: Tensor
+    entropies: Tensor
+    mask: Tensor
+
+
+class Policy:
+    """A model that acts, in eval mode throughout: PPO compares probabilities, which dropout would blur.
+
+    Attributes:
+        model: the model with the adapter that learns.
+        value_head: one linear layer on the last hidden state, float32, at first as torch draws it (with `seed`); so is
+            that of the paper's code.
+        trainable: the parameters that learn, by name.
+    """
+
+    def __init__(self, model: Any, pad_id: int, temperature: float, seed: int) -> None:
+        # Without accelerate's wrapper for mixed precision, which a model that resumes here has not got either.
+        self.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
+        self.trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.device = next(iter(self.trainable.values())).device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.value_head = torch.nn.Linear(self.model.config.get_text_config().hidden_size, 1)
+        self.value_head.to(self.device)
+        self._pad_id = pad_id
+        self._temperature = temperature
+        self.reference = self.weights()
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Everything that learns."""
+        return [*self.trainable.values(), *self.value_head.parameters()]
+
+    def weights(self) -> Weights:
+        """A copy of what the policy has learnt so far; the value head is apart."""
+        return {name: p.detach().clone() for name, p in self.trainable.items()}
+
+    def put(self, weights: Weights) -> None:
+        """Take over weights: by load_state_dict, so that whoever caches what follows from them hears of it."""
+        self.model.load_state_dict(weights, strict=False)
+
+    @contextmanager
+    def as_reference(self) -> Iterator[None]:
+        """The model as the warm-up left it, on the same base, to the bit."""
+        now = self.weights()
+        self.put(self.reference)
+        try:
+            yield
+        finally:
+            self.put(now)
+
+    def score(self, dialogues: Sequence[Dialogue]) -> Scored:
+        """One forward pass over prompts and responses together."""
+        ids, mask = left_padded([prompt + response for prompt, response in dialogues], self._pad_id, self.device)
+        longest = max(len(response) for _, response in dialogues)
+        output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False,
+                            logits_to_keep=longest + 1, output_hidden_states=True)
+        # Position i predicts token i + 1, and its value is the one before that token.
+        spread = (output.logits[:, :-1].float() / self._temperature).log_softmax(-1)
+        log_probs = spread.gather(-1, ids[:, -longest:].unsqueeze(-1)).squeeze(-1)
+        values = self.value_head(output.hidden_states[-1][:, -longest - 1:-1].float()).squeeze(-1)
+        there = torch.tensor([[0.0] * (longest - len(response)) + [1.0] * len(response) for _, response in dialogues],
+                             device=self.device)
+        with torch.no_grad():
+            entropies = -(spread.exp() * spread).sum(-1)
+        return Scored(log_probs * there, values * there, entropies * there, there)
+
+
+def portions(indices: Sequence[int], lengths: Sequence[int], most_tokens: int, most_rows: int | None
+             ) -> list[list[int]]:
+    """Indices in groups of like length whose rows, padded to the longest, hold at most so many tokens (or one row)."""
+    groups: list[list[int]] = []
+    for index in sorted(indices, key=lambda index: (-lengths[index], index)):
+        group = groups[-1] if groups else None
+        if group and (len(group) + 1) * lengths[group[0]] <= most_tokens and len(group) < (most_rows or len(indices)):
+            group.append(index)
+        else:
+            groups.append([index])
+    return groups

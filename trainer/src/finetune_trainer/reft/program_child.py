@@ -1,0 +1,151 @@
+"""The child of `program.py`: confines itself, then runs the program that it reads from its standard input.
+
+Only the standard library, and only what is imported here: once confined, nothing can be opened any more.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import ctypes
+import datetime
+import decimal
+import fractions
+import functools
+import itertools
+import json
+import math
+import os
+import platform
+import re
+import resource
+import signal
+import statistics
+import string
+import struct
+import sys
+from types import CodeType
+from typing import Any
+
+_MODULES = {module.__name__: module for module in (
+    collections, datetime, decimal, fractions, functools, itertools, math, re, statistics, string)}
+_BUILTINS = (
+    abs, all, any, bool, chr, dict, divmod, enumerate, filter, float, frozenset, int, isinstance, len, list, map, max,
+    min, ord, pow, range, reversed, round, set, sorted, str, sum, tuple, zip, ArithmeticError, Exception, IndexError,
+    KeyError, TypeError, ValueError, ZeroDivisionError)
+_MEMORY = 512 * 1024**2
+
+# System calls by architecture: its audit number, write, the two that map memory, and those allowed whatever they are
+# given: read, close, fstat, lseek, munmap, brk, rt_sigaction, rt_sigprocmask, rt_sigreturn, mremap, madvise,
+# sigaltstack, gettimeofday, futex, clock_gettime, exit, exit_group, getrandom. On x86_64 also the old time.
+_CALLS = {
+    "x86_64": (0xC000003E, 1, (9, 10),
+               (0, 3, 5, 8, 11, 12, 13, 14, 15, 25, 28, 131, 96, 201, 202, 228, 60, 231, 318)),
+    "aarch64": (0xC00000B7, 64, (222, 226),
+                (63, 57, 80, 62, 215, 214, 134, 135, 139, 216, 233, 132, 169, 98, 113, 93, 94, 278)),
+}
+_NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER_MODE, _DIE_WITH_PARENT, _NOT_DUMPABLE = 38, 22, 2, 1, 4
+_ALLOW, _KILL = 0x7FFF0000, 0x80000000
+_LOAD, _EQUAL, _BITS, _RETURN = 0x20, 0x15, 0x45, 0x06
+_CALL_AT, _ARCHITECTURE_AT, _FIRST_AT, _THIRD_AT = 0, 4, 16, 32
+_EXECUTABLE = 4
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def _filter(machine: str) -> bytes:
+    """The seccomp filter in classic BPF: what isn't allowed kills the process."""
+    architecture, write, mapping, allowed = _CALLS[machine]
+    code = [(_LOAD, 0, 0, _ARCHITECTURE_AT), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL),
+            (_LOAD, 0, 0, _CALL_AT)]
+    for call in allowed:
+        code += [(_EQUAL, 0, 1, call), (_RETURN, 0, 0, _ALLOW)]
+    # Writing, to standard output alone.
+    code += [(_EQUAL, 0, 4, write), (_LOAD, 0, 0, _FIRST_AT), (_EQUAL, 0, 1, 1), (_RETURN, 0, 0, _ALLOW),
+             (_RETURN, 0, 0, _KILL)]
+    # Memory, but none that can be run.
+    for call in mapping:
+        code += [(_EQUAL, 0, 4, call), (_LOAD, 0, 0, _THIRD_AT), (_BITS, 1, 0, _EXECUTABLE), (_RETURN, 0, 0, _ALLOW),
+                 (_RETURN, 0, 0, _KILL)]
+    code.append((_RETURN, 0, 0, _KILL))
+    return b"".join(struct.pack("HBBI", *line) for line in code)
+
+
+def confine(cpu_seconds: float) -> None:
+    """Give up everything but computing.
+
+    Raises:
+        OSError: the kernel refuses; nothing may be run then.
+        KeyError: this machine's system calls are not known here.
+    """
+    whole = math.ceil(cpu_seconds)
+    for limit, value in ((resource.RLIMIT_CPU, whole), (resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_FSIZE, 0),
+                         (resource.RLIMIT_NPROC, 0), (resource.RLIMIT_NOFILE, 3), (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(limit, (value, value))
+    content = _filter(platform.machine())
+    memory = ctypes.create_string_buffer(content, len(content))
+    program = _Program(len(content) // 8, ctypes.addressof(memory))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+    for option, first, second in ((_DIE_WITH_PARENT, signal.SIGKILL, None), (_NOT_DUMPABLE, 0, None),
+                                  (_NO_NEW_PRIVILEGES, 1, None),
+                                  (_SET_SECCOMP, _FILTER_MODE, ctypes.addressof(program))):
+        if prctl(option, first, second, 0, 0):
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _checked(source: str) -> CodeType:
+    """The program as code, if the language's filter lets it pass; SyntaxError where it doesn't."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        names = [getattr(node, field, None) for field in ("attr", "id", "name")]
+        if any(isinstance(name, str) and name.startswith("_") and name != "_" for name in names):
+            raise SyntaxError("a name begins with an underscore")
+    return compile(tree, "program", "exec")
+
+
+def _import(name: str, *_: Any) -> Any:
+    if name not in _MODULES:
+        raise ImportError(name)
+    return _MODULES[name]
+
+
+def _say(content: dict[str, Any]) -> None:
+    os.write(1, json.dumps(content).encode())
+
+
+def _answer(value: Any) -> str | None:
+    if type(value) in (decimal.Decimal, fractions.Fraction):
+        value = float(value)
+    return str(value)[:1000] if type(value) in (int, float, str, bool) else None
+
+
+def main() -> None:
+    """Confine this process, run the program, say what its `solution()` returns."""
+    source = sys.stdin.buffer.read().decode("utf-8", "replace")
+    try:
+        confine(float(sys.argv[1]))
+    except (OSError, KeyError) as error:
+        _say({"fault": f"no sandbox on this machine ({type(error).__name__}: {error})"})
+        return
+    # A byte of JSON's white space: the program begins.
+    os.write(1, b"\n")
+    try:
+        if "unchecked" in sys.argv:
+            names: dict[str, Any] = {"__name__": "program"}
+            code = compile(source, "program", "exec")
+        else:
+            allowed = {function.__name__: function for function in _BUILTINS}
+            names = {"__builtins__": {**allowed, "__import__": _import, "print": lambda *_, **__: None}}
+            code = _checked(source)
+        exec(code, names)
+        _say({"answer": _answer(names["solution"]())})
+    except BaseException as error:
+        _say({"fault": f"{type(error).__name__}: {str(error)[:200]}"})
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)

@@ -1,0 +1,195 @@
+"""What a response is worth, by the job's reward; and whether the rows are such that it can be told."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jinja2
+from finetune_api.spec.reft import RewardSpec, RewardType
+from jinja2.exceptions import SecurityError
+
+from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow
+from finetune_trainer.data.templates import template_environment
+from finetune_trainer.errors import BadConfig, BadData
+from finetune_trainer.reft.answers import (
+    NO_ANSWER,
+    Verdict,
+    final_answer,
+    json_answer,
+    judge_answer,
+    judge_json,
+    number,
+)
+from finetune_trainer.reft.program import run_programs, sandbox_fault, source_of
+
+_FIELD = "spec.method.reft.reward"
+_TRIED = 100
+Plugin = Callable[[str, str, Mapping[str, Any]], float]
+
+
+class Judge:
+    """Judges responses to rows.
+
+    Raises:
+        BadConfig: the plug-in can't be imported, or programs can't be confined on this machine.
+    """
+
+    def __init__(self, reward: RewardSpec) -> None:
+        self.reward = reward
+        self._plugin = _load(reward.plugin) if reward.plugin else None
+        if reward.type is RewardType.PROGRAM and (fault := sandbox_fault()):
+            raise BadConfig(f"{_FIELD}.type: programs can't be run safely here: {fault}; they need Linux with seccomp "
+                            "on x86_64 or aarch64")
+
+    def judge(self, responses: Sequence[str], rows: Sequence[Example]) -> list[Verdict]:
+        """What each response is worth.
+
+        Raises:
+            BadData: the plug-in fails, or returns what is no reward; the message names the row.
+        """
+        reward = self.reward
+        pairs = list(zip(responses, rows, strict=True))
+        if reward.type is RewardType.PROGRAM:
+            assert reward.timeout is not None
+            ran = run_programs([source_of(response) for response in responses], reward.timeout.total_seconds())
+            return [judge_answer(one.answer, _right(row), reward.tolerance, reward.partial)
+                    for one, row in zip(ran, rows, strict=True)]
+        if reward.type is RewardType.PLUGIN:
+            return [self._ask_plugin(response, row) for response, row in pairs]
+        if reward.type is RewardType.JSON:
+            return [judge_json(json_answer(response, reward.trigger), json.loads(_right(row)), reward.tolerance,
+                               reward.partial) for response, row in pairs]
+        return [judge_answer(final_answer(response, reward.trigger), _right(row), reward.tolerance, reward.partial)
+                for response, row in pairs]
+
+    def _ask_plugin(self, response: str, row: Example) -> Verdict:
+        assert self._plugin is not None
+        name = self.reward.plugin
+        try:
+            value = self._plugin(response, _right(row), row.columns)
+        except Exception as error:
+            raise BadData(f"{_FIELD}.plugin: {name} fails for {row.place}: {type(error).__name__}: {error}") from error
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or \
+                not 0 <= value <= 1:
+            raise BadData(f"{_FIELD}.plugin: {name} returned {value!r} for {row.place}; a reward is a number from 0 to "
+                          "1")
+        return Verdict(float(value), value == 1) if value else NO_ANSWER
+
+
+def _right(row: Example) -> str:
+    assert row.target is not None
+    return row.target
+
+
+def _load(name: str) -> Plugin:
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise BadConfig(f"{_FIELD}.plugin: {name} can't be imported: {error}; is it in the trainer's image?") from error
+    if not callable(found):
+        raise BadConfig(f"{_FIELD}.plugin: {name} is no function")
+    plugin: Plugin = found
+    return plugin
+
+
+def with_right_answers(examples: Sequence[Example], rows: Sequence[SourceRow], judge: Judge
+                       ) -> tuple[list[Example], list[Finding]]:
+    """Examples with their right answers and columns, and what is wrong with those that no reward could be told for.
+
+    Raises:
+        BadConfig: the template is not valid, or the trigger occurs in no row.
+    """
+    reward = judge.reward
+    columns = {row.place: row.columns for row in rows}
+    if reward.type is RewardType.FINAL_ANSWER and examples and \
+            not any(reward.trigger in example.answer for example in examples):
+        raise BadConfig(f"{_FIELD}.trigger: {reward.trigger!r} occurs in no row's completion (the first is "
+                        f"{examples[0].answer[-60:]!r}); write the words that the final answers follow there")
+    template = _template(reward.answer)
+    found, findings = [], []
+    for example in examples:
+        try:
+            target = template.render(dict(columns[example.place])).strip() if template else _own_answer(example, reward)
+        except SecurityError as error:
+            raise BadConfig(f"{_FIELD}.answer: a template may use the row's columns and nothing of Python: {error}"
+                            ) from error
+        except (jinja2.TemplateError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+            findings.append(Finding(Severity.ERROR, example.place, f"{_FIELD}.answer: the template fails: {error}"))
+            continue
+        complete = replace(example, target=target, columns=columns[example.place])
+        fault = _fault(complete, reward)
+        if fault:
+            findings.append(Finding(Severity.ERROR, example.place, fault))
+        else:
+            found.append(complete)
+    return found, findings + _wrong_rows(found, judge)
+
+
+def _template(text: str | None) -> jinja2.Template | None:
+    if text is None:
+        return None
+    try:
+        return template_environment().from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise BadConfig(f"{_FIELD}.answer: not a valid template: {error.message} (line {error.lineno})") from error
+
+
+def _own_answer(example: Example, reward: RewardSpec) -> str:
+    """The answer of the row's own completion; empty where it has none."""
+    if reward.type is RewardType.FINAL_ANSWER:
+        return final_answer(example.answer, reward.trigger) or ""
+    if reward.type is RewardType.JSON:
+        value = json_answer(example.answer, reward.trigger)
+        return json.dumps(value, ensure_ascii=False) if value else ""
+    return example.answer
+
+
+def _fault(example: Example, reward: RewardSpec) -> str | None:
+    """Why no reward could be told for a row, or why there is nothing to warm up on."""
+    if reward.type is RewardType.FINAL_ANSWER:
+        own = final_answer(example.answer, reward.trigger)
+        if own is None:
+            return f"its completion has no final answer after {reward.trigger!r} (reward.trigger)"
+        if not example.answer.rpartition(reward.trigger)[0].strip():
+            return f"its completion has no chain of thought before {reward.trigger!r}"
+        if example.target and number(example.target) is not None and number(own) is None:
+            return f"the right answer {example.target!r} is a number, but its completion ends in {own!r}"
+    if not example.target:
+        return "reward.answer gives no right answer"
+    if reward.type is RewardType.JSON:
+        try:
+            value = json.loads(example.target)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict) or not value:
+            return f"the right answer {example.target[:60]!r} is not a JSON object with fields"
+    if reward.type is RewardType.PROGRAM and not _defines_solution(source_of(example.answer)):
+        return "its completion has no chain of thought: it is no Python that defines the function solution"
+    return None
+
+
+def _defines_solution(source: str) -> bool:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(isinstance(node, ast.FunctionDef) and node.name == "solution" for node in tree.body)
+
+
+def _wrong_rows(examples: Sequence[Example], judge: Judge) -> list[Finding]:
+    """Rows whose own completion is not right; of programs and plug-ins, which take time, the first ones only."""
+    slow = judge.reward.type in (RewardType.PROGRAM, RewardType.PLUGIN)
+    tried = examples[:_TRIED] if slow else examples
+    verdicts = judge.judge([example.answer for example in tried], tried)
+    return [
+        Finding(Severity.WARNING, example.place,
+                f"its own completion is not right: {verdict.answer!r}, and the right answer is {example.target!r}")
+        for example, verdict in zip(tried, verdicts, strict=True) if not verdict.right
+    ]
