@@ -14,6 +14,7 @@ from finetune_trainer.reft.program import run_program, run_programs, sandbox_fau
     ("import math\ndef solution():\n    return math.sqrt(16)", "4.0"),
     ("from fractions import Fraction\ndef solution():\n    return Fraction(3, 4)", "0.75"),
     ("from datetime import date\ndef solution():\n    return (date(2024, 3, 1) - date(2024, 2, 1)).days", "29"),
+    ("def solution():\n    return 1 if len('x') is 1 else 2", "1"),  # a warning must not look for the source's file
     ("def half(x):\n    return x / 2\ndef solution():\n    return half(9)", "4.5"),
     ("def solution():\n    print('thinking')\n    return 'B'", "B"),
     ("def solution():\n    return sum(sorted({3, 1, 2})[:2]) if all([1]) else 0", "3"),

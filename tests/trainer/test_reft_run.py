@@ -125,6 +125,15 @@ def test_a_reward_that_never_comes_ends_ppo_early_and_says_what_to_do(tmp_path):
         result["message"]
 
 
+def test_programs_are_run_as_chains_of_thought(tmp_path):
+    folder = workshop(tmp_path)
+    done = _run(folder, dataset={"completion": "def solution():\n    return {{ label.level }}"},
+                method={"reft": {"reward": {"type": "program", "answer": "{{ label.level }}"}}})
+    assert done.code == 0, done.output
+    assert "its own completion is not right" not in done.output
+    assert manifest(folder)["run"]["spec"]["method"]["reft"]["ppo"]["klCoefficient"] == 0.01
+
+
 def test_a_limit_that_is_reached_in_the_warm_up_publishes_the_warm_up(tmp_path):
     folder = workshop(tmp_path)
     done = _run(folder, budget={"maxDuration": "1ms"})

@@ -15,6 +15,7 @@ from finetune_api import parse_job_text, resolve_defaults, spec_hash
 from finetune_api.messages import Accelerator, RunConfig
 from finetune_api.spec.evaluation import GateSpec, Metric
 from finetune_trainer.evaluation.evaluate import Evaluation, Shown
+from finetune_trainer.reft.state import RolloutExample
 from finetune_trainer.report import charts
 from finetune_trainer.report.card import load_code, render_card
 from finetune_trainer.report.facts import RunFacts, comparisons, figures, row_counts
@@ -155,7 +156,15 @@ class Walk(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
+def reinforced_steps(count):
+    seen = {"reward": 0.3, "accuracy": 0.25, "kl": 1.5, "clipFraction": 0.01, "explainedVariance": -0.5, "entropy": 0.2,
+            "responseTokens": 25.5, "rolloutSeconds": 0.3, "updateSeconds": 0.2}
+    return [*steps(count), *({**step, "step": step["step"] + count, **seen} for step in steps(count))]
+
+
 EVERY_SHAPE = {
+    "reinforced": facts_of_a_run(steps=reinforced_steps(20), step=40, total_steps=40, remark="PPO brought no gain",
+                                 rollouts=(RolloutExample("2+2", "4", "2+2=4", 1), RolloutExample("1+1", "2", "", 0))),
     "everything": facts_of_a_run(),
     "text answers and no step": facts_of_text_answers(),
     "no evaluation before": facts_of_a_run(before=None),
@@ -219,6 +228,7 @@ def test_texts_of_others_are_shown_and_never_run():
     shown = Shown(ATTACK, ATTACK, ATTACK)
     facts = facts_of_a_run(
         run=run, base_model=ATTACK, base_revision=ATTACK, device=ATTACK, findings=[ATTACK], gate=ATTACK,
+        rollouts=(RolloutExample(ATTACK, ATTACK, ATTACK, 0.1),), remark=ATTACK,
         stopped_early=ATTACK, packages={ATTACK: ATTACK}, counts={ATTACK: 3}, stage_seconds={ATTACK: 3.0},
         before=Evaluation({"fieldAccuracy": {ATTACK: 0.5}}, None, (shown,), 1, 1.0, 0, 0.0, 0),
         after=Evaluation({"fieldAccuracy": {ATTACK: 0.5}}, None, (shown,), 1, 1.0, 0, 0.0, 0))
@@ -230,6 +240,16 @@ def test_texts_of_others_are_shown_and_never_run():
     assert "<" not in outside_code
     assert not re.search(r"(?<!\\)[`\[*]", outside_code)
     assert all(len(re.findall(r"(?<!\\)\|", line)) <= 8 for line in outside_code.splitlines())
+
+
+def test_a_reinforced_run_shows_what_was_sampled_and_keeps_its_losses_apart():
+    page = render_report(EVERY_SHAPE["reinforced"])
+    words = Walk(page).words()
+    assert "Mean reward went from 0.3 at step 21 to 0.3 at step 40." in words
+    first, last = steps(20)[0]["loss"], steps(20)[-1]["loss"]
+    assert f"Training loss went from {first:.3f} at step 1 to {last:.3f} at step 20." in words
+    assert "On held-out rows it was" not in words, "the loss after PPO belongs to no step of the warm-up"
+    assert "reward 1" in words and "PPO brought no gain." in words
 
 
 def test_a_text_can_not_end_the_code_block_of_the_card():

@@ -72,8 +72,8 @@ def run_program(source: str, timeout: float, language_checks: bool = True) -> Ra
         return Ran(None, "the program is too long")
     arguments = [str(timeout), *([] if language_checks else ["unchecked"])]
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", str(_CHILD), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, env={}, cwd="/", start_new_session=True,
+        [sys.executable, "-I", "-S", "-B", "-W", "ignore", str(_CHILD), *arguments], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/", start_new_session=True,
     )
     assert process.stdin is not None
     assert process.stdout is not None
