@@ -243,7 +243,7 @@ def test_loftq_starts_nearer_to_the_weights_before_their_quantization(place, run
             assert float(left.norm()) == pytest.approx(float(best), rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["IA3", "IA3 nf4", "PiSSA", "LoftQ"])
+@pytest.mark.parametrize("name", ["IA3", "IA3 nf4", "IA3 int8", "PiSSA", "LoftQ"])
 def test_a_merged_export_is_the_model_that_was_evaluated(place, tmp_path, name):
     from transformers import AutoModelForCausalLM
 
@@ -252,7 +252,9 @@ def test_a_merged_export_is_the_model_that_was_evaluated(place, tmp_path, name):
     assert done.code == 0, done.output
     merged = AutoModelForCausalLM.from_pretrained(published(tmp_path) / "merged")
     after = manifest(tmp_path)["result"]["evaluation"]["after"]["loss"]
-    assert loss_of(place, merged, tmp_path, method=MORE_METHODS[name]) == pytest.approx(after, abs=2e-5)
+    # LLM.int8() also rounds activations, which a merged model in float32 does not.
+    rounding = 1e-2 if "int8" in name else 2e-5
+    assert loss_of(place, merged, tmp_path, method=MORE_METHODS[name]) == pytest.approx(after, abs=rounding)
 
 
 @pytest.mark.parametrize("name", ["Full", "last layer", "BitFit", "IA3", "prompt tuning", "bottleneck nf4"])

@@ -39,6 +39,8 @@ def export_merged(tuned: Tuned, published: Path, files: ModelFiles, quantization
         if quantization is not Quantization.NONE:
             model = model.dequantize()
             model.to(device.dtype)
+            # They stay behind, and PEFT merges no IA3 while they say so (0.21).
+            model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
         loaded: PreTrainedModel = model
         return loaded
 
