@@ -61,6 +61,10 @@ class DoraSpec(LoraSpec):
     """Weight-decomposed low-rank adapters: LoRA on the direction of each weight, with a trained magnitude
     (Liu et al., 2024, arXiv:2402.09353)."""
 
+    kept_norms: bool = True
+    """Keep the norms of the adapted weights between optimizer steps: the same result, faster. `false` computes them
+    anew in every pass, as PEFT does."""
+
 
 class MethodSpec(ApiModel):
     """The method and its settings; the settings block has the method's name in lower case."""

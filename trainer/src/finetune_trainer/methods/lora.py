@@ -5,10 +5,11 @@ Hu et al., 2021 (arXiv:2106.09685); Dettmers et al., 2023 (arXiv:2305.14314).
 
 from __future__ import annotations
 
-from finetune_api.spec.method import LoraSpec
+from finetune_api.spec.method import Engine, LoraSpec
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import set_seed
 
+from finetune_trainer.engines import unsloth
 from finetune_trainer.model.targets import target_modules
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.training.sft import train_adapter
@@ -24,6 +25,10 @@ def train(run: TrainingRun) -> Trained:
 def attach(run: TrainingRun, settings: LoraSpec, field: str, dora: bool = False) -> PeftModel:
     """The run's model with a fresh adapter, whose weights depend on the seed alone; it changes nothing yet (B = 0)."""
     set_seed(run.spec.training.seed)
+    if run.spec.engine is Engine.UNSLOTH:
+        adapted: PeftModel = unsloth.attach(run.model, run.spec, settings,
+                                            target_modules(run.model, settings.target_modules, field))
+        return adapted
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

@@ -24,6 +24,7 @@ from finetune_trainer.distributed import COLLECTIVE
 from finetune_trainer.errors import OutOfMemory, StopRequested
 from finetune_trainer.export import ADAPTER_WEIGHTS
 from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
+from finetune_trainer.model.fast_dora import weights_changed
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loop import LoopCallback
 from finetune_trainer.training.run import Trained, TrainingRun
@@ -149,6 +150,7 @@ def _put_back(model: PeftModel, weights: dict[str, torch.Tensor]) -> None:
         if name in weights:
             parameter.data = weights[name].clone()
             parameter.grad = None
+    weights_changed()
 
 
 def _assert_precision(model: PeftModel) -> None:

@@ -1,0 +1,1 @@
+"""Engines other than our own, each imported only by jobs that ask for it."""
