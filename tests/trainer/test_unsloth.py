@@ -1,4 +1,4 @@
-"""The engine Unsloth, as far as it can be tested without a GPU: its image's packages, and our calls against their sources.
+"""The engine Unsloth, as far as that goes without a GPU: its image's packages, and our calls against their sources.
 
 The packages are downloaded and read, never installed or imported.
 """
@@ -35,8 +35,8 @@ def wheels():
         for package in READ:
             pattern = f"{package}-{PINS[package]}-*.whl"
             if not list(folder.glob(pattern)):
-                done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder,
-                                       f"{package}=={PINS[package]}"], capture_output=True, text=True, timeout=300)
+                command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
+                done = subprocess.run([*command, f"{package}=={PINS[package]}"], capture_output=True, timeout=300)
                 if done.returncode:
                     pytest.skip(f"NOT CHECKED against {package} {PINS[package]}: it can't be downloaded here")
             (found[package],) = folder.glob(pattern)
