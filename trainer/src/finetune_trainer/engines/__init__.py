@@ -1,1 +1,1 @@
-"""Engines other than our own, each imported only by jobs that ask for it."""
+"""Engines other than our own; their packages are imported only by jobs that ask for them."""
