@@ -19,7 +19,7 @@ def call(script, *arguments, flags=()):
 
 
 @pytest.mark.parametrize("script", ["sft_throughput.py", "resume_cost.py", "quickstart_seeds.py",
-                                    "methods_table.py", "reft_gain.py"])
+                                    "methods_table.py", "reft_gain.py", "dora_overhead.py"])
 def test_a_benchmark_explains_its_options(script):
     done = call(script, "--help", flags=("-W", "error"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -45,6 +45,15 @@ def test_an_arm_of_the_throughput_benchmark_tells_what_it_measured(tiny_model_fo
     assert 0 <= result["padding"] < 0.5
     assert len(result["losses"]) == 3
     assert all(4 < loss < 8 for loss in result["losses"]), "about ln 259, as a random model guesses"
+
+
+def test_the_overhead_of_dora_is_measured_on_any_model(tiny_model_folder):
+    done = call("dora_overhead.py", "--model", tiny_model_folder, "--quantizations", "none", "--micro-batches", 2,
+                "--tokens", 64, "--repeats", 2, "--no-memory")
+    assert done.returncode == 0, done.stderr
+    table = [line.rpartition("  ") for line in done.stdout.splitlines() if line.startswith(("LoRA", "DoRA"))]
+    assert len(table) == 3
+    assert all(0 < float(ratio) < 20 for _, _, ratio in table)
 
 
 def test_an_arm_without_a_model_is_refused():

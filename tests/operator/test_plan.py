@@ -283,6 +283,16 @@ def test_the_image_is_pinned_once_it_was_pulled():
     assert decided.status.image == "registry/trainer@sha256:" + "a" * 64
 
 
+def test_an_engine_has_an_image_of_its_own_frozen_at_the_start():
+    settings = SETTINGS.model_copy(update={"unsloth_image": "registry/unsloth:1"})
+    job = raw_job(engine="unsloth")
+    status = decide(job, settings=settings).status
+    assert status.image == "registry/unsloth:1"
+    later = settings.model_copy(update={"unsloth_image": "registry/unsloth:2"})
+    following = decide(raw_job(status, engine="unsloth"), settings=later)
+    assert created(following, "Job")["spec"]["template"]["spec"]["containers"][0]["image"] == "registry/unsloth:1"
+
+
 def test_new_settings_touch_no_running_attempt_and_no_later_one():
     new = Settings(trainer_image="registry/trainer:2", accelerators={
         "nvidia-l4": SETTINGS.accelerators["nvidia-l4"].model_copy(update={"hourly_price": Decimal(9)})})

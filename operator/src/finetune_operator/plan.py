@@ -126,7 +126,7 @@ def _before_start(seen: Observation, settings: Settings, now: datetime) -> Plan:
     accelerator = settings.accelerators[job.spec.compute.accelerator]
     started = status.model_copy(update={
         "start_time": now, "started_generation": job.generation,
-        "spec_hash": spec_hash(resolve_defaults(job.spec)), "image": settings.trainer_image,
+        "spec_hash": spec_hash(resolve_defaults(job.spec)), "image": settings.image_for(job.spec.engine),
         "retries": Retries(),
         "cost": Cost(spent=Decimal(0), currency=settings.currency,
                      hourly_rate=admission.price_of(job.spec, accelerator)),
@@ -332,7 +332,7 @@ class _Pass:
     def _pin_image(self, active: AttemptView) -> None:
         """From the first pull on every attempt runs the same image, whatever its tag becomes."""
         pulled = next((pod.image_id for pod in active.pods if pod.image_id), None)
-        image = self.status.image or self.settings.trainer_image
+        image = self.status.image or self.settings.image_for(self.spec.engine)
         if pulled and "@sha256:" in pulled and "@sha256:" not in image:
             digest = pulled.rpartition("@")[2]
             repository = image.rpartition(":")[0] if ":" in image.rpartition("/")[2] else image
@@ -375,7 +375,7 @@ class _Pass:
             # First the Service, whose address goes into the pods.
             service = Create(manifests.rendezvous_service(self.job, number))
             return Plan(self.status, (service,), requeue_after=timedelta())
-        image = self.status.image or self.settings.trainer_image
+        image = self.status.image or self.settings.image_for(self.spec.engine)
         config = manifests.run_config(self.job, self._fitting_spec(), number, image, self.status, self.accelerator)
         made = (manifests.run_map(self.job, config), manifests.limits_map(self.job, number, self._limits()),
                 manifests.attempt_job(self.job, self.spec, number, image, self.accelerator, self.settings, rendezvous))

@@ -12,6 +12,7 @@ import yaml
 from finetune_api.base import ApiModel
 from finetune_api.quantities import Duration, Money, Quantity, ResourceQuantity
 from finetune_api.spec.compute import LabelKey, LabelValue, Name, Toleration, TolerationOperator
+from finetune_api.spec.method import Engine
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 GIB = 1024**3
@@ -161,6 +162,9 @@ class Settings(ApiModel):
     trainer_image: Annotated[str, Field(min_length=1, max_length=1024)] = "ghcr.io/finetune-dev/trainer:0.1.0"
     """Image of the trainer, best by digest."""
 
+    unsloth_image: Annotated[str, Field(min_length=1, max_length=1024)] = "ghcr.io/finetune-dev/trainer-unsloth:0.1.0"
+    """Image of the trainer for jobs with `engine: unsloth`, built from trainer/Dockerfile.unsloth."""
+
     image_pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] = "IfNotPresent"
     """When a node pulls it."""
 
@@ -209,6 +213,10 @@ class Settings(ApiModel):
 
     workers: Annotated[int, Field(ge=1, le=256)] = 16
     """Jobs that are worked on at the same time."""
+
+    def image_for(self, engine: Engine) -> str:
+        """The trainer's image for an engine."""
+        return self.unsloth_image if engine is Engine.UNSLOTH else self.trainer_image
 
 
 def load_settings(path: Path | None) -> Settings:

@@ -17,6 +17,7 @@ from pathlib import Path
 from finetune_api.exit_codes import ExitCode
 from finetune_api.layout import METRICS
 from finetune_api.messages import Limits, Outcome, Result, RunConfig
+from finetune_api.spec.method import Engine
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.errors import TrainerError
@@ -64,6 +65,10 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
     prometheus = Metrics(config.namespace, config.name)
     state.observers = (metrics, prometheus, *observers)
     try:
+        if config.spec.engine is Engine.UNSLOTH:
+            from finetune_trainer.engines import unsloth
+
+            unsloth.prepare()
         # Imported late: torch and transformers take seconds, and a wrong configuration should be told at once.
         from finetune_trainer.pipeline import Attempt, run_attempt
 

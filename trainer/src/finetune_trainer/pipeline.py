@@ -11,6 +11,7 @@ from pathlib import Path
 
 from finetune_api.layout import ADAPTER, BASELINE, CHANGED, CHECKPOINTS, MERGED, METRICS, MODEL, REPORT, job_prefix
 from finetune_api.messages import Outcome, Result, RunConfig, Stage
+from finetune_api.spec.method import Engine
 from finetune_api.spec.output import Export
 from finetune_api.status import EvaluationScores, Memory
 
@@ -18,6 +19,7 @@ from finetune_trainer.clock import Clock
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.distributed import connect
+from finetune_trainer.engines import unsloth
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.evaluation.evaluate import Evaluation, Evaluator
@@ -102,6 +104,8 @@ def run_attempt(attempt: Attempt) -> Finished:
         TrainerError: it can't be finished; the class says why, and so the exit code.
     """
     config, spec, state, stop = attempt.config, attempt.config.spec, attempt.state, attempt.stop
+    if spec.engine is Engine.UNSLOTH:
+        spec = unsloth.fitting(spec)
     prefix = job_prefix(config.namespace, config.name, config.uid)
     storage = open_storage(spec.output.uri, spec.output.s3)
     earlier = published_result(storage, prefix)
@@ -134,7 +138,8 @@ def run_attempt(attempt: Attempt) -> Finished:
     stop.check()
 
     state.enter(Stage.LOADING)
-    model = load_model(files, spec.method.quantization, device)
+    model = (load_model(files, spec.method.quantization, device) if spec.engine is Engine.NATIVE
+             else unsloth.load_model(files, spec, device))
     identity = Identity(config.spec_hash, data.digest(), weights_digest(model),
                         {**environment(device), "number of processes": str(world.size)})
     base = describe(model)

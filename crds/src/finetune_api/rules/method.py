@@ -21,6 +21,15 @@ def _technique(method: Section) -> str | None:
     return method.get("additive", {}).get("technique", "IA3") if _method_type(method) == "Additive" else None
 
 
+def _unsloth(spec: Section) -> bool:
+    return bool(spec.get("engine", "native") == "unsloth")
+
+
+def _one_gpu(compute: Section) -> bool:
+    return bool(compute.get("gpusPerNode", 1) == 1 and compute.get("nodes", 1) == 1
+                and compute.get("accelerator") != "cpu")
+
+
 def _block_rule(block: str, owner: str, other: str, filled: Section | None = None) -> Rule:
     """A block of settings goes with the type that it is named after.
 
@@ -142,9 +151,25 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec", "engine",
-        lambda spec: spec.get("engine", "native") == "native",
-        "!has(self.engine) || self.engine == 'native'",
-        "this version has the native engine only; leave engine out",
-        accepts={"engine": "native"}, refuses={"engine": "unsloth"},
+        lambda spec: not _unsloth(spec) or (_method_type(spec.get("method", {})) == "LoRA"
+                                            and spec.get("method", {}).get("quantization", "none") != "int8"),
+        "!has(self.engine) || self.engine != 'unsloth' || !has(self.method) || "
+        "((!has(self.method.type) || self.method.type == 'LoRA') && "
+        "(!has(self.method.quantization) || self.method.quantization != 'int8'))",
+        "unsloth trains LoRA with quantization none or nf4; change the method, or write engine: native",
+        accepts={"engine": "unsloth", "method": {"type": "LoRA", "quantization": "nf4"}},
+        refuses={"engine": "unsloth", "method": {"type": "DoRA"}},
+    ),
+    Rule(
+        "spec", "engine",
+        lambda spec: not _unsloth(spec) or _one_gpu(spec.get("compute", {})),
+        "!has(self.engine) || self.engine != 'unsloth' || !has(self.compute) || "
+        "((!has(self.compute.gpusPerNode) || self.compute.gpusPerNode == 1) && "
+        "(!has(self.compute.nodes) || self.compute.nodes == 1) && "
+        "(!has(self.compute.accelerator) || self.compute.accelerator != 'cpu'))",
+        "unsloth trains on exactly one NVIDIA GPU: write gpusPerNode: 1, nodes: 1 and a GPU as accelerator in "
+        "spec.compute, or engine: native",
+        accepts={"engine": "unsloth", "compute": {"gpusPerNode": 1, "nodes": 1}},
+        refuses={"engine": "unsloth", "compute": {"gpusPerNode": 2}},
     ),
 )

@@ -99,6 +99,10 @@ class DoraSpec(LowRankSpec):
     """Weight-decomposed low-rank adapters: LoRA on the direction of each weight, with a trained magnitude
     (Liu et al., 2024, arXiv:2402.09353)."""
 
+    kept_norms: bool = True
+    """Keep the norms of the adapted weights between optimizer steps: the same result, faster. `false` computes them
+    anew in every pass, as PEFT does."""
+
 
 class PartialSpec(ApiModel):
     """Which of the model's own parameters are trained, all else frozen: write exactly one of the three."""

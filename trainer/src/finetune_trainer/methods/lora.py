@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_api.spec.method import Initialization, LowRankSpec
+from finetune_api.spec.method import Engine, Initialization, LowRankSpec
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import set_seed
 
+from finetune_trainer.engines import unsloth
 from finetune_trainer.model.loftq import start_from_quantization_error
 from finetune_trainer.model.targets import target_modules
 from finetune_trainer.training.run import Trained, TrainingRun
@@ -49,6 +50,10 @@ def attach(run: TrainingRun, settings: LowRankSpec, field: str, dora: bool = Fal
         start: PEFT's name of what it starts from; by default it changes nothing yet (B = 0).
     """
     set_seed(run.spec.training.seed)
+    if run.spec.engine is Engine.UNSLOTH:
+        adapted: PeftModel = unsloth.attach(run.model, run.spec, settings,
+                                            target_modules(run.model, settings.target_modules, field))
+        return adapted
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

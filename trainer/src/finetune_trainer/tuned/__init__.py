@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from finetune_trainer.model.fast_dora import weights_changed
+
 TRAINED = "trained.safetensors"
 """The trained parameters in a checkpoint, by their names in the model."""
 
@@ -84,6 +86,7 @@ def load_trained(model: torch.nn.Module, folder: Path) -> None:
             # A copy: what is read from a file may lie in memory otherwise than what torch allocates, and add up so.
             parameter.data = weights.pop(name).clone().to(parameter.device)
             parameter.grad = None
+    weights_changed()
     assert not weights, f"these are not trained: {sorted(weights)[:3]}"
 
 

@@ -1,0 +1,361 @@
+"""DoRA that keeps its weight norms gives what PEFT's gives, whatever happens to the weights in between."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from finetune_trainer.model import fast_dora
+from finetune_trainer.model.fast_dora import FastDora, KeptNorms, keep_norms, weights_changed
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora.variants import DoraLinearVariant
+
+from tests.trainer.runs import DORA, manifest, published, run, workshop
+
+IDS = torch.tensor([[5, 80, 90, 100, 7, 8, 33, 21], [9, 81, 17, 44, 3, 250, 12, 1]])
+QUANTIZATIONS = ("none", "nf4", "int8")
+LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def load(folder, quantization="none", dtype=torch.float32):
+    from finetune_api.spec.method import Quantization
+    from finetune_trainer.model.device import Device
+    from finetune_trainer.model.files import ModelFiles
+    from finetune_trainer.model.load import load_model
+
+    return load_model(ModelFiles(folder, ""), Quantization(quantization), Device(torch.device("cpu"), dtype, "sdpa"))
+
+
+def adapt(base, fast, *, dropout=0.0, moved=True):
+    """A DoRA model whose factors and magnitudes are away from their start."""
+    torch.manual_seed(0)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, use_dora=True, lora_dropout=dropout,
+                                            target_modules=LAYERS, task_type="CAUSAL_LM"))
+    if moved:
+        move(model)
+    if fast:
+        assert keep_norms(model) == 14
+    return model
+
+
+@torch.no_grad()
+def move(model, seed=1):
+    """Change every trained weight in place, as no optimizer does: the caller has to say so."""
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+
+
+def loss_of(model, ids=IDS):
+    return model(input_ids=ids, labels=ids, use_cache=False).loss
+
+
+@torch.no_grad()
+def logits_of(model):
+    return model(input_ids=IDS, use_cache=False).logits
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(ours, its, tolerance=1e-5):
+    assert ours.keys() == its.keys()
+    for name, gradient in its.items():
+        assert (ours[name] - gradient).abs().max() <= tolerance * gradient.abs().max(), name
+
+
+def slow(model):
+    """A copy whose layers compute as PEFT's do, from the weights that the model has now."""
+    twin = copy.deepcopy(model)
+    for module in twin.modules():
+        for adapter, variant in getattr(module, "lora_variant", {}).items():
+            if isinstance(variant, FastDora):
+                module.lora_variant[adapter] = DoraLinearVariant()
+    return twin
+
+
+def assert_norms_are_current(model):
+    """The same logits as PEFT's way with the weights that are there now."""
+    torch.testing.assert_close(logits_of(model), logits_of(slow(model)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def used(tiny_model_folder):
+    """A fast model that has run, so that all its layers keep norms."""
+    model = adapt(load(tiny_model_folder), fast=True).train()
+    loss_of(model).backward()
+    return model
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_output_loss_and_gradients_are_those_of_peft(tiny_model_folder, quantization, checkpointing):
+    seen = []
+    for fast in (True, False):
+        model = adapt(load(tiny_model_folder, quantization), fast).train()
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        loss = loss_of(model)
+        loss.backward()
+        seen.append((loss.item(), gradients(model), logits_of(model.eval())))
+    ours, its = seen
+    assert ours[0] == pytest.approx(its[0], abs=1e-6)
+    assert len(ours[1]) == 3 * 14
+    assert_same_gradients(ours[1], its[1])
+    torch.testing.assert_close(ours[2], its[2], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_in_bf16_the_difference_is_that_of_bf16(tiny_model_folder, quantization):
+    truth = logits_of(adapt(load(tiny_model_folder, quantization), fast=False).eval())
+    for autocast in (False, True):
+        errors = []
+        for fast in (True, False):
+            model = adapt(load(tiny_model_folder, quantization, torch.bfloat16), fast).eval()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                errors.append((logits_of(model).float() - truth).abs().max().item())
+                loss = loss_of(model.train())
+            loss.backward()
+            assert all(p.grad.dtype is torch.float32 and p.grad.isfinite().all()
+                       for p in model.parameters() if p.requires_grad)
+        assert errors[0] < 1.5 * errors[1] + 1e-3, "further from float32 than PEFT's bf16 is"
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_training_curve_is_that_of_peft(tiny_model_folder, quantization):
+    curves = []
+    for fast in (True, False):
+        model = adapt(load(tiny_model_folder, quantization), fast, moved=False).train()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        curve = []
+        for step in range(12):
+            for batch in range(2):
+                loss = loss_of(model, IDS.roll(step + batch, 1))
+                loss.backward()
+                curve.append(loss.item())
+            optimizer.step()
+            optimizer.zero_grad()
+        curves.append(curve)
+    assert curves[1][-1] < 0.95 * curves[1][0], "nothing was learnt"
+    assert curves[0] == pytest.approx(curves[1], abs=1e-3)
+
+
+def test_norms_are_made_once_for_all_passes_of_a_step(tiny_model_folder, monkeypatch):
+    made = []
+    make = KeptNorms._make
+    monkeypatch.setattr(KeptNorms, "_make", lambda self, *rest: made.append(self) or make(self, *rest))
+    model = adapt(load(tiny_model_folder, "nf4"), fast=True).train()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    for step in (1, 2):
+        for _ in range(3):
+            loss_of(model).backward()
+        assert len(made) == 14 * step
+        optimizer.step()
+    logits_of(model.eval())
+    logits_of(model)
+    assert len(made) == 14 * 3
+
+
+def adamw_8bit(parameters):
+    import bitsandbytes
+
+    return bitsandbytes.optim.AdamW8bit(parameters, lr=0.05, min_8bit_size=16)
+
+
+OPTIMIZERS = {
+    "adamw_torch": lambda p: torch.optim.AdamW(p, lr=0.05, foreach=True),
+    "adamw_torch, one by one": lambda p: torch.optim.AdamW(p, lr=0.05, foreach=False),
+    "adamw_torch_fused": lambda p: torch.optim.AdamW(p, lr=0.05, fused=True),
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.5),
+    "adamw_8bit": adamw_8bit,
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_of_each_optimizer_makes_norms_anew(used, name):
+    optimizer = OPTIMIZERS[name]([p for p in used.parameters() if p.requires_grad])
+    before = logits_of(used)
+    optimizer.step()
+    assert (logits_of(used) - before).abs().max() > 0.01
+    assert_norms_are_current(used)
+
+
+def test_a_step_through_accelerate_makes_norms_anew(used):
+    from accelerate import Accelerator
+
+    optimizer = Accelerator(cpu=True).prepare(OPTIMIZERS["adamw_torch"]([p for p in used.parameters()
+                                                                          if p.requires_grad]))
+    optimizer.step()
+    assert_norms_are_current(used)
+
+
+def test_loading_an_adapter_makes_norms_anew(used):
+    other = {name: tensor + 0.3 for name, tensor in get_peft_model_state_dict(used).items()}
+    set_peft_model_state_dict(used, other)
+    assert_norms_are_current(used)
+
+
+def test_loading_a_checkpoint_as_the_trainer_does_makes_norms_anew(used, tmp_path):
+    used.save_pretrained(tmp_path)
+    move(used)
+    weights_changed()
+    logits_of(used)
+    used.load_adapter(tmp_path, "default", is_trainable=True)
+    assert_norms_are_current(used)
+
+
+def test_loading_a_whole_state_makes_the_frozen_weights_norms_anew_too(used):
+    used.load_state_dict({name: 1.5 * tensor for name, tensor in used.state_dict().items()})
+    assert_norms_are_current(used)
+
+
+def test_a_cast_and_back_makes_norms_anew(used):
+    used.to(torch.bfloat16).to(torch.float32)
+    assert_norms_are_current(used)
+
+
+def test_weights_put_back_by_the_trainer_make_norms_anew(used):
+    from finetune_trainer.training.sft import _put_back
+
+    torch.manual_seed(2)
+    _put_back(used, {name: p.detach() + 0.1 * torch.randn_like(p) for name, p in used.named_parameters()
+                     if p.requires_grad})
+    assert_norms_are_current(used)
+
+
+def test_code_that_writes_into_weights_says_so(used):
+    move(used)
+    stale = logits_of(used)
+    weights_changed()
+    assert (logits_of(used) - stale).abs().max() > 1e-3, "nothing was kept: this test, and others here, can't fail"
+    assert_norms_are_current(used)
+
+
+def test_switching_adapters_takes_each_one_s_norms(used):
+    first = logits_of(used)
+    used.add_adapter("other", used.peft_config["default"])
+    assert keep_norms(used, "other") == 14
+    used.set_adapter("other")
+    move(used)
+    assert_norms_are_current(used)
+    used.set_adapter("default")
+    torch.testing.assert_close(logits_of(used), first)
+    assert_norms_are_current(used)
+
+
+def test_a_copy_and_its_original_don_t_share_norms(used):
+    twin = copy.deepcopy(used)
+    before = logits_of(used)
+    move(twin)
+    weights_changed()
+    assert_norms_are_current(twin)
+    torch.testing.assert_close(logits_of(used), before)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.filterwarnings("ignore:.*4-bit linear may get different generations")
+def test_merged_weights_are_those_of_peft_and_unmerging_makes_norms_anew(tiny_model_folder, quantization):
+    ours = adapt(load(tiny_model_folder, quantization), fast=True).eval()
+    its = adapt(load(tiny_model_folder, quantization), fast=False).eval()
+    adapted = logits_of(ours)
+    ours.merge_adapter()
+    its.merge_adapter()
+    torch.testing.assert_close(logits_of(ours), logits_of(its), rtol=1e-5, atol=1e-5)
+    ours.unmerge_adapter()
+    assert_norms_are_current(ours)
+    if quantization == "none":
+        torch.testing.assert_close(logits_of(ours), adapted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_adapter_is_saved_as_peft_saves_it_and_loads_in_plain_peft(used, tiny_model_folder, tmp_path):
+    plain = adapt(load(tiny_model_folder), fast=False)
+    assert get_peft_model_state_dict(used).keys() == get_peft_model_state_dict(plain).keys()
+    used.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(load(tiny_model_folder), tmp_path).eval()
+    torch.testing.assert_close(logits_of(used.eval()), logits_of(again), rtol=1e-5, atol=1e-5)
+
+
+def test_with_dropout_training_is_peft_s_own_and_evaluation_keeps_norms(tiny_model_folder, monkeypatch):
+    ours = adapt(load(tiny_model_folder), fast=True, dropout=0.2)
+    its = adapt(load(tiny_model_folder), fast=False, dropout=0.2)
+    for model in (ours, its):
+        torch.manual_seed(3)
+        loss_of(model.train()).backward()
+    assert_same_gradients(gradients(ours), gradients(its), tolerance=0)
+    monkeypatch.setattr(DoraLinearVariant, "forward", staticmethod(lambda *_, **__: pytest.fail("PEFT's own way")))
+    logits_of(ours.eval())
+
+
+def test_several_active_adapters_are_peft_s_own(used):
+    used.add_adapter("other", used.peft_config["default"])
+    move(used, seed=5)
+    weights_changed()
+    keep_norms(used, "other")
+    used.base_model.set_adapter(["default", "other"])
+    torch.testing.assert_close(logits_of(used), logits_of(slow(used)), rtol=0, atol=0)
+
+
+def test_layers_with_a_bias_stay_as_peft_made_them():
+    torch.manual_seed(0)
+    base = torch.nn.ModuleDict({"with_bias": torch.nn.Linear(8, 4), "without": torch.nn.Linear(8, 4, bias=False)})
+    model = get_peft_model(base, LoraConfig(use_dora=True, target_modules=["with_bias", "without"]))
+    assert keep_norms(model) == 1
+    assert type(model.base_model.model["with_bias"].lora_variant["default"]) is DoraLinearVariant
+    assert type(model.base_model.model["without"].lora_variant["default"]) is FastDora
+
+
+def test_a_magnitude_of_zero_still_gets_peft_s_gradient(tiny_model_folder):
+    found = []
+    for fast in (True, False):
+        model = adapt(load(tiny_model_folder), fast).train()
+        for name, parameter in model.named_parameters():
+            if "magnitude" in name:
+                parameter.data[0] = 0
+        loss_of(model).backward()
+        found.append(gradients(model))
+    assert_same_gradients(*found)
+    assert all(gradient.isfinite().all() for gradient in found[0].values())
+
+
+def test_layers_whose_rows_are_no_whole_blocks_have_the_right_norms(tmp_path):
+    from tests.models import save_tiny_model
+
+    folder = save_tiny_model(tmp_path / "model", hidden=72)
+    ours, its = (adapt(load(folder, "nf4"), fast).eval() for fast in (True, False))
+    torch.testing.assert_close(logits_of(ours), logits_of(its), rtol=1e-5, atol=1e-5)
+
+
+def test_large_layers_are_read_in_parts(tiny_model_folder, monkeypatch):
+    whole = logits_of(adapt(load(tiny_model_folder, "nf4"), fast=True).eval())
+    monkeypatch.setattr(fast_dora, "_CHUNK", 7 * 64)
+    parts = logits_of(adapt(load(tiny_model_folder, "nf4"), fast=True).eval())
+    torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-6)
+
+
+def test_peft_s_private_parts_have_the_shape_that_this_stands_on():
+    assert fast_dora.peft_is_known()
+
+
+def test_another_peft_is_left_alone(tiny_model_folder, monkeypatch):
+    monkeypatch.setattr(DoraLinearVariant, "forward", staticmethod(lambda module, adapter, x, result: result))
+    assert keep_norms(adapt(load(tiny_model_folder), fast=False)) == 0
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_job_comes_out_the_same_with_kept_norms_and_without(tmp_path, quantization):
+    losses, adapters = [], []
+    for kept in (True, False):
+        folder = workshop(tmp_path / str(kept))
+        done = run(folder, method={**DORA, "quantization": quantization, "dora": {**DORA["dora"], "keptNorms": kept}})
+        assert done.code == 0, done.output
+        assert "PEFT's own speed" not in done.output
+        lines = (published(folder) / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)])
+        adapters.append(manifest(folder)["result"]["evaluation"]["after"]["loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert adapters[0] == pytest.approx(adapters[1], abs=1e-4)

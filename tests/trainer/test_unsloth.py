@@ -1,0 +1,165 @@
+"""The engine Unsloth, as far as that goes without a GPU: its image's packages, and our calls against their sources.
+
+The packages are downloaded and read, never installed or imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cache import cache_folder, locked
+from tests.trainer.runs import run, workshop
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TRAINER = ROOT / "trainer"
+PINS = dict(line.split("==") for line in (TRAINER / "constraints-unsloth.txt").read_text().splitlines())
+SOURCES = sorted((TRAINER / "src").rglob("*.py"))
+AUTO = ("transformers/models/auto/modeling_auto.py", "transformers/models/auto/tokenization_auto.py")
+READ = ("unsloth", "transformers", "trl", "datasets", "accelerate", "peft")
+
+
+@pytest.fixture(scope="module")
+def wheels():
+    """The packages whose names we use, at the image's versions, by package."""
+    folder = cache_folder() / "unsloth-wheels"
+    found = {}
+    with locked(folder / ".lock"):
+        for package in READ:
+            pattern = f"{package}-{PINS[package]}-*.whl"
+            if not list(folder.glob(pattern)):
+                command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
+                done = subprocess.run([*command, f"{package}=={PINS[package]}"], capture_output=True, timeout=300)
+                if done.returncode:
+                    pytest.skip(f"NOT CHECKED against {package} {PINS[package]}: it can't be downloaded here")
+            (found[package],) = folder.glob(pattern)
+    return {package: zipfile.ZipFile(path) for package, path in found.items()}
+
+
+def tree_of(wheel, *paths):
+    """The syntax tree of the first of these files that the wheel has, or None."""
+    for path in paths:
+        if path in wheel.namelist():
+            return ast.parse(wheel.read(path))
+    return None
+
+
+def functions(tree, class_name):
+    (found,) = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == class_name]
+    return {node.name: node.args for node in found.body if isinstance(node, ast.FunctionDef)}
+
+
+def fields_of(wheel, path, class_name):
+    (found,) = [node for node in ast.walk(tree_of(wheel, path)) if isinstance(node, ast.ClassDef)
+                and node.name == class_name]
+    return {node.target.id for node in found.body if isinstance(node, ast.AnnAssign)}
+
+
+def calls(path, name):
+    """The keyword names of every call whose function ends in this name."""
+    return [{word.arg for word in node.keywords} for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == name]
+
+
+def test_every_call_to_unsloth_has_the_signature_of_its_source(wheels):
+    ours = TRAINER / "src/finetune_trainer/engines/unsloth.py"
+    loader = tree_of(wheels["unsloth"], "unsloth/models/loader.py")
+    llama = tree_of(wheels["unsloth"], "unsloth/models/llama.py")
+    load = functions(loader, "FastLanguageModel")["from_pretrained"]
+    # FastLanguageModel.get_peft_model passes everything on to the architecture's own.
+    attach = functions(llama, "FastLlamaModel")["get_peft_model"]
+    for name, arguments in (("from_pretrained", load), ("get_peft_model", attach)):
+        (given,) = calls(ours, name)
+        assert given <= {argument.arg for argument in arguments.args + arguments.kwonlyargs}, name
+
+
+def test_unsloth_gives_the_class_that_we_import(wheels):
+    models = wheels["unsloth"].read("unsloth/models/__init__.py").decode()
+    assert "FastLanguageModel" in models
+    assert "from ._gpu_init import *" in wheels["unsloth"].read("unsloth/__init__.py").decode()
+    assert "from .models import *" in wheels["unsloth"].read("unsloth/_gpu_init.py").decode()
+
+
+def imported_names():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in READ[1:]:
+                for alias in node.names:
+                    yield path, node.module, alias.name
+
+
+def test_what_we_import_exists_in_the_image_s_older_packages(wheels):
+    missing = []
+    seen = 0
+    for path, module, name in imported_names():
+        wheel = wheels[module.split(".")[0]]
+        file = module.replace(".", "/")
+        source = "".join(wheel.read(option).decode() for option in (f"{file}.py", f"{file}/__init__.py", *(
+            AUTO if module == "transformers" else ())) if option in wheel.namelist())
+        seen += 1
+        # Packages that import lazily name what they give as text.
+        if not re.search(rf"\b{name}\b", source):
+            missing.append(f"{path.name}: from {module} import {name}")
+    assert seen > 20
+    assert missing == []
+
+
+def test_the_training_settings_exist_in_the_image_s_older_packages(wheels):
+    (given,) = calls(TRAINER / "src/finetune_trainer/training/sft.py", "SFTConfig")
+    known = fields_of(wheels["trl"], "trl/trainer/sft_config.py", "SFTConfig")
+    base = tree_of(wheels["trl"], "trl/trainer/base_config.py")
+    if base is not None:
+        known |= fields_of(wheels["trl"], "trl/trainer/base_config.py", "_BaseConfig")
+    known |= fields_of(wheels["transformers"], "transformers/training_args.py", "TrainingArguments")
+    assert given - known == set()
+
+
+def test_the_image_s_set_is_whole_exact_and_used_by_its_dockerfile():
+    needed = tomllib.loads((TRAINER / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[<>=!~\[]", line)[0] for line in needed} - {"finetune-api"}
+    assert names | {"unsloth", "unsloth-zoo", "pydantic", "pyyaml"} <= PINS.keys()
+    assert all(re.fullmatch(r"[0-9][0-9A-Za-z.+]*( ; .*)?", version) for version in PINS.values())
+    dockerfile = (TRAINER / "Dockerfile.unsloth").read_text()
+    assert "COPY trainer/constraints-unsloth.txt /pins.txt" in dockerfile
+    assert "--requirements /pins.txt" in dockerfile
+
+
+def test_the_set_keeps_to_what_unsloth_asks_for(wheels):
+    from packaging.requirements import Requirement
+
+    (path,) = [name for name in wheels["unsloth"].namelist() if name.endswith(".dist-info/METADATA")]
+    wanted = [Requirement(line.partition(": ")[2]) for line in wheels["unsloth"].read(path).decode().splitlines()
+              if line.startswith("Requires-Dist: ") and "extra ==" not in line and "win32" not in line]
+    assert len(wanted) > 15
+    assert [str(need) for need in wanted
+            if not need.specifier.contains(PINS[need.name.replace("_", "-")].partition(" ")[0])] == []
+
+
+def test_unsloth_is_in_its_own_image_alone():
+    for path in (ROOT / "constraints.txt", TRAINER / "pyproject.toml", TRAINER / "Dockerfile"):
+        assert "unsloth" not in path.read_text()
+    found = [path for path in SOURCES if re.search(r"^\s*(import|from) unsloth\b", path.read_text(), re.MULTILINE)]
+    assert [path.name for path in found] == ["unsloth.py"]
+
+
+def test_without_a_gpu_a_job_ends_with_64_and_a_sentence(tmp_path):
+    done = run(workshop(tmp_path), engine="unsloth")
+    assert done.code == 64, done.output
+    assert "spec.engine: unsloth needs an NVIDIA GPU, and there is none here; write engine: native" in done.output
+
+
+def test_with_a_gpu_but_without_the_package_it_says_which_image_has_it(monkeypatch):
+    import torch
+    from finetune_trainer.engines import unsloth
+    from finetune_trainer.errors import BadConfig
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(BadConfig, match=r"Unsloth isn't installed here; use the image of trainer/Dockerfile\.unsloth"):
+        unsloth.prepare()

@@ -1,0 +1,99 @@
+"""Unsloth in place of our loading and attaching; data, evaluation, loop, storage and status stay the same code.
+
+Unsloth is only ever installed in the image of trainer/Dockerfile.unsloth: parts of it are LGPL and AGPL. It changes
+transformers, peft and trl when it is imported, and so has to come before them: `prepare` is called first of all.
+Nothing here has been run on a GPU (docs/unsloth.md).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import LowRankSpec, Quantization
+from finetune_api.spec.training import Toggle
+
+from finetune_trainer.errors import BadConfig, OutOfMemory
+
+if TYPE_CHECKING:
+    from finetune_trainer.model.device import Device
+    from finetune_trainer.model.files import ModelFiles
+
+
+def prepare() -> None:
+    """Import Unsloth, before transformers, peft and trl are.
+
+    Raises:
+        BadConfig: there is no NVIDIA GPU, or Unsloth isn't installed here.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise BadConfig("spec.engine: unsloth needs an NVIDIA GPU, and there is none here; write engine: native")
+    try:
+        import unsloth  # type: ignore[import-not-found] # noqa: F401
+    except ImportError as error:
+        raise BadConfig("spec.engine: Unsloth isn't installed here; use the image of trainer/Dockerfile.unsloth (the "
+                        "operator's unslothImage), or write engine: native") from error
+
+
+def fitting(spec: FineTuneJobSpec) -> FineTuneJobSpec:
+    """The job with a row in each line: whether Unsloth's attention keeps packed rows apart has not been seen."""
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"packing": False})})
+
+
+def load_model(files: ModelFiles, spec: FineTuneJobSpec, device: Device) -> Any:
+    """The frozen base model on the GPU, with Unsloth's kernels.
+
+    Raises:
+        BadConfig: Unsloth doesn't know its architecture.
+        OutOfMemory: it doesn't fit.
+    """
+    import torch
+    from unsloth import FastLanguageModel
+
+    try:
+        model, _ = FastLanguageModel.from_pretrained(
+            model_name=str(files.folder),
+            max_seq_length=spec.training.max_length,
+            dtype=device.dtype,
+            load_in_4bit=spec.method.quantization is Quantization.NF4,
+            device_map={"": device.torch_device},
+            trust_remote_code=False,
+            fix_tokenizer=False,
+            # The folder as it is: Unsloth would take a quantized copy of its own from the hub by the model's name.
+            use_exact_model_name=True,
+            use_gradient_checkpointing=_checkpointing(spec),
+            random_state=spec.training.seed,
+        )
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory("the base model doesn't fit on the accelerator: write spec.method.quantization: nf4, or "
+                          "choose an accelerator with more memory") from error
+    except (ValueError, OSError, KeyError, NotImplementedError, RuntimeError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadConfig(f"spec.model.source: Unsloth can't load the model: {line}; engine: native may") from error
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return model
+
+
+def attach(model: Any, spec: FineTuneJobSpec, settings: LowRankSpec, targets: list[str]) -> Any:
+    """The model with a fresh adapter in PEFT's format, whose weights depend on the seed alone."""
+    from unsloth import FastLanguageModel
+
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        use_rslora=settings.rslora,
+        target_modules=targets,
+        bias="none",
+        use_gradient_checkpointing=_checkpointing(spec),
+        random_state=spec.training.seed,
+        max_seq_length=spec.training.max_length,
+    )
+
+
+def _checkpointing(spec: FineTuneJobSpec) -> bool:
+    return spec.training.gradient_checkpointing is not Toggle.DISABLED
