@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from finetune_api.messages import Outcome, ProgressMessage, Result, Stage
+from finetune_api.rules import merge_patch
 from finetune_api.status import Progress, PublishedAdapter
 
 from tests.api.jobs import document
@@ -41,7 +42,7 @@ class Work:
         self.api, self.namespace, self.name = api, namespace, name
 
     def apply(self, **sections):
-        body = document(**{"runPolicy": {"preflight": "Skip"}, **sections})
+        body = document(**merge_patch({"runPolicy": {"preflight": "Skip"}}, sections))
         body["metadata"]["name"] = self.name
         return self.api.create("FineTuneJob", self.namespace, body)
 

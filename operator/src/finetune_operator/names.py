@@ -9,6 +9,7 @@ MANAGER = "finetune-operator"
 JOB_LABEL = f"{GROUP}/job"
 UID_LABEL = f"{GROUP}/job-uid"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+PREFLIGHT_LABEL = f"{GROUP}/preflight"
 HASH_ANNOTATION = f"{GROUP}/hash"
 KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SELECTOR = f"{MANAGED_BY}={MANAGER}"
@@ -31,6 +32,16 @@ def run_name(job: str, uid: str, number: int) -> str:
 def limits_name(job: str, uid: str, number: int) -> str:
     """Name of the ConfigMap with an attempt's limits.json."""
     return f"{run_name(job, uid, number)}-limits"
+
+
+def preflight_name(job: str, generation: int) -> str:
+    """Name of the Job that checks a generation of a spec."""
+    return f"{job}-preflight-{generation}"
+
+
+def preflight_run_name(job: str, uid: str, generation: int) -> str:
+    """Name of the ConfigMap with a check's run.json; it holds the job's uid as that of an attempt does."""
+    return f"{preflight_name(job, generation)}-{uid[:8]}"
 
 
 def labels(job: str, uid: str, number: int | None = None) -> dict[str, str]:

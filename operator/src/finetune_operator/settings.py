@@ -82,6 +82,19 @@ class AllowedScheduling(ApiModel):
     """Taint keys that a job may tolerate."""
 
 
+class PreflightSettings(ApiModel):
+    """What the check before the start gets: a CPU, and no accelerator."""
+
+    cpu: ResourceQuantity = Quantity("500m")
+    """CPU request of its pod."""
+
+    memory: ResourceQuantity = Quantity("4Gi")
+    """Memory request and limit of its pod: the libraries take 1 GiB, the data set's rows the rest."""
+
+    timeout: Duration = timedelta(minutes=30)
+    """How long it may run."""
+
+
 class Settings(ApiModel):
     """The operator's settings."""
 
@@ -114,6 +127,9 @@ class Settings(ApiModel):
 
     start_timeout: Duration = timedelta(minutes=10)
     """How long a scheduled pod may take to start before its job fails with the kubelet's words."""
+
+    preflight: PreflightSettings = PreflightSettings()
+    """The check before the start of jobs."""
 
     retry_delay: Duration = timedelta(seconds=10)
     """Wait before the first counted retry; doubled with each one more, ten minutes at most."""

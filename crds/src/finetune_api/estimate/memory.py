@@ -1,8 +1,8 @@
 """Bytes that training takes at its peak, term by term.
 
 Every term follows from what the trainer really does: float32 adapters, gradients and, on a CPU, optimizer state; 8-bit
-AdamW on a GPU (Dettmers et al., 2022, arXiv:2110.02861); logits in tiles and of answers alone; a forward pass that keeps
-what the backward pass reads. `benchmarks/memory_estimate.py` compares it with what torch allocates.
+AdamW on a GPU (Dettmers et al., 2022, arXiv:2110.02861); logits in tiles and of answers alone; a forward pass that
+keeps what the backward pass reads. `benchmarks/memory_estimate.py` compares it with what torch allocates.
 """
 
 from __future__ import annotations
