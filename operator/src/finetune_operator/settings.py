@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import yaml
 from finetune_api.base import ApiModel
+from finetune_api.estimate.catalogue import CPU_PRICE, KNOWN_ACCELERATORS
 from finetune_api.quantities import Duration, Money, Quantity, ResourceQuantity
 from finetune_api.spec.compute import LabelKey, LabelValue, Name, Toleration, TolerationOperator
 from pydantic import Field, ValidationError
@@ -46,22 +47,13 @@ class Accelerator(ApiModel):
     """Memory request and limit of a trainer, for each accelerator, where the job names none."""
 
 
-def _nvidia(product: str, memory: str, price: str) -> Accelerator:
-    return Accelerator(node_selector={"nvidia.com/gpu.product": product}, memory=Quantity(memory),
-                       hourly_price=Decimal(price))
-
-
 DEFAULT_CATALOGUE = {
-    "nvidia-l4": _nvidia("NVIDIA-L4", "24Gi", "1.00"),
-    "nvidia-t4": _nvidia("Tesla-T4", "16Gi", "0.55"),
-    "nvidia-a10g": _nvidia("NVIDIA-A10G", "24Gi", "1.25"),
-    "nvidia-a100-40": _nvidia("NVIDIA-A100-SXM4-40GB", "40Gi", "3.70"),
-    "nvidia-a100-80": _nvidia("NVIDIA-A100-SXM4-80GB", "80Gi", "5.10"),
-    "nvidia-h100": _nvidia("NVIDIA-H100-80GB-HBM3", "80Gi", "11.00"),
-    "cpu": Accelerator(resource=None, tolerations=(), hourly_price=Decimal("0.10"), cpu=Quantity("2"),
+    **{name: Accelerator(node_selector={"nvidia.com/gpu.product": known.product}, memory=Quantity(
+        f"{known.memory_gib}Gi"), hourly_price=known.hourly_price) for name, known in KNOWN_ACCELERATORS.items()},
+    "cpu": Accelerator(resource=None, tolerations=(), hourly_price=CPU_PRICE, cpu=Quantity("2"),
                        host_memory=Quantity("8Gi")),
 }
-"""Prices are round on-demand figures of 2026 to start from: an administrator writes their own."""
+"""An administrator writes their own prices and node labels."""
 
 
 class AllowedScheduling(ApiModel):

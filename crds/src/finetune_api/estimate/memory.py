@@ -28,7 +28,7 @@ _EIGHT_BIT_STATE = 2 * (1 + 4 / 256)
 
 _TILE_TOKENS = 4096
 _TILE_WORDS = 32_768
-_TILES = 4
+_TILES = 8
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _loss(model: Architecture, portion: Portion, machine: Machine) -> int:
     lines = min(answers, _TILE_TOKENS)
     tiles = lines * _TILE_WORDS * machine.dtype_bytes
     if not machine.gpu:
-        # Without Triton the softmax of a tile is made of several of its size.
+        # Without Triton the gradient of a tile's softmax goes through seven more of its size.
         tiles += (_TILES - 1) * lines * min(model.vocabulary, _TILE_WORDS) * FLOAT32
     return answers * model.hidden * (machine.dtype_bytes + FLOAT32) + tiles
 
