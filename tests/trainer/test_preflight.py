@@ -187,3 +187,13 @@ def test_every_known_family_is_counted_as_transformers_builds_it(family, changes
     assert read_architecture(config.to_dict()).parameters == model.num_parameters()
 
 
+def test_a_run_that_cannot_fit_on_its_gpu_ends_before_the_weights_are_loaded(folder, tmp_path, large):
+    job = config(folder, model=large, training={"precision": "float32"}, uid="abcd")
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    (tmp_path / "run.json").write_text(job.model_dump_json(exclude_none=True))
+    log = tmp_path / "termination-log"
+    done = subprocess.run([sys.executable, "-m", "finetune_trainer", "run", "--config", str(tmp_path), "--port", "0",
+                           "--termination-log", str(log)], capture_output=True, text=True, timeout=240, check=False,
+                          env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == ExitCode.OUT_OF_MEMORY, done.stdout + done.stderr
+    assert "write spec.method.quantization: nf4" in Result.model_validate_json(log.read_bytes()).message

@@ -16,7 +16,7 @@ from finetune_api.spec.method import MethodSpec, Quantization
 
 _TERA = 1e12
 PEAKS = {
-    "t4": 8.1, "l4": 121.0, "a10": 70.0, "v100": 15.7, "a100": 312.0, "h100": 989.0, "h200": 989.0,
+    "t4": 8.1, "l4": 121.0, "l40": 181.0, "a10": 70.0, "v100": 15.7, "a100": 312.0, "h100": 989.0, "h200": 989.0,
 }
 """Dense bfloat16 operations a second, in 10^12, by a part of the accelerator's name, from the vendor's data sheets; of
 the T4 and the V100, which have no bfloat16, those of float32."""
