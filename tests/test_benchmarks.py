@@ -18,7 +18,7 @@ def call(script, *arguments, flags=()):
                           text=True, timeout=120)
 
 
-@pytest.mark.parametrize("script", ["sft_throughput.py", "resume_cost.py", "quickstart_seeds.py"])
+@pytest.mark.parametrize("script", ["sft_throughput.py", "resume_cost.py", "quickstart_seeds.py", "memory_estimate.py"])
 def test_a_benchmark_explains_its_options(script):
     done = call(script, "--help", flags=("-W", "error"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -28,7 +28,7 @@ def test_a_benchmark_explains_its_options(script):
 def test_every_benchmark_is_explained_in_the_readme():
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     scripts = [path.name for path in FOLDER.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
-    assert len(scripts) == 4
+    assert len(scripts) == 5
     assert [name for name in scripts if f"python benchmarks/{name}" not in text] == []
 
 

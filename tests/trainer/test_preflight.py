@@ -12,7 +12,6 @@ from finetune_api import parse_job, resolve_defaults, spec_hash
 from finetune_api.estimate import read_architecture
 from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import (
-    RESULT_BYTES,
     Accelerator,
     Manifest,
     Outcome,
@@ -159,14 +158,6 @@ def test_a_pod_leaves_its_result(folder, tmp_path):
                           env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert PreflightResult.model_validate_json(log.read_bytes()).verdict is PreflightVerdict.PASSED
-
-
-def test_a_long_message_is_cut_to_what_the_kubelet_keeps():
-    result = Result(outcome=Outcome.SUCCEEDED, message="done", evaluation={"after": {"a": "x" * 4000}})
-    said = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=Outcome.BAD_DATA, message="ä" * 5000,
-                           published=result).to_bytes()
-    assert len(said) <= RESULT_BYTES
-    assert PreflightResult.model_validate_json(said).message.endswith("…")
 
 
 @pytest.mark.parametrize(("family", "changes"), [

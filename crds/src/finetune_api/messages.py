@@ -262,17 +262,29 @@ class PreflightResult(Message):
     """The result that is there already."""
 
     def to_bytes(self) -> bytes:
-        """The message as one line of JSON of at most `RESULT_BYTES`: scores go first, then the sentence's end."""
-        whole = self
-        if len(self._written()) > RESULT_BYTES and self.published:
-            whole = self.model_copy(update={"published": self.published.model_copy(update={"evaluation": None})})
-        if len(text := whole._written()) <= RESULT_BYTES:
+        """The message as one line of JSON of at most `RESULT_BYTES`.
+
+        What is too much goes in this order: the scores, the end of the sentence, and only then what is published.
+        """
+        if len(text := self._written()) <= RESULT_BYTES:
             return text
-        fits = bisect.bisect(
-            range(len(self.message)), RESULT_BYTES,
-            key=lambda length: len(whole.model_copy(update={"message": self.message[:length] + "…"})._written()),
-        ) - 1
-        return whole.model_copy(update={"message": self.message[:max(fits, 0)] + "…"})._written()
+        short = self.published and self.published.model_copy(update={
+            "evaluation": None, "memory": None, "message": self.published.message[:_SHORTEST_MESSAGE]})
+        for published in short, None:
+            whole = self.model_copy(update={"published": published})
+            if len(text := whole._written()) <= RESULT_BYTES:
+                return text
+            fits = whole._fitting()
+            if fits >= _SHORTEST_MESSAGE:
+                break
+        return whole._cut(fits)._written()
+
+    def _fitting(self) -> int:
+        return bisect.bisect(range(len(self.message)), RESULT_BYTES,
+                             key=lambda length: len(self._cut(length)._written())) - 1
+
+    def _cut(self, length: int) -> PreflightResult:
+        return self.model_copy(update={"message": self.message[:length] + "…"})
 
     def _written(self) -> bytes:
         return self.model_dump_json(exclude_none=True).encode()

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from finetune_api.messages import Limits, Outcome, PreflightResult, ProgressMessage, Result, Stage
+from finetune_api.messages import Limits, Outcome, PreflightResult, PreflightVerdict, ProgressMessage, Result, Stage
 from finetune_api.resolve import resolve_defaults, spec_hash
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.policy import PreflightPolicy
@@ -108,10 +108,10 @@ def _start(seen: Observation, spec: FineTuneJobSpec, checked: PreflightResult | 
         "cost": Cost(spent=Decimal(0), projected=estimate.cost if estimate else None, currency=settings.currency,
                      hourly_rate=admission.price_of(spec, accelerator)),
     })
-    published = checked.published if checked else None
-    if checked and published:
-        done = started.model_copy(update={"completion_time": now, "adapter": published.adapter,
-                                          "evaluation": published.evaluation})
+    if checked and checked.verdict is PreflightVerdict.ALREADY_PUBLISHED:
+        there = checked.published
+        done = started.model_copy(update={"completion_time": now, "adapter": there.adapter if there else None,
+                                          "evaluation": there.evaluation if there else None})
         told = Told(Phase.SUCCEEDED, Outcome.ALREADY_PUBLISHED, checked.message)
         return Plan(tell(done, told, job.generation, now), preflighting.remove(seen))
     told = Told(Phase.STARTING, "Started", "the start is recorded; the first attempt is being made")
