@@ -145,3 +145,16 @@ def test_hours_follow_from_tokens_accelerators_and_price():
 def test_the_speed_of_a_cpu_is_the_one_that_was_measured():
     rate = estimate_duration(1000, read_architecture(SMOLLM), spec().method, False, "cpu", 1, Decimal(0), cores=1)
     assert rate.tokens_per_second == pytest.approx(112, rel=0.01)
+
+
+def test_two_changes_are_named_where_one_is_not_enough():
+    model, job = read_architecture(MISTRAL), spec(precision="float32", maxLength=65536)
+    machine = machine_for("nvidia-l4", Precision.FLOAT32)
+    words = advice(job, model, machine, L4, {})
+    assert words == "write spec.method.quantization: nf4, and spec.training.maxLength: 16384"
+    assert choose(spec("LoRA", "nf4", precision="float32", maxLength=16384), model, machine, L4).fits
+
+
+def test_where_nothing_helps_that_is_said():
+    huge = read_architecture({**LLAMA_3, "num_hidden_layers": 500})
+    assert advice(spec(), huge, GPU, L4, CATALOGUE).startswith("no change of micro-batch")

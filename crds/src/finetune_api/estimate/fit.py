@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from finetune_api.estimate.architecture import Architecture
-from finetune_api.estimate.memory import Machine, Memory, Portion, estimate_memory
+from finetune_api.estimate.memory import Machine, Memory, Portion, estimate_memory, machine_for
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodType, Quantization
 from finetune_api.spec.training import Toggle
@@ -104,23 +104,23 @@ def advice(spec: FineTuneJobSpec, model: Architecture, machine: Machine, memory_
         processes: how many share each step.
         longest: tokens of the longest row, where that is known.
     """
-    def fits(changed: FineTuneJobSpec, memory: int = memory_bytes) -> bool:
-        return choose(changed, model, machine, memory, processes, longest).fits
+    def fits(changed: FineTuneJobSpec, on: Machine = machine, memory: int = memory_bytes) -> bool:
+        return choose(changed, model, on, memory, processes, longest).fits
 
     for words, changed in _changes(spec):
         if fits(changed):
             return words
-    roomy = sorted((memory, name) for name, memory in catalogue.items() if memory > memory_bytes and fits(spec, memory))
+    roomy = sorted((memory, name) for name, memory in catalogue.items() if memory > memory_bytes and fits(
+        spec, machine_for(name, spec.training.precision), memory))
     if roomy:
         memory, name = roomy[0]
         return f"choose spec.compute.accelerator: {name} ({memory / 1024**3:.0f} GiB)"
     length = min(longest or spec.training.max_length, spec.training.max_length)
-    smallest = [changed for _, changed in _changes(spec)][-1:] or [spec]
-    for start, words in ((spec, ""), (smallest[0], " together with what saves most otherwise: "
-                                                   "spec.method.quantization: nf4")):
+    # Shorter rows by themselves, else with the change that saves most.
+    for words, start in (("", spec), *list(_changes(spec))[-1:]):
         for shorter in _shorter(length):
             if fits(_with(start, max_length=shorter)):
-                return f"write spec.training.maxLength: {shorter}{words if start is not spec else ''}"
+                return f"{words}{', and ' if words else 'write '}spec.training.maxLength: {shorter}"
     return ("no change of micro-batch, checkpointing, quantization or length is enough: choose a smaller model, or an "
             "accelerator with more memory")
 

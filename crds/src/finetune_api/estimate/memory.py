@@ -162,7 +162,7 @@ def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, c
         adapter=trained.added * FLOAT32,
         gradients=trained.parameters * FLOAT32,
         optimizer=math.ceil(trained.parameters * state),
-        activations=kept + working,
+        activations=kept + working + _mask(portion, machine),
         loss=loss if checkpointing else max(0, loss - working),
         buffers=_buffers(model, method.quantization, trained, machine),
         context=CONTEXT if machine.gpu else 0,
@@ -211,6 +211,11 @@ def _kept_of_a_block(model: Architecture, trained: Trained, portion: Portion, ma
     if trained.own:
         total += 2 * model.hidden * size
     return total
+
+
+def _mask(portion: Portion, machine: Machine) -> int:
+    """The mask that keeps the rows of a line apart: one for all blocks, as truth values and as numbers to add."""
+    return portion.tokens * portion.length * (1 + machine.dtype_bytes) if portion.packed else 0
 
 
 def _working_of_a_block(model: Architecture, trained: Trained, machine: Machine) -> int:
