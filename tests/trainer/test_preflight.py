@@ -188,3 +188,22 @@ def test_a_run_that_cannot_fit_on_its_gpu_ends_before_the_weights_are_loaded(fol
                           env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert done.returncode == ExitCode.OUT_OF_MEMORY, done.stdout + done.stderr
     assert "write spec.method.quantization: nf4" in Result.model_validate_json(log.read_bytes()).message
+
+
+def test_the_commit_of_a_model_on_the_hub_is_told(folder, tmp_path):
+    commit, cache = "c" * 40, tmp_path / "home/hub/models--owner--name"
+    snapshot = cache / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for path in (folder / "model").iterdir():
+        if path.suffix != ".safetensors":
+            (snapshot / path.name).write_bytes(path.read_bytes())
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text(commit)
+    (tmp_path / "run.json").write_text(config(folder, model={"source": "owner/name"}).model_dump_json(
+        exclude_none=True))
+    log = tmp_path / "termination-log"
+    done = subprocess.run([sys.executable, "-m", "finetune_trainer", "preflight", "--config", str(tmp_path),
+                           "--termination-log", str(log)], capture_output=True, text=True, timeout=240, check=False,
+                          env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert PreflightResult.model_validate_json(log.read_bytes()).model_revision == commit

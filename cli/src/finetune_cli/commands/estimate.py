@@ -177,8 +177,8 @@ def _show(spec: FineTuneJobSpec, model: Architecture, accelerator: _Accelerator,
         if size:
             table.add_row(f"  {name}", f"{size / _GIB:8.2f} GiB", _TERMS[name])
     table.add_row("  together", f"{plan.memory.total / _GIB:8.2f} GiB",
-                  f"of {accelerator.memory / _GIB:.0f} GiB on {accelerator.name}, of which {USABLE:.0%} are reckoned "
-                  "with" if accelerator.memory else f"of the host's memory ({accelerator.name})")
+                  f"of {accelerator.memory / _GIB:.0f} GiB on {accelerator.name} ({USABLE:.0%} of them usable)"
+                  if accelerator.memory else f"of the host's memory ({accelerator.name})")
     console.print(table)
     console.print(f"Plan: {plan.micro_batch_size} rows in a forward pass, gradient checkpointing "
                   f"{'on' if plan.gradient_checkpointing else 'off'}")
