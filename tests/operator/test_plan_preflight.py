@@ -39,8 +39,9 @@ THERE = PreflightResult(
 REMOVED = ["delete Job tune-preflight-1", "delete ConfigMap tune-preflight-1-11111111"]
 
 
-def job(status=None, **sections):
-    return raw_job(status, **{"runPolicy": REQUIRED, **sections})
+def job(status=None, **known):
+    """A job that is checked first."""
+    return raw_job(status, **{"runPolicy": REQUIRED, **known})
 
 
 def ended(code, said: PreflightResult | str = "", generation=1, **known):
@@ -94,7 +95,9 @@ def test_skip_starts_at_once(policy):
 
 
 def test_what_the_settings_refuse_is_not_checked():
-    assert acts(decide(job(compute={"accelerator": "tpu"}))) == []
+    refused = job(compute={"accelerator": "tpu"}, generation=2)
+    assert acts(decide(refused)) == []
+    assert acts(decide(refused, raw_check(), raw_check_pod(running=True))) == REMOVED
 
 
 def test_a_suspended_job_is_not_checked():

@@ -120,7 +120,7 @@ def _start(seen: Observation, spec: FineTuneJobSpec, checked: PreflightResult | 
 
 def _refused(seen: Observation, words: str, now: datetime) -> Plan:
     told = Told(Phase.PENDING, "InvalidSpec", words, valid=False)
-    return Plan(tell(seen.job.status, told, seen.job.generation, now))
+    return Plan(tell(seen.job.status, told, seen.job.generation, now), preflighting.remove(seen))
 
 
 class _Pass:
