@@ -7,7 +7,16 @@ from decimal import Decimal
 
 import pytest
 from finetune_api import ExitCode
-from finetune_api.messages import RESULT_BYTES, Limits, Outcome, ProgressMessage, Result, Stage
+from finetune_api.messages import (
+    RESULT_BYTES,
+    Limits,
+    Outcome,
+    PreflightResult,
+    PreflightVerdict,
+    ProgressMessage,
+    Result,
+    Stage,
+)
 from finetune_api.status import EvaluationScores, Memory, Progress, PublishedAdapter
 
 PUBLISHED = {Outcome.SUCCEEDED, Outcome.QUALITY_GATE, Outcome.STOPPED_EARLY, Outcome.ALREADY_PUBLISHED}
@@ -96,3 +105,21 @@ def test_exit_codes_are_those_of_sysexits_where_it_has_one():
 
 def test_outcomes_are_reasons_that_a_condition_can_carry():
     assert all(outcome.value.isalpha() and outcome.value[0].isupper() for outcome in Outcome)
+
+
+@pytest.mark.parametrize("text", ["short", "학" * 5000, "\x00" * 3000], ids=["short", "korean", "control"])
+@pytest.mark.parametrize("published", [
+    None, Result(outcome=Outcome.ALREADY_PUBLISHED, message="학" * 3000, adapter=ADAPTER, evaluation=SCORES),
+    Result(outcome=Outcome.ALREADY_PUBLISHED, message="done",
+           adapter=ADAPTER.model_copy(update={"uri": "s3://bucket/" + "a" * 4000})),
+], ids=["nothing", "published", "huge"])
+def test_what_preflight_says_always_fits_and_reads_back(text, published):
+    said = PreflightResult(verdict=PreflightVerdict.ALREADY_PUBLISHED, reason=Outcome.ALREADY_PUBLISHED, message=text,
+                           published=published)
+    written = said.to_bytes()
+    assert len(written) <= RESULT_BYTES
+    read = PreflightResult.model_validate_json(written)
+    assert read.verdict is PreflightVerdict.ALREADY_PUBLISHED
+    assert read.message == text or (read.message.endswith("…") and text.startswith(read.message[:-1]))
+    if published is not None and published.adapter == ADAPTER:
+        assert read.published.adapter == ADAPTER

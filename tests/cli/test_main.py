@@ -39,10 +39,10 @@ def test_the_installed_command_tells_its_version():
 def test_the_help_names_every_command():
     result = call("--help")
     assert result.exit_code == 0
-    assert all(f"\n  {name} " in result.stdout for name in ("run", "validate", "init", "explain"))
+    assert all(f"\n  {name} " in result.stdout for name in ("run", "validate", "estimate", "init", "explain"))
 
 
-@pytest.mark.parametrize("command", ["run", "validate", "init", "explain"])
+@pytest.mark.parametrize("command", ["run", "validate", "estimate", "init", "explain"])
 def test_every_command_has_help(command):
     result = call(command, "--help")
     assert result.exit_code == 0

@@ -39,7 +39,7 @@ class Place:
     def settings(self, **changes):
         """The operator's settings for this place."""
         return {"trainerImage": self.image, "accelerators": CATALOGUE, "startTimeout": "10m",
-                "terminationGrace": "60s", **changes}
+                "terminationGrace": "60s", "preflight": {"cpu": "500m", "memory": "3Gi"}, **changes}
 
     def operator(self, identity="operator", namespace=None, fault=None, **settings):
         """A running operator."""

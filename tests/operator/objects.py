@@ -11,9 +11,10 @@ from finetune_api.messages import Outcome, ProgressMessage, Result
 from finetune_api.rules import SMALLEST_SPEC, merge_patch
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import names
+from finetune_operator.actions import Apply, Create, Delete, Plan
 from finetune_operator.cache import Cache, Polled
 from finetune_operator.observation import Observation
-from finetune_operator.plan import Apply, Create, Delete, Plan, plan
+from finetune_operator.plan import plan
 from finetune_operator.reconcile import dump_status
 from finetune_operator.settings import Settings
 
@@ -30,14 +31,15 @@ def stamp(seconds: float) -> str:
 
 def raw_job(status: FineTuneJobStatus | dict[str, Any] | None = None, *, uid: str = UID, deleting: bool = False,
             generation: int = 1, **sections: Any) -> dict[str, Any]:
-    """The smallest job, with merge patches on its sections."""
+    """The smallest job, which starts without a check, with merge patches on its sections."""
     metadata: dict[str, Any] = {"namespace": KEY[0], "name": KEY[1], "uid": uid, "generation": generation,
                                 "resourceVersion": "1", "creationTimestamp": stamp(-100)}
     if deleting:
         metadata["deletionTimestamp"] = stamp(0)
     raw_status = dump_status(status) if isinstance(status, FineTuneJobStatus) else status or {}
     return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata,
-            "spec": merge_patch(copy.deepcopy(SMALLEST_SPEC), sections), "status": raw_status}
+            "spec": merge_patch({**copy.deepcopy(SMALLEST_SPEC), "runPolicy": {"preflight": "Skip"}}, sections),
+            "status": raw_status}
 
 
 def raw_attempt(number: int = 1, *, uid: str = UID, ended: str | None = None, reason: str = "BackoffLimitExceeded",
@@ -84,6 +86,25 @@ def raw_pod(number: int = 1, *, index: int = 0, uid: str = UID, scheduled: float
         "status": {"phase": "Running" if running else "Pending", "podIP": "10.0.0.9", "conditions": conditions,
                    "containerStatuses": [{"name": "trainer", "state": state, "imageID": image_id}] if state else []},
     }
+
+
+def raw_check(generation: int = 1, **known: Any) -> dict[str, Any]:
+    """The Job of a check before the start; `known` as for an attempt's."""
+    return _as_check(raw_attempt(generation, **known), generation)
+
+
+def raw_check_pod(generation: int = 1, **known: Any) -> dict[str, Any]:
+    """The pod of a check; `known` as for a trainer's."""
+    return _as_check(raw_pod(generation, **known), generation)
+
+
+def _as_check(raw: dict[str, Any], generation: int) -> dict[str, Any]:
+    metadata = raw["metadata"]
+    del metadata["labels"][names.ATTEMPT_LABEL]
+    metadata["labels"][names.PREFLIGHT_LABEL] = str(generation)
+    metadata["name"] = names.preflight_name(KEY[1], generation) + ("" if raw["kind"] == "Job" else "-x")
+    metadata["uid"] += "-check"
+    return raw
 
 
 def result(outcome: Outcome, message: str = "what happened", **known: Any) -> Result:

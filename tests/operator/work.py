@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.messages import Outcome, Result
+from finetune_api.rules import merge_patch
 from finetune_api.status import PublishedAdapter
 
 from tests.api.jobs import document
@@ -20,7 +21,7 @@ class Work:
         self.api, self.namespace, self.name = api, namespace, name
 
     def apply(self, **sections):
-        body = document(**{"runPolicy": {"preflight": "Skip"}, **sections})
+        body = document(**merge_patch({"runPolicy": {"preflight": "Skip"}}, sections))
         body["metadata"]["name"] = self.name
         return self.api.create("FineTuneJob", self.namespace, body)
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from finetune_api import ExitCode, InvalidJob
 
+from finetune_cli.commands.estimate import estimate
 from finetune_cli.commands.explain import explain
 from finetune_cli.commands.init import init
 from finetune_cli.commands.run import DEBUG, run
@@ -57,7 +58,7 @@ class Commands(click.Group):
                                 ExitCode.INTERNAL) from error
 
 
-@click.group(cls=Commands, commands=[run, validate, init, explain])
+@click.group(cls=Commands, commands=[run, validate, estimate, init, explain])
 @click.version_option(package_name="finetune-cli", prog_name="finetune")
 def finetune() -> None:
     """Fine-tune a language model as one YAML file says.

@@ -166,6 +166,34 @@ class Retries(Message):
     """Free retries in a row (a preemption, a drained node) that brought no newer checkpoint; ten is the most."""
 
 
+class PreflightStatus(Message):
+    """What the check before the start found, and how often it was tried."""
+
+    generation: int
+    """The generation of the spec that was checked."""
+
+    failures: int = 0
+    """Checks of this generation that ended without an answer; `runPolicy.backoffLimit` is the most."""
+
+    failed_at: Time | None = None
+    """When the last of these ended."""
+
+    refused: Annotated[str, Field(max_length=64)] | None = None
+    """Why the spec can't work, in one word; the condition Validated has the sentence."""
+
+    message: Text | None = None
+    """The sentence of a refusal."""
+
+    model_revision: Annotated[str, Field(max_length=200)] | None = None
+    """The commit of the hub's model that every attempt trains."""
+
+    data_hash: Sha256 | None = None
+    """Digest of the rows as they were seen."""
+
+    hours: float | None = None
+    """Hours that training is expected to take."""
+
+
 class Memory(Message):
     """Memory of one accelerator (or of the process, on a CPU), in bytes."""
 
@@ -256,6 +284,9 @@ class FineTuneJobStatus(Message):
 
     stage: Annotated[str, Field(max_length=64)] | None = None
     """What the trainer does."""
+
+    preflight: PreflightStatus | None = None
+    """What the check before the start found."""
 
     progress: Progress | None = None
     """How far the training is."""

@@ -114,6 +114,11 @@ def retry_at(last: Attempt | None, retries: Retries, delay: timedelta) -> dateti
     """When the next attempt may start; None for at once."""
     if last is None or last.end_time is None or last.reason in _AT_ONCE or not retries.counted:
         return None
+    return last.end_time + backoff(retries.counted, delay)
+
+
+def backoff(failures: int, delay: timedelta) -> timedelta:
+    """The wait after so many counted endings: doubled with each one, ten minutes at most."""
     # Past ten doublings every delay is at its longest.
-    factor: int = 2 ** min(retries.counted - 1, 10)
-    return last.end_time + min(delay * factor, _LONGEST_DELAY)
+    factor: int = 2 ** min(max(failures - 1, 0), 10)
+    return min(delay * factor, _LONGEST_DELAY)

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_api.messages import ProgressMessage
 
-from finetune_operator.names import API_VERSIONS, ATTEMPT_LABEL, JOB_LABEL, UID_LABEL, attempt_name
+from finetune_operator.names import API_VERSIONS, ATTEMPT_LABEL, JOB_LABEL, PREFLIGHT_LABEL, UID_LABEL, attempt_name
 from finetune_operator.observation import Observation
 from finetune_operator.views import AttemptView, PodView, child_hash, time_of, view_attempt, view_job, view_pod
 
@@ -78,11 +78,9 @@ class Cache:
     def _tidy(self, key: Key) -> None:
         """Forget the gone pods whose Jobs are gone, and keys without anything."""
         children = self._children.get(key, {})
-        jobs = {(child["metadata"]["labels"][UID_LABEL], child["metadata"]["labels"][ATTEMPT_LABEL])
-                for child in children.values() if child["kind"] == "Job"}
+        jobs = {_owner(child) for child in children.values() if child["kind"] == "Job"}
         for uid in [uid for uid in children if uid in self._gone]:
-            labels = children[uid]["metadata"]["labels"]
-            if (labels[UID_LABEL], labels.get(ATTEMPT_LABEL)) not in jobs:
+            if _owner(children[uid]) not in jobs:
                 del children[uid]
                 self._gone.discard(uid)
         if not children:
@@ -129,13 +127,14 @@ class Cache:
             labels = child["metadata"]["labels"]
             if labels.get(UID_LABEL) == job.uid:
                 ours.append(child)
-            elif child["kind"] == "Job":
+            elif child["kind"] == "Job" and ATTEMPT_LABEL in labels:
                 taken.add(int(labels[ATTEMPT_LABEL]))
-        attempts = tuple(self._attempts(ours))
+        checks = [child for child in ours if PREFLIGHT_LABEL in child["metadata"]["labels"]]
+        attempts = tuple(self._attempts([child for child in ours if ATTEMPT_LABEL in child["metadata"]["labels"]]))
         polled = self.polled.get(job.uid)
         fresh = polled if polled and attempts and attempts[-1].number == polled.attempt else None
         return Observation(
-            job=job, attempts=attempts, taken=frozenset(taken),
+            job=job, attempts=attempts, preflights=tuple(_preflights(checks)), taken=frozenset(taken),
             applied=frozenset((child["kind"], child["metadata"]["name"], digest) for child in ours
                               if child["kind"] in API_VERSIONS and (digest := child_hash(child))),
             addresses={child["metadata"]["name"]: child["spec"]["clusterIP"] for child in ours
@@ -162,6 +161,20 @@ class Cache:
                 name = attempt_name(pod["metadata"]["labels"][JOB_LABEL], number)
                 yield AttemptView(number, name, created, suspended=False, deleting=True, complete=False, failed=None,
                                   finished_at=None, pods=tuple(pods[number]))
+
+
+def _owner(child: Object) -> tuple[str, str | None, str | None]:
+    """Which job's which attempt or check a Job or a pod is, or belongs to."""
+    labels = child["metadata"]["labels"]
+    return labels[UID_LABEL], labels.get(ATTEMPT_LABEL), labels.get(PREFLIGHT_LABEL)
+
+
+def _preflights(children: list[Object]) -> Iterator[AttemptView]:
+    """The checks whose Jobs exist, by generation; nothing depends on a pod that has lost its Job."""
+    for child in sorted(children, key=lambda one: int(one["metadata"]["labels"][PREFLIGHT_LABEL])):
+        if child["kind"] == "Job":
+            yield view_attempt(child, (view_pod(pod) for pod in children
+                                       if pod["kind"] == "Pod" and _owner(pod) == _owner(child)), PREFLIGHT_LABEL)
 
 
 def key_of(raw: Object) -> Key | None:

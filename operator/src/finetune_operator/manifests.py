@@ -38,12 +38,17 @@ def run_config(job: JobView, spec: FineTuneJobSpec, number: int, image: str, sta
                accelerator: Accelerator) -> RunConfig:
     """The run configuration of an attempt; the digest of the spec and the price are those of the start."""
     resolved = resolve_defaults(spec)
+    digest = status.spec_hash or spec_hash(resolved)
+    if resolved.model.source.scheme == "hub" and status.preflight and status.preflight.model_revision:
+        # A branch may move on between attempts: all of them train what preflight saw.
+        model = resolved.model.model_copy(update={"revision": status.preflight.model_revision})
+        resolved = resolved.model_copy(update={"model": model})
     cost = status.cost
     memory = int(accelerator.memory.value) if accelerator.memory else None
     name = "cpu" if accelerator.resource is None else spec.compute.accelerator
     return RunConfig(
         namespace=job.namespace, name=job.name, uid=job.uid, attempt=number, spec=resolved,
-        spec_hash=status.spec_hash or spec_hash(resolved), image=image,
+        spec_hash=digest, image=image,
         accelerator=AcceleratorMessage(name=name, memory_bytes=memory, hourly_rate=cost.hourly_rate if cost else
                                        accelerator.hourly_price, currency=cost.currency if cost else "USD"),
     )

@@ -9,6 +9,7 @@ MANAGER = "finetune-operator"
 JOB_LABEL = f"{GROUP}/job"
 UID_LABEL = f"{GROUP}/job-uid"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+PREFLIGHT_LABEL = f"{GROUP}/preflight"
 HASH_ANNOTATION = f"{GROUP}/hash"
 KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 API_VERSIONS = {"ConfigMap": "v1", "Service": "v1", "NetworkPolicy": "networking.k8s.io/v1"}
@@ -38,6 +39,16 @@ def limits_name(job: str, uid: str, number: int) -> str:
 def policy_name(job: str, uid: str) -> str:
     """Name of a job's NetworkPolicy. It holds the uid, so that nobody aims it at a policy of their choice."""
     return f"{job}-{uid[:8]}"
+
+
+def preflight_name(job: str, generation: int) -> str:
+    """Name of the Job that checks a generation of a spec."""
+    return f"{job}-preflight-{generation}"
+
+
+def preflight_run_name(job: str, uid: str, generation: int) -> str:
+    """Name of the ConfigMap with a check's run.json; it holds the job's uid as that of an attempt does."""
+    return f"{preflight_name(job, generation)}-{uid[:8]}"
 
 
 def labels(job: str, uid: str, number: int | None = None) -> dict[str, str]:

@@ -18,6 +18,7 @@ class Observation:
     Attributes:
         job: the resource.
         attempts: its attempts whose Jobs exist, by number.
+        preflights: checks whose Jobs exist, numbered by the generation that they check.
         taken: numbers whose Job name belongs to somebody else (an earlier job of this name).
         applied: digests of the applied children that exist, by kind and name.
         addresses: of its Services, by name.
@@ -28,6 +29,7 @@ class Observation:
 
     job: JobView
     attempts: tuple[AttemptView, ...] = ()
+    preflights: tuple[AttemptView, ...] = ()
     taken: frozenset[int] = frozenset()
     applied: frozenset[tuple[str, str, str]] = frozenset()
     addresses: Mapping[str, str] = field(default_factory=dict)

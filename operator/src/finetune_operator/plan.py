@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from finetune_api.messages import Limits, Outcome, ProgressMessage, Result, Stage
+from finetune_api.messages import Limits, Outcome, PreflightResult, PreflightVerdict, ProgressMessage, Result, Stage
 from finetune_api.resolve import resolve_defaults, spec_hash
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.policy import PreflightPolicy
 from finetune_api.spec.training import Toggle
-from finetune_api.status import Cost, FineTuneJobStatus, Phase, Retries
+from finetune_api.status import Cost, Memory, Phase, Retries
 
-from finetune_operator import accounting, admission, isolation, manifests
+from finetune_operator import accounting, admission, isolation, manifests, preflighting
+from finetune_operator.actions import Action, Apply, Create, Delete, Plan
 from finetune_operator.children import identity
-from finetune_operator.conditions import Note, Told, looked_at, notes, tell
+from finetune_operator.conditions import Told, looked_at, notes, tell
 from finetune_operator.names import API_VERSIONS, attempt_name, run_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
@@ -32,46 +34,6 @@ QUICK_START = timedelta(seconds=5)
 """How long a pod with a node may take to run before its start is told."""
 
 
-@dataclass(frozen=True)
-class Create:
-    """Make an object that is never changed again; one that is there already and ours is as good."""
-
-    manifest: manifests.Object
-
-
-@dataclass(frozen=True)
-class Apply:
-    """Server-side apply an object."""
-
-    manifest: manifests.Object
-
-
-@dataclass(frozen=True)
-class Delete:
-    """Delete an object, and what it owns before it."""
-
-    api_version: str
-    kind: str
-    name: str
-
-
-Action = Create | Apply | Delete
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be done: the actions in their order, then one status write, then the events.
-
-    Attributes:
-        requeue_after: look again then, even if nothing happens; None for only when something does.
-    """
-
-    status: FineTuneJobStatus
-    actions: tuple[Action, ...] = ()
-    events: tuple[Note, ...] = ()
-    requeue_after: timedelta | None = None
-
-
 def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
     """Decide about one job.
 
@@ -86,7 +48,11 @@ def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
         return Plan(status)  # Its children go with it, by their owner references.
     if status.completion_time is not None:
         return _clean_up(seen, status.completion_time, now)
-    decided = _before_start(seen, settings, now) if status.start_time is None else _Pass(seen, settings, now).decide()
+    if status.start_time is None:
+        decided = _before_start(seen, settings, now)
+    else:
+        decided = _Pass(seen, settings, now).decide()
+        decided = replace(decided, actions=(*preflighting.remove(seen), *decided.actions))
     isolate = isolation.missing(seen, settings) if decided.actions or seen.attempts else ()
     return replace(decided, actions=(*map(Apply, isolate), *decided.actions), events=notes(status, decided.status))
 
@@ -94,7 +60,8 @@ def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
 def _clean_up(seen: Observation, completed: datetime, now: datetime) -> Plan:
     """A finished job: nothing of it runs on; its children go when their time has come."""
     status = looked_at(seen.job.status, seen.job.generation)
-    still = tuple(_delete_job(attempt) for attempt in seen.attempts if not attempt.finished and not attempt.deleting)
+    still = (*preflighting.remove(seen), *(
+        _delete_job(attempt) for attempt in seen.attempts if not attempt.finished and not attempt.deleting))
     spec = seen.job.spec
     ttl = spec.run_policy.ttl_seconds_after_finished if spec else None
     if ttl is None or not seen.attempts:
@@ -122,22 +89,41 @@ def _before_start(seen: Observation, settings: Settings, now: datetime) -> Plan:
         return _refused(seen, "; ".join(found), now)
     if job.spec.run_policy.suspend:
         told = Told(Phase.SUSPENDED, "Suspended", "runPolicy.suspend is true: nothing is started until it is false")
-        return Plan(tell(status, told, job.generation, now))
-    accelerator = settings.accelerators[job.spec.compute.accelerator]
-    started = status.model_copy(update={
+        return Plan(tell(status, told, job.generation, now), preflighting.remove(seen))
+    if job.spec.run_policy.preflight is PreflightPolicy.SKIP:
+        return _start(seen, job.spec, None, settings, now)
+    checked = preflighting.decide(seen, job.spec, settings, now)
+    return _start(seen, job.spec, checked, settings, now) if isinstance(checked, PreflightResult) else checked
+
+
+def _start(seen: Observation, spec: FineTuneJobSpec, checked: PreflightResult | None, settings: Settings, now: datetime
+           ) -> Plan:
+    """Record the start, with what preflight has found; or, where it found the result, the end."""
+    job = seen.job
+    accelerator = settings.accelerators[spec.compute.accelerator]
+    estimate = checked.estimate if checked else None
+    memory = int(accelerator.memory.value) if accelerator.memory else None
+    started = job.status.model_copy(update={
         "start_time": now, "started_generation": job.generation,
-        "spec_hash": spec_hash(resolve_defaults(job.spec)), "image": settings.image_for(job.spec.engine),
-        "retries": Retries(),
-        "cost": Cost(spent=Decimal(0), currency=settings.currency,
-                     hourly_rate=admission.price_of(job.spec, accelerator)),
+        "spec_hash": spec_hash(resolve_defaults(spec)), "image": settings.image_for(spec.engine),
+        "retries": Retries(), "preflight": preflighting.found(checked, job.generation),
+        "memory": Memory(estimated_bytes=estimate.memory_bytes, accelerator_bytes=memory) if estimate else None,
+        "cost": Cost(spent=Decimal(0), projected=estimate.cost if estimate else None, currency=settings.currency,
+                     hourly_rate=admission.price_of(spec, accelerator)),
     })
+    if checked and checked.verdict is PreflightVerdict.ALREADY_PUBLISHED:
+        there = checked.published
+        done = started.model_copy(update={"completion_time": now, "adapter": there.adapter if there else None,
+                                          "evaluation": there.evaluation if there else None})
+        told = Told(Phase.SUCCEEDED, Outcome.ALREADY_PUBLISHED, checked.message)
+        return Plan(tell(done, told, job.generation, now), preflighting.remove(seen))
     told = Told(Phase.STARTING, "Started", "the start is recorded; the first attempt is being made")
     return Plan(tell(started, told, job.generation, now))
 
 
 def _refused(seen: Observation, words: str, now: datetime) -> Plan:
     told = Told(Phase.PENDING, "InvalidSpec", words, valid=False)
-    return Plan(tell(seen.job.status, told, seen.job.generation, now))
+    return Plan(tell(seen.job.status, told, seen.job.generation, now), preflighting.remove(seen))
 
 
 class _Pass:

@@ -13,11 +13,12 @@ from finetune_api.spec.job import KIND
 from finetune_api.status import FineTuneJobStatus
 
 from finetune_operator import manifests
+from finetune_operator.actions import Action, Apply, Create, Delete, Plan
 from finetune_operator.cache import Cache, Key
 from finetune_operator.client import ApiError, Client, object_path
 from finetune_operator.faults import reach
 from finetune_operator.metrics import PASS_SECONDS, PASSES, QUEUED, WAIT_SECONDS
-from finetune_operator.plan import Action, Apply, Create, Delete, Plan, plan
+from finetune_operator.plan import plan
 from finetune_operator.queue import WorkQueue
 from finetune_operator.settings import Settings
 from finetune_operator.views import JobView

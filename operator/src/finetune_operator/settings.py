@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 import yaml
 from finetune_api.base import ApiModel
+from finetune_api.estimate.catalogue import CPU_PRICE, KNOWN_ACCELERATORS
 from finetune_api.quantities import Duration, Money, Quantity, ResourceQuantity
 from finetune_api.spec.compute import LabelKey, LabelValue, Name, Toleration, TolerationOperator
 from finetune_api.spec.method import Engine
@@ -63,22 +64,13 @@ class Accelerator(ApiModel):
     """Memory request and limit of a trainer, for each accelerator, where the job names none."""
 
 
-def _nvidia(product: str, memory: str, price: str) -> Accelerator:
-    return Accelerator(node_selector={"nvidia.com/gpu.product": product}, memory=Quantity(memory),
-                       hourly_price=Decimal(price))
-
-
 DEFAULT_CATALOGUE = {
-    "nvidia-l4": _nvidia("NVIDIA-L4", "24Gi", "1.00"),
-    "nvidia-t4": _nvidia("Tesla-T4", "16Gi", "0.55"),
-    "nvidia-a10g": _nvidia("NVIDIA-A10G", "24Gi", "1.25"),
-    "nvidia-a100-40": _nvidia("NVIDIA-A100-SXM4-40GB", "40Gi", "3.70"),
-    "nvidia-a100-80": _nvidia("NVIDIA-A100-SXM4-80GB", "80Gi", "5.10"),
-    "nvidia-h100": _nvidia("NVIDIA-H100-80GB-HBM3", "80Gi", "11.00"),
-    "cpu": Accelerator(resource=None, tolerations=(), hourly_price=Decimal("0.10"), cpu=Quantity("2"),
+    **{name: Accelerator(node_selector={"nvidia.com/gpu.product": known.product}, memory=Quantity(
+        f"{known.memory_gib}Gi"), hourly_price=known.hourly_price) for name, known in KNOWN_ACCELERATORS.items()},
+    "cpu": Accelerator(resource=None, tolerations=(), hourly_price=CPU_PRICE, cpu=Quantity("2"),
                        host_memory=Quantity("8Gi")),
 }
-"""Prices are round on-demand figures of 2026 to start from: an administrator writes their own."""
+"""An administrator writes their own prices and node labels."""
 
 
 class AllowedScheduling(ApiModel):
@@ -156,6 +148,19 @@ class TrainerNetwork(ApiModel):
         return any(not one.ports or port in one.ports for one in self.destinations)
 
 
+class PreflightSettings(ApiModel):
+    """What the check before the start gets: a CPU, and no accelerator."""
+
+    cpu: ResourceQuantity = Quantity("500m")
+    """CPU request of its pod."""
+
+    memory: ResourceQuantity = Quantity("4Gi")
+    """Memory request and limit of its pod: the libraries take 1 GiB, the data set's rows the rest."""
+
+    timeout: Duration = timedelta(minutes=30)
+    """How long it may run."""
+
+
 class Settings(ApiModel):
     """The operator's settings."""
 
@@ -191,6 +196,9 @@ class Settings(ApiModel):
 
     start_timeout: Duration = timedelta(minutes=10)
     """How long a scheduled pod may take to start before its job fails with the kubelet's words."""
+
+    preflight: PreflightSettings = PreflightSettings()
+    """The check before the start of jobs."""
 
     retry_delay: Duration = timedelta(seconds=10)
     """Wait before the first counted retry; doubled with each one more, ten minutes at most."""

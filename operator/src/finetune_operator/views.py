@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from finetune_api.messages import Result
+from finetune_api.messages import PreflightResult, Result
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from finetune_operator.names import ATTEMPT_LABEL, HASH_ANNOTATION
 
 Raw = Mapping[str, Any]
+_Said = TypeVar("_Said", Result, PreflightResult)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class PodView:
         waiting: reason and message of the kubelet, while its container can't start.
         exit_code: of the trainer, once it ended.
         result: what the trainer said at its end, where that can be read.
+        preflight: what a check said at its end, where that can be read.
         said: its termination message as it stands there.
         image_id: what the node really pulled.
     """
@@ -64,6 +66,7 @@ class PodView:
     exit_code: int | None
     oom_killed: bool
     result: Result | None
+    preflight: PreflightResult | None
     said: str
     disruption: str | None
     image_id: str | None
@@ -120,8 +123,8 @@ def _read_spec(raw: Raw) -> tuple[FineTuneJobSpec | None, str | None]:
         return None, "; ".join(faults)
 
 
-def view_attempt(raw: Raw, pods: Iterable[PodView]) -> AttemptView:
-    """Read an attempt's Job."""
+def view_attempt(raw: Raw, pods: Iterable[PodView], label: str = ATTEMPT_LABEL) -> AttemptView:
+    """Read an attempt's Job, or that of a check, whose number is the generation that another label has."""
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()
                   if condition.get("status") == "True"}
@@ -130,7 +133,7 @@ def view_attempt(raw: Raw, pods: Iterable[PodView]) -> AttemptView:
     created = time_of(metadata["creationTimestamp"])
     assert created is not None
     return AttemptView(
-        number=int(metadata["labels"][ATTEMPT_LABEL]),
+        number=int(metadata["labels"][label]),
         name=metadata["name"],
         created_at=created,
         suspended=bool(spec.get("suspend")),
@@ -165,16 +168,17 @@ def view_pod(raw: Raw) -> PodView:
         finished_at=time_of(terminated.get("finishedAt")),
         exit_code=terminated.get("exitCode"),
         oom_killed=terminated.get("reason") == "OOMKilled",
-        result=_read_result(said),
+        result=_read(Result, said),
+        preflight=_read(PreflightResult, said),
         said=said,
         disruption=disruption.get("message") if disruption.get("status") == "True" else None,
         image_id=container.get("imageID") or None,
     )
 
 
-def _read_result(said: str) -> Result | None:
+def _read(kind: type[_Said], said: str) -> _Said | None:
     try:
-        return Result.model_validate_json(said)
+        return kind.model_validate_json(said)
     except ValidationError:
         return None
 

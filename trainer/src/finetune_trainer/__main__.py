@@ -1,4 +1,4 @@
-"""`finetune-trainer run --config DIR`: one attempt in a pod."""
+"""`finetune-trainer run --config DIR`: one attempt in a pod; `preflight --config DIR`: the check before the first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.layout import LIMITS_FILE, RUN_FILE
-from finetune_api.messages import Limits, Outcome, Result, RunConfig
+from finetune_api.messages import Limits, Outcome, PreflightResult, PreflightVerdict, Result, RunConfig
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -18,6 +18,7 @@ from finetune_trainer.entry import RENDEZVOUS_SECONDS, Ending, quieten, run
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.launcher import processes_here, run_children
 from finetune_trainer.places import has_place, place_in, place_variables
+from finetune_trainer.preflight import preflight
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.watching.console import ConsoleObserver
 
@@ -37,13 +38,32 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--rendezvous-timeout", type=float, default=RENDEZVOUS_SECONDS, metavar="SECONDS",
                          help="how long the processes of a job wait for each other at the start")
     command.add_argument("--debug", action="store_true", help="print tracebacks")
+    check = commands.add_parser("preflight", help="check data, model and memory, without loading weights")
+    check.add_argument("--config", type=Path, required=True, help=f"folder with {RUN_FILE}")
+    check.add_argument("--termination-log", type=Path, default=_termination_log(), help="where the result is written")
     options = parser.parse_args(arguments)
 
     quieten()
-    code, message = _run(options, arguments)
+    code, message = _check(options) if options.command == "preflight" else _run(options, arguments)
     if options.termination_log and message:
         options.termination_log.write_bytes(message)
     return code
+
+
+def _check(options: argparse.Namespace) -> tuple[int, bytes]:
+    """Check a job: the exit code and the result message."""
+    if wrong := _bad_folder(options.config, None):
+        assert wrong.result is not None
+        message = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=wrong.result.outcome,
+                                  message=wrong.result.message).to_bytes()
+        print(message.decode())  # noqa: T201
+        return ExitCode(wrong.code), message
+    config = RunConfig.model_validate_json((options.config / RUN_FILE).read_bytes())
+    console = Console()
+    checked = preflight(config, lambda text: console.print(text, markup=False, highlight=False))
+    message = checked.result.to_bytes()
+    print(message.decode())  # noqa: T201
+    return ExitCode(checked.code), message
 
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> tuple[int, bytes]:

@@ -59,7 +59,7 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
         debug: print the traceback of a failure.
         rendezvous_seconds: how long the processes of a job wait for each other at the start.
     """
-    scratch = _new_scratch()
+    scratch = new_scratch()
     state = RunState(clock, _total_rate(config, limits), limits.spent_before, config.accelerator.memory_bytes)
     metrics = MetricsLog(scratch / METRICS, clock)
     prometheus = Metrics(config.namespace, config.name)
@@ -93,7 +93,7 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _new_scratch() -> Path:
+def new_scratch() -> Path:
     """A folder for this process; those of processes that were killed are removed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
         owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]

@@ -13,6 +13,7 @@ from finetune_api.layout import ADAPTER, BASELINE, CHANGED, CHECKPOINTS, MERGED,
 from finetune_api.messages import Outcome, Result, RunConfig, Stage
 from finetune_api.spec.method import Engine
 from finetune_api.spec.output import Export
+from finetune_api.spec.policy import PreflightPolicy
 from finetune_api.status import EvaluationScores, Memory
 
 from finetune_trainer.clock import Clock
@@ -25,6 +26,7 @@ from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.evaluation.evaluate import Evaluation, Evaluator
 from finetune_trainer.evaluation.reference import ask_reference
 from finetune_trainer.evaluation.scores import Scores, majority_scores
+from finetune_trainer.expectations import expect
 from finetune_trainer.export import export_merged, export_trained
 from finetune_trainer.faults import reach
 from finetune_trainer.gate import judge
@@ -135,6 +137,8 @@ def run_attempt(attempt: Attempt) -> Finished:
     for finding in data.findings[:5]:
         state.note(f"warning: {finding}")
     state.note(f"{data.counts['train']} rows to learn from, {data.counts['heldOut']} held out")
+    if config.accelerator.memory_bytes and spec.run_policy.preflight is PreflightPolicy.REQUIRED:
+        expect(config, json.loads((files.folder / "config.json").read_text("utf-8")), [len(row) for row in data.train])
     stop.check()
 
     state.enter(Stage.LOADING)

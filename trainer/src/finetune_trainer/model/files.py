@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from finetune_trainer.errors import BadConfig, MissingInput
 from finetune_trainer.storage import open_storage
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "tokenizer*", "vocab*", "merges*")
+DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt", "tokenizer*", "vocab*", "merges*")
+"""Everything of a model but its weights."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,29 @@ def find_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable
         BadConfig: its weights are pickled, or its files are not a model.
     """
     if spec.source.scheme == "hub":
-        return _from_hub(spec, tell)
+        files = from_hub(spec, tell, ("*.safetensors", *DESCRIPTION))
+        check_weights(sorted(path.name for path in files.folder.iterdir()), str(spec.source))
+        return files
     if spec.source.path.lower().endswith(".gguf"):
         return _from_gguf(fetch(spec.source, s3, scratch), tell)
-    folder = _from_s3(spec.source, s3, scratch, tell) if spec.source.scheme == "s3" else _local(spec.source, s3)
-    _check(folder, str(spec.source))
+    folder = _from_s3(spec.source, s3, scratch, tell) if spec.source.scheme == "s3" else local_folder(spec.source, s3)
+    check_weights(sorted(path.name for path in folder.iterdir()), str(spec.source))
     return ModelFiles(folder, _weights_digest(folder))
 
 
-def _from_hub(spec: ModelSpec, tell: Callable[[str], None]) -> ModelFiles:
+def from_hub(spec: ModelSpec, tell: Callable[[str], None], patterns: Sequence[str]) -> ModelFiles:
+    """The files of a hub model whose names match one of the patterns.
+
+    Raises:
+        MissingInput: the model isn't there, or can't be opened.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     name = str(spec.source)
     tell(f"fetching {name} from the hub")
     try:
-        folder = Path(snapshot_download(name, revision=spec.revision, allow_patterns=list(_WANTED),
+        folder = Path(snapshot_download(name, revision=spec.revision, allow_patterns=list(patterns),
                                         token=os.environ.get("HF_TOKEN")))
     except GatedRepoError as error:
         raise MissingInput(f"spec.model.source: {name} is gated: accept its terms on the hub, and give a token in "
@@ -79,7 +87,6 @@ def _from_hub(spec: ModelSpec, tell: Callable[[str], None]) -> ModelFiles:
     except (HfHubHTTPError, OSError) as error:
         raise MissingInput(f"spec.model.source: {name} can't be fetched from the hub: {type(error).__name__}"
                            ) from error
-    _check(folder, name)
     return ModelFiles(folder, folder.name)
 
 
@@ -96,7 +103,12 @@ def _from_s3(source: Uri, s3: S3Spec | None, scratch: Path, tell: Callable[[str]
     return folder
 
 
-def _local(source: Uri, s3: S3Spec | None) -> Path:
+def local_folder(source: Uri, s3: S3Spec | None) -> Path:
+    """The folder of a model on this machine or on a claim.
+
+    Raises:
+        MissingInput: there is none.
+    """
     folder = source.local_path() if source.scheme == "file" else _claim_folder(source, s3)
     if not folder.is_dir():
         raise MissingInput(f"spec.model.source: {source}: no such folder")
@@ -111,15 +123,20 @@ def _claim_folder(source: Uri, s3: S3Spec | None) -> Path:
     return storage.folder
 
 
-def _check(folder: Path, name: str) -> None:
-    """Refuse a folder that is no model, or one whose weights are pickled (unpickling runs what the file says)."""
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+def check_weights(names: Sequence[str], name: str) -> None:
+    """Refuse files that are no model, or whose weights are pickled (unpickling runs what the file says).
+
+    Raises:
+        MissingInput: there are no weights, or no configuration.
+        BadConfig: the weights are a pickle.
+    """
+    if not any(file.endswith(".safetensors") for file in names):
+        pickled = [file for file in names if file.endswith(_PICKLES)]
         if pickled:
             raise BadConfig(f"spec.model.source: the weights of {name} are a pickle ({pickled[0]}), which can run code "
                             "when it is read; use a revision in safetensors, or convert it")
         raise MissingInput(f"spec.model.source: {name} has no *.safetensors file")
-    if not (folder / "config.json").is_file():
+    if "config.json" not in names:
         raise MissingInput(f"spec.model.source: {name} has no config.json")
 
 

@@ -22,12 +22,11 @@ from finetune_trainer.errors import OutOfMemory, StopRequested
 from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loop import LoopCallback
+from finetune_trainer.training.portions import first_portion
 from finetune_trainer.training.resume import take_up
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.tuned import Tuned, count_trained, load_trained, save_trained
 
-_CPU_MICRO_TOKENS = 256
-_GPU_MICRO_TOKENS = 16_384
 _LEAVING_SECONDS = 300.0
 
 
@@ -49,7 +48,7 @@ def fine_tune(run: TrainingRun, tuned: Tuned) -> Trained:
     folder = run.scratch / "resume"
     found = run.checkpoints.newest(run.identity, folder)
     start = take_up(run, found, folder, steps) if found else 0
-    micro = training.micro_batch_size or _first_micro_batch(run)
+    micro, checkpointing = first_portion(run)
     reason: str | None = None
     step = start
     identity = run.identity
@@ -59,20 +58,25 @@ def fine_tune(run: TrainingRun, tuned: Tuned) -> Trained:
         load_trained(tuned.model, folder)
     while step < steps and reason is None:
         try:
-            step, reason = _train_with(run, tuned, micro, steps, folder if start else None, start, first)
+            step, reason = _train_with(run, tuned, micro, checkpointing, steps, folder if start else None, start, first)
         except torch.OutOfMemoryError as error:
             if run.world.size > 1:
                 # The others wait in a collective, which can't be begun again.
                 raise OutOfMemory(f"the accelerator's memory doesn't suffice for {micro} rows per forward pass: write "
                                   "a smaller spec.training.microBatchSize or maxLength, or quantization: nf4"
                                   ) from error
-            if micro == 1:
+            recompute = run.device.is_gpu and training.gradient_checkpointing is Toggle.AUTO and not checkpointing
+            if micro == 1 and not recompute:
                 raise OutOfMemory("the accelerator's memory doesn't suffice for a single row: write a smaller "
                                   "spec.training.maxLength, quantization: nf4, or gradientCheckpointing: enabled"
                                   ) from error
-            micro = max(1, micro // 2)
-            run.state.note(f"out of accelerator memory: going on with {micro} rows per forward pass (batchSize stays "
-                           f"{training.batch_size})")
+            if recompute:
+                checkpointing = True
+                run.state.note("out of accelerator memory: going on with gradient checkpointing")
+            else:
+                micro = max(1, micro // 2)
+                run.state.note(f"out of accelerator memory: going on with {micro} rows per forward pass (batchSize "
+                               f"stays {training.batch_size})")
             # The tensors of the failed step hang on the exception's frames until these are gone.
             error.__traceback__ = None
             run.uploader.drain()
@@ -87,19 +91,8 @@ def fine_tune(run: TrainingRun, tuned: Tuned) -> Trained:
     )
 
 
-def _first_micro_batch(run: TrainingRun) -> int:
-    """Rows whose tokens fill a forward pass well without filling the memory."""
-    tokens = _GPU_MICRO_TOKENS if run.device.is_gpu else _CPU_MICRO_TOKENS
-    lengths = [len(row) for row in run.data.train]
-    typical = sum(lengths) / len(lengths) if run.spec.training.packing else max(lengths)
-    fitting = max(1, int(tokens / typical))
-    rows = run.spec.training.batch_size // run.world.size
-    # Equal parts: 12 of 16 rows would make passes of 12 and 4.
-    return -(-rows // max(1, -(-rows // fitting)))
-
-
-def _train_with(run: TrainingRun, tuned: Tuned, micro: int, steps: int, resume: Path | None, start: int,
-                first: Path) -> tuple[int, str | None]:
+def _train_with(run: TrainingRun, tuned: Tuned, micro: int, checkpointing: bool, steps: int, resume: Path | None,
+                start: int, first: Path) -> tuple[int, str | None]:
     """One training loop with one micro-batch size: the steps done, and why it ended early."""
     model = tuned.model
     layout = Layout(micro, run.spec.training.packing, model.config.get_text_config().hidden_size, run.world.size)
@@ -107,7 +100,7 @@ def _train_with(run: TrainingRun, tuned: Tuned, micro: int, steps: int, resume: 
     callback = LoopCallback(run, loader, steps, start)
     trainer = _Trainer(
         model=model,
-        args=_arguments(run, layout, steps),
+        args=_arguments(run, layout, steps, checkpointing),
         train_dataset=Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),
         processing_class=run.tokenizer,
         callbacks=[callback],
@@ -144,11 +137,9 @@ def _assert_precision(model: torch.nn.Module) -> None:
     assert not wrong, f"trained weights must be float32: {wrong[:3]}"
 
 
-def _arguments(run: TrainingRun, layout: Layout, steps: int) -> SFTConfig:
+def _arguments(run: TrainingRun, layout: Layout, steps: int, checkpointing: bool) -> SFTConfig:
     """TRL's settings, each one explicit where its default would round, cut, checkpoint or phone home."""
     training, device = run.spec.training, run.device
-    checkpointing = training.gradient_checkpointing is Toggle.ENABLED or (
-        training.gradient_checkpointing is Toggle.AUTO and device.is_gpu)
     return SFTConfig(
         output_dir=str(run.scratch / "trainer"),
         max_steps=steps,

@@ -1,0 +1,191 @@
+"""`finetune estimate`: what a job needs, without a cluster and without its model's weights."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+from finetune_api import ExitCode, FineTuneJobSpec, resolve_defaults
+from finetune_api.estimate import (
+    Architecture,
+    Duration,
+    Plan,
+    UnknownArchitecture,
+    advice,
+    choose,
+    estimate_duration,
+    machine_for,
+    read_architecture,
+)
+from finetune_api.estimate.catalogue import CPU_PRICE, KNOWN_ACCELERATORS
+from finetune_api.estimate.fit import USABLE
+from finetune_api.quantities import parse_quantity
+from rich.console import Console
+from rich.table import Table
+
+from finetune_cli.errors import CommandFailed
+from finetune_cli.job_file import read_job, with_absolute_locations
+
+_GIB = 1024**3
+_TERMS = {
+    "weights": "the base model's weights", "adapter": "the adapter, in float32", "gradients": "gradients",
+    "optimizer": "optimizer state", "activations": "what the backward pass reads", "loss": "the loss of the answers",
+    "buffers": "one layer's dequantised weight", "context": "CUDA's context (assumed)",
+}
+
+
+@dataclass(frozen=True)
+class _Accelerator:
+    name: str
+    memory: int | None
+    price: Decimal
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--rows", type=click.IntRange(1), metavar="N",
+              help="Rows to learn from; without it the lines of a local .jsonl file, or dataset.maxSamples.")
+@click.option("--row-tokens", type=click.IntRange(1), metavar="N",
+              help="Tokens of a row on average; without it training.maxLength, which is the most.")
+@click.option("--memory", metavar="QUANTITY", help="Memory of one accelerator, such as 24Gi, for one of your own.")
+@click.option("--price", type=click.FLOAT, metavar="USD", help="Price of one accelerator for one hour.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def estimate(context: click.Context, file: Path, rows: int | None, row_tokens: int | None, memory: str | None,
+             price: float | None, as_json: bool) -> None:
+    """Estimate memory, hours and cost of the FineTuneJob in FILE.
+
+    Reads the model's configuration, but no weights; needs no cluster. Exits with 71 if the job does not fit on its
+    accelerator, with 66 if the configuration can't be had.
+    """
+    spec = resolve_defaults(with_absolute_locations(read_job(file), file.parent).spec)
+    accelerator = _accelerator(spec, memory, price)
+    try:
+        model = read_architecture(_model_config(spec))
+    except UnknownArchitecture as error:
+        raise CommandFailed(f"spec.model.source: {spec.model.source} can't be estimated: {error}",
+                            ExitCode.BAD_CONFIG) from error
+    machine = machine_for(accelerator.name, spec.training.precision)
+    count = spec.compute.nodes * (spec.compute.gpus_per_node if machine.gpu else 1)
+    plan = choose(spec, model, machine, accelerator.memory, count, typical=row_tokens)
+    change = None
+    if not plan.fits and accelerator.memory:
+        catalogue = {name: known.memory_bytes for name, known in KNOWN_ACCELERATORS.items()}
+        change = advice(spec, model, machine, accelerator.memory, catalogue, count)
+    tokens = _tokens(spec, rows, row_tokens)
+    cores = float(spec.compute.cpu.value) if spec.compute.cpu else 2.0
+    duration = tokens and estimate_duration(tokens, model, spec.method, plan.gradient_checkpointing, accelerator.name,
+                                            count, accelerator.price, cores)
+    if as_json:
+        click.echo(json.dumps(_document(model, accelerator, plan, change, duration or None), indent=2))
+    else:
+        _show(spec, model, accelerator, plan, change, duration or None)
+    context.exit(ExitCode.OK if plan.fits else ExitCode.OUT_OF_MEMORY)
+
+
+def _accelerator(spec: FineTuneJobSpec, memory: str | None, price: float | None) -> _Accelerator:
+    name = spec.compute.accelerator
+    known = KNOWN_ACCELERATORS.get(name)
+    if known is None and name != "cpu" and memory is None:
+        raise CommandFailed(f"spec.compute.accelerator: {name} is not known here: give its --memory, or write one of "
+                            f"{', '.join(sorted(KNOWN_ACCELERATORS))}, cpu", ExitCode.BAD_CONFIG)
+    try:
+        size = int(parse_quantity(memory).value) if memory else known.memory_bytes if known else None
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--memory'") from error
+    usual = known.hourly_price if known else CPU_PRICE if name == "cpu" else Decimal(0)
+    written = Decimal(str(price)) if price is not None else spec.budget.hourly_rate
+    return _Accelerator(name, size, usual if written is None else written)
+
+
+def _model_config(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """The model's `config.json`; what isn't a folder of this machine is had by the trainer's own ways."""
+    source = spec.model.source
+    if source.scheme == "pvc":
+        raise CommandFailed(f"spec.model.source: {source} is a claim of a cluster, which can't be read here: the "
+                            "preflight there checks it", ExitCode.MISSING_INPUT)
+    if source.scheme == "file" and not source.path.lower().endswith(".gguf"):
+        path = source.local_path() / "config.json"
+        try:
+            content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            return content
+        except OSError as error:
+            raise CommandFailed(f"spec.model.source: {path}: {error.strerror}", ExitCode.MISSING_INPUT) from error
+        except ValueError as error:
+            raise CommandFailed(f"spec.model.source: {path} is not JSON: {error}", ExitCode.BAD_CONFIG) from error
+    try:
+        from finetune_trainer.entry import quieten
+        from finetune_trainer.errors import TrainerError
+        from finetune_trainer.model.description import describe_model
+    except ImportError as error:
+        raise CommandFailed(f"the configuration of {source} is read by the trainer, which can't be loaded ({error}): "
+                            "install it with pip install 'finetune-cli[run]'", ExitCode.INTERNAL) from error
+    quieten()
+    with tempfile.TemporaryDirectory(prefix="finetune-estimate-") as folder:
+        try:
+            return describe_model(spec.model, spec.output.s3, Path(folder), lambda text: None).config
+        except TrainerError as error:
+            raise CommandFailed(str(error), error.exit_code) from error
+
+
+def _tokens(spec: FineTuneJobSpec, rows: int | None, row_tokens: int | None) -> int | None:
+    """Tokens to train on; None where the number of rows is not known."""
+    training = spec.training
+    each = min(row_tokens or training.max_length, training.max_length)
+    if training.max_steps:
+        return training.max_steps * training.batch_size * each
+    known = rows or _lines(spec)
+    if known is None:
+        return None
+    if spec.dataset.evaluation_fraction and not rows:
+        known -= round(known * spec.dataset.evaluation_fraction)
+    return round(min(known, spec.dataset.max_samples or known) * (training.epochs or 1.0)) * each
+
+
+def _lines(spec: FineTuneJobSpec) -> int | None:
+    source = spec.dataset.source
+    if source.scheme == "file" and source.path.endswith(".jsonl") and source.local_path().is_file():
+        with source.local_path().open("rb") as file:
+            return sum(1 for line in file if line.strip()) or None
+    return spec.dataset.max_samples
+
+
+def _document(model: Architecture, accelerator: _Accelerator, plan: Plan, change: str | None, duration: Duration | None
+              ) -> dict[str, Any]:
+    return {
+        "parameters": model.parameters, "accelerator": accelerator.name, "acceleratorBytes": accelerator.memory,
+        "memoryBytes": plan.memory.total, "terms": dict(plan.memory.terms()), "fits": plan.fits,
+        "microBatchSize": plan.micro_batch_size, "gradientCheckpointing": plan.gradient_checkpointing,
+        "change": change, "tokens": duration and duration.tokens,
+        "tokensPerSecond": duration and round(duration.tokens_per_second, 1),
+        "hours": duration and round(duration.hours, 3), "cost": duration and str(duration.cost),
+    }
+
+
+def _show(spec: FineTuneJobSpec, model: Architecture, accelerator: _Accelerator, plan: Plan, change: str | None,
+          duration: Duration | None) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{spec.method.type}, quantization {spec.method.quantization}, on {spec.model.source} "
+                  f"({model.parameters / 1e9:.2f} billion parameters)", markup=False)
+    table = Table.grid(padding=(0, 2))
+    for name, size in plan.memory.terms():
+        if size:
+            table.add_row(f"  {name}", f"{size / _GIB:8.2f} GiB", _TERMS[name])
+    table.add_row("  together", f"{plan.memory.total / _GIB:8.2f} GiB",
+                  f"of {accelerator.memory / _GIB:.0f} GiB on {accelerator.name} ({USABLE:.0%} of them usable)"
+                  if accelerator.memory else f"of the host's memory ({accelerator.name})")
+    console.print(table)
+    console.print(f"Plan: {plan.micro_batch_size} rows in a forward pass, gradient checkpointing "
+                  f"{'on' if plan.gradient_checkpointing else 'off'}")
+    console.print("It fits." if plan.fits else f"It does not fit: {change}", markup=False)
+    if duration is None:
+        console.print("Hours and cost: not known without the number of rows; give --rows N")
+    else:
+        console.print(f"Training: {duration.tokens} tokens at about {duration.tokens_per_second:.0f} a second: "
+                      f"{duration.hours:.2g} hours, {duration.cost} USD; without loading, evaluation and upload")
+    console.print("All of these are estimates; docs/preflight.md says how they are made.")

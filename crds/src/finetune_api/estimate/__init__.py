@@ -1,0 +1,28 @@
+"""What a job needs, from its model's `config.json` alone: memory, time and money. Pure; no torch, no weights.
+
+    architecture   config.json -> the sizes of the model's layers
+    memory         sizes, method, micro-batch -> bytes by term
+    fit            which micro-batch and checkpointing to take; what to change where nothing fits
+    speed          tokens -> hours -> money
+"""
+
+from finetune_api.estimate.architecture import Architecture, UnknownArchitecture, read_architecture
+from finetune_api.estimate.fit import Plan, advice, choose
+from finetune_api.estimate.memory import Machine, Memory, Portion, estimate_memory, machine_for
+from finetune_api.estimate.speed import Duration, estimate_duration
+
+__all__ = [
+    "Architecture",
+    "Duration",
+    "Machine",
+    "Memory",
+    "Plan",
+    "Portion",
+    "UnknownArchitecture",
+    "advice",
+    "choose",
+    "estimate_duration",
+    "estimate_memory",
+    "machine_for",
+    "read_architecture",
+]

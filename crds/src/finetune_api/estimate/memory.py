@@ -1,0 +1,249 @@
+"""Bytes that training takes at its peak, term by term.
+
+Every term follows from what the trainer really does: float32 adapters, gradients and, on a CPU, optimizer state; 8-bit
+AdamW on a GPU (Dettmers et al., 2022, arXiv:2110.02861); logits in tiles and of answers alone; a forward pass that
+keeps what the backward pass reads. `benchmarks/memory_estimate.py` compares it with what torch allocates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from finetune_api.estimate.architecture import Architecture, Linear
+from finetune_api.spec.method import LoraSpec, MethodSpec, MethodType, Quantization
+from finetune_api.spec.training import Precision
+
+FLOAT32 = 4
+BFLOAT16 = 2
+CONTEXT = 600 * 1024**2
+"""Assumed: what CUDA's context, cuBLAS' workspaces and the loaded kernels take on a GPU."""
+
+_NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes a weight: 4 bits, a scale of 8 bits for 64 of them, and one of 32 bits for 256 scales (arXiv:2305.14314)."""
+
+_EIGHT_BIT_STATE = 2 * (1 + 4 / 256)
+"""Bytes a trained number: two moments of 8 bits, with a scale of 32 bits for 256 of them."""
+
+_TILE_TOKENS = 4096
+_TILE_WORDS = 32_768
+_TILES = 8
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What it is computed on.
+
+    Attributes:
+        gpu: whether it is a GPU.
+        dtype_bytes: size of a number that is computed with.
+    """
+
+    gpu: bool
+    dtype_bytes: int
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one forward pass gets.
+
+    Attributes:
+        tokens: of all its lines, padding included.
+        length: of its longest line.
+        answers: tokens that are learnt from; None takes all of them for answers.
+        packed: whether rows share a line, which needs a mask.
+    """
+
+    tokens: int
+    length: int
+    answers: int | None = None
+    packed: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained of a model.
+
+    Attributes:
+        added: numbers beside the model's own.
+        own: numbers of the model itself, which are then kept in float32.
+        layers: names of the linear layers whose inputs the backward pass reads.
+        rank: width between the two factors of an adapter; 0 without.
+        dropout: whether an adapter's input goes through dropout.
+        magnitude: whether each weight has a trained magnitude (DoRA).
+    """
+
+    added: int
+    own: int
+    layers: frozenset[str]
+    rank: int = 0
+    dropout: bool = False
+    magnitude: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Everything that is trained."""
+        return self.added + self.own
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak, by what they are for."""
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    loss: int
+    buffers: int
+    context: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(size for _, size in self.terms())
+
+    def terms(self) -> Iterator[tuple[str, int]]:
+        """The terms by name, in the order in which they are explained."""
+        yield from vars(self).items()
+
+
+def machine_for(accelerator: str, precision: Precision) -> Machine:
+    """What the trainer computes in on an accelerator, by its name in the catalogue: bfloat16 where there is any."""
+    gpu = accelerator != "cpu"
+    lacks_bfloat16 = any(name in accelerator.lower() for name in ("t4", "v100", "p100"))
+    exact = not gpu or precision is Precision.FLOAT32 or (precision is Precision.AUTO and lacks_bfloat16)
+    return Machine(gpu, FLOAT32 if exact else BFLOAT16)
+
+
+def trained_by(method: MethodSpec, model: Architecture) -> Trained:
+    """What a method trains of a model. Methods without an adapter of low rank are taken for full fine-tuning."""
+    settings = method.lora or method.dora
+    if method.type in (MethodType.LORA, MethodType.DORA):
+        settings = settings or LoraSpec()
+    if settings is None:
+        return Trained(0, model.parameters, frozenset(linear.name for linear in model.linears))
+    wanted = settings.target_modules
+    chosen = [linear for linear in model.linears if wanted is None or linear.name in {
+        name.rpartition(".")[2] for name in wanted}]
+    magnitude = method.type is MethodType.DORA
+    added = model.layers * sum(settings.rank * (linear.inputs + linear.outputs) + (linear.outputs if magnitude else 0)
+                               for linear in chosen)
+    return Trained(added, 0, frozenset(linear.name for linear in chosen), settings.rank, settings.dropout > 0,
+                   magnitude)
+
+
+def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, checkpointing: bool, machine: Machine
+                    ) -> Memory:
+    """The peak of a training step, in bytes.
+
+    Args:
+        model: the model's sizes.
+        method: the method, its settings and the quantization.
+        portion: what one forward pass gets.
+        checkpointing: whether activations are computed again in the backward pass.
+        machine: what it is computed on.
+    """
+    trained = trained_by(method, model)
+    state = _EIGHT_BIT_STATE if machine.gpu else 2 * FLOAT32
+    block = portion.tokens * _kept_of_a_block(model, trained, portion, machine)
+    # Checkpointing keeps what goes into every block, and all of the one whose backward pass is under way.
+    kept = portion.tokens * model.layers * model.hidden * machine.dtype_bytes + block if checkpointing else \
+        model.layers * block
+    working = portion.tokens * _working_of_a_block(model, trained, machine)
+    loss = _loss(model, portion, machine)
+    # The loss is done when the first block's backward pass begins: the larger of the two is the peak.
+    if checkpointing:
+        loss = max(0, loss - block - working)
+    return Memory(
+        weights=_weights(model, method.quantization, trained, machine),
+        adapter=trained.added * FLOAT32,
+        gradients=trained.parameters * FLOAT32,
+        optimizer=math.ceil(trained.parameters * state),
+        activations=kept + working + _mask(portion, machine),
+        loss=loss if checkpointing else max(0, loss - working),
+        buffers=_buffers(model, method.quantization, trained, machine),
+        context=CONTEXT if machine.gpu else 0,
+    )
+
+
+def _weights(model: Architecture, quantization: Quantization, trained: Trained, machine: Machine) -> int:
+    """The base: its blocks' matrices quantized; embeddings, head, norms and biases never are."""
+    if trained.own:
+        # Kept in float32; autocast keeps a rounded copy of what it multiplies with until the backward pass is done.
+        copies = BFLOAT16 * model.block_weights if machine.dtype_bytes == BFLOAT16 else 0
+        return FLOAT32 * model.parameters + copies
+    rest = model.parameters - model.block_weights
+    if quantization is Quantization.NF4:
+        return math.ceil(model.block_weights * _NF4) + rest * machine.dtype_bytes
+    if quantization is Quantization.INT8:
+        scales = FLOAT32 * model.layers * sum(linear.outputs for linear in model.linears)
+        return model.block_weights + scales + rest * machine.dtype_bytes
+    return model.parameters * machine.dtype_bytes
+
+
+def _kept_of_a_block(model: Architecture, trained: Trained, portion: Portion, machine: Machine) -> int:
+    """Bytes a token that one block keeps for its backward pass."""
+    size = machine.dtype_bytes
+    # Both norms keep their input, in float32.
+    total = 2 * model.hidden * FLOAT32
+    # Queries, keys, values and the output of attention; with a mask the keys are repeated for each group of heads.
+    keys = model.attention if portion.packed or not machine.gpu else model.key_values
+    total += (2 * model.attention + 2 * keys) * size
+    # Gate, its activation, and the value beside it.
+    total += 3 * model.intermediate * size
+    sources = set()
+    for linear in model.linears:
+        if linear.name not in trained.layers:
+            continue
+        # On a GPU each adapter casts its input for itself.
+        if (machine.gpu and trained.rank) or linear.source not in sources:
+            already = linear.source == "attention" and not (machine.gpu and trained.rank)
+            total += 0 if already else linear.inputs * size
+        sources.add(linear.source)
+        total += trained.rank * size
+        if trained.dropout:
+            total += linear.inputs * (size + 1)
+        if trained.magnitude:
+            total += 2 * linear.outputs * size
+    if trained.own:
+        total += 2 * model.hidden * size
+    return total
+
+
+def _mask(portion: Portion, machine: Machine) -> int:
+    """The mask that keeps the rows of a line apart: one for all blocks, as truth values and as numbers to add."""
+    return portion.tokens * portion.length * (1 + machine.dtype_bytes) if portion.packed else 0
+
+
+def _working_of_a_block(model: Architecture, trained: Trained, machine: Machine) -> int:
+    """Bytes a token for the gradients that are under way in one block: of the residual stream and of gate and value."""
+    return (2 * model.hidden + 2 * model.intermediate) * machine.dtype_bytes
+
+
+def _loss(model: Architecture, portion: Portion, machine: Machine) -> int:
+    """Hidden states of the answers with their gradients in float32, and tiles of logits instead of all of them."""
+    answers = portion.tokens if portion.answers is None else portion.answers
+    lines = min(answers, _TILE_TOKENS)
+    tiles = lines * _TILE_WORDS * machine.dtype_bytes
+    if not machine.gpu:
+        # Without Triton the gradient of a tile's softmax goes through seven more of its size.
+        tiles += (_TILES - 1) * lines * min(model.vocabulary, _TILE_WORDS) * FLOAT32
+    return answers * model.hidden * (machine.dtype_bytes + FLOAT32) + tiles
+
+
+def _buffers(model: Architecture, quantization: Quantization, trained: Trained, machine: Machine) -> int:
+    """What one layer at a time needs beside activations: its weight dequantised, and DoRA's whole update."""
+    chosen = [linear for linear in model.linears if linear.name in trained.layers]
+    largest = max((linear.weights for linear in model.linears), default=0)
+    dequantised = 0 if quantization is Quantization.NONE else largest * machine.dtype_bytes
+    if not trained.magnitude:
+        return dequantised
+    return dequantised + max((_update(linear, machine) for linear in chosen), default=0)
+
+
+def _update(linear: Linear, machine: Machine) -> int:
+    """PEFT multiplies both factors with an identity matrix, adds the weight, and takes the norms of the rows."""
+    return linear.inputs**2 * machine.dtype_bytes + 3 * linear.weights * machine.dtype_bytes

@@ -1,0 +1,81 @@
+"""Hours and money, from tokens: estimates, good for telling an hour from a day.
+
+A token costs two operations a weight forward, as many for the gradient of what it came from, as many again for the
+gradient of a trained weight, and with checkpointing the forward pass once more (Kaplan et al., 2020, arXiv:2001.08361).
+What a machine really does of these is its peak times a share that was assumed, not measured, for GPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from finetune_api.estimate.architecture import Architecture
+from finetune_api.estimate.memory import trained_by
+from finetune_api.spec.method import MethodSpec, Quantization
+
+_TERA = 1e12
+PEAKS = {
+    "t4": 8.1, "l4": 121.0, "l40": 181.0, "a10": 70.0, "v100": 15.7, "a100": 312.0, "h100": 989.0, "h200": 989.0,
+}
+"""Dense bfloat16 operations a second, in 10^12, by a part of the accelerator's name, from the vendor's data sheets; of
+the T4 and the V100, which have no bfloat16, those of float32."""
+
+SHARES = ((2e9, 0.20), (1e10, 0.35), (float("inf"), 0.40))
+"""The share of the peak that training reaches, by the model's size in parameters: assumed."""
+
+CPU_CORE = 0.06
+"""The same for one core of a CPU in float32: 112 tokens a second of LoRA on SmolLM2-135M, as measured
+(benchmarks/README.md), are 4 × 135e6 × 112 operations."""
+
+UNKNOWN_PEAK = 121.0
+_DEQUANTISING = 1.25
+"""What nf4 and int8 take more than bfloat16: assumed."""
+
+
+@dataclass(frozen=True)
+class Duration:
+    """How long training takes; loading, evaluation and upload are not in it.
+
+    Attributes:
+        tokens: tokens to train on, over all epochs.
+        tokens_per_second: over all accelerators.
+        hours: of training.
+        cost: hours × accelerators × price.
+    """
+
+    tokens: int
+    tokens_per_second: float
+    hours: float
+    cost: Decimal
+
+
+def estimate_duration(tokens: int, model: Architecture, method: MethodSpec, checkpointing: bool, accelerator: str,
+                      accelerators: int, hourly_rate: Decimal, cores: float = 2.0) -> Duration:
+    """How long training takes and what it costs.
+
+    Args:
+        tokens: tokens to train on, over all epochs.
+        model: the model's sizes.
+        method: the method and its quantization.
+        checkpointing: whether activations are computed again.
+        accelerator: its name in the catalogue.
+        accelerators: how many there are.
+        hourly_rate: price of one of them for an hour.
+        cores: of a CPU trainer.
+    """
+    passes = 2 + (1 if trained_by(method, model).own else 0) + (1 if checkpointing else 0)
+    operations = 2.0 * passes * model.parameters
+    slower = 1.0 if method.quantization is Quantization.NONE else _DEQUANTISING
+    rate = accelerators * _operations_per_second(model, accelerator, cores) / operations / slower
+    hours = tokens / rate / 3600
+    return Duration(tokens, rate, hours, (Decimal(hours) * accelerators * hourly_rate).quantize(Decimal("0.01")))
+
+
+def _operations_per_second(model: Architecture, accelerator: str, cores: float) -> float:
+    name = accelerator.lower()
+    if name == "cpu":
+        return cores * CPU_CORE * _TERA
+    found = [peak for part, peak in PEAKS.items() if part in name]
+    share = next(share for size, share in SHARES if model.parameters <= size)
+    return max(found, default=UNKNOWN_PEAK) * share * _TERA

@@ -1,0 +1,65 @@
+"""The Job that checks a job on a CPU, and its run configuration, as plain data. Pure."""
+
+from __future__ import annotations
+
+from finetune_api.messages import Accelerator as AcceleratorMessage
+from finetune_api.spec.compute import ComputeSpec
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.policy import BudgetSpec
+
+from finetune_operator import admission, manifests
+from finetune_operator.names import ATTEMPT_LABEL, PREFLIGHT_LABEL, preflight_name, preflight_run_name
+from finetune_operator.settings import Accelerator, Settings
+from finetune_operator.views import JobView
+
+_LIMITS = "limits"
+
+
+def preflight_map(job: JobView, spec: FineTuneJobSpec, settings: Settings) -> manifests.Object:
+    """The immutable ConfigMap with the run configuration that is checked: the one that the first attempt would get."""
+    accelerator = settings.accelerators[spec.compute.accelerator]
+    config = manifests.run_config(job, spec, 1, settings.trainer_image, job.status.model_copy(update={
+        "cost": None, "preflight": None, "spec_hash": None}), accelerator)
+    config = config.model_copy(update={
+        "accelerator": config.accelerator.model_copy(update={
+            "hourly_rate": admission.price_of(spec, accelerator), "currency": settings.currency}),
+        "catalogue": tuple(AcceleratorMessage(name=name, memory_bytes=int(one.memory.value),
+                                              hourly_rate=one.hourly_price, currency=settings.currency)
+                           for name, one in sorted(settings.accelerators.items()) if one.memory),
+    })
+    made = manifests.run_map(job, config)
+    made["metadata"]["name"] = preflight_run_name(job.name, job.uid, job.generation)
+    _relabel(made, job.generation)
+    return made
+
+
+def preflight_job(job: JobView, spec: FineTuneJobSpec, settings: Settings) -> manifests.Object:
+    """A trainer's Job with its account, its Secrets and its claims, but on any node, without accelerator and limits."""
+    compute = ComputeSpec(accelerator=spec.compute.accelerator,
+                          service_account_name=spec.compute.service_account_name,
+                          priority_class_name=spec.compute.priority_class_name)
+    plain = spec.model_copy(update={"compute": compute, "budget": BudgetSpec()})
+    cpu = Accelerator(resource=None, tolerations=(), cpu=settings.preflight.cpu,
+                      host_memory=settings.preflight.memory)
+    made = manifests.attempt_job(job, plain, 1, settings.trainer_image, cpu, settings)
+    made["metadata"]["name"] = preflight_name(job.name, job.generation)
+    template, body = made["spec"]["template"], made["spec"]
+    body["activeDeadlineSeconds"] = int(settings.preflight.timeout.total_seconds())
+    pod = template["spec"]
+    pod["volumes"] = [one for one in pod["volumes"] if one["name"] != _LIMITS]
+    next(one for one in pod["volumes"] if one["name"] == "run")["configMap"]["name"] = preflight_run_name(
+        job.name, job.uid, job.generation)
+    trainer = next(one for one in pod["containers"] if one["name"] == "trainer")
+    trainer["args"] = ["preflight", "--config", manifests.RUN_FOLDER]
+    trainer["volumeMounts"] = [one for one in trainer["volumeMounts"] if one["name"] != _LIMITS]
+    trainer.pop("ports")
+    _relabel(made, job.generation)
+    _relabel(template, job.generation)
+    return made
+
+
+def _relabel(made: manifests.Object, generation: int) -> None:
+    """It is no attempt, and must not be counted as one."""
+    labels = made["metadata"]["labels"]
+    labels.pop(ATTEMPT_LABEL, None)
+    labels[PREFLIGHT_LABEL] = str(generation)

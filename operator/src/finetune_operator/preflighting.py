@@ -1,0 +1,128 @@
+"""The check before the start: one CPU Job for each generation of a spec, and what its end means. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.messages import Outcome, PreflightResult, PreflightVerdict
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.status import Phase, PreflightStatus
+
+from finetune_operator import accounting
+from finetune_operator.actions import Action, Create, Delete, Plan
+from finetune_operator.conditions import Told, tell
+from finetune_operator.names import preflight_run_name
+from finetune_operator.observation import Observation
+from finetune_operator.preflight_job import preflight_job, preflight_map
+from finetune_operator.settings import Settings
+from finetune_operator.verdicts import Answer, judge_end, judge_start, waiting_words
+from finetune_operator.views import AttemptView
+
+_CHECKING = "data, model and memory are being checked on a CPU; no accelerator is asked for before that"
+
+
+def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: datetime) -> Plan | PreflightResult:
+    """What is to be done about the check of a job that has not started; its result once it found nothing wrong.
+
+    A refusal stands until the spec is edited: then the generation is another one, and is checked afresh.
+    """
+    job = seen.job
+    known = job.status.preflight
+    if known is None or known.generation != job.generation:
+        known = PreflightStatus(generation=job.generation)
+    old = _remove(seen, [one for one in seen.preflights if one.number != job.generation])
+    check = next((one for one in seen.preflights if one.number == job.generation), None)
+    if known.refused is not None:
+        return _refuse(seen, known, now)
+    if check is None:
+        wait_until = _retry_at(known, settings.retry_delay)
+        if wait_until is not None and now < wait_until:
+            return Plan(job.status, old, requeue_after=wait_until - now)
+        made = (Create(preflight_map(job, spec, settings)), Create(preflight_job(job, spec, settings)))
+        return _telling(seen, known, "Preflight", _CHECKING, now, (*old, *made))
+    if check.deleting:
+        return Plan(job.status, old)
+    if known.failed_at is not None and check.created_at <= known.failed_at:
+        return Plan(job.status, remove(seen))  # Counted already: it is on its way out.
+    if check.finished:
+        return _judge(seen, known, check, spec, now)
+    never = judge_start(check, now, settings.start_timeout)
+    if never is not None:
+        # The same would keep a trainer from starting, and no edit of the spec mends an image or a Secret.
+        status = job.status.model_copy(update={"start_time": now, "started_generation": job.generation,
+                                               "completion_time": now})
+        told = Told(Phase.FAILED, never.reason, never.message)
+        return Plan(tell(status, told, job.generation, now), remove(seen))
+    why = waiting_words(check, f"{settings.preflight.cpu} CPU and {settings.preflight.memory} of memory")
+    scheduled = accounting.scheduled_at(check)
+    left = scheduled + settings.start_timeout - now if scheduled else None
+    if why is None:
+        return _telling(seen, known, "Preflight", _CHECKING, now, old, left)
+    reason = "Unschedulable" if any(pod.unschedulable is not None for pod in check.pods) else "CannotStart"
+    return _telling(seen, known, reason, f"the check before the start: {why}", now, old, left)
+
+
+def _judge(seen: Observation, known: PreflightStatus, check: AttemptView, spec: FineTuneJobSpec, now: datetime
+           ) -> Plan | PreflightResult:
+    """What the end of a check means: its own words, else those of the table of exit codes."""
+    said = next((pod.preflight for pod in check.pods if pod.preflight), None)
+    if check.complete and said and said.verdict is not PreflightVerdict.REFUSED:
+        return said
+    end = judge_end(check)
+    reason, message = end.reason, end.message
+    if end.reason == "HostOutOfMemory":
+        message = "the check needed more host memory than it has: raise preflight.memory in the operator's settings"
+    elif end.reason == "DeadlineExceeded":
+        message = "the check did not end in its time: raise preflight.timeout in the operator's settings"
+    elif said and any(pod.exit_code not in (ExitCode.OK, ExitCode.INTERNAL) for pod in check.pods):
+        reason, message = said.reason, said.message
+    if end.answer in (Answer.FAIL, Answer.RETRY_SMALLER):
+        return _refuse(seen, known.model_copy(update={"refused": str(reason), "message": message[:4096]}), now)
+    failures = known.failures + (0 if end.answer is Answer.RETRY_FREE else 1)
+    if failures > spec.run_policy.backoff_limit:
+        words = f"{said.message if said else message} (tried {failures} times)"
+        return _refuse(seen, known.model_copy(update={"refused": "PreflightFailed", "message": words[:4096]}), now)
+    again = known.model_copy(update={"failures": failures, "failed_at": now})
+    return _telling(seen, again, "Retrying", f"the check before the start is made again: {message}", now, remove(seen))
+
+
+def _retry_at(known: PreflightStatus, delay: timedelta) -> datetime | None:
+    if known.failed_at is None:
+        return None
+    return known.failed_at + accounting.backoff(known.failures, delay)
+
+
+def _refuse(seen: Observation, known: PreflightStatus, now: datetime) -> Plan:
+    told = Told(Phase.PENDING, known.refused or Outcome.BAD_CONFIG, known.message or "", valid=False)
+    status = seen.job.status.model_copy(update={"preflight": known})
+    return Plan(tell(status, told, seen.job.generation, now), remove(seen))
+
+
+def _telling(seen: Observation, known: PreflightStatus, reason: str, words: str, now: datetime,
+             actions: tuple[Action, ...], requeue: timedelta | None = None) -> Plan:
+    status = seen.job.status.model_copy(update={"preflight": known})
+    return Plan(tell(status, Told(Phase.PREFLIGHT, reason, words), seen.job.generation, now), actions,
+                requeue_after=requeue)
+
+
+def found(checked: PreflightResult | None, generation: int) -> PreflightStatus | None:
+    """What the start record keeps of a check."""
+    if checked is None:
+        return None
+    return PreflightStatus(generation=generation, model_revision=checked.model_revision, data_hash=checked.data_hash,
+                           hours=checked.estimate.hours if checked.estimate else None)
+
+
+def remove(seen: Observation) -> tuple[Action, ...]:
+    """Delete every check, whose words are in the status by then."""
+    return _remove(seen, list(seen.preflights))
+
+
+def _remove(seen: Observation, checks: list[AttemptView]) -> tuple[Action, ...]:
+    gone: list[Action] = []
+    for check in checks:
+        if not check.deleting:
+            gone += [Delete("batch/v1", "Job", check.name),
+                     Delete("v1", "ConfigMap", preflight_run_name(seen.job.name, seen.job.uid, check.number))]
+    return tuple(gone)

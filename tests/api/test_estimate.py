@@ -1,0 +1,160 @@
+"""What a job needs, from published configurations alone."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from finetune_api.estimate import (
+    Machine,
+    Portion,
+    UnknownArchitecture,
+    advice,
+    choose,
+    estimate_duration,
+    estimate_memory,
+    machine_for,
+    read_architecture,
+)
+from finetune_api.resolve import resolve_defaults
+from finetune_api.rules import SMALLEST_SPEC, merge_patch
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import MethodSpec, MethodType, Quantization
+from finetune_api.spec.training import Precision
+
+GIB = 1024**3
+L4 = 24 * GIB
+CATALOGUE = {"nvidia-t4": 16 * GIB, "nvidia-l4": L4, "nvidia-a100-40": 40 * GIB, "nvidia-a100-80": 80 * GIB}
+GPU = machine_for("nvidia-l4", Precision.AUTO)
+
+MISTRAL = {"model_type": "mistral", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 32000, "tie_word_embeddings": False}
+LLAMA_3 = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256, "tie_word_embeddings": False}
+QWEN = {"model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
+        "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False}
+SMOLLM = {"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+          "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True}
+
+
+def spec(method="LoRA", quantization="none", **training):
+    """A resolved spec; Full too, which the rules of this version may refuse."""
+    parsed = FineTuneJobSpec.model_validate(merge_patch(SMALLEST_SPEC, {"training": training}), strict=False)
+    chosen = MethodSpec(type=MethodType(method), quantization=Quantization(quantization))
+    return resolve_defaults(parsed.model_copy(update={"method": chosen}))
+
+
+@pytest.mark.parametrize(("config", "parameters"), [
+    (MISTRAL, 7_241_732_096), (LLAMA_3, 8_030_261_248), (QWEN, 7_615_616_512), (SMOLLM, 134_515_008),
+], ids=["Mistral-7B-Instruct-v0.2", "Llama-3-8B", "Qwen2.5-7B", "SmolLM2-135M"])
+def test_the_parameters_of_published_models_are_counted_to_the_last(config, parameters):
+    assert read_architecture(config).parameters == parameters
+
+
+@pytest.mark.parametrize(("config", "method", "quantization", "fits", "weights"), [
+    (MISTRAL, "LoRA", "none", True, 13.5), (MISTRAL, "LoRA", "nf4", True, 3.8), (MISTRAL, "DoRA", "nf4", True, 3.8),
+    (MISTRAL, "LoRA", "int8", True, 7.0), (MISTRAL, "Full", "none", False, 40.0),
+    (LLAMA_3, "LoRA", "none", True, 15.0), (LLAMA_3, "LoRA", "nf4", True, 5.3), (LLAMA_3, "Full", "none", False, 42.9),
+    (QWEN, "LoRA", "none", True, 14.2), (QWEN, "LoRA", "nf4", True, 5.2), (QWEN, "Full", "none", False, 40.5),
+    (SMOLLM, "LoRA", "none", True, 0.25), (SMOLLM, "Full", "none", True, 0.7),
+])
+def test_what_fits_on_an_l4(config, method, quantization, fits, weights):
+    plan = choose(spec(method, quantization), read_architecture(config), GPU, L4)
+    assert plan.fits == fits
+    assert plan.memory.weights / GIB == pytest.approx(weights, abs=0.1)
+    assert plan.memory.total == sum(size for _, size in plan.memory.terms())
+
+
+def test_full_fine_tuning_of_seven_billion_is_refused_with_the_way_out():
+    model = read_architecture(MISTRAL)
+    assert not choose(spec("Full"), model, GPU, L4).fits
+    assert advice(spec("Full"), model, GPU, L4, CATALOGUE) == "write spec.method.type: LoRA"
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"precision": "float32"}, "write spec.method.quantization: nf4"),
+    ({"microBatchSize": 16, "gradientCheckpointing": "disabled", "maxLength": 1024},
+     "write spec.training.microBatchSize: 1"),
+    ({"gradientCheckpointing": "disabled", "maxLength": 4096}, "write spec.training.gradientCheckpointing: enabled"),
+    ({"maxLength": 65536}, "choose spec.compute.accelerator: nvidia-a100-80 (80 GiB)"),
+    ({"maxLength": 524288}, "write spec.training.maxLength: 8192"),
+])
+def test_the_smallest_change_that_makes_a_job_fit_is_named(changes, words):
+    model, job = read_architecture(MISTRAL), spec(**changes)
+    machine = machine_for("nvidia-l4", job.training.precision)
+    assert not choose(job, model, machine, L4).fits
+    assert advice(job, model, machine, L4, CATALOGUE) == words
+
+
+def test_the_change_that_is_named_does_make_it_fit():
+    model, job = read_architecture(MISTRAL), spec(maxLength=524288)
+    assert choose(spec(maxLength=8192), model, GPU, L4).fits
+    assert not choose(spec(maxLength=16384), model, GPU, L4).fits
+    assert not choose(job, model, GPU, CATALOGUE["nvidia-a100-80"]).fits
+
+
+def test_a_small_model_needs_no_checkpointing_and_a_large_one_does():
+    small = choose(spec(), read_architecture(SMOLLM), GPU, L4)
+    large = choose(spec(), read_architecture(MISTRAL), GPU, L4)
+    assert (small.micro_batch_size, small.gradient_checkpointing) == (16, False)
+    assert (large.micro_batch_size, large.gradient_checkpointing) == (8, True)
+
+
+def test_what_the_job_writes_is_not_chosen_otherwise():
+    plan = choose(spec(microBatchSize=2, gradientCheckpointing="enabled"), read_architecture(SMOLLM), GPU, L4)
+    assert (plan.micro_batch_size, plan.gradient_checkpointing, plan.fits) == (2, True, True)
+
+
+def test_each_cause_moves_its_own_term():
+    model, method = read_architecture(MISTRAL), spec().method
+    base = estimate_memory(model, method, Portion(4096, 1024), False, GPU)
+    assert estimate_memory(model, method, Portion(8192, 1024), False, GPU).activations == 2 * base.activations
+    assert estimate_memory(model, method, Portion(4096, 1024), True, GPU).activations < base.activations / 10
+    assert estimate_memory(model, method, Portion(4096, 1024, packed=True), False, GPU).activations > base.activations
+    on_cpu = estimate_memory(model, method, Portion(4096, 1024), False, Machine(False, 4))
+    assert (on_cpu.context, on_cpu.weights) == (0, 2 * base.weights)
+    assert on_cpu.optimizer == pytest.approx(4 * base.optimizer, rel=0.02), "32 bits against 8"
+
+
+def test_a_gpu_without_bfloat16_computes_in_float32():
+    assert machine_for("nvidia-t4", Precision.AUTO).dtype_bytes == 4
+    assert machine_for("nvidia-l4", Precision.AUTO).dtype_bytes == 2
+
+
+@pytest.mark.parametrize(("config", "words"), [
+    ({"model_type": "mamba"}, "model_type mamba: known are gemma"),
+    ({}, "model_type (none)"),
+    ({"model_type": "llama", "hidden_size": 8}, "does not tell 'num_hidden_layers'"),
+])
+def test_a_model_of_an_unknown_shape_is_said_to_be_one(config, words):
+    with pytest.raises(UnknownArchitecture) as caught:
+        read_architecture(config)
+    assert words in str(caught.value)
+
+
+def test_hours_follow_from_tokens_accelerators_and_price():
+    model, method = read_architecture(MISTRAL), spec("LoRA", "nf4").method
+    one = estimate_duration(1_000_000, model, method, True, "nvidia-l4", 1, Decimal("1.00"))
+    assert 0.3 < one.hours < 3, "an L4 trains a 7B model at some hundreds of tokens a second"
+    assert one.cost == round(Decimal(one.hours), 2)
+    two = estimate_duration(1_000_000, model, method, True, "nvidia-l4", 2, Decimal("1.00"))
+    assert (two.hours, two.cost) == (pytest.approx(one.hours / 2), one.cost)
+    assert estimate_duration(1_000_000, model, method, True, "nvidia-h100", 1, Decimal(11)).hours < one.hours / 5
+
+
+def test_the_speed_of_a_cpu_is_the_one_that_was_measured():
+    rate = estimate_duration(1000, read_architecture(SMOLLM), spec().method, False, "cpu", 1, Decimal(0), cores=1)
+    assert rate.tokens_per_second == pytest.approx(112, rel=0.01)
+
+
+def test_two_changes_are_named_where_one_is_not_enough():
+    model, job = read_architecture(MISTRAL), spec(precision="float32", maxLength=65536)
+    machine = machine_for("nvidia-l4", Precision.FLOAT32)
+    words = advice(job, model, machine, L4, {})
+    assert words == "write spec.method.quantization: nf4, and spec.training.maxLength: 16384"
+    assert choose(spec("LoRA", "nf4", precision="float32", maxLength=16384), model, machine, L4).fits
+
+
+def test_where_nothing_helps_that_is_said():
+    huge = read_architecture({**LLAMA_3, "num_hidden_layers": 500})
+    assert advice(spec(), huge, GPU, L4, CATALOGUE).startswith("no change of micro-batch")

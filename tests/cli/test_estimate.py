@@ -1,0 +1,78 @@
+"""`finetune estimate`: what a job needs, without cluster and weights."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.jobs import call, write_job
+
+MISTRAL = {"model_type": "mistral", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 32000}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Writes a job on a folder with nothing but the configuration of Mistral-7B."""
+    (tmp_path / "config.json").write_text(json.dumps(MISTRAL))
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n' * 1000)
+    return lambda **sections: write_job(tmp_path / "job.yaml", **{
+        "model": {"source": "file://./"}, "dataset": {"source": "file://./rows.jsonl"}, **sections})
+
+
+def test_a_job_that_fits_is_told_by_term_with_its_plan_and_its_price(job):
+    result = call("estimate", job(method={"quantization": "nf4"}))
+    assert result.exit_code == 0, result.output
+    for words in ("7.24 billion parameters", "weights          3.84 GiB", "18.9", "of 24 GiB on nvidia-l4",
+                  "gradient checkpointing", "It fits.", "2764800 tokens", "USD", "estimates"):
+        assert words in result.output, result.output
+
+
+def test_a_job_that_does_not_fit_exits_71_and_names_the_change(job):
+    result = call("estimate", job(training={"precision": "float32"}))
+    assert result.exit_code == 71
+    assert "It does not fit: write spec.method.quantization: nf4" in result.output
+
+
+def test_as_json_it_is_one_object(job):
+    result = call("estimate", job(), "--json", "--rows", 500, "--row-tokens", 100)
+    said = json.loads(result.stdout)
+    assert said["memoryBytes"] == sum(said["terms"].values())
+    assert (said["fits"], said["change"], said["tokens"]) == (True, None, 3 * 500 * 100)
+    assert float(said["cost"]) == pytest.approx(said["hours"], abs=0.01), "an L4 at 1.00 an hour"
+
+
+def test_an_accelerator_of_ones_own_needs_its_memory(job):
+    path = job(compute={"accelerator": "our-gpu"})
+    refused = call("estimate", path)
+    assert (refused.exit_code, refused.stdout) == (64, "")
+    assert "our-gpu is not known here: give its --memory" in refused.stderr
+    assert call("estimate", path, "--memory", "48Gi", "--price", "2.5").exit_code == 0
+    assert call("estimate", path, "--memory", "lots").exit_code == 64
+
+
+def test_without_the_number_of_rows_there_are_no_hours(job):
+    result = call("estimate", job(dataset={"source": "hf://owner/name"}))
+    assert result.exit_code == 0
+    assert "give --rows N" in result.output
+
+
+@pytest.mark.parametrize(("source", "code", "words"), [
+    ("file:///nowhere/model", 66, "/nowhere/model/config.json: No such file"),
+    ("pvc://claim/model", 66, "is a claim of a cluster"),
+    ("owner/not-in-the-cache", 66, "is not in the local cache, and the hub can't be reached"),
+    ("file:///nowhere/model.gguf", 66, "file:///nowhere/model.gguf: no such file"),
+])
+def test_a_configuration_that_cannot_be_had_is_said_to_be_missing(tmp_path, source, code, words):
+    result = call("estimate", write_job(tmp_path / "job.yaml", model={"source": source}))
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert words in result.stderr
+
+
+def test_a_model_of_an_unknown_family_is_refused_with_those_that_are_known(job, tmp_path):
+    path = job()
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    result = call("estimate", path)
+    assert result.exit_code == 64
+    assert "model_type mamba: known are gemma" in result.stderr

@@ -1,0 +1,237 @@
+"""The check before the start, as a table of observations: no cluster, no clock."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from finetune_api.messages import JobEstimate, Outcome, PreflightResult, PreflightVerdict, Result
+from finetune_api.status import Phase, PreflightStatus, PublishedAdapter
+from finetune_operator.settings import Settings
+
+from tests.operator.objects import (
+    NOW,
+    SETTINGS,
+    acts,
+    conditions,
+    created,
+    decide,
+    raw_attempt,
+    raw_check,
+    raw_check_pod,
+    raw_job,
+    run_json,
+    telling,
+)
+
+REQUIRED = {"preflight": "Required"}
+COMMIT = "c" * 40
+ESTIMATE = JobEstimate(memory_bytes=17 * 2**30, micro_batch_size=8, gradient_checkpointing=True, tokens=1_000_000,
+                       hours=1.5, cost=Decimal("1.50"))
+PASSED = PreflightResult(verdict=PreflightVerdict.PASSED, reason=Outcome.SUCCEEDED, message="36 rows to learn from",
+                         estimate=ESTIMATE, model_revision=COMMIT, data_hash="d" * 64)
+TOO_LARGE = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=Outcome.OUT_OF_MEMORY, field="spec",
+                            message="spec: needs about 30 GiB: write spec.method.quantization: nf4")
+ADAPTER = PublishedAdapter(uri="s3://bucket/prefix/a", sha256="0" * 64, size_bytes=1, base_model="owner/name")
+THERE = PreflightResult(
+    verdict=PreflightVerdict.ALREADY_PUBLISHED, reason=Outcome.ALREADY_PUBLISHED, message="published already: there",
+    published=Result(outcome=Outcome.ALREADY_PUBLISHED, message="done", adapter=ADAPTER))
+REMOVED = ["delete Job tune-preflight-1", "delete ConfigMap tune-preflight-1-11111111"]
+
+
+def job(status=None, **known):
+    """A job that is checked first."""
+    return raw_job(status, **{"runPolicy": REQUIRED, **known})
+
+
+def ended(code, said: PreflightResult | str = "", generation=1, **known):
+    """A check that has ended, as its Job and its pod show it."""
+    words = said.to_bytes().decode() if isinstance(said, PreflightResult) else said
+    return (raw_check(generation, ended="Failed" if code else "Complete"),
+            raw_check_pod(generation, exit_code=code, said=words, **known))
+
+
+def test_a_check_comes_before_the_start_and_asks_for_no_accelerator():
+    decided = decide(job())
+    assert acts(decided) == ["create ConfigMap tune-preflight-1-11111111", "create Job tune-preflight-1"]
+    assert telling(decided)[:2] == ("Preflight", "Preflight")
+    assert conditions(decided) == {"Validated": "True", "Progressing": "True", "Reconciling": "True"}
+    assert decided.status.start_time is None
+    made = created(decided, "Job")
+    pod = made["spec"]["template"]["spec"]
+    trainer = pod["containers"][0]
+    assert trainer["args"] == ["preflight", "--config", "/etc/finetune/run"]
+    assert trainer["resources"] == {"requests": {"cpu": "500m", "memory": "4Gi"}, "limits": {"memory": "4Gi"}}
+    assert (pod["nodeSelector"], pod["tolerations"]) == ({}, [])
+    assert pod["automountServiceAccountToken"] is False
+    assert {one["name"] for one in pod["volumes"]} == {one["name"] for one in trainer["volumeMounts"]}
+    assert "limits" not in {one["name"] for one in pod["volumes"]}
+    assert (made["spec"]["backoffLimit"], made["spec"]["activeDeadlineSeconds"]) == (0, 1800)
+    for labels in (made["metadata"]["labels"], made["spec"]["template"]["metadata"]["labels"]):
+        assert labels["finetune.dev/preflight"] == "1"
+        assert "finetune.dev/attempt" not in labels
+
+
+def test_it_checks_what_the_first_attempt_would_get_and_knows_the_catalogue():
+    content = run_json(decide(job()))
+    assert content["accelerator"]["name"] == "nvidia-l4"
+    assert content["accelerator"]["memoryBytes"] == 24 * 2**30
+    assert {"name": "nvidia-a100-80", "memoryBytes": 80 * 2**30, "hourlyRate": "5.10", "currency": "USD"
+            } in content["catalogue"]
+
+
+def test_the_administrators_pod_template_and_the_jobs_secrets_are_its_own_too():
+    patch = {"spec": {"containers": [{"name": "trainer", "env": [{"name": "HTTPS_PROXY", "value": "http://p"}]}]}}
+    settings = Settings(trainer_image="registry/trainer:1", pod_template=patch)
+    output = {"s3": {"credentialsSecretRef": {"name": "s3"}}}
+    pod = created(decide(job(output=output), settings=settings), "Job")["spec"]["template"]["spec"]
+    names = {one["name"] for one in pod["containers"][0]["env"]}
+    assert {"HTTPS_PROXY", "AWS_ACCESS_KEY_ID"} <= names
+
+
+@pytest.mark.parametrize("policy", ["Skip", "Required"])
+def test_skip_starts_at_once(policy):
+    assert (decide(job(runPolicy={"preflight": policy})).status.start_time is not None) == (policy == "Skip")
+
+
+def test_what_the_settings_refuse_is_not_checked():
+    refused = job(compute={"accelerator": "tpu"}, generation=2)
+    assert acts(decide(refused)) == []
+    assert acts(decide(refused, raw_check(), raw_check_pod(running=True))) == REMOVED
+
+
+def test_a_suspended_job_is_not_checked():
+    suspended = job(runPolicy={**REQUIRED, "suspend": True})
+    assert acts(decide(suspended)) == []
+    assert acts(decide(suspended, raw_check(), raw_check_pod(running=True))) == REMOVED
+
+
+def test_a_check_under_way_is_told_once():
+    waiting = decide(job()).status
+    decided = decide(job(waiting), raw_check(), raw_check_pod(running=True), at=5)
+    assert (decided.status, decided.actions) == (waiting, ())
+
+
+def test_what_passed_is_started_with_what_was_found():
+    decided = decide(job(decide(job()).status), *ended(0, PASSED))
+    status = decided.status
+    assert (status.start_time, status.phase) == (NOW, Phase.STARTING)
+    assert status.memory.estimated_bytes == ESTIMATE.memory_bytes
+    assert status.memory.accelerator_bytes == 24 * 2**30
+    assert status.cost.projected == Decimal("1.50")
+    assert (status.preflight.model_revision, status.preflight.hours) == (COMMIT, 1.5)
+
+
+def test_the_model_that_was_checked_is_the_one_that_is_trained_and_the_check_goes():
+    first = decide(job(decide(job()).status), *ended(0, PASSED)).status
+    decided = decide(job(first), *ended(0, PASSED))
+    assert acts(decided)[:2] == REMOVED
+    assert acts(decided)[-1] == "create Job tune-1"
+    content = run_json(decided)
+    assert content["spec"]["model"]["revision"] == COMMIT
+    assert content["specHash"] == first.spec_hash, "the pin is no other job"
+
+
+def test_a_published_result_ends_the_job_without_any_attempt():
+    decided = decide(job(decide(job()).status), *ended(0, THERE))
+    assert telling(decided) == ("Succeeded", "AlreadyPublished", "published already: there")
+    assert decided.status.adapter == ADAPTER
+    assert decided.status.completion_time == NOW
+    assert decided.status.attempts == ()
+    assert acts(decided) == REMOVED
+
+
+@pytest.mark.parametrize("code", [64, 65, 66, 71, 73])
+def test_a_refusal_is_told_in_its_own_words_and_waits_for_an_edit(code):
+    decided = decide(job(decide(job()).status), *ended(code, TOO_LARGE))
+    assert telling(decided) == ("Pending", "OutOfMemory", TOO_LARGE.message)
+    assert conditions(decided) == {"Validated": "False", "Progressing": "False", "Reconciling": "False",
+                                   "Stalled": "True"}
+    assert (decided.status.start_time, decided.status.completion_time) == (None, None)
+    assert acts(decided) == REMOVED
+    later = decide(job(decided.status), at=3600)
+    assert (later.status, later.actions, later.requeue_after) == (decided.status, (), None)
+
+
+def test_a_refusal_without_words_has_those_of_its_exit_code():
+    decided = decide(job(decide(job()).status), *ended(65))
+    assert telling(decided)[1:] == ("BadData", "the trainer could not learn from the data, and could not say why")
+
+
+def test_an_edited_job_is_checked_again():
+    refused = decide(job(decide(job()).status), *ended(71, TOO_LARGE)).status
+    decided = decide(job(refused, generation=2))
+    assert acts(decided) == ["create ConfigMap tune-preflight-2-11111111", "create Job tune-preflight-2"]
+    assert "Stalled" not in conditions(decided)
+    assert decided.status.preflight == PreflightStatus(generation=2)
+
+
+def test_an_edit_while_a_check_runs_replaces_it():
+    decided = decide(job(decide(job()).status, generation=2), raw_check(), raw_check_pod(running=True))
+    assert acts(decided) == [*REMOVED, "create ConfigMap tune-preflight-2-11111111", "create Job tune-preflight-2"]
+
+
+@pytest.mark.parametrize(("code", "failures"), [(None, 1), (1, 1), (137, 1), (75, 0)],
+                         ids=["node lost", "unforeseen", "killed", "evicted"])
+def test_what_is_nobodys_fault_is_tried_again(code, failures):
+    pod = raw_check_pod(exit_code=code, at=0)
+    decided = decide(job(decide(job()).status), raw_check(ended="Failed", at=0), pod)
+    assert telling(decided)[:2] == ("Preflight", "Retrying")
+    assert decided.status.preflight.failures == failures
+    assert acts(decided) == REMOVED
+    stale = decide(job(decided.status), raw_check(ended="Failed"), pod, at=1)
+    assert stale.status.preflight.failures == failures, "one end counts once"
+    waiting = decide(job(decided.status), at=5)
+    assert (acts(waiting), waiting.requeue_after.total_seconds()) == ([], 5)
+    assert acts(decide(job(decided.status), at=10))[-1] == "create Job tune-preflight-1"
+
+
+def test_it_is_not_tried_for_ever():
+    status = decide(job()).status.model_copy(update={"preflight": PreflightStatus(generation=1, failures=3)})
+    decided = decide(job(status), *ended(1))
+    assert telling(decided)[:2] == ("Pending", "PreflightFailed")
+    assert "tried 4 times" in telling(decided)[2]
+    assert conditions(decided)["Stalled"] == "True"
+
+
+@pytest.mark.parametrize(("known", "words"), [
+    ({"exit_code": 137, "oom": True}, "raise preflight.memory in the operator's settings"),
+])
+def test_too_little_memory_for_the_check_names_the_setting(known, words):
+    decided = decide(job(decide(job()).status), raw_check(ended="Failed"), raw_check_pod(**known))
+    assert words in telling(decided)[2]
+
+
+def test_a_check_that_takes_too_long_names_the_setting():
+    decided = decide(job(decide(job()).status), raw_check(ended="Failed", reason="DeadlineExceeded"))
+    assert telling(decided)[1] == "DeadlineExceeded"
+    assert "raise preflight.timeout" in telling(decided)[2]
+
+
+def test_a_check_that_no_node_takes_waits_and_is_told():
+    decided = decide(job(decide(job()).status), raw_check(), raw_check_pod(unschedulable="0/3 nodes"))
+    assert telling(decided)[:2] == ("Preflight", "Unschedulable")
+    assert "500m CPU and 4Gi of memory; the scheduler says: 0/3 nodes" in telling(decided)[2]
+
+
+def test_a_check_whose_pod_never_starts_fails_the_job_after_the_start_timeout():
+    pod = raw_check_pod(waiting=("ImagePullBackOff", "no such tag"))
+    before = decide(job(decide(job()).status), raw_check(), pod, at=599)
+    assert telling(before)[:2] == ("Preflight", "CannotStart")
+    assert before.requeue_after.total_seconds() == 1
+    decided = decide(job(before.status), raw_check(), pod, at=600)
+    assert telling(decided)[:2] == ("Failed", "ImagePullFailed")
+    assert decided.status.completion_time is not None
+    assert acts(decided) == REMOVED
+
+
+def test_a_check_that_somebody_deleted_is_made_again():
+    status = decide(job()).status
+    assert acts(decide(job(status), raw_check(deleting=True))) == []
+    assert acts(decide(job(status)))[-1] == "create Job tune-preflight-1"
+
+
+def test_an_attempt_is_no_check_and_a_check_is_no_attempt():
+    decided = decide(job(decide(job()).status), raw_attempt(1, uid="2" * 36), raw_check(), raw_check_pod(running=True))
+    assert acts(decided) == []
+    assert SETTINGS.preflight.timeout.total_seconds() == 1800

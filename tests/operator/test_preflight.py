@@ -1,0 +1,108 @@
+"""The check before the start on a real apiserver; the tests end its pods with what a trainer would have said."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from finetune_api.messages import JobEstimate, Outcome, PreflightResult, PreflightVerdict
+
+from tests.cluster.waiting import wait_for
+from tests.operator.api import Refused
+from tests.operator.operators import Operator
+from tests.operator.work import DONE, Work
+
+CHECK = {"preflight": "Required"}
+PASSED = PreflightResult(
+    verdict=PreflightVerdict.PASSED, reason=Outcome.SUCCEEDED, message="36 rows to learn from", model_revision="c" * 40,
+    data_hash="d" * 64, estimate=JobEstimate(memory_bytes=17 * 2**30, micro_batch_size=8, gradient_checkpointing=True,
+                                             tokens=1_000_000, hours=1.5, cost=Decimal("1.50")))
+TOO_LARGE = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=Outcome.OUT_OF_MEMORY,
+                            message="spec: needs about 30 GiB: write spec.method.quantization: nf4")
+
+
+@pytest.fixture
+def operator(control_plane, api, namespace):
+    """An operator that serves the test's namespace."""
+    running = Operator(control_plane, namespace)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def work(api, namespace):
+    """The job."""
+    return Work(api, namespace)
+
+
+def test_a_job_is_checked_then_trained_and_the_check_leaves_nothing(operator, work, api, namespace):
+    work.apply(runPolicy=CHECK)
+    work.until("Preflight")
+    work.end(0, PASSED, "preflight-1", "Completed")
+    status = work.until("Running")
+    assert status["memory"] == {"estimatedBytes": 17 * 2**30, "acceleratorBytes": 24 * 2**30}
+    assert status["cost"]["projected"] == "1.50"
+    assert status["preflight"] == {"generation": 1, "failures": 0, "modelRevision": "c" * 40, "dataHash": "d" * 64,
+                                   "hours": 1.5}
+    wait_for(lambda: work.jobs() == ["tune-1"], "the check to leave")
+    wait_for(lambda: [one["metadata"]["name"] for one in api.list("ConfigMap", namespace)
+                      if "preflight" in one["metadata"]["name"]] == [], "its configuration to leave")
+    work.end(0, DONE)
+    work.until("Succeeded")
+
+
+def test_a_refused_job_is_edited_and_checked_again_on_the_same_object(operator, work):
+    work.apply(runPolicy=CHECK)
+    work.until("Preflight")
+    work.end(71, TOO_LARGE, "preflight-1")
+    status = work.until("Pending", "OutOfMemory")
+    conditions = {one["type"]: one for one in status["conditions"]}
+    assert (conditions["Validated"]["status"], conditions["Stalled"]["status"]) == ("False", "True")
+    assert conditions["Validated"]["message"] == TOO_LARGE.message
+    assert "startTime" not in status
+    wait_for(lambda: work.jobs() == [], "the check to leave")
+    work.change(method={"quantization": "nf4"})
+    work.until("Preflight")
+    work.end(0, PASSED, "preflight-2", "Completed")
+    work.until("Running")
+    assert "tune-preflight-1" not in work.jobs()
+    with pytest.raises(Refused, match="the job has started"):
+        work.change(method={"quantization": "int8"})
+
+
+def test_a_published_result_is_adopted_without_any_trainer(operator, work):
+    work.apply(runPolicy=CHECK)
+    work.until("Preflight")
+    said = PreflightResult(verdict=PreflightVerdict.ALREADY_PUBLISHED, reason=Outcome.ALREADY_PUBLISHED,
+                           message="published already", published=DONE)
+    work.end(0, said, "preflight-1", "Completed")
+    status = work.until("Succeeded", "AlreadyPublished")
+    assert status["adapter"]["uri"] == DONE.adapter.uri
+    assert "attempts" not in status or status["attempts"] == []
+    wait_for(lambda: work.jobs() == [], "nothing to be left")
+
+
+def test_a_check_that_is_killed_is_made_again(operator, work):
+    work.apply(runPolicy=CHECK)
+    work.until("Preflight", "Preflight")
+    first = work.running_pod("preflight-1")["metadata"]["uid"]
+    work.end(137, None, "preflight-1")
+    wait_for(lambda: work.running_pod("preflight-1")["metadata"]["uid"] != first, "the second check")
+    work.end(0, PASSED, "preflight-1", "Completed")
+    status = work.until("Running")
+    assert [one["number"] for one in status["attempts"]] == [1]
+
+
+@pytest.mark.parametrize("moment", ["start", "started"])
+def test_an_operator_that_is_killed_around_a_check_changes_nothing(control_plane, work, namespace, moment):
+    first = Operator(control_plane, namespace, fault=moment, identity="first")
+    work.apply(runPolicy=CHECK)
+    work.until("Preflight")
+    work.end(0, PASSED, "preflight-1", "Completed")
+    first.process.popen.wait(60)
+    second = Operator(control_plane, namespace, identity="second")
+    try:
+        work.until("Running")
+        wait_for(lambda: work.jobs() == ["tune-1"], "the check to leave")
+    finally:
+        second.stop()

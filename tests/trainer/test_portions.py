@@ -1,0 +1,60 @@
+"""How much one forward pass gets at first. The GPU is a stand-in: its memory is all that is asked of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from finetune_api import parse_job, resolve_defaults
+from finetune_trainer.data.rows import TokenRow
+from finetune_trainer.model.device import Device
+from finetune_trainer.training.portions import first_portion
+from transformers import GPT2Config, MistralConfig
+
+from tests.models import tiny_job
+
+GPU = Device(torch.device("cuda", 0), torch.bfloat16, "sdpa")
+CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
+
+
+def run(tmp_path, device, config=None, length=1024, **training):
+    """As much of a training run as the choice looks at, on Mistral-7B by default."""
+    spec = resolve_defaults(parse_job(tiny_job(tmp_path, training={
+        "batchSize": 16, "microBatchSize": None, "maxLength": 1024, **training})).spec)
+    rows = (TokenRow(tuple(range(length - 8)), tuple(range(8))),) * 16
+    model = SimpleNamespace(config=config or MistralConfig(num_key_value_heads=8, head_dim=128))
+    return SimpleNamespace(spec=spec, device=device, data=SimpleNamespace(train=rows), model=model,
+                           world=SimpleNamespace(size=1))
+
+
+@pytest.fixture
+def gpu_memory(monkeypatch):
+    """Sets the memory of the GPU that is not there, in GiB."""
+    def has(gib):
+        monkeypatch.setattr(torch.cuda, "get_device_properties",
+                            lambda device: SimpleNamespace(total_memory=gib * 2**30))
+    return has
+
+
+def test_more_memory_means_larger_passes_and_then_no_checkpointing(tmp_path, gpu_memory):
+    seen = []
+    for gib in (16, 24, 80):
+        gpu_memory(gib)
+        seen.append(first_portion(run(tmp_path, GPU)))
+    assert seen == [(1, True), (8, True), (8, False)]
+
+
+def test_what_the_job_writes_is_taken(tmp_path, gpu_memory):
+    gpu_memory(24)
+    assert first_portion(run(tmp_path, GPU, microBatchSize=2, gradientCheckpointing="enabled")) == (2, True)
+
+
+def test_a_model_of_an_unknown_family_gets_a_full_pass_with_checkpointing(tmp_path, gpu_memory):
+    gpu_memory(24)
+    assert first_portion(run(tmp_path, GPU, GPT2Config())) == (16, True)
+
+
+@pytest.mark.parametrize(("length", "rows"), [(64, 4), (1024, 1)])
+def test_a_cpu_gets_small_passes_without_checkpointing(tmp_path, length, rows):
+    assert first_portion(run(tmp_path, CPU, length=length)) == (rows, False)

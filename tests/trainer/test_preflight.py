@@ -1,0 +1,209 @@
+"""`finetune-trainer preflight`: what is found without weights, and the words that the run itself would have said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from finetune_api import parse_job, resolve_defaults, spec_hash
+from finetune_api.estimate import read_architecture
+from finetune_api.exit_codes import ExitCode
+from finetune_api.messages import (
+    Accelerator,
+    Manifest,
+    Outcome,
+    PreflightResult,
+    PreflightVerdict,
+    Result,
+    RunConfig,
+)
+from finetune_api.status import PublishedAdapter
+from finetune_trainer.preflight import preflight
+
+from tests.models import tiny_job
+from tests.trainer.runs import workshop
+
+L4 = Accelerator(name="nvidia-l4", memory_bytes=24 * 2**30, hourly_rate="1.00")
+CATALOGUE = (L4, Accelerator(name="nvidia-a100-80", memory_bytes=80 * 2**30, hourly_rate="5.10"))
+SEVEN_BILLION = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+                 "intermediate_size": 14336, "vocab_size": 32000, "head_dim": 128}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the tiny model and rows."""
+    return workshop(tmp_path_factory.mktemp("preflight"))
+
+
+def config(folder, accelerator=L4, uid="0123-abcd", **sections):
+    spec = resolve_defaults(parse_job(tiny_job(folder, **sections)).spec)
+    return RunConfig(namespace="team", name="tiny", uid=uid, attempt=1, spec=spec, spec_hash=spec_hash(spec),
+                     accelerator=accelerator, catalogue=CATALOGUE)
+
+
+def check(folder, **known):
+    return preflight(config(folder, **known), lambda text: None)
+
+
+def test_a_job_that_can_work_passes_with_what_it_will_take(folder):
+    checked = check(folder)
+    result = checked.result
+    assert (checked.code, result.verdict) == (ExitCode.OK, PreflightVerdict.PASSED), result.message
+    assert result.message.startswith("32 rows to learn from, 8 held out")
+    assert "nvidia-l4" in result.message and "(estimates)" in result.message
+    assert 0.5 * 2**30 < result.estimate.memory_bytes < 2**30
+    assert (result.estimate.micro_batch_size, result.estimate.tokens > 6 * 4 * 10) == (2, True)
+    assert len(result.data_hash) == 64
+
+
+def test_no_weights_are_read(folder, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in (folder / "model").iterdir():
+        (model / path.name).write_bytes(b"" if path.suffix == ".safetensors" else path.read_bytes())
+    assert check(folder, model={"source": f"file://{model}"}).result.verdict is PreflightVerdict.PASSED
+
+
+@pytest.mark.parametrize(("sections", "code", "field", "words"), [
+    ({"dataset": {"prompt": "{{ fact }}"}}, 64, "spec.dataset.prompt", "no row has a column fact"),
+    ({"method": {"lora": {"targetModules": ["q_prj"]}}}, 64, "spec.method.lora.targetModules", "did you mean q_proj?"),
+    ({"dataset": {"answerFormat": {"schema": {"properties": {"level": {"type": "string"}}}}}}, 65, "spec.dataset",
+     "the answer breaks the schema at $.level"),
+    ({"training": {"maxLength": 24, "longRows": "refuse"}}, 65, "spec.dataset", "more than maxLength 24"),
+    ({"training": {"maxLength": 24, "longRows": "drop"}}, 65, "spec.dataset", "no rows are left to learn from"),
+    ({"model": {"source": "file:///nowhere/model"}}, 66, "spec.model.source", "no such folder"),
+    ({"dataset": {"source": "file:///nowhere/rows.jsonl"}}, 66, None, "no such file"),
+    ({"output": {"uri": "file:///proc/out"}}, 73, None, "/proc/out"),
+], ids=["column", "layer", "schema", "long rows refused", "long rows dropped", "no model", "no data", "output"])
+def test_what_cannot_work_is_refused_with_the_runs_own_code_and_words(folder, sections, code, field, words):
+    checked = check(folder, **sections)
+    assert (checked.code, checked.result.verdict) == (code, PreflightVerdict.REFUSED), checked.result.message
+    assert words in checked.result.message
+    assert checked.result.field == field
+
+
+@pytest.fixture
+def large(folder, tmp_path):
+    """A model of seven billion parameters without weights, with the tiny one's tokenizer."""
+    for path in (folder / "model").iterdir():
+        if path.suffix != ".safetensors":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**content, **SEVEN_BILLION}))
+    return {"source": f"file://{tmp_path}"}
+
+
+def test_a_job_that_cannot_fit_is_refused_with_the_change_that_makes_it_fit(folder, large):
+    checked = check(folder, model=large, training={"precision": "float32"})
+    assert (checked.code, checked.result.reason) == (ExitCode.OUT_OF_MEMORY, Outcome.OUT_OF_MEMORY)
+    assert "nvidia-l4 has 24 GiB" in checked.result.message
+    assert checked.result.message.endswith("write spec.method.quantization: nf4")
+    again = check(folder, model=large, training={"precision": "float32"}, method={"quantization": "nf4"})
+    assert again.result.reason is Outcome.MISSING_INPUT
+    assert "has no *.safetensors file" in again.result.message
+
+
+def published(folder, tmp_path, **change):
+    """A result of an earlier life of the job, as another cluster left it; and the job's output."""
+    job = config(folder, output={"uri": f"file://{tmp_path}"})
+    data_hash = preflight(job, lambda text: None).result.data_hash
+    adapter = PublishedAdapter(uri=f"file://{tmp_path}/x", sha256="0" * 64, size_bytes=1, base_model="m")
+    manifest = Manifest.model_validate({
+        "namespace": "team", "name": "tiny", "uid": "earlier", "attempt": 1, "spec_hash": job.spec_hash,
+        "data_hash": data_hash, "base_model": "m", "created": "2026-01-01T00:00:00Z", "files": (), "packages": {},
+        "run": {}, "result": Result(outcome=Outcome.SUCCEEDED, message="done", adapter=adapter, manifest="there"),
+        **change}, strict=False)
+    place = tmp_path / "team/tiny/earlier/manifest.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(manifest.model_dump_json())
+    return {"uri": f"file://{tmp_path}"}
+
+
+def test_a_result_of_an_earlier_life_is_adopted(folder, tmp_path):
+    output = published(folder, tmp_path)
+    checked = check(folder, output=output)
+    assert (checked.code, checked.result.verdict) == (ExitCode.OK, PreflightVerdict.ALREADY_PUBLISHED)
+    assert checked.result.published.adapter.uri == f"file://{tmp_path}/x"
+    assert check(folder, output=output, runPolicy={"rerun": "Always"}).result.verdict is PreflightVerdict.PASSED
+
+
+@pytest.mark.parametrize("change", [{"data_hash": "1" * 64}, {"spec_hash": "1" * 64}], ids=["rows", "spec"])
+def test_a_result_of_something_else_is_not(folder, tmp_path, change):
+    output = published(folder, tmp_path, **change)
+    assert check(folder, output=output).result.verdict is PreflightVerdict.PASSED
+
+
+def test_the_model_is_read_from_s3_without_its_weights(folder, s3_server, s3_bucket, monkeypatch):
+    client = s3_server.client()
+    for path in (folder / "model").iterdir():
+        client.put_object(Bucket=s3_bucket, Key=f"model/{path.name}",
+                          Body=b"no weights" if path.suffix == ".safetensors" else path.read_bytes())
+    client.upload_file(str(folder / "rows.jsonl"), s3_bucket, "rows.jsonl")
+    checked = check(folder, model={"source": f"s3://{s3_bucket}/model"},
+                    dataset={"source": f"s3://{s3_bucket}/rows.jsonl"},
+                    output={"uri": f"s3://{s3_bucket}/out", "s3": {"endpointUrl": s3_server.endpoint}})
+    assert checked.result.verdict is PreflightVerdict.PASSED, checked.result.message
+    left = client.list_objects_v2(Bucket=s3_bucket, Prefix="out/").get("Contents", [])
+    assert left == [], "the probe is removed"
+
+
+def test_a_pod_leaves_its_result(folder, tmp_path):
+    (tmp_path / "run.json").write_text(config(folder).model_dump_json(exclude_none=True))
+    log = tmp_path / "termination-log"
+    done = subprocess.run([sys.executable, "-m", "finetune_trainer", "preflight", "--config", str(tmp_path),
+                           "--termination-log", str(log)], capture_output=True, text=True, timeout=240, check=False,
+                          env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert PreflightResult.model_validate_json(log.read_bytes()).verdict is PreflightVerdict.PASSED
+
+
+@pytest.mark.parametrize(("family", "changes"), [
+    ("LlamaConfig", {}), ("LlamaConfig", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    ("MistralConfig", {}), ("MixtralConfig", {"num_local_experts": 4}), ("Qwen2Config", {}),
+    ("Qwen3Config", {"head_dim": 32}), ("GemmaConfig", {"head_dim": 32}), ("Gemma2Config", {"head_dim": 32}),
+    ("Phi3Config", {"pad_token_id": 0}), ("SmolLM3Config", {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}),
+])
+def test_every_known_family_is_counted_as_transformers_builds_it(family, changes):
+    import torch
+    import transformers
+
+    config = getattr(transformers, family)(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=500, **changes)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    assert read_architecture(config.to_dict()).parameters == model.num_parameters()
+
+
+def test_a_run_that_cannot_fit_on_its_gpu_ends_before_the_weights_are_loaded(folder, tmp_path, large):
+    job = config(folder, model=large, training={"precision": "float32"}, uid="abcd")
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    (tmp_path / "run.json").write_text(job.model_dump_json(exclude_none=True))
+    log = tmp_path / "termination-log"
+    done = subprocess.run([sys.executable, "-m", "finetune_trainer", "run", "--config", str(tmp_path), "--port", "0",
+                           "--termination-log", str(log)], capture_output=True, text=True, timeout=240, check=False,
+                          env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == ExitCode.OUT_OF_MEMORY, done.stdout + done.stderr
+    assert "write spec.method.quantization: nf4" in Result.model_validate_json(log.read_bytes()).message
+
+
+def test_the_commit_of_a_model_on_the_hub_is_told(folder, tmp_path):
+    commit, cache = "c" * 40, tmp_path / "home/hub/models--owner--name"
+    snapshot = cache / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for path in (folder / "model").iterdir():
+        if path.suffix != ".safetensors":
+            (snapshot / path.name).write_bytes(path.read_bytes())
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text(commit)
+    (tmp_path / "run.json").write_text(config(folder, model={"source": "owner/name"}).model_dump_json(
+        exclude_none=True))
+    log = tmp_path / "termination-log"
+    done = subprocess.run([sys.executable, "-m", "finetune_trainer", "preflight", "--config", str(tmp_path),
+                           "--termination-log", str(log)], capture_output=True, text=True, timeout=240, check=False,
+                          env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert PreflightResult.model_validate_json(log.read_bytes()).model_revision == commit

@@ -1,0 +1,98 @@
+"""What a model says of itself: configuration and tokenizer, without its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from finetune_api.spec.model import ModelSpec
+from finetune_api.spec.output import S3Spec
+
+from finetune_trainer.data.sources import fetch
+from finetune_trainer.errors import BadConfig, MissingInput
+from finetune_trainer.model.files import DESCRIPTION, ModelFiles, check_weights, from_hub, local_folder
+from finetune_trainer.storage import open_storage
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model without its weights.
+
+    Attributes:
+        files: configuration and tokenizer; the revision is empty but for the hub's.
+        names: all files of the model, as far as they can be told; None for the hub's.
+        source: where it comes from, for people.
+    """
+
+    files: ModelFiles
+    names: tuple[str, ...] | None
+    source: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's `config.json`.
+
+        Raises:
+            BadConfig: it is not JSON.
+        """
+        try:
+            content = json.loads((self.files.folder / "config.json").read_text("utf-8"))
+        except (ValueError, OSError) as error:
+            raise BadConfig(f"spec.model.source: the config.json of {self.source} can't be read: {error}") from error
+        if not isinstance(content, dict):
+            raise BadConfig(f"spec.model.source: the config.json of {self.source} is no JSON object")
+        return content
+
+    def check_weights(self) -> None:
+        """Refuse a model without weights in safetensors, by the names of its files.
+
+        Raises:
+            MissingInput: it has none.
+            BadConfig: they are pickled.
+        """
+        if self.names is not None:
+            check_weights(self.names, self.source)
+
+
+def describe_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable[[str], None]) -> Description:
+    """Make a model's configuration and tokenizer local. Of weights only a GGUF file's are fetched, which is one file.
+
+    Raises:
+        MissingInput: the model isn't there, or can't be opened.
+        BadConfig: it is no model.
+    """
+    name = str(spec.source)
+    if spec.source.scheme == "hub":
+        files, names = from_hub(spec, tell, DESCRIPTION), None
+    elif spec.source.path.lower().endswith(".gguf"):
+        files, names = _from_gguf(fetch(spec.source, s3, scratch), scratch / "description"), None
+    elif spec.source.scheme == "s3":
+        storage = open_storage(spec.source, s3)
+        keys = storage.keys("")
+        if not keys:
+            raise MissingInput(f"spec.model.source: nothing lies under {name}")
+        for key in keys:
+            if "/" not in key and any(fnmatch(key, pattern) for pattern in DESCRIPTION):
+                storage.get_file(key, scratch / "description" / key)
+        files, names = ModelFiles(scratch / "description", ""), tuple(keys)
+    else:
+        folder = local_folder(spec.source, s3)
+        files, names = ModelFiles(folder, ""), tuple(sorted(path.name for path in folder.iterdir()))
+    if not (files.folder / "config.json").is_file():
+        raise MissingInput(f"spec.model.source: {name} has no config.json")
+    return Description(files, names, name)
+
+
+def _from_gguf(path: Path, folder: Path) -> ModelFiles:
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        AutoConfig.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    except (ValueError, OSError, KeyError, NotImplementedError) as error:
+        raise BadConfig(f"spec.model.source: {path.name} can't be read as GGUF: {error}") from error
+    return ModelFiles(folder, "")
