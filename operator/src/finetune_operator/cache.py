@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_api.messages import ProgressMessage
 
-from finetune_operator.names import API_VERSIONS, ATTEMPT_LABEL, JOB_LABEL, UID_LABEL, attempt_name
+from finetune_operator.names import API_VERSIONS, ATTEMPT_LABEL, INDEX_ANNOTATION, JOB_LABEL, UID_LABEL, attempt_name
 from finetune_operator.observation import Observation
 from finetune_operator.views import AttemptView, PodView, child_hash, time_of, view_attempt, view_job, view_pod
 
@@ -165,10 +165,19 @@ class Cache:
 
 
 def key_of(raw: Object) -> Key | None:
-    """The job that an object concerns; None for what has no job's label."""
+    """The job that an object concerns; None for what the operator has not made.
+
+    Whoever may make a Job or a pod can give it our labels: where they are not whole, it is none of ours.
+    """
     metadata = raw["metadata"]
-    name = metadata["name"] if raw["kind"] == "FineTuneJob" else (metadata.get("labels") or {}).get(JOB_LABEL)
-    return (metadata["namespace"], name) if name else None
+    if raw["kind"] == "FineTuneJob":
+        return metadata["namespace"], metadata["name"]
+    labels = metadata.get("labels") or {}
+    name, index = labels.get(JOB_LABEL), (metadata.get("annotations") or {}).get(INDEX_ANNOTATION, "0")
+    numbers = (labels.get(ATTEMPT_LABEL, ""), index) if raw["kind"] in ("Job", "Pod") else ()
+    if name and UID_LABEL in labels and all(number.isdecimal() for number in numbers):
+        return metadata["namespace"], name
+    return None
 
 
 def _is_newer(raw: Object, held: Object | None) -> bool:
