@@ -10,7 +10,15 @@ from typing import Any
 
 from finetune_api.messages import ProgressMessage
 
-from finetune_operator.names import API_VERSIONS, ATTEMPT_LABEL, INDEX_ANNOTATION, JOB_LABEL, UID_LABEL, attempt_name
+from finetune_operator.names import (
+    API_VERSIONS,
+    ATTEMPT_LABEL,
+    INDEX_ANNOTATION,
+    JOB_LABEL,
+    NUMBER_LABELS,
+    UID_LABEL,
+    attempt_name,
+)
 from finetune_operator.observation import Observation
 from finetune_operator.views import AttemptView, PodView, child_hash, time_of, view_attempt, view_job, view_pod
 
@@ -173,11 +181,14 @@ def key_of(raw: Object) -> Key | None:
     if raw["kind"] == "FineTuneJob":
         return metadata["namespace"], metadata["name"]
     labels = metadata.get("labels") or {}
-    name, index = labels.get(JOB_LABEL), (metadata.get("annotations") or {}).get(INDEX_ANNOTATION, "0")
-    numbers = (labels.get(ATTEMPT_LABEL, ""), index) if raw["kind"] in ("Job", "Pod") else ()
-    if name and UID_LABEL in labels and all(number.isdecimal() for number in numbers):
-        return metadata["namespace"], name
-    return None
+    if JOB_LABEL not in labels or UID_LABEL not in labels:
+        return None
+    if raw["kind"] in ("Job", "Pod"):
+        numbers = [labels[label] for label in NUMBER_LABELS if label in labels]
+        index = (metadata.get("annotations") or {}).get(INDEX_ANNOTATION, "0")
+        if not numbers or not all(number.isdecimal() for number in (*numbers, index)):
+            return None
+    return metadata["namespace"], labels[JOB_LABEL]
 
 
 def _is_newer(raw: Object, held: Object | None) -> bool:

@@ -9,6 +9,8 @@ MANAGER = "finetune-operator"
 JOB_LABEL = f"{GROUP}/job"
 UID_LABEL = f"{GROUP}/job-uid"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
+NUMBER_LABELS = (ATTEMPT_LABEL,)
+"""Every Job and pod of ours has one of them, and it is a number."""
 HASH_ANNOTATION = f"{GROUP}/hash"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
