@@ -102,8 +102,11 @@ def test_a_whole_job_needs_nothing_that_the_charts_account_may_not_do(control_pl
         refused = {dict(labels).get("status") for name, labels in operator.metrics()
                    if name == "finetune_operator_api_requests_total"} & {"401", "403"}
         assert refused == set()
-        log = operator.process.log.read_text()
-        assert "orbidden" not in log and "ERROR" not in log and "WARNING" not in log, log
+        lines = [json.loads(line) for line in operator.process.log.read_text().splitlines()]
+        assert [line for line in lines if line["level"] != "info"] == []
+        about = [line for line in lines if f"{teams[0]}/tune" in line["message"]]
+        assert {line["job"] for line in about} == {f"{teams[0]}/tune"}
+        assert {line.get("attempt") for line in about} >= {1, 2}
     finally:
         operator.stop()
         release.remove()

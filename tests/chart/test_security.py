@@ -146,13 +146,14 @@ def test_another_namespaces_claim_cannot_be_named(api, operator, user):
         "claimName": "other-team", "readOnly": True}}], "a claim of that name in the job's own namespace"
 
 
-def test_annotations_labels_and_owners_that_smuggle_change_nothing(api, operator, user):
+def test_annotations_labels_and_owners_that_smuggle_change_nothing(control_plane, api, operator, user):
     requests, namespace = user
+    owner = control_plane.get("namespace", "kube-system")["metadata"]["uid"]  # Of one that is not, all is collected.
     smuggled = {
         "annotations": {"finetune.dev/hash": "0", "kueue.x-k8s.io/queue-name": "vip", "finetune.dev/image": "evil"},
         "labels": {"kueue.x-k8s.io/queue-name": "vip", "finetune.dev/job": "other", "finetune.dev/job-uid": "x",
                    "app.kubernetes.io/managed-by": "finetune-operator", "kueue.x-k8s.io/priority-class": "vip"},
-        "ownerReferences": [{"apiVersion": "v1", "kind": "Namespace", "name": "kube-system", "uid": "x"}],
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Namespace", "name": "kube-system", "uid": owner}],
     }
     create(requests, namespace, "smuggle", metadata=smuggled)
     work = Work(api, namespace, "smuggle")
