@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from charts.generate import ROOT
 from tests.api.jobs import document
 from tests.chart.release import Release
 from tests.cluster.waiting import wait_for
@@ -143,13 +146,14 @@ def test_another_namespaces_claim_cannot_be_named(api, operator, user):
         "claimName": "other-team", "readOnly": True}}], "a claim of that name in the job's own namespace"
 
 
-def test_annotations_labels_and_owners_that_smuggle_change_nothing(api, operator, user):
+def test_annotations_labels_and_owners_that_smuggle_change_nothing(control_plane, api, operator, user):
     requests, namespace = user
+    owner = control_plane.get("namespace", "kube-system")["metadata"]["uid"]  # Of one that is not, all is collected.
     smuggled = {
         "annotations": {"finetune.dev/hash": "0", "kueue.x-k8s.io/queue-name": "vip", "finetune.dev/image": "evil"},
         "labels": {"kueue.x-k8s.io/queue-name": "vip", "finetune.dev/job": "other", "finetune.dev/job-uid": "x",
                    "app.kubernetes.io/managed-by": "finetune-operator", "kueue.x-k8s.io/priority-class": "vip"},
-        "ownerReferences": [{"apiVersion": "v1", "kind": "Namespace", "name": "kube-system", "uid": "x"}],
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Namespace", "name": "kube-system", "uid": owner}],
     }
     create(requests, namespace, "smuggle", metadata=smuggled)
     work = Work(api, namespace, "smuggle")
@@ -223,3 +227,10 @@ def test_a_policy_aimed_at_by_name_is_left_alone(control_plane, api, operator, u
     Work(api, namespace, "guard").running_pod()
     kept = control_plane.get("networkpolicy", "guard", "-n", namespace)
     assert kept["spec"] == policy["spec"]
+
+
+def test_every_guard_of_the_threat_model_names_a_test_that_is_there():
+    named = re.findall(r"\| `(tests/\S+)::(\w+)` \|$", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE)
+    assert len(named) > 10
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text(), f"{path}::{name}"

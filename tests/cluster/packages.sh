@@ -16,7 +16,7 @@ mount            mount                           a node mounts its own folders
 gcc              gcc                             the pause container and the first process of a node, one static program
 docker-registry  docker-registry                 the registry that nodes pull from
 buildah          buildah                         builds the images
-promtool         prometheus                      judges the names and texts of metrics
+promtool         prometheus                      judges metrics and alerts; answers the dashboard'"'"'s queries
 mmdebstrap       mmdebstrap                      the images'"'"' base, where Docker Hub cannot be reached
 '
 # A file that must be there, likewise.

@@ -141,3 +141,16 @@ def test_a_server_at_a_closed_port_is_refused_before_anything_is_bought(sections
     assert words in told[2] and "let no trainer reach port" in told[2]
     opened = settings(destinations=[{"cidr": "10.0.0.0/8", "ports": [8443, 9000]}])
     assert telling(decide(raw_job(**sections), settings=opened))[1] == "Started"
+
+
+@pytest.mark.parametrize(("nodes", "fields"), [
+    (1, {}), (2, {"scrapers": [OPERATOR]}), (1, {"allowMetadata": True, "destinations": [{"cidr": METADATA}]}),
+    (1, {"destinations": [{"cidr": "169.254.0.0/16"}, {"cidr": "fd00::/8", "ports": [9000]}, {"podLabels": {}},
+                          {"namespaceLabels": {}, "ports": [1, 65535]}]}),
+])
+def test_the_apiserver_takes_it_and_keeps_it_as_it_is(api, namespace, nodes, fields):
+    made = network_policy(view_job(raw_job()), nodes, network(**fields), 8080)
+    made["metadata"] = {"name": "isolated"}
+    path = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies/isolated?fieldManager=test&dryRun=All"
+    stored = api("PATCH", path, made, "application/apply-patch+yaml")
+    assert stored["spec"] == {key: value for key, value in made["spec"].items() if value != []}

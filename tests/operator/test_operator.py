@@ -287,6 +287,26 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(operator, work):
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("labels", [
+    {"finetune.dev/job": "tune"}, {"finetune.dev/job": "tune", "finetune.dev/job-uid": "x"},
+    {"finetune.dev/job": "tune", "finetune.dev/job-uid": "x", "finetune.dev/attempt": "first"}])
+def test_a_strangers_job_with_our_labels_stops_the_operator_for_nobody(control_plane, api, work, namespace, labels):
+    marked = {"labels": {**labels, "app.kubernetes.io/managed-by": "finetune-operator"},
+              "annotations": {"batch.kubernetes.io/job-completion-index": "none"}}
+    container = {"name": "trainer", "image": "x"}
+    template = {"metadata": marked, "spec": {"restartPolicy": "Never", "containers": [container]}}
+    api.create("Job", namespace, {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "odd", **marked},
+                                  "spec": {"template": template}})
+    wait_for(lambda: api.list("Pod", namespace), "its pod")
+    operator = Operator(control_plane, namespace, identity="unimpressed")
+    try:
+        work.apply()
+        work.until("Running")
+        assert "Traceback" not in operator.process.log.read_text()
+    finally:
+        operator.stop()
+
+
 def test_unusable_settings_are_refused_by_field(control_plane, tmp_path):
     operator = Operator(control_plane, "default", settings={"trainerImge": "x", "startTimeout": "soon"}, identity="odd")
     assert operator.process.popen.wait(30) == 2

@@ -10,7 +10,16 @@ from typing import Any
 
 from finetune_api.messages import ProgressMessage
 
-from finetune_operator.names import API_VERSIONS, ATTEMPT_LABEL, JOB_LABEL, PREFLIGHT_LABEL, UID_LABEL, attempt_name
+from finetune_operator.names import (
+    API_VERSIONS,
+    ATTEMPT_LABEL,
+    INDEX_ANNOTATION,
+    JOB_LABEL,
+    NUMBER_LABELS,
+    PREFLIGHT_LABEL,
+    UID_LABEL,
+    attempt_name,
+)
 from finetune_operator.observation import Observation
 from finetune_operator.views import AttemptView, PodView, child_hash, time_of, view_attempt, view_job, view_pod
 
@@ -178,10 +187,22 @@ def _preflights(children: list[Object]) -> Iterator[AttemptView]:
 
 
 def key_of(raw: Object) -> Key | None:
-    """The job that an object concerns; None for what has no job's label."""
+    """The job that an object concerns; None for what the operator has not made.
+
+    Whoever may make a Job or a pod can give it our labels: where they are not whole, it is none of ours.
+    """
     metadata = raw["metadata"]
-    name = metadata["name"] if raw["kind"] == "FineTuneJob" else (metadata.get("labels") or {}).get(JOB_LABEL)
-    return (metadata["namespace"], name) if name else None
+    if raw["kind"] == "FineTuneJob":
+        return metadata["namespace"], metadata["name"]
+    labels = metadata.get("labels") or {}
+    if JOB_LABEL not in labels or UID_LABEL not in labels:
+        return None
+    if raw["kind"] in ("Job", "Pod"):
+        numbers = [labels[label] for label in NUMBER_LABELS if label in labels]
+        index = (metadata.get("annotations") or {}).get(INDEX_ANNOTATION, "0")
+        if not numbers or not all(number.isdecimal() for number in (*numbers, index)):
+            return None
+    return metadata["namespace"], labels[JOB_LABEL]
 
 
 def _is_newer(raw: Object, held: Object | None) -> bool:

@@ -19,7 +19,7 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_api.uris import Uri
 
 from finetune_operator.children import child_metadata, hashed
-from finetune_operator.names import KUEUE_LABEL, attempt_name, labels, limits_name, run_name
+from finetune_operator.names import INDEX_ANNOTATION, KUEUE_LABEL, attempt_name, labels, limits_name, run_name
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.views import JobView
 
@@ -82,7 +82,7 @@ def rendezvous_service(job: JobView, number: int) -> Object:
         "metadata": child_metadata(job, attempt_name(job.name, number), number),
         "spec": {
             "publishNotReadyAddresses": True,
-            "selector": {**_pod_labels(job, number), "batch.kubernetes.io/job-completion-index": "0"},
+            "selector": {**_pod_labels(job, number), INDEX_ANNOTATION: "0"},
             "ports": [{"name": "rendezvous", "port": RENDEZVOUS_PORT}],
         },
     })

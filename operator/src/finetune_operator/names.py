@@ -10,7 +10,10 @@ JOB_LABEL = f"{GROUP}/job"
 UID_LABEL = f"{GROUP}/job-uid"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 PREFLIGHT_LABEL = f"{GROUP}/preflight"
+NUMBER_LABELS = (ATTEMPT_LABEL, PREFLIGHT_LABEL)
+"""Every Job and pod of ours has one of them, and it is a number."""
 HASH_ANNOTATION = f"{GROUP}/hash"
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 API_VERSIONS = {"ConfigMap": "v1", "Service": "v1", "NetworkPolicy": "networking.k8s.io/v1"}
 """Kinds of the children that are applied, and may be put back."""

@@ -59,7 +59,8 @@ class Poller:
                 POLLS.labels("ok").inc()
             except (aiohttp.ClientError, TimeoutError, ValidationError, ValueError) as error:
                 POLLS.labels("failed").inc()
-                _log.debug("%s/%s: no progress from %s: %s", *key, pod.name, error)
+                _log.debug("%s/%s: no progress from %s: %s", *key, pod.name, error,
+                           extra={"job": "/".join(key), "attempt": attempt.number})
                 last = self._cache.polled.get(uid)
                 message = last.message if last and last.attempt == attempt.number else None
         self._cache.polled[uid] = Polled(attempt.number, self._clock(), message)

@@ -138,7 +138,7 @@ class Reconciler:
             except ApiError as error:
                 if error.reason != "AlreadyExists":
                     _log.warning("%s/%s: the event %s could not be written: %s", job.namespace, job.name, note.reason,
-                                 error)
+                                 error, extra=_about((job.namespace, job.name), decided.status))
         _log.log(logging.INFO if decided.events else logging.DEBUG, "%s/%s: %s", job.namespace, job.name,
                  _summary(decided.status), extra=_about((job.namespace, job.name), decided.status))
 

@@ -13,7 +13,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from pydantic import ValidationError
 
-from finetune_operator.names import ATTEMPT_LABEL, HASH_ANNOTATION
+from finetune_operator.names import ATTEMPT_LABEL, HASH_ANNOTATION, INDEX_ANNOTATION
 
 Raw = Mapping[str, Any]
 _Said = TypeVar("_Said", Result, PreflightResult)
@@ -158,7 +158,7 @@ def view_pod(raw: Raw) -> PodView:
     said = terminated.get("message") or ""
     return PodView(
         name=metadata["name"],
-        index=int((metadata.get("annotations") or {}).get("batch.kubernetes.io/job-completion-index", 0)),
+        index=int((metadata.get("annotations") or {}).get(INDEX_ANNOTATION, 0)),
         ip=status.get("podIP"),
         node=spec.get("nodeName"),
         scheduled_at=time_of(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,

@@ -1,0 +1,42 @@
+"""What the cache takes for its own."""
+
+from __future__ import annotations
+
+import pytest
+from finetune_operator.cache import Cache
+from finetune_operator.names import ATTEMPT_LABEL, INDEX_ANNOTATION, UID_LABEL
+
+from tests.operator.objects import KEY, raw_attempt, raw_job, raw_pod
+
+
+def without(raw, label):
+    del raw["metadata"]["labels"][label]
+    return raw
+
+
+def numbered(raw):
+    raw["metadata"]["labels"] |= {ATTEMPT_LABEL: "first"}
+    return raw
+
+
+def indexed(raw, index):
+    raw["metadata"]["annotations"] = {INDEX_ANNOTATION: index}
+    return raw
+
+
+@pytest.mark.parametrize("raw", [
+    without(raw_attempt(), ATTEMPT_LABEL), without(raw_attempt(), UID_LABEL), numbered(raw_attempt()),
+    without(raw_pod(), ATTEMPT_LABEL), numbered(raw_pod()), indexed(raw_pod(), "zero"),
+])
+def test_what_carries_our_labels_by_halves_is_somebody_elses(raw):
+    cache = Cache()
+    cache.note(raw_job())
+    assert cache.note(raw) is None
+    assert cache.observe(KEY).attempts == ()
+
+
+def test_a_pod_of_ours_is_taken():
+    cache = Cache()
+    cache.note(raw_job())
+    assert cache.note(indexed(raw_pod(), "3")) == KEY
+    assert cache.observe(KEY).attempts[0].pods[0].index == 3
