@@ -52,7 +52,8 @@ def test_a_job_runs_from_apply_to_its_adapter(operator, work):
 
 
 def test_the_objects_are_what_pod_security_restricted_demands(operator, api, control_plane, work, namespace):
-    control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    control_plane.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted",
+                          "--overwrite")
     work.apply()
     work.running_pod()
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from finetune_api import parse_job, resolve_defaults
+from finetune_api.estimate import read_architecture
+from finetune_api.estimate.trained import trained_by
 from finetune_api.spec.method import MethodType, Quantization
 from finetune_api.spec.training import Precision
 from finetune_trainer.bottleneck import load_bottleneck
@@ -92,6 +94,9 @@ def test_a_method_learns_resumes_to_the_same_bytes_and_is_read_back_with_the_sam
     read = loss_of(place, read_back(place, tmp_path / "straight", method), tmp_path, method=method)
     assert read == pytest.approx(after, abs=2e-5)
     card = (published(tmp_path / "straight") / FOLDERS.get(method["type"], "adapter") / "README.md").read_text()
+    spec = resolve_defaults(parse_job(tiny_job(place, method=method)).spec)
+    model = read_architecture(json.loads((place / "model" / "config.json").read_text()))
+    assert f"| trained parameters | {trained_by(spec.method, model).parameters:,} (" in card, "as the estimate says"
     # The card loads 4-bit weights for a GPU, which computes in bfloat16.
     rounding = 2e-3 if method.get("quantization") == "nf4" else 2e-5
     assert loss_of(place, as_the_card_says(card), tmp_path, method=method) == pytest.approx(after, abs=rounding)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from finetune_api.estimate.architecture import Architecture
 from finetune_api.estimate.memory import Machine, Memory, Portion, estimate_memory, machine_for
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.method import MethodType, Quantization
+from finetune_api.spec.method import Initialization, MethodSpec, MethodType, Quantization, Technique
 from finetune_api.spec.training import Toggle
 
 USABLE = 0.92
@@ -22,6 +22,8 @@ WORTHWHILE_PASS = 2_048
 """Tokens below which a larger pass with checkpointing is faster than this one without."""
 
 SHORTEST = 256
+
+_IN_PLACE = (MethodType.FULL, MethodType.PARTIAL)
 
 
 @dataclass(frozen=True)
@@ -137,23 +139,32 @@ def _changes(spec: FineTuneJobSpec) -> Iterator[tuple[str, FineTuneJobSpec]]:
     if (training.micro_batch_size or 1) > 1:
         freed = _with(freed, micro_batch_size=1)
         yield "write spec.training.microBatchSize: 1", freed
-    if training.gradient_checkpointing is Toggle.DISABLED:
+    if training.gradient_checkpointing is Toggle.DISABLED and not _is_prefix(method):
         freed = _with(freed, gradient_checkpointing=Toggle.ENABLED)
         yield ("write spec.training.gradientCheckpointing: enabled" if freed.training.micro_batch_size ==
                training.micro_batch_size else "write spec.training.gradientCheckpointing: enabled and "
                "spec.training.microBatchSize: 1"), freed
-    if method.quantization is not Quantization.NF4 and method.type in (MethodType.LORA, MethodType.DORA):
+    if method.quantization is not Quantization.NF4 and method.type not in _IN_PLACE and not _is_pissa(method):
         nf4 = method.model_copy(update={"quantization": Quantization.NF4})
         yield "write spec.method.quantization: nf4", spec.model_copy(update={"method": nf4})
         if freed is not spec:
             yield ("write spec.method.quantization: nf4, and leave microBatchSize and gradientCheckpointing out",
                    freed.model_copy(update={"method": nf4}))
-    elif method.type is MethodType.FULL:
-        lora = method.model_copy(update={"type": MethodType.LORA})
-        yield "write spec.method.type: LoRA", spec.model_copy(update={"method": lora})
+    elif method.type in _IN_PLACE:
+        lora = method.model_copy(update={"type": MethodType.LORA, "partial": None})
+        words = f"write spec.method.type: LoRA{' without partial' if method.partial else ''}"
+        yield words, spec.model_copy(update={"method": lora})
         qlora = lora.model_copy(update={"quantization": Quantization.NF4})
-        yield ("write spec.method.type: LoRA with spec.method.quantization: nf4",
-               spec.model_copy(update={"method": qlora}))
+        yield f"{words} and spec.method.quantization: nf4", spec.model_copy(update={"method": qlora})
+
+
+def _is_prefix(method: MethodSpec) -> bool:
+    """Whether checkpointing can't be had: a trained prefix is lost where activations are computed again."""
+    return method.additive is not None and method.additive.technique is Technique.PREFIX_TUNING
+
+
+def _is_pissa(method: MethodSpec) -> bool:
+    return method.lora is not None and method.lora.initialization is Initialization.PISSA
 
 
 def _with(spec: FineTuneJobSpec, **training: object) -> FineTuneJobSpec:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune_api.estimate.architecture import Architecture, Linear
-from finetune_api.spec.method import LoraSpec, MethodSpec, MethodType, Quantization
+from finetune_api.estimate.trained import Trained, trained_by
+from finetune_api.spec.method import MethodSpec, Quantization
 from finetune_api.spec.training import Precision
 
 FLOAT32 = 4
@@ -62,32 +63,6 @@ class Portion:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What is trained of a model.
-
-    Attributes:
-        added: numbers beside the model's own.
-        own: numbers of the model itself, which are then kept in float32.
-        layers: names of the linear layers whose inputs the backward pass reads.
-        rank: width between the two factors of an adapter; 0 without.
-        dropout: whether an adapter's input goes through dropout.
-        magnitude: whether each weight has a trained magnitude (DoRA).
-    """
-
-    added: int
-    own: int
-    layers: frozenset[str]
-    rank: int = 0
-    dropout: bool = False
-    magnitude: bool = False
-
-    @property
-    def parameters(self) -> int:
-        """Everything that is trained."""
-        return self.added + self.own
-
-
-@dataclass(frozen=True)
 class Memory:
     """Bytes at the peak, by what they are for."""
 
@@ -118,23 +93,6 @@ def machine_for(accelerator: str, precision: Precision) -> Machine:
     return Machine(gpu, FLOAT32 if exact else BFLOAT16)
 
 
-def trained_by(method: MethodSpec, model: Architecture) -> Trained:
-    """What a method trains of a model. Methods without an adapter of low rank are taken for full fine-tuning."""
-    settings = method.lora or method.dora
-    if method.type in (MethodType.LORA, MethodType.DORA):
-        settings = settings or LoraSpec()
-    if settings is None:
-        return Trained(0, model.parameters, frozenset(linear.name for linear in model.linears))
-    wanted = settings.target_modules
-    chosen = [linear for linear in model.linears if wanted is None or linear.name in {
-        name.rpartition(".")[2] for name in wanted}]
-    magnitude = method.type is MethodType.DORA
-    added = model.layers * sum(settings.rank * (linear.inputs + linear.outputs) + (linear.outputs if magnitude else 0)
-                               for linear in chosen)
-    return Trained(added, 0, frozenset(linear.name for linear in chosen), settings.rank, settings.dropout > 0,
-                   magnitude)
-
-
 def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, checkpointing: bool, machine: Machine
                     ) -> Memory:
     """The peak of a training step, in bytes.
@@ -150,8 +108,8 @@ def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, c
     state = _EIGHT_BIT_STATE if machine.gpu else 2 * FLOAT32
     block = portion.tokens * _kept_of_a_block(model, trained, portion, machine)
     # Checkpointing keeps what goes into every block, and all of the one whose backward pass is under way.
-    kept = portion.tokens * model.layers * model.hidden * machine.dtype_bytes + block if checkpointing else \
-        model.layers * block
+    kept = portion.tokens * trained.depth * model.hidden * machine.dtype_bytes + block if checkpointing else \
+        trained.depth * block
     working = portion.tokens * _working_of_a_block(model, trained, machine)
     loss = _loss(model, portion, machine)
     # The loss is done when the first block's backward pass begins: the larger of the two is the peak.
@@ -173,8 +131,8 @@ def _weights(model: Architecture, quantization: Quantization, trained: Trained, 
     """The base: its blocks' matrices quantized; embeddings, head, norms and biases never are."""
     if trained.own:
         # Kept in float32; autocast keeps a rounded copy of what it multiplies with until the backward pass is done.
-        copies = BFLOAT16 * model.block_weights if machine.dtype_bytes == BFLOAT16 else 0
-        return FLOAT32 * model.parameters + copies
+        copies = BFLOAT16 * min(trained.own, model.block_weights) if machine.dtype_bytes == BFLOAT16 else 0
+        return FLOAT32 * trained.own + (model.parameters - trained.own) * machine.dtype_bytes + copies
     rest = model.parameters - model.block_weights
     if quantization is Quantization.NF4:
         return math.ceil(model.block_weights * _NF4) + rest * machine.dtype_bytes
@@ -206,8 +164,11 @@ def _kept_of_a_block(model: Architecture, trained: Trained, portion: Portion, ma
         total += trained.rank * size
         if trained.dropout:
             total += linear.inputs * (size + 1)
-        if trained.magnitude:
+        if trained.dense:
             total += 2 * linear.outputs * size
+        elif trained.magnitude and linear.source in ("attention", "product"):
+            # What the others give is kept by what comes after them.
+            total += linear.outputs * size
     if trained.own:
         total += 2 * model.hidden * size
     return total
@@ -235,11 +196,11 @@ def _loss(model: Architecture, portion: Portion, machine: Machine) -> int:
 
 
 def _buffers(model: Architecture, quantization: Quantization, trained: Trained, machine: Machine) -> int:
-    """What one layer at a time needs beside activations: its weight dequantised, and DoRA's whole update."""
+    """What one layer at a time needs beside activations: its weight dequantised, and PEFT's DoRA's whole update."""
     chosen = [linear for linear in model.linears if linear.name in trained.layers]
     largest = max((linear.weights for linear in model.linears), default=0)
     dequantised = 0 if quantization is Quantization.NONE else largest * machine.dtype_bytes
-    if not trained.magnitude:
+    if not trained.dense:
         return dequantised
     return dequantised + max((_update(linear, machine) for linear in chosen), default=0)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from finetune_api.estimate.architecture import Architecture
-from finetune_api.estimate.memory import trained_by
+from finetune_api.estimate.trained import trained_by
 from finetune_api.spec.method import MethodSpec, Quantization
 
 _TERA = 1e12
