@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--grains", type=int, nargs="+", default=[1, 2, 3, 4],
                         help="operations a line in the data's chains (default: 1 2 3 4)")
     parser.add_argument("--modulus", type=int, default=7, help="what is reckoned modulo (default: 7)")
+    parser.add_argument("--base-steps", type=int, default=600, help="steps that make the base (default: 600)")
     parser.add_argument("--sft-rates", type=float, nargs="+", default=SFT_RATES, help="learning rates of the SFT arm")
     parser.add_argument("--model", type=Path, help="a GGUF file or folder instead of the tiny model; needs --data")
     parser.add_argument("--data", type=Path, help="jsonl with question, answer_cot and answer_value, as mwp_ReFT's")
@@ -99,7 +100,7 @@ def _job(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]
         write_rows(folder / "data" / "train.jsonl", rows[:3000])
         write_rows(folder / "data" / "test.jsonl", rows[3000:])
         with contextlib.redirect_stderr(io.StringIO()):
-            train_model(folder / "model", rows[:3000], steps=600, seed=seed)
+            train_model(folder / "model", rows[:3000], steps=options.base_steps, seed=seed)
         spec |= {"model": {"source": f"file://{folder}/model"}, "dataset": {"source": f"file://{folder}/data/"}}
     if options.steps:
         spec.setdefault("method", {}).setdefault("reft", {}).setdefault("ppo", {})["steps"] = options.steps
