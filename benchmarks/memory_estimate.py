@@ -60,9 +60,6 @@ CASES = (
 
 def measure(case: Case) -> tuple[int, int]:
     """Train two steps in this process: the estimate and the allocator's peak, in bytes."""
-    from finetune_trainer.entry import quieten
-
-    quieten()
     import torch
     from finetune_api.estimate import Machine, Portion, estimate_memory, read_architecture
     from finetune_api.loading import parse_job
@@ -190,6 +187,9 @@ def main() -> None:
     if not chosen:
         parser.error(f"no case has {options.only} in its name")
     # Every case is forked from a process that has imported torch and the rest already, and has computed nothing.
+    from finetune_trainer.entry import quieten
+
+    quieten()
     import finetune_trainer.methods  # noqa: F401
 
     print(f"{'case':38} {'estimate MiB':>13} {'peak MiB':>9} {'ratio':>6}")
