@@ -11,7 +11,7 @@ from finetune_api.messages import Outcome
 from finetune_api.status import Phase
 from finetune_operator.accounting import JOB_DELETED
 
-_POSITION = {"Told": 1, "Verdict": 1, "_finish": 1, "condition": 2}
+_POSITION = {"Told": 1, "Verdict": 1, "_finish": 1, "condition": 2, "_telling": 2}
 """Calls that tell a reason, and the argument that it is."""
 _GOOD = {Outcome.SUCCEEDED, Outcome.ALREADY_PUBLISHED, Outcome.STOPPED_EARLY}
 
