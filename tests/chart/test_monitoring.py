@@ -124,6 +124,8 @@ def prometheus(control_plane, fleet):
         def ready():
             process.running()
             try:
+                if http.get(f"http://127.0.0.1:{port}/-/ready").status_code != httpx.codes.OK:
+                    return None
                 return query(http, "count(finetune_operator_leader) > 0")
             except httpx.TransportError:
                 return None

@@ -11,7 +11,7 @@ from finetune_api.messages import Outcome
 from finetune_api.status import Phase
 from finetune_operator.accounting import JOB_DELETED
 
-_POSITION = {"Told": 1, "Verdict": 1, "_finish": 1, "condition": 2}
+_POSITION = {"Told": 1, "Verdict": 1, "_finish": 1, "condition": 2, "_telling": 2}
 """Calls that tell a reason, and the argument that it is."""
 _GOOD = {Outcome.SUCCEEDED, Outcome.ALREADY_PUBLISHED, Outcome.STOPPED_EARLY}
 
@@ -19,13 +19,19 @@ _GOOD = {Outcome.SUCCEEDED, Outcome.ALREADY_PUBLISHED, Outcome.STOPPED_EARLY}
 def _calls() -> Iterator[tuple[str, set[str]]]:
     for path in sorted(Path(finetune_operator.__file__).parent.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Dict):  # The status that keeps a check's refusal.
+                yield from (("refused", _words(value)) for key, value in zip(node.keys, node.values, strict=True)
+                            if isinstance(key, ast.Constant) and key.value == "refused")
             if not isinstance(node, ast.Call):
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if name in _POSITION and len(node.args) > _POSITION[name]:
-                argument = node.args[_POSITION[name]]
-                yield name, {one.value for one in ast.walk(argument)
-                             if isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value.isalpha()}
+                yield name, _words(node.args[_POSITION[name]])
+
+
+def _words(argument: ast.expr) -> set[str]:
+    return {one.value for one in ast.walk(argument)
+            if isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value.isalpha()}
 
 
 WRITTEN = set.union(*(found for _, found in _calls()))
