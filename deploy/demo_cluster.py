@@ -27,6 +27,7 @@ from tests.cluster.binaries import Unavailable, command
 from tests.cluster.cluster import Cluster
 from tests.cluster.existing import ExistingCluster
 from tests.cluster.waiting import wait_for
+from tests.e2e.installed import image_value
 from tests.s3 import S3Server, free_ports, running_server
 
 ROOT = Path(__file__).parents[1]
@@ -97,14 +98,9 @@ def _install(cluster: AnyCluster, s3: S3Server) -> None:
 
 def _values(operator: str, trainer: str, s3: S3Server) -> dict[str, Any]:
     """The chart's values, as far as this place differs from a production cluster."""
-
-    def image(name: str) -> dict[str, str]:
-        repository, _, tag = name.rpartition(":")
-        return {"repository": repository, "tag": tag}
-
     server = urlsplit(s3.endpoint)
     return {
-        "replicaCount": 1, "image": image(operator), "trainerImage": image(trainer),
+        "replicaCount": 1, "image": image_value(operator), "trainerImage": image_value(trainer),
         "settings": {
             # Two cores carry the control plane, too.
             "accelerators": {"cpu": {"cpu": "500m", "hostMemory": "5Gi"}},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ import yaml
 from charts.generate import CHART
 from tests.cluster.binaries import command
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.existing import ExistingCluster
 from tests.operator.operators import Operator
 
 CRD = "crd/finetunejobs.finetune.dev"
@@ -60,7 +60,7 @@ class Release:
         namespace: where the operator is.
     """
 
-    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+    def __init__(self, plane: ControlPlane | ExistingCluster, namespace: str) -> None:
         self.plane, self.namespace = plane, namespace
 
     def install(self, values: Mapping[str, Any] | None = None) -> None:
@@ -102,12 +102,11 @@ class Release:
     def kubeconfig(self, account: str) -> Path:
         """The kubeconfig of a service account, by its token."""
         token = self.plane.kubectl("create", "token", account, "-n", self.namespace, "--duration=2h").stdout.strip()
-        authority = base64.b64encode(self.plane.authority.certificate.read_bytes()).decode()
+        seen = json.loads(self.plane.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json").stdout)
         path = self.plane.folder / f"{self.namespace}-{account}.kubeconfig"
         path.write_text(json.dumps({
             "apiVersion": "v1", "kind": "Config", "current-context": "pod",
-            "clusters": [{"name": "test", "cluster": {"server": self.plane.url,
-                                                      "certificate-authority-data": authority}}],
+            "clusters": [{"name": "test", "cluster": seen["clusters"][0]["cluster"]}],
             "users": [{"name": "pod", "user": {"token": token}}],
             "contexts": [{"name": "pod", "context": {"cluster": "test", "user": "pod"}}],
         }))

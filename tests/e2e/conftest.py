@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import urlsplit
 
 import pytest
+from finetune_operator.names import SELECTOR
 
+from tests.e2e.installed import Installed
 from tests.models import save_tiny_model, write_rows
 from tests.operator.api import Api
-from tests.operator.conftest import CRD
 from tests.operator.operators import Operator
 from tests.s3 import running_server
 
@@ -29,12 +31,17 @@ class Place:
         s3: the S3 server.
         bucket: with `tiny/` (a random Llama), `rows.jsonl`, and room for results below `out/`.
         image: the trainer's.
+        installed: the operator in its pod.
     """
 
     def __init__(self, cluster, api, s3) -> None:
         self.cluster, self.api, self.s3 = cluster, api, s3
         self.bucket = s3.new_bucket()
         self.image = cluster.image("trainer")
+        self.installed = Installed(cluster, {
+            "accelerators": CATALOGUE, "startTimeout": "10m", "terminationGrace": "60s", "progressInterval": "1s",
+            "retryDelay": "1s", "trainerNetwork": {"destinations": [
+                {"cidr": f"{cluster.address}/32", "ports": [urlsplit(s3.endpoint).port]}]}})
 
     def settings(self, **changes):
         """The operator's settings for this place."""
@@ -42,9 +49,10 @@ class Place:
                 "terminationGrace": "60s", "preflight": {"cpu": "500m", "memory": "3Gi"}, **changes}
 
     def operator(self, identity="operator", namespace=None, fault=None, **settings):
-        """A running operator."""
+        """An operator with settings or faults of its own, as a process with the rights of the installed one."""
+        self.installed.rest()
         return Operator(self.cluster.control_plane, namespace, settings=self.settings(**settings), fault=fault,
-                        identity=identity)
+                        identity=identity, kubeconfig=self.installed.account)
 
     def upload(self, folder, prefix):
         """Put a folder's files into the bucket."""
@@ -74,8 +82,6 @@ class Place:
 
 
 def _place(cluster, tmp_path_factory):
-    cluster.kubectl("apply", "--server-side", "-f", CRD)
-    cluster.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
     api = Api(cluster.control_plane)
     with running_server(tmp_path_factory.mktemp("seaweedfs"), cluster.address) as s3:
         place = Place(cluster, api, s3)
@@ -84,6 +90,7 @@ def _place(cluster, tmp_path_factory):
         write_rows(folder / "rows.jsonl")
         place.upload(folder, "in")
         yield place
+        place.installed.remove()
     api.close()
 
 
@@ -106,15 +113,14 @@ def free_nodes(request):
     for name in {"place", "wide_place"} & set(request.fixturenames):
         cluster = request.getfixturevalue(name).cluster
         cluster.kubectl("delete", "finetunejobs", "--all", "--all-namespaces", "--wait=false")
-        cluster.kubectl("delete", "pods", "--all", "--all-namespaces", "--grace-period=1")
+        cluster.kubectl("delete", "pods", "--all-namespaces", f"--selector={SELECTOR}", "--grace-period=1")
 
 
 @pytest.fixture
 def operator(place):
-    """An operator that serves every namespace."""
-    running = place.operator()
-    yield running
-    running.stop()
+    """The installed operator, at work in every namespace."""
+    place.installed.run()
+    return place.installed
 
 
 def tiny_spec(place, **sections):

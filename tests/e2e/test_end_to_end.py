@@ -80,7 +80,7 @@ def assert_published(job):
 
 
 def test_a_job_goes_from_apply_to_its_adapter_in_s3(place, operator):
-    job = Job(place).apply(method={"quantization": "nf4"})
+    job = Job(place).apply(method={"quantization": "nf4"}, runPolicy={"preflight": "Required"})
     status = job.until("Succeeded")
     assert_published(job)
     assert job.telling()["message"] == "trained 4 steps and published the adapter"
@@ -115,7 +115,7 @@ def test_no_secret_is_found_anywhere_after_a_run(place, operator):
     [pod] = job.pods()
     seen = {
         "the trainer's log": place.cluster.kubectl("logs", "-n", space, pod["metadata"]["name"]).stdout,
-        "the operator's log": operator.process.log.read_text(), "the metrics": operator.exposition(),
+        "the operator's log": operator.log(), "the metrics": operator.exposition(),
         **{f"a {kind}": json.dumps(place.api.list(kind, space))
            for kind in ("FineTuneJob", "Job", "Pod", "ConfigMap", "Event")},
         **place.results(space)}

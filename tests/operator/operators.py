@@ -27,10 +27,11 @@ class Operator:
     """
 
     def __init__(self, plane: ControlPlane, namespace: str | None = None, *, settings: dict[str, Any] | None = None,
-                 fault: str | None = None, lease: str | None = None, identity: str = "one") -> None:
+                 fault: str | None = None, lease: str | None = None, identity: str = "one",
+                 kubeconfig: Path | None = None) -> None:
         file = plane.folder / f"settings-{namespace}-{identity}.yaml"
         file.write_text(yaml.safe_dump({**SETTINGS, **(settings or {})}))
-        arguments = ["--kubeconfig", plane.kubeconfig, "--settings", file, "--metrics-port", "0",
+        arguments = ["--kubeconfig", kubeconfig or plane.kubeconfig, "--settings", file, "--metrics-port", "0",
                      "--identity", identity]
         if namespace:
             arguments += ["--namespace", namespace]
