@@ -49,7 +49,8 @@ def _settings() -> tuple[Schema, Schema]:
     """The schema of the operator's settings without what the chart fills in, and the definitions that it needs."""
     schema = Settings.model_json_schema(mode="validation", schema_generator=_WithoutDefaults)
     definitions: Schema = schema.pop("$defs")
-    del schema["properties"]["trainerImage"]
+    for image in ("trainerImage", "unslothImage"):
+        del schema["properties"][image]
     # Helm drops a null, so that an empty string stands for one.
     schema["properties"]["modelCacheClaim"] = {"anyOf": [schema["properties"]["modelCacheClaim"], {"const": ""}]}
     # The template reads these: they are there, or the section is not.
@@ -66,6 +67,7 @@ def values_schema() -> Schema:
         replicaCount={"type": "integer", "minimum": 1, "maximum": 2},
         image=_image(pullPolicy={"enum": ["Always", "IfNotPresent", "Never"]}),
         trainerImage=_image(),
+        unslothImage=_image(),
         imagePullSecrets=_list(_object(name=STRING)),
         fullnameOverride={"type": "string", "pattern": "^([a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?)?$"},
         namespaces=_list(NAME, uniqueItems=True),

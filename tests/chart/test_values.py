@@ -47,7 +47,7 @@ def test_the_charts_settings_are_the_operators_defaults_but_for_what_it_alone_kn
 
 
 def test_every_setting_is_in_the_values():
-    known = {field.alias for field in Settings.model_fields.values()} - {"trainerImage"}
+    known = {field.alias for field in Settings.model_fields.values()} - {"trainerImage", "unslothImage"}
     assert known - set(yaml.safe_load(VALUES)["settings"]) == set()
 
 

@@ -31,10 +31,11 @@ class Installed:
     def __init__(self, cluster: Cluster | ExistingCluster, settings: dict[str, Any]) -> None:
         self._plane = cluster.control_plane
         self._release = Release(self._plane, cluster.namespace("finetune", "restricted"))
-        self._release.install({"replicaCount": 0, "image": image_value(cluster.image("operator")),
+        self._release.install({"replicaCount": 1, "image": image_value(cluster.image("operator")),
                                "trainerImage": image_value(cluster.image("trainer")), "settings": settings})
         self.account = self._release.kubeconfig("finetune-operator")
-        self._runs = False
+        self._runs = True
+        self.rest()
 
     def run(self) -> None:
         """Let it work; returns when it leads."""

@@ -40,6 +40,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "operator.settings" -}}
 {{- $settings := deepCopy .Values.settings -}}
 {{- $_ := set $settings "trainerImage" (include "operator.image" (dict "image" .Values.trainerImage "version" .Chart.AppVersion)) -}}
+{{- $_ := set $settings "unslothImage" (include "operator.image" (dict "image" .Values.unslothImage "version" .Chart.AppVersion)) -}}
 {{- if not $settings.modelCacheClaim -}}{{- $_ := unset $settings "modelCacheClaim" -}}{{- end -}}
 {{- if $settings.trainerNetwork -}}
 {{- $scrapers := concat (include "operator.scrapers" . | fromYamlArray) ($settings.trainerNetwork.scrapers | default list) -}}
