@@ -29,7 +29,7 @@ def test_a_benchmark_explains_its_options(script):
 def test_every_benchmark_is_explained_in_the_readme():
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     scripts = [path.name for path in FOLDER.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
-    assert len(scripts) == 5
+    assert "operator_load.py" in scripts
     assert [name for name in scripts if f"python benchmarks/{name}" not in text] == []
 
 

@@ -25,7 +25,7 @@ def test_every_error_of_a_job_is_shown_and_the_exit_code_is_64(tmp_path):
 
 
 def test_every_file_is_checked_even_after_a_bad_one(tmp_path):
-    good, bad = write_job(tmp_path / "good.yaml"), write_job(tmp_path / "bad.yaml", engine="unsloth")
+    good, bad = write_job(tmp_path / "good.yaml"), write_job(tmp_path / "bad.yaml", engine="fast")
     missing = tmp_path / "missing.yaml"
     result = call("validate", bad, missing, good)
     assert result.exit_code == 64

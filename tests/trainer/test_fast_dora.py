@@ -9,8 +9,10 @@ import pytest
 import torch
 from finetune_trainer.model import fast_dora
 from finetune_trainer.model.fast_dora import FastDora, KeptNorms, keep_norms, weights_changed
+from finetune_trainer.tuned import TRAINED, load_trained
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora.variants import DoraLinearVariant
+from safetensors.torch import save_file
 
 from tests.trainer.runs import DORA, manifest, published, run, workshop
 
@@ -219,12 +221,11 @@ def test_a_cast_and_back_makes_norms_anew(used):
     assert_norms_are_current(used)
 
 
-def test_weights_put_back_by_the_trainer_make_norms_anew(used):
-    from finetune_trainer.training.sft import _put_back
-
+def test_weights_put_back_by_the_trainer_make_norms_anew(used, tmp_path):
     torch.manual_seed(2)
-    _put_back(used, {name: p.detach() + 0.1 * torch.randn_like(p) for name, p in used.named_parameters()
-                     if p.requires_grad})
+    others = {name: p.detach() + 0.1 * torch.randn_like(p) for name, p in used.named_parameters() if p.requires_grad}
+    save_file(others, tmp_path / TRAINED)
+    load_trained(used, tmp_path)
     assert_norms_are_current(used)
 
 

@@ -133,7 +133,7 @@ def _until(running, port, condition, seconds=120):
 
 
 def test_sigterm_checkpoints_ends_with_75_and_the_next_run_is_the_same_to_the_bit(tmp_path):
-    sections = {"training": {"maxSteps": 400, "checkpointEvery": 390}, "method": LORA}
+    sections = {"training": {"maxSteps": 120, "checkpointEvery": 110}, "method": LORA}
     stopped = workshop(tmp_path / "stopped")
     (port,) = free_ports(1)
     running = Running(tiny_job(stopped, **sections), stopped / "log.txt", port)
