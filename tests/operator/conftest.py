@@ -10,6 +10,8 @@ from tests.cluster import kwok
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fixtures import needing_this_machine
 from tests.operator.api import Api
+from tests.operator.operators import Operator
+from tests.operator.work import Work
 
 CRD = Path(__file__).parents[2] / "crds" / "finetune.dev_finetunejobs.yaml"
 HOUR = 3600.0
@@ -37,3 +39,17 @@ def api(control_plane):
     connection = Api(control_plane)
     yield connection
     connection.close()
+
+
+@pytest.fixture
+def operator(control_plane, api, namespace):
+    """An operator that serves the test's namespace."""
+    running = Operator(control_plane, namespace)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def work(api, namespace):
+    """The job."""
+    return Work(api, namespace)

@@ -23,19 +23,6 @@ from tests.operator.operators import Operator
 from tests.operator.work import ADAPTER, DONE, Work
 
 
-@pytest.fixture
-def operator(control_plane, api, namespace):
-    """An operator that serves the test's namespace."""
-    running = Operator(control_plane, namespace)
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def work(api, namespace):
-    return Work(api, namespace)
-
-
 def test_a_job_runs_from_apply_to_its_adapter(operator, work):
     work.apply()
     work.until("Running")

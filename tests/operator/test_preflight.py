@@ -10,7 +10,7 @@ from finetune_api.messages import JobEstimate, Outcome, PreflightResult, Preflig
 from tests.cluster.waiting import wait_for
 from tests.operator.api import Refused
 from tests.operator.operators import Operator
-from tests.operator.work import DONE, Work
+from tests.operator.work import DONE
 
 CHECK = {"preflight": "Required"}
 PASSED = PreflightResult(
@@ -19,20 +19,6 @@ PASSED = PreflightResult(
                                              tokens=1_000_000, hours=1.5, cost=Decimal("1.50")))
 TOO_LARGE = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=Outcome.OUT_OF_MEMORY,
                             message="spec: needs about 30 GiB: write spec.method.quantization: nf4")
-
-
-@pytest.fixture
-def operator(control_plane, api, namespace):
-    """An operator that serves the test's namespace."""
-    running = Operator(control_plane, namespace)
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def work(api, namespace):
-    """The job."""
-    return Work(api, namespace)
 
 
 def test_a_job_is_checked_then_trained_and_the_check_leaves_nothing(operator, work, api, namespace):
