@@ -26,6 +26,8 @@ from finetune_trainer.preflight import preflight
 from tests.models import tiny_job
 from tests.trainer.runs import workshop
 
+REFT = {"type": "ReFT", "lora": None}
+CHAINS = {"completion": "it is {{ label.level }}\n#### {{ label.level }}", "answerFormat": None}
 L4 = Accelerator(name="nvidia-l4", memory_bytes=24 * 2**30, hourly_rate="1.00")
 CATALOGUE = (L4, Accelerator(name="nvidia-a100-80", memory_bytes=80 * 2**30, hourly_rate="5.10"))
 SEVEN_BILLION = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -77,7 +79,11 @@ def test_no_weights_are_read(folder, tmp_path):
     ({"model": {"source": "file:///nowhere/model"}}, 66, "spec.model.source", "no such folder"),
     ({"dataset": {"source": "file:///nowhere/rows.jsonl"}}, 66, None, "no such file"),
     ({"output": {"uri": "file:///proc/out"}}, 73, None, "/proc/out"),
-], ids=["column", "layer", "schema", "long rows refused", "long rows dropped", "no model", "no data", "output"])
+    ({"method": REFT}, 64, "spec.method.reft.reward.trigger", "occurs in no row's completion"),
+    ({"method": {**REFT, "reft": {"lora": {"targetModules": ["q_prj"]}}}, "dataset": CHAINS}, 64,
+     "spec.method.reft.lora.targetModules", "did you mean q_proj?"),
+], ids=["column", "layer", "schema", "long rows refused", "long rows dropped", "no model", "no data", "output",
+        "ReFT's reward", "ReFT's layer"])
 def test_what_cannot_work_is_refused_with_the_runs_own_code_and_words(folder, sections, code, field, words):
     checked = check(folder, **sections)
     assert (checked.code, checked.result.verdict) == (code, PreflightVerdict.REFUSED), checked.result.message

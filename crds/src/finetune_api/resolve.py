@@ -14,6 +14,7 @@ from finetune_api.spec.method import (
     VIRTUAL_TOKENS,
     AdditiveSpec,
     DoraSpec,
+    Engine,
     LoraSpec,
     LowRankSpec,
     MethodSpec,
@@ -60,7 +61,8 @@ def resolve_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     method = _method(method)
     if training.learning_rate is None:
         training = training.model_copy(update={"learning_rate": _learning_rate(method)})
-    if method.additive and method.additive.technique in VIRTUAL_TOKENS:
+    # Virtual tokens stand before one row; and whether Unsloth's attention keeps packed rows apart has not been seen.
+    if spec.engine is Engine.UNSLOTH or (method.additive and method.additive.technique in VIRTUAL_TOKENS):
         training = training.model_copy(update={"packing": False})
     if method.additive and method.additive.technique is Technique.PREFIX_TUNING:
         training = training.model_copy(update={"gradient_checkpointing": Toggle.DISABLED})

@@ -20,7 +20,7 @@ from finetune_api.messages import Limits, Outcome, Result, RunConfig
 from finetune_api.spec.method import Engine
 
 from finetune_trainer.clock import Clock
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.errors import in_words
 from finetune_trainer.limits import LimitsFile
 from finetune_trainer.places import place_in
 from finetune_trainer.stopping import StopFlag
@@ -76,19 +76,11 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
             finished = run_attempt(Attempt(config, LimitsFile(limits_folder, limits), state, metrics, stop, scratch,
                                            clock, place_in(os.environ), rendezvous_seconds))
         return Ending(ExitCode.OK, finished.result, finished.facts)
-    except TrainerError as error:
-        _show(error, debug)
-        return Ending(error.exit_code, _failed(error.outcome, str(error), state))
-    except OSError as error:
-        _show(error, debug)
-        place = f" ({error.filename})" if error.filename else ""
-        return Ending(ExitCode.INTERNAL, _failed(Outcome.INTERNAL, f"the machine refused: {error.strerror}{place}",
-                                                 state))
     except Exception as error:
-        _show(error, debug)
-        line = (str(error).strip().splitlines() or [""])[0]
-        return Ending(ExitCode.INTERNAL, _failed(
-            Outcome.INTERNAL, f"something unforeseen: {type(error).__name__}: {line} (--debug shows where)", state))
+        if debug:
+            traceback.print_exception(error)
+        code, outcome, message = in_words(error, " (--debug shows where)")
+        return Ending(code, _failed(outcome, message, state))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -105,9 +97,7 @@ def new_scratch() -> Path:
 def _total_rate(config: RunConfig, limits: Limits) -> Decimal:
     if limits.hourly_rate is not None:
         return limits.hourly_rate
-    compute = config.spec.compute
-    return config.accelerator.hourly_rate * compute.nodes * (1 if config.accelerator.name == "cpu"
-                                                             else compute.gpus_per_node)
+    return config.accelerator.hourly_rate * config.spec.compute.processes(config.accelerator.name)
 
 
 def _failed(outcome: Outcome, message: str, state: RunState) -> Result:
@@ -115,11 +105,6 @@ def _failed(outcome: Outcome, message: str, state: RunState) -> Result:
     return Result(outcome=outcome, message=message, step=progress.step if progress else 0,
                   total_steps=progress.total_steps if progress else None, resumed_from_step=state.resumed_from_step,
                   checkpoint_step=state.checkpoint_step)
-
-
-def _show(error: BaseException, debug: bool) -> None:
-    if debug:
-        traceback.print_exception(error)
 
 
 def quieten() -> None:

@@ -79,3 +79,25 @@ class StopRequested(TrainerError):
 
 class PeerFailure(TrainerError):
     """Another process of the job ended, can't be reached, or sees something else; worth another try."""
+
+
+def in_words(error: Exception, hint: str = "") -> tuple[ExitCode, Outcome, str]:
+    """How a process ends because of an error: exit code, outcome and message.
+
+    Args:
+        error: what was raised.
+        hint: added to the message of what nobody foresaw.
+    """
+    if isinstance(error, TrainerError):
+        return error.exit_code, error.outcome, str(error)
+    if isinstance(error, OSError):
+        place = f" ({error.filename})" if error.filename else ""
+        return ExitCode.INTERNAL, Outcome.INTERNAL, f"the machine refused: {error.strerror}{place}"
+    lines = str(error).strip().splitlines()
+    words = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return ExitCode.INTERNAL, Outcome.INTERNAL, f"something unforeseen: {words}{hint}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind where it says nothing: libraries' errors can fill a page."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

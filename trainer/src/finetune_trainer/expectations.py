@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_api.estimate import (
-    UnknownArchitecture,
-    advice,
-    choose,
-    estimate_duration,
-    machine_for,
-    read_architecture,
-)
+from finetune_api.estimate import On, UnknownArchitecture, estimate_job, read_architecture
 from finetune_api.messages import JobEstimate, RunConfig
 
 from finetune_trainer.data.steps import total_steps
@@ -36,27 +29,23 @@ def expect(config: RunConfig, model_config: Mapping[str, Any], lengths: Sequence
         model = read_architecture(model_config)
     except UnknownArchitecture:
         return None
-    spec, accelerator = config.spec, config.accelerator
-    training, compute = spec.training, spec.compute
-    machine = machine_for(accelerator.name, training.precision)
-    processes = compute.nodes * (compute.gpus_per_node if machine.gpu else 1)
-    longest = max(lengths)
-    plan = choose(spec, model, machine, accelerator.memory_bytes, processes, longest, sum(lengths) / len(lengths))
+    spec, accelerator, training = config.spec, config.accelerator, config.spec.training
+    typical = sum(lengths) / len(lengths)
+    steps = total_steps(len(lengths), training.batch_size, training.epochs, training.max_steps)
+    estimate = estimate_job(
+        spec, model, On(accelerator.name, accelerator.memory_bytes, accelerator.hourly_rate),
+        {one.name: one.memory_bytes for one in config.catalogue if one.memory_bytes},
+        round(steps * training.batch_size * typical), max(lengths), typical)
+    plan, duration = estimate.plan, estimate.duration
+    assert duration is not None
     if not plan.fits:
         assert accelerator.memory_bytes is not None
-        others = {one.name: one.memory_bytes for one in config.catalogue if one.memory_bytes}
-        change = advice(spec, model, machine, accelerator.memory_bytes, others, processes, longest)
         raise OutOfMemory(
             f"spec: {spec.method.type} with quantization {spec.method.quantization} needs about "
             f"{plan.memory.total / _GIB:.1f} GiB of accelerator memory even with {plan.micro_batch_size} row"
             f"{'' if plan.micro_batch_size == 1 else 's'} in a pass; {accelerator.name} has "
-            f"{accelerator.memory_bytes / _GIB:.0f} GiB, of which 92 % are reckoned with: {change}")
-    steps = total_steps(len(lengths), training.batch_size, training.epochs, training.max_steps)
-    tokens = round(steps * training.batch_size * sum(lengths) / len(lengths))
-    cores = float(compute.cpu.value) if compute.cpu else 2.0
-    duration = estimate_duration(tokens, model, spec.method, plan.gradient_checkpointing, accelerator.name, processes,
-                                 accelerator.hourly_rate, cores)
+            f"{accelerator.memory_bytes / _GIB:.0f} GiB, of which 92 % are reckoned with: {estimate.change}")
     return JobEstimate(
         memory_bytes=plan.memory.total, micro_batch_size=plan.micro_batch_size,
-        gradient_checkpointing=plan.gradient_checkpointing, tokens=tokens, hours=round(duration.hours, 3),
+        gradient_checkpointing=plan.gradient_checkpointing, tokens=duration.tokens, hours=round(duration.hours, 3),
         cost=duration.cost)

@@ -17,19 +17,16 @@ from finetune_api.spec.policy import PreflightPolicy
 from finetune_api.status import EvaluationScores, Memory
 
 from finetune_trainer.clock import Clock
-from finetune_trainer.data.chat import ChatFormat
-from finetune_trainer.data.prepare import prepare
 from finetune_trainer.distributed import connect
 from finetune_trainer.engines import unsloth
-from finetune_trainer.errors import BadConfig
-from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.evaluation.evaluate import Evaluation, Evaluator
 from finetune_trainer.evaluation.reference import ask_reference
 from finetune_trainer.evaluation.scores import Scores, majority_scores
 from finetune_trainer.expectations import expect
 from finetune_trainer.export import export_merged, export_trained
 from finetune_trainer.faults import reach
-from finetune_trainer.gate import judge
+from finetune_trainer.gate import judge as judge_gate
+from finetune_trainer.inputs import check_shares, open_chat, read_rows
 from finetune_trainer.limits import LimitsFile, cost_of
 from finetune_trainer.methods import METHODS
 from finetune_trainer.model.device import (
@@ -41,10 +38,9 @@ from finetune_trainer.model.device import (
     peak_memory_bytes,
 )
 from finetune_trainer.model.files import find_model
-from finetune_trainer.model.load import describe, load_model, load_tokenizer, weights_digest
+from finetune_trainer.model.load import describe, load_model, weights_digest
 from finetune_trainer.places import Place
 from finetune_trainer.publish import publish, published_result, remove_checkpoints
-from finetune_trainer.reft.rewards import Judge
 from finetune_trainer.report.card import render_card
 from finetune_trainer.report.facts import RunFacts
 from finetune_trainer.report.html import render_report
@@ -106,8 +102,6 @@ def run_attempt(attempt: Attempt) -> Finished:
         TrainerError: it can't be finished; the class says why, and so the exit code.
     """
     config, spec, state, stop = attempt.config, attempt.config.spec, attempt.state, attempt.stop
-    if spec.engine is Engine.UNSLOTH:
-        spec = unsloth.fitting(spec)
     prefix = job_prefix(config.namespace, config.name, config.uid)
     storage = open_storage(spec.output.uri, spec.output.s3)
     earlier = published_result(storage, prefix)
@@ -115,27 +109,18 @@ def run_attempt(attempt: Attempt) -> Finished:
         return Finished(earlier, None)
     if attempt.place.is_main:
         probe(storage, prefix)
-    if spec.training.batch_size % attempt.place.size:
-        raise BadConfig(f"spec.training.batchSize: {spec.training.batch_size} rows can't be shared equally among "
-                        f"{attempt.place.size} processes; write a multiple of that")
+    check_shares(spec, attempt.place.size)
 
     state.enter(Stage.LOADING)
     world = connect(os.environ, attempt.place, attempt.rendezvous_seconds, stop.check, attempt.clock)
     device = choose_device(spec.training.precision)
     make_deterministic(device)
     files = find_model(spec.model, spec.output.s3, attempt.scratch, state.note)
-    tokenizer = load_tokenizer(files)
-    chat = ChatFormat(tokenizer, spec.dataset.system)
-    schema = spec.dataset.answer_format.json_schema
-    if spec.evaluation.constrained and schema is not None:
-        SchemaGuide(tokenizer, schema, chat.end_of_turn)
+    tokenizer, chat = open_chat(spec, files)
     stop.check()
 
     state.enter(Stage.PREPARING_DATA)
-    judge = Judge(spec.method.reft.reward) if spec.method.reft else None
-    data = prepare(spec, chat, attempt.scratch, judge)
-    for finding in data.findings[:5]:
-        state.note(f"warning: {finding}")
+    data, judge = read_rows(spec, chat, attempt.scratch, state.note)
     state.note(f"{data.counts['train']} rows to learn from, {data.counts['heldOut']} held out")
     if config.accelerator.memory_bytes and spec.run_policy.preflight is PreflightPolicy.REQUIRED:
         expect(config, json.loads((files.folder / "config.json").read_text("utf-8")), [len(row) for row in data.train])
@@ -224,7 +209,7 @@ def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: 
            findings: list[str], before: Evaluation | None, after: Evaluation, majority: Scores | None,
            reference: Scores | None, trained: Trained) -> RunFacts:
     state = attempt.state
-    verdict = judge(attempt.config.spec.evaluation.gate, before.scores if before else None, after.scores)
+    verdict = judge_gate(attempt.config.spec.evaluation.gate, before.scores if before else None, after.scores)
     return RunFacts(
         run=attempt.config, created=attempt.clock.now(), base_model=str(attempt.config.spec.model.source),
         base_revision=revision, base=base, counts=counts, findings=findings,  # type: ignore[arg-type]

@@ -18,10 +18,8 @@ from finetune_api.messages import JobEstimate, Manifest, Outcome, PreflightResul
 from finetune_api.spec.policy import RerunPolicy
 from pydantic import ValidationError
 
-from finetune_trainer.data.chat import ChatFormat
-from finetune_trainer.data.prepare import prepare
 from finetune_trainer.entry import new_scratch
-from finetune_trainer.errors import BadConfig, TrainerError
+from finetune_trainer.errors import BadConfig, first_line, in_words
 from finetune_trainer.storage import Storage, as_output, open_storage, probe
 
 _GIB = 1024**3
@@ -45,15 +43,9 @@ def preflight(config: RunConfig, tell: Callable[[str], None]) -> Checked:
     scratch = new_scratch()
     try:
         return Checked(ExitCode.OK, _check(config, scratch, tell))
-    except TrainerError as error:
-        return Checked(error.exit_code, _refusal(error.outcome, str(error)))
-    except OSError as error:
-        place = f" ({error.filename})" if error.filename else ""
-        return Checked(ExitCode.INTERNAL, _refusal(Outcome.INTERNAL, f"the machine refused: {error.strerror}{place}"))
     except Exception as error:
-        line = (str(error).strip().splitlines() or [""])[0]
-        return Checked(ExitCode.INTERNAL, _refusal(Outcome.INTERNAL,
-                                                   f"something unforeseen: {type(error).__name__}: {line}"))
+        code, outcome, message = in_words(error)
+        return Checked(code, _refusal(outcome, message))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -66,28 +58,17 @@ def _refusal(outcome: Outcome, message: str) -> PreflightResult:
 
 def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> PreflightResult:
     # Imported late: they need torch and transformers, and a wrong configuration should be told at once.
-    from finetune_trainer.evaluation.constrained import SchemaGuide
     from finetune_trainer.expectations import expect
+    from finetune_trainer.inputs import check_shares, open_chat, read_rows
     from finetune_trainer.model.description import describe_model
-    from finetune_trainer.model.load import load_tokenizer
 
     spec = config.spec
     storage = open_storage(spec.output.uri, spec.output.s3)
     probe(storage, job_prefix(config.namespace, config.name, config.uid))
-    compute = spec.compute
-    processes = compute.nodes * (1 if config.accelerator.name == "cpu" else compute.gpus_per_node)
-    if spec.training.batch_size % processes:
-        raise BadConfig(f"spec.training.batchSize: {spec.training.batch_size} rows can't be shared equally among "
-                        f"{processes} processes; write a multiple of that")
+    check_shares(spec, spec.compute.processes(config.accelerator.name))
     description = describe_model(spec.model, spec.output.s3, scratch, tell)
-    tokenizer = load_tokenizer(description.files)
-    chat = ChatFormat(tokenizer, spec.dataset.system)
-    schema = spec.dataset.answer_format.json_schema
-    if spec.evaluation.constrained and schema is not None:
-        SchemaGuide(tokenizer, schema, chat.end_of_turn)
-    data = prepare(spec, chat, scratch)
-    for finding in data.findings[:5]:
-        tell(f"warning: {finding}")
+    _, chat = open_chat(spec, description.files)
+    data, _ = read_rows(spec, chat, scratch, tell)
     revision, data_hash = description.files.revision or None, data.digest()
     published = None if spec.run_policy.rerun is RerunPolicy.ALWAYS else _published(config, storage, data_hash)
     if published is not None:
@@ -125,16 +106,14 @@ def _check_targets(config: RunConfig, folder: Path) -> None:
 
     from finetune_trainer.model.targets import target_modules
 
-    method = config.spec.method
-    settings = method.lora or method.dora
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), trust_remote_code=False)
     except (ValueError, OSError, KeyError, ImportError) as error:
-        line = (str(error).strip().splitlines() or [""])[0]
-        raise BadConfig(f"spec.model.source: the model can't be loaded: {line}") from error
-    if settings is not None:
-        target_modules(model, settings.target_modules, f"spec.method.{'lora' if method.lora else 'dora'}")
+        raise BadConfig(f"spec.model.source: the model can't be loaded: {first_line(error)}") from error
+    if low_rank := config.spec.method.low_rank:
+        field, settings = low_rank
+        target_modules(model, settings.target_modules, f"spec.method.{field}")
 
 
 def _published(config: RunConfig, storage: Storage, data_hash: str) -> Result | None:

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
 from finetune_api import ExitCode, FineTuneJobSpec, resolve_defaults
-from finetune_api.estimate import (
-    Architecture,
-    Duration,
-    Plan,
-    UnknownArchitecture,
-    advice,
-    choose,
-    estimate_duration,
-    machine_for,
-    read_architecture,
-)
+from finetune_api.estimate import Architecture, Estimate, On, UnknownArchitecture, estimate_job, read_architecture
 from finetune_api.estimate.catalogue import CPU_PRICE, KNOWN_ACCELERATORS
 from finetune_api.estimate.fit import USABLE
 from finetune_api.quantities import parse_quantity
@@ -37,13 +26,6 @@ _TERMS = {
     "optimizer": "optimizer state", "activations": "what the backward pass reads", "loss": "the loss of the answers",
     "buffers": "one layer's dequantised weight", "context": "CUDA's context (assumed)",
 }
-
-
-@dataclass(frozen=True)
-class _Accelerator:
-    name: str
-    memory: int | None
-    price: Decimal
 
 
 @click.command()
@@ -70,25 +52,16 @@ def estimate(context: click.Context, file: Path, rows: int | None, row_tokens: i
     except UnknownArchitecture as error:
         raise CommandFailed(f"spec.model.source: {spec.model.source} can't be estimated: {error}",
                             ExitCode.BAD_CONFIG) from error
-    machine = machine_for(accelerator.name, spec.training.precision)
-    count = spec.compute.nodes * (spec.compute.gpus_per_node if machine.gpu else 1)
-    plan = choose(spec, model, machine, accelerator.memory, count, typical=row_tokens)
-    change = None
-    if not plan.fits and accelerator.memory:
-        catalogue = {name: known.memory_bytes for name, known in KNOWN_ACCELERATORS.items()}
-        change = advice(spec, model, machine, accelerator.memory, catalogue, count)
-    tokens = _tokens(spec, rows, row_tokens)
-    cores = float(spec.compute.cpu.value) if spec.compute.cpu else 2.0
-    duration = tokens and estimate_duration(tokens, model, spec.method, plan.gradient_checkpointing, accelerator.name,
-                                            count, accelerator.price, cores)
+    catalogue = {name: known.memory_bytes for name, known in KNOWN_ACCELERATORS.items()}
+    found = estimate_job(spec, model, accelerator, catalogue, _tokens(spec, rows, row_tokens), typical=row_tokens)
     if as_json:
-        click.echo(json.dumps(_document(model, accelerator, plan, change, duration or None), indent=2))
+        click.echo(json.dumps(_document(model, accelerator, found), indent=2))
     else:
-        _show(spec, model, accelerator, plan, change, duration or None)
-    context.exit(ExitCode.OK if plan.fits else ExitCode.OUT_OF_MEMORY)
+        _show(spec, model, accelerator, found)
+    context.exit(ExitCode.OK if found.plan.fits else ExitCode.OUT_OF_MEMORY)
 
 
-def _accelerator(spec: FineTuneJobSpec, memory: str | None, price: float | None) -> _Accelerator:
+def _accelerator(spec: FineTuneJobSpec, memory: str | None, price: float | None) -> On:
     name = spec.compute.accelerator
     known = KNOWN_ACCELERATORS.get(name)
     if known is None and name != "cpu" and memory is None:
@@ -100,7 +73,7 @@ def _accelerator(spec: FineTuneJobSpec, memory: str | None, price: float | None)
         raise click.BadParameter(str(error), param_hint="'--memory'") from error
     usual = known.hourly_price if known else CPU_PRICE if name == "cpu" else Decimal(0)
     written = Decimal(str(price)) if price is not None else spec.budget.hourly_rate
-    return _Accelerator(name, size, usual if written is None else written)
+    return On(name, size, usual if written is None else written)
 
 
 def _model_config(spec: FineTuneJobSpec) -> dict[str, Any]:
@@ -155,20 +128,20 @@ def _lines(spec: FineTuneJobSpec) -> int | None:
     return spec.dataset.max_samples
 
 
-def _document(model: Architecture, accelerator: _Accelerator, plan: Plan, change: str | None, duration: Duration | None
-              ) -> dict[str, Any]:
+def _document(model: Architecture, accelerator: On, found: Estimate) -> dict[str, Any]:
+    plan, duration = found.plan, found.duration
     return {
-        "parameters": model.parameters, "accelerator": accelerator.name, "acceleratorBytes": accelerator.memory,
+        "parameters": model.parameters, "accelerator": accelerator.name, "acceleratorBytes": accelerator.memory_bytes,
         "memoryBytes": plan.memory.total, "terms": dict(plan.memory.terms()), "fits": plan.fits,
         "microBatchSize": plan.micro_batch_size, "gradientCheckpointing": plan.gradient_checkpointing,
-        "change": change, "tokens": duration and duration.tokens,
+        "change": found.change, "tokens": duration and duration.tokens,
         "tokensPerSecond": duration and round(duration.tokens_per_second, 1),
         "hours": duration and round(duration.hours, 3), "cost": duration and str(duration.cost),
     }
 
 
-def _show(spec: FineTuneJobSpec, model: Architecture, accelerator: _Accelerator, plan: Plan, change: str | None,
-          duration: Duration | None) -> None:
+def _show(spec: FineTuneJobSpec, model: Architecture, accelerator: On, found: Estimate) -> None:
+    plan, duration = found.plan, found.duration
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{spec.method.type}, quantization {spec.method.quantization}, on {spec.model.source} "
                   f"({model.parameters / 1e9:.2f} billion parameters)", markup=False)
@@ -177,12 +150,12 @@ def _show(spec: FineTuneJobSpec, model: Architecture, accelerator: _Accelerator,
         if size:
             table.add_row(f"  {name}", f"{size / _GIB:8.2f} GiB", _TERMS[name])
     table.add_row("  together", f"{plan.memory.total / _GIB:8.2f} GiB",
-                  f"of {accelerator.memory / _GIB:.0f} GiB on {accelerator.name} ({USABLE:.0%} of them usable)"
-                  if accelerator.memory else f"of the host's memory ({accelerator.name})")
+                  f"of {accelerator.memory_bytes / _GIB:.0f} GiB on {accelerator.name} ({USABLE:.0%} of them usable)"
+                  if accelerator.memory_bytes else f"of the host's memory ({accelerator.name})")
     console.print(table)
     console.print(f"Plan: {plan.micro_batch_size} rows in a forward pass, gradient checkpointing "
                   f"{'on' if plan.gradient_checkpointing else 'off'}")
-    console.print("It fits." if plan.fits else f"It does not fit: {change}", markup=False)
+    console.print("It fits." if plan.fits else f"It does not fit: {found.change}", markup=False)
     if duration is None:
         console.print("Hours and cost: not known without the number of rows; give --rows N")
     else:

@@ -4,24 +4,29 @@
     memory         sizes, method, micro-batch -> bytes by term
     fit            which micro-batch and checkpointing to take; what to change where nothing fits
     speed          tokens -> hours -> money
+    job            all of it for one job
 """
 
 from finetune_api.estimate.architecture import Architecture, UnknownArchitecture, read_architecture
 from finetune_api.estimate.fit import Plan, advice, choose
+from finetune_api.estimate.job import Estimate, On, estimate_job
 from finetune_api.estimate.memory import Machine, Memory, Portion, estimate_memory, machine_for
 from finetune_api.estimate.speed import Duration, estimate_duration
 
 __all__ = [
     "Architecture",
     "Duration",
+    "Estimate",
     "Machine",
     "Memory",
+    "On",
     "Plan",
     "Portion",
     "UnknownArchitecture",
     "advice",
     "choose",
     "estimate_duration",
+    "estimate_job",
     "estimate_memory",
     "machine_for",
     "read_architecture",

@@ -60,7 +60,7 @@ def trained_by(method: MethodSpec, model: Architecture) -> Trained:
         return _in_place(method.partial, model)
     if method.type is MethodType.ADDITIVE:
         return _added(method.additive or AdditiveSpec(), model)
-    settings: LowRankSpec = method.lora or method.dora or (method.reft.lora if method.reft else None) or LowRankSpec()
+    _, settings = method.low_rank or ("", LowRankSpec())
     dora = method.type is MethodType.DORA or bool(method.reft and method.reft.policy is ReftPolicy.DORA)
     # A layer with a bias, and dropout, leave DoRA to PEFT's own way.
     kept = bool(method.dora and method.dora.kept_norms) and not settings.dropout and not any(

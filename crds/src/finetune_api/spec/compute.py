@@ -85,3 +85,11 @@ class ComputeSpec(ApiModel):
 
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] | None = None
     """Tolerations beside the catalogue's, if the operator's settings allow them."""
+
+    def processes(self, accelerator: str) -> int:
+        """How many processes train together: one for each GPU, or for each node where the accelerator is `cpu`.
+
+        Args:
+            accelerator: what they train on, which with `finetune run` is the machine's and not this block's.
+        """
+        return self.nodes * (1 if accelerator == "cpu" else self.gpus_per_node)

@@ -180,3 +180,12 @@ class MethodSpec(ApiModel):
 
     reft: ReftSpec | None = None
     """Settings of type ReFT."""
+
+    @property
+    def low_rank(self) -> tuple[str, LowRankSpec] | None:
+        """The settings of the adapter of low rank that is trained, and their field below `method`; None without one."""
+        for field, settings in (("lora", self.lora), ("dora", self.dora),
+                                ("reft.lora", self.reft.lora if self.reft else None)):
+            if settings is not None:
+                return field, settings
+        return None

@@ -16,7 +16,7 @@ from finetune_api.uris import Uri
 from finetune_trainer.data.formats import format_of, read_rows
 from finetune_trainer.data.rows import Columns, SourceRow, places
 from finetune_trainer.digests import file_digest
-from finetune_trainer.errors import BadConfig, BadData, MissingInput
+from finetune_trainer.errors import BadConfig, BadData, MissingInput, first_line
 from finetune_trainer.storage import file_at
 
 _TIMEOUT_SECONDS = 30.0
@@ -134,17 +134,13 @@ def _from_hub(spec: DatasetSpec, split: str) -> Sequence[Columns]:
         loaded = datasets.load_dataset(repository, config or None, split=split, revision=spec.revision,
                                        token=os.environ.get("HF_TOKEN"))
     except ValueError as error:
-        raise BadConfig(f"spec.dataset: {spec.source}: {_first_line(error)}") from error
+        raise BadConfig(f"spec.dataset: {spec.source}: {first_line(error)}") from error
     except RuntimeError as error:
         if "script" not in str(error):
             raise
         raise BadConfig(f"spec.dataset.source: {spec.source} is published as a script, which is not run; write "
                         "revision: refs/convert/parquet") from error
     except (OSError, ConnectionError) as error:
-        raise MissingInput(f"spec.dataset.source: {spec.source} can't be loaded from the hub: {_first_line(error)}"
+        raise MissingInput(f"spec.dataset.source: {spec.source} can't be loaded from the hub: {first_line(error)}"
                            ) from error
     return list(loaded)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import LowRankSpec, Quantization
 from finetune_api.spec.training import Toggle
 
-from finetune_trainer.errors import BadConfig, OutOfMemory
+from finetune_trainer.errors import BadConfig, OutOfMemory, first_line
 
 if TYPE_CHECKING:
     from finetune_trainer.model.device import Device
@@ -35,11 +35,6 @@ def prepare() -> None:
     except ImportError as error:
         raise BadConfig("spec.engine: Unsloth isn't installed here; use the image of trainer/Dockerfile.unsloth (the "
                         "operator's unslothImage), or write engine: native") from error
-
-
-def fitting(spec: FineTuneJobSpec) -> FineTuneJobSpec:
-    """The job with a row in each line: whether Unsloth's attention keeps packed rows apart has not been seen."""
-    return spec.model_copy(update={"training": spec.training.model_copy(update={"packing": False})})
 
 
 def load_model(files: ModelFiles, spec: FineTuneJobSpec, device: Device) -> Any:
@@ -70,8 +65,8 @@ def load_model(files: ModelFiles, spec: FineTuneJobSpec, device: Device) -> Any:
         raise OutOfMemory("the base model doesn't fit on the accelerator: write spec.method.quantization: nf4, or "
                           "choose an accelerator with more memory") from error
     except (ValueError, OSError, KeyError, NotImplementedError, RuntimeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadConfig(f"spec.model.source: Unsloth can't load the model: {line}; engine: native may") from error
+        raise BadConfig(f"spec.model.source: Unsloth can't load the model: {first_line(error)}; engine: native may"
+                        ) from error
     model.requires_grad_(False)
     model.config.use_cache = False
     return model

@@ -20,6 +20,7 @@ from finetune_trainer.evaluation.generate import Generated, generate
 from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.evaluation.scores import Scores, perplexity, score
 from finetune_trainer.model.device import Device
+from finetune_trainer.reft.answers import Verdict
 from finetune_trainer.reft.rewards import Judge
 
 _SHOWN = 8
@@ -104,23 +105,26 @@ class Evaluator:
                 scores |= {str(metric): both[metric] for metric in both if metric in wanted}
             free: Generated | None = None
             texts: list[str] = []
+            verdicts: list[Verdict] | None = None
             seconds = 0.0
             if set(wanted) - {Metric.LOSS, Metric.PERPLEXITY}:
                 before = self.clock.seconds()
                 free, texts = self._answer(model, None)
                 seconds = self.clock.seconds() - before
-                scores |= self._score(texts)
+                verdicts = self._judged(texts)
+                scores |= self._score(texts, verdicts)
             constrained = None
             schema = self.spec.dataset.answer_format.json_schema
             if self.spec.evaluation.constrained and schema is not None:
                 guide = SchemaGuide(self.tokenizer, schema, self.chat.end_of_turn)
-                constrained = self._score(self._answer(model, guide)[1])
+                guided = self._answer(model, guide)[1]
+                constrained = self._score(guided, self._judged(guided))
         finally:
             model.train(was_training)
         return Evaluation(
             scores=scores,
             constrained=constrained,
-            examples=self._shown(texts[:_SHOWN]),
+            examples=self._shown(texts, verdicts),
             rows=len(self.rows),
             seconds=round(self.clock.seconds() - started, 3),
             generated_tokens=free.tokens if free else 0,
@@ -148,21 +152,22 @@ class Evaluator:
         )
         return done, [self.chat.text(ids) for ids in done.answers]
 
-    def _score(self, texts: Sequence[str]) -> Scores:
+    def _judged(self, texts: Sequence[str]) -> list[Verdict] | None:
+        """What each answer is worth, where the method has a reward; judged once, for a program takes its time."""
+        return self.judge.judge(texts, [row.example for row in self.rows]) if self.judge else None
+
+    def _score(self, texts: Sequence[str], verdicts: Sequence[Verdict] | None) -> Scores:
         wanted = self.spec.evaluation.metrics or ()
         scores = score([row.example.answer for row in self.rows], texts, wanted,
                        schema_validator(self.spec.dataset.answer_format.json_schema))
-        if self.judge and Metric.ANSWER_ACCURACY in wanted:
-            verdicts = self.judge.judge(texts, [row.example for row in self.rows])
-            right = sum(verdict.right for verdict in verdicts) / len(verdicts)
-            scores[str(Metric.ANSWER_ACCURACY)] = round(right, 6)
+        if verdicts and Metric.ANSWER_ACCURACY in wanted:
+            scores[str(Metric.ANSWER_ACCURACY)] = round(sum(verdict.right for verdict in verdicts) / len(verdicts), 6)
         return scores
 
-    def _shown(self, texts: Sequence[str]) -> tuple[Shown, ...]:
-        examples = [row.example for row in self.rows[:len(texts)]]
-        right = [verdict.right for verdict in self.judge.judge(texts, examples)] if self.judge else [None] * len(texts)
-        return tuple(Shown(example.question, example.answer, text, verdict)
-                     for example, text, verdict in zip(examples, texts, right, strict=True))
+    def _shown(self, texts: Sequence[str], verdicts: Sequence[Verdict] | None) -> tuple[Shown, ...]:
+        right = [verdict.right for verdict in verdicts] if verdicts else [None] * len(texts)
+        return tuple(Shown(row.example.question, row.example.answer, text, verdict)
+                     for row, text, verdict in zip(self.rows[:_SHOWN], texts, right, strict=False))
 
     def _batch_size(self, new_tokens: int) -> int:
         """Rows at once: as many as a fixed number of tokens of KV cache allows."""

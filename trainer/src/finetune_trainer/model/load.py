@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from finetune_trainer.errors import BadConfig, OutOfMemory
+from finetune_trainer.errors import BadConfig, OutOfMemory, first_line
 from finetune_trainer.model.device import Device
 from finetune_trainer.model.files import ModelFiles
 
@@ -31,7 +31,7 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
-        raise BadConfig(f"spec.model.source: the tokenizer can't be loaded: {_first_line(error)}") from error
+        raise BadConfig(f"spec.model.source: the tokenizer can't be loaded: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -59,7 +59,7 @@ def load_model(files: ModelFiles, quantization: Quantization, device: Device) ->
         raise OutOfMemory(f"the base model doesn't fit on the accelerator ({quantization} weights): write "
                           "spec.method.quantization: nf4, or choose an accelerator with more memory") from error
     except (ValueError, OSError, KeyError, ImportError) as error:
-        raise BadConfig(f"spec.model.source: the model can't be loaded: {_first_line(error)}") from error
+        raise BadConfig(f"spec.model.source: the model can't be loaded: {first_line(error)}") from error
     model.requires_grad_(False)
     model.config.use_cache = False
     _keep_training_layout(model)
@@ -132,7 +132,3 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
     config = model.config.get_text_config()
     return {"architecture": type(model).__name__, "layers": config.num_hidden_layers, "hidden": config.hidden_size,
             "parameters": model.num_parameters(), "config": json.loads(config.to_json_string(use_diff=True))}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -35,7 +35,8 @@ def _percent(share: float) -> str:
 
 
 def _method_settings(method: MethodSpec) -> list[tuple[str, str]]:
-    if adapter := method.dora or method.lora or (method.reft.lora if method.reft else None):
+    if method.low_rank:
+        _, adapter = method.low_rank
         lines = [("rank, alpha, dropout", f"{adapter.rank}, {adapter.alpha:g}, {adapter.dropout:g}"),
                  ("adapted layers", ", ".join(adapter.target_modules) if adapter.target_modules else
                   "every linear layer but the head")]

@@ -1,0 +1,62 @@
+"""What a run reads before any weights, and preflight too: conversation format and rows, checked the same in both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune_api.spec.job import FineTuneJobSpec
+from transformers import PreTrainedTokenizerBase
+
+from finetune_trainer.data.chat import ChatFormat
+from finetune_trainer.data.prepare import prepare
+from finetune_trainer.data.rows import PreparedData
+from finetune_trainer.errors import BadConfig
+from finetune_trainer.evaluation.constrained import SchemaGuide
+from finetune_trainer.model.files import ModelFiles
+from finetune_trainer.model.load import load_tokenizer
+from finetune_trainer.reft.rewards import Judge
+
+_SHOWN_FINDINGS = 5
+
+
+def check_shares(spec: FineTuneJobSpec, processes: int) -> None:
+    """Refuse a batch that so many processes can't share.
+
+    Raises:
+        BadConfig: its rows are no multiple of the processes.
+    """
+    if spec.training.batch_size % processes:
+        raise BadConfig(f"spec.training.batchSize: {spec.training.batch_size} rows can't be shared equally among "
+                        f"{processes} processes; write a multiple of that")
+
+
+def open_chat(spec: FineTuneJobSpec, files: ModelFiles) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
+    """The model's tokenizer, and how it writes a conversation.
+
+    Raises:
+        BadConfig: there is no tokenizer that ends its answers, or the answers' schema can't be forced while decoding.
+    """
+    tokenizer = load_tokenizer(files)
+    chat = ChatFormat(tokenizer, spec.dataset.system)
+    schema = spec.dataset.answer_format.json_schema
+    if spec.evaluation.constrained and schema is not None:
+        SchemaGuide(tokenizer, schema, chat.end_of_turn)
+    return tokenizer, chat
+
+
+def read_rows(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path, tell: Callable[[str], None]
+              ) -> tuple[PreparedData, Judge | None]:
+    """The prepared rows, and what judges answers to them, where the method has a reward; errors as in `prepare`.
+
+    Args:
+        spec: the job's spec with its defaults resolved.
+        chat: how the model writes a conversation.
+        scratch: where files from elsewhere are put.
+        tell: told the first warnings.
+    """
+    judge = Judge(spec.method.reft.reward) if spec.method.reft else None
+    data = prepare(spec, chat, scratch, judge)
+    for finding in data.findings[:_SHOWN_FINDINGS]:
+        tell(f"warning: {finding}")
+    return data, judge
