@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.chart.release import Release, helm
-from tests.cluster import kwok
-from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fixtures import needing_this_machine
 from tests.operator.api import Api
-from tests.operator.conftest import CAPACITY, HOUR
+from tests.operator.conftest import lasting_pods
 
 
 @pytest.fixture(scope="session")
@@ -17,13 +15,8 @@ def control_plane():
     """One that also checks owner references, as some clusters do; its one node starts pods and ends none."""
     with needing_this_machine():
         helm("version")
-        plane = ControlPlane(admission_plugins=["OwnerReferencesPermissionEnforcement"])
-        try:
-            plane.start()
-            kwok.play(plane, capacity=CAPACITY, pod_seconds=HOUR)
-            yield plane
-        finally:
-            plane.stop()
+    with lasting_pods(["OwnerReferencesPermissionEnforcement"]) as plane:
+        yield plane
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,19 +20,26 @@ HOUR = 3600.0
 CAPACITY = {"cpu": "10000", "memory": "100Ti", "pods": "1000", "nvidia.com/gpu": "1000"}
 
 
-@pytest.fixture(scope="session")
-def control_plane():
-    """One of their own: other tests want pods to stay pending."""
+@contextmanager
+def lasting_pods(admission_plugins: Sequence[str] = ()) -> Iterator[ControlPlane]:
+    """A control plane whose one node starts pods and ends none, for as long as the context lasts."""
     with needing_this_machine():
-        plane = ControlPlane()
+        plane = ControlPlane(admission_plugins=admission_plugins)
         try:
             plane.start()
-            plane.kubectl("apply", "--server-side", "-f", CRD)
-            plane.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
             kwok.play(plane, capacity=CAPACITY, pod_seconds=HOUR)
             yield plane
         finally:
             plane.stop()
+
+
+@pytest.fixture(scope="session")
+def control_plane():
+    """One of their own: other tests want pods to stay pending."""
+    with lasting_pods() as plane:
+        plane.kubectl("apply", "--server-side", "-f", CRD)
+        plane.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
+        yield plane
 
 
 @pytest.fixture(scope="session")

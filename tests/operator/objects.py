@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_api.messages import Outcome, ProgressMessage, Result
 from finetune_api.rules import SMALLEST_SPEC, merge_patch
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import Attempt, FineTuneJobStatus, PublishedAdapter
 from finetune_operator import names
 from finetune_operator.actions import Apply, Create, Delete, Plan
 from finetune_operator.cache import Cache, Polled
@@ -22,6 +22,7 @@ NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 KEY = ("team", "tune")
 UID = "11111111-1111-1111-1111-111111111111"
 SETTINGS = Settings(trainer_image="registry/trainer:1")
+ADAPTER = PublishedAdapter(uri="s3://bucket/prefix/a", sha256="0" * 64, size_bytes=1, base_model="owner/name")
 
 
 def stamp(seconds: float) -> str:
@@ -169,3 +170,10 @@ def run_json(decided: Plan) -> dict[str, Any]:
     """The run configuration that a decision makes."""
     content: dict[str, Any] = json.loads(created(decided, "ConfigMap")["data"]["run.json"])
     return content
+
+
+def attempt(number: int = 1, reason: str = "Running", start: float = 0.0, end: float | None = None, **known: Any
+            ) -> Attempt:
+    """The status' record of an attempt; times in seconds after NOW."""
+    return Attempt.model_validate({"number": number, "reason": reason, "startTime": stamp(start),
+                                   "endTime": stamp(end) if end is not None else None, **known}, strict=False)

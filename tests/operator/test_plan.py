@@ -1,4 +1,4 @@
-"""The decision, as a table of observations: no cluster, no clock."""
+"""The decision up to the end of an attempt, as a table of observations: no cluster, no clock."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import json
 from decimal import Decimal
 
 import pytest
-from finetune_api.messages import Limits, Outcome, ProgressMessage, Stage
-from finetune_api.status import Attempt, Phase, Progress, PublishedAdapter, Retries
-from finetune_operator import names
-from finetune_operator.manifests import limits_map
+from finetune_api.messages import Outcome, ProgressMessage, Stage
+from finetune_api.status import Phase, Progress
 from finetune_operator.settings import AllowedScheduling, Settings
-from finetune_operator.views import view_job
 
 from tests.operator.objects import (
     NOW,
     SETTINGS,
     acts,
+    attempt,
     conditions,
     created,
     decide,
@@ -25,18 +23,9 @@ from tests.operator.objects import (
     raw_pod,
     result,
     run_json,
-    stamp,
     started,
     telling,
 )
-
-ADAPTER = PublishedAdapter(uri="s3://bucket/prefix/a", sha256="0" * 64, size_bytes=1, base_model="owner/name")
-
-
-def attempt(number=1, reason="Running", start=0.0, end=None, **known):
-    return Attempt.model_validate({"number": number, "reason": reason, "startTime": stamp(start),
-                                   "endTime": stamp(end) if end is not None else None, **known}, strict=False)
-
 
 # Before the start
 
@@ -304,267 +293,3 @@ def test_new_settings_touch_no_running_attempt_and_no_later_one():
     following = decide(raw_job(after), *ended, settings=new, at=71)
     assert created(following, "Job")["spec"]["template"]["spec"]["containers"][0]["image"] == "registry/trainer:1"
     assert run_json(following)["accelerator"]["hourlyRate"] == "1.00"
-
-
-# How it ends
-
-def test_success_is_told_with_everything_that_is_known():
-    told = result(Outcome.SUCCEEDED, "trained 10 steps", step=10, total_steps=10, adapter=ADAPTER)
-    decided = decide(raw_job(started()), raw_attempt(ended="Complete"), raw_pod(exit_code=0, said=told, at=1800),
-                     at=1801)
-    assert telling(decided) == ("Succeeded", "Succeeded", "trained 10 steps")
-    assert conditions(decided) == {"Validated": "True", "Progressing": "False", "Reconciling": "False",
-                                   "Succeeded": "True", "Failed": "False"}
-    assert decided.status.adapter == ADAPTER
-    assert decided.status.cost.spent == Decimal("0.5000")
-    assert decided.status.completion_time is not None
-
-
-def test_a_missed_gate_fails_and_keeps_the_adapter():
-    told = result(Outcome.QUALITY_GATE, "a gain of 0.1", adapter=ADAPTER)
-    decided = decide(raw_job(started()), raw_attempt(ended="Complete"), raw_pod(exit_code=0, said=told))
-    assert telling(decided)[:2] == ("Failed", "QualityGate")
-    assert decided.status.adapter == ADAPTER
-    assert conditions(decided)["Stalled"] == "True"
-
-
-FINAL = [
-    (64, Outcome.BAD_CONFIG), (65, Outcome.BAD_DATA), (66, Outcome.MISSING_INPUT), (70, Outcome.DIVERGED),
-    (73, Outcome.OUTPUT_NOT_WRITABLE),
-]
-
-
-@pytest.mark.parametrize(("code", "outcome"), FINAL)
-def test_what_cannot_get_better_fails_at_once_in_the_trainers_words(code, outcome):
-    decided = decide(raw_job(started()), raw_attempt(ended="Failed"),
-                     raw_pod(exit_code=code, said=result(outcome, "why")))
-    assert telling(decided) == ("Failed", str(outcome), "why")
-
-
-@pytest.mark.parametrize(("code", "_"), FINAL)
-def test_without_the_trainers_words_the_code_is_explained(code, _):
-    decided = decide(raw_job(started()), raw_attempt(ended="Failed"), raw_pod(exit_code=code, said="gibberish"))
-    assert decided.status.phase == "Failed"
-    assert len(telling(decided)[2]) > 20
-
-
-def test_out_of_host_memory_names_the_field():
-    decided = decide(raw_job(started()), raw_attempt(ended="Failed"), raw_pod(exit_code=137, oom=True))
-    assert telling(decided)[:2] == ("Failed", "HostOutOfMemory")
-    assert "compute.memory" in telling(decided)[2]
-
-
-def _through(status, *raws, at=70.0, **sections):
-    """The pass that sees the end, then the one after it."""
-    ended = decide(raw_job(status, **sections), *raws, at=at)
-    return ended, decide(raw_job(ended.status, **sections), *raws, at=at)
-
-
-def test_out_of_accelerator_memory_is_retried_once_with_the_smallest_plan():
-    oom = [raw_attempt(ended="Failed"), raw_pod(exit_code=71, said=result(Outcome.OUT_OF_MEMORY, "too little"))]
-    ended, following = _through(started(), *oom)
-    assert telling(ended)[:2] == ("Starting", "Retrying")
-    content = run_json(following)
-    assert (content["spec"]["training"]["microBatchSize"], content["spec"]["training"]["gradientCheckpointing"]) == (
-        1, "enabled")
-    assert content["specHash"] == started().spec_hash, "the result is the same, so its checkpoints are good"
-    second = [raw_attempt(2, ended="Failed"),
-              raw_pod(2, exit_code=71, said=result(Outcome.OUT_OF_MEMORY, "too little"))]
-    final = decide(raw_job(following.status), *oom, *second, at=200)
-    assert telling(final)[:2] == ("Failed", "OutOfMemory")
-    assert "quantize" in telling(final)[2]
-
-
-def test_a_stop_is_retried_free_and_at_once():
-    stopped = [raw_attempt(ended="Failed"),
-               raw_pod(exit_code=75, said=result(Outcome.STOPPED, step=7, checkpoint_step=7),
-                       disruption="node drain")]
-    ended, following = _through(started(), *stopped)
-    assert "node drain" in telling(ended)[2]
-    assert "create Job tune-2" in acts(following)
-    assert following.status.retries == Retries()
-    assert following.status.attempts == (attempt(reason="Stopped", end=60, resumedFromStep=0, lastStep=7),)
-
-
-def test_lost_steps_are_told():
-    records = (attempt(1, "Stopped", end=60, lastStep=7, resumedFromStep=0),)
-    message = ProgressMessage(stage=Stage.TRAINING, progress=Progress(step=6, total_steps=10, percent=60),
-                              resumed_from_step=5)
-    decided = decide(raw_job(started(attempts=records)), raw_attempt(2), raw_pod(2, scheduled=70, running=True),
-                     progress=message, polled=80, attempt=2, at=80)
-    assert decided.status.attempts[1].lost_steps == 2
-    assert decided.status.attempts[1].resumed_from_step == 5
-
-
-def test_ten_free_retries_in_a_row_without_a_newer_checkpoint_are_enough():
-    stop = [raw_attempt(ended="Failed"), raw_pod(exit_code=75, said=result(Outcome.STOPPED))]
-    tenth = decide(raw_job(started(retries=Retries(without_progress=9))), *stop, at=70)
-    assert telling(tenth)[1] == "Retrying"
-    eleventh = decide(raw_job(started(retries=Retries(without_progress=10))), *stop, at=70)
-    assert telling(eleventh)[:2] == ("Failed", "NoProgress")
-    newer = [stop[0], raw_pod(exit_code=75, said=result(Outcome.STOPPED, checkpoint_step=4))]
-    assert decide(raw_job(started(retries=Retries(without_progress=10))), *newer, at=70).status.retries == Retries()
-
-
-@pytest.mark.parametrize("pods", [
-    [raw_pod(exit_code=1)], [raw_pod(exit_code=137)], [raw_pod(exit_code=139)], [], [raw_pod(running=True)],
-], ids=["internal", "killed", "crash", "pod gone", "node lost"])
-def test_unknown_endings_are_retried_with_a_growing_delay_up_to_the_limit(pods):
-    raws = [raw_attempt(ended="Failed"), *pods]
-    ended, following = _through(started(), *raws, at=61)
-    assert telling(ended)[1] == "Retrying"
-    assert ended.status.retries.counted == 1
-    assert following.actions == (), "the first retry waits ten seconds"
-    end = ended.status.attempts[-1].end_time
-    wait = (end - NOW).total_seconds() + 10
-    later = decide(raw_job(ended.status), *raws, at=wait)
-    assert "create Job tune-2" in acts(later)
-    last = decide(raw_job(started(retries=Retries(counted=3))), *raws, at=70)
-    assert last.status.phase == "Failed"
-    assert "retried 3 times, which is runPolicy.backoffLimit" in telling(last)[2]
-
-
-def test_a_lost_result_is_fetched_by_another_attempt():
-    ended, _ = _through(started(), raw_attempt(ended="Complete"), raw_pod(exit_code=0, said=""))
-    assert "adopts what is published" in telling(ended)[2]
-
-
-def test_the_backstop_names_the_field():
-    decided = decide(raw_job(started(), budget={"maxDuration": "1h"}),
-                     raw_attempt(ended="Failed", reason="DeadlineExceeded"))
-    assert telling(decided)[:2] == ("Failed", "DeadlineExceeded")
-    job = created(decide(raw_job(started(), budget={"maxDuration": "1h"})), "Job")
-    assert job["spec"]["activeDeadlineSeconds"] == 3 * 3600
-
-
-@pytest.mark.parametrize(("waiting", "reason", "words"), [
-    (("ImagePullBackOff", 'Back-off pulling image "x"'), "ImagePullFailed", 'Back-off pulling image "x"'),
-    (("CreateContainerConfigError", 'secret "s3" not found'), "ContainerConfigError", "create the Secret"),
-    (("ContainerCreating", ""), "StartTimeout", "kubectl describe pod"),
-])
-def test_a_pod_that_never_starts_fails_the_job_after_a_while_in_the_kubelets_words(waiting, reason, words):
-    raws = [raw_attempt(), raw_pod(waiting=waiting)]
-    first = decide(raw_job(started()), *raws, at=6)
-    assert first.status.phase == "Starting"
-    soon = decide(raw_job(first.status), *raws, at=599)
-    assert soon.requeue_after.total_seconds() == 1
-    late = decide(raw_job(started()), *raws, at=600)
-    assert telling(late)[:2] == ("Failed", reason)
-    assert words in telling(late)[2]
-    assert late.status.attempts == (attempt(reason=reason, end=600),)
-    assert late.status.cost.spent == Decimal("0.1667"), "the node was held for ten minutes"
-    assert acts(late) == [], "first the status, then the deletion: a pass that is killed between must not retry"
-    assert acts(decide(raw_job(late.status), *raws, at=601)) == ["delete Job tune-1"]
-
-
-def test_when_one_node_fails_its_ending_explains_the_others():
-    raws = [raw_attempt(ended="Failed"), raw_pod(index=0, exit_code=75, said=result(Outcome.STOPPED)),
-            raw_pod(index=1, exit_code=65, said=result(Outcome.BAD_DATA, "row 7"))]
-    assert telling(decide(raw_job(started(), compute={"nodes": 2}), *raws)) == ("Failed", "BadData", "row 7")
-
-
-def test_a_job_somebody_deleted_is_a_counted_retry():
-    decided = decide(raw_job(started(attempts=(attempt(),))), at=50)
-    assert telling(decided)[1] == "Retrying"
-    assert decided.status.attempts[0].reason == "JobDeleted"
-
-
-# Suspend and resume
-
-def test_suspend_deletes_the_attempt_and_resume_makes_the_next():
-    suspend = {"runPolicy": {"suspend": True}}
-    running = [raw_attempt(), raw_pod(running=True)]
-    asked = decide(raw_job(started(), **suspend), *running, at=30)
-    assert acts(asked) == ["delete Job tune-1"]
-    assert telling(asked)[1] == "Stopping"
-    leaving = [raw_attempt(deleting=True), raw_pod(running=True)]
-    assert acts(decide(raw_job(asked.status, **suspend), *leaving, at=31)) == []
-    gone = [raw_attempt(deleting=True), raw_pod(exit_code=75, said=result(Outcome.STOPPED, step=3), at=40)]
-    suspended = decide(raw_job(asked.status, **suspend), *gone, at=41)
-    assert suspended.status.phase == "Suspended"
-    assert suspended.status.attempts[0].reason == "Stopped"
-    assert suspended.status.retries == Retries()
-    assert decide(raw_job(suspended.status, **suspend), at=100).status == suspended.status
-    assert "create Job tune-2" in acts(decide(raw_job(suspended.status), at=200))
-
-
-def test_a_suspend_whose_last_words_were_missed_counts_for_nothing():
-    decided = decide(raw_job(started(attempts=(attempt(),)), runPolicy={"suspend": True}), at=50)
-    assert decided.status.phase == "Suspended"
-    assert decided.status.retries == Retries()
-
-
-def test_a_suspend_that_comes_too_late_changes_nothing():
-    told = result(Outcome.SUCCEEDED, "done", adapter=ADAPTER)
-    decided = decide(raw_job(started(), runPolicy={"suspend": True}), raw_attempt(ended="Complete"),
-                     raw_pod(exit_code=0, said=told))
-    assert decided.status.phase == "Succeeded"
-
-
-# Budget
-
-def test_a_budget_that_is_spent_buys_no_further_attempt():
-    records = (attempt(1, "Killed", end=3600),)
-    decided = decide(raw_job(started(attempts=records), budget={"maxCost": "1.00"}), at=4000)
-    assert telling(decided)[:2] == ("Failed", "BudgetSpent")
-    assert "1.0000 USD of budget.maxCost 1.00" in telling(decided)[2]
-
-
-def test_the_cost_counts_every_accelerator_and_the_jobs_own_rate():
-    compute, budget = {"nodes": 2, "gpusPerNode": 4}, {"hourlyRate": "2.00"}
-    status = decide(raw_job(compute=compute, budget=budget)).status
-    decided = decide(raw_job(status, compute=compute, budget=budget), raw_attempt(), raw_pod(running=True),
-                     polled=3600, at=3600)
-    assert decided.status.cost.spent == Decimal(16)
-
-
-def test_of_many_attempts_ten_are_listed_and_all_are_paid_for():
-    status = started()
-    for number in range(1, 14):
-        raws = [raw_attempt(number, ended="Failed", at=number * 100 + 36),
-                raw_pod(number, scheduled=number * 100, exit_code=75, at=number * 100 + 36,
-                        said=result(Outcome.STOPPED, checkpoint_step=number))]
-        status = decide(raw_job(status), *raws, at=number * 100 + 40).status
-    assert [one.number for one in status.attempts] == list(range(4, 14))
-    assert status.cost.spent == Decimal("0.1300")
-    assert decide(raw_job(status), at=5001).status.cost.spent == Decimal("0.1300")
-
-
-# Afterwards
-
-def test_a_finished_job_is_never_run_again():
-    done = started(completion_time=NOW, phase=Phase.SUCCEEDED)
-    assert decide(raw_job(done), at=99999).actions == ()
-
-
-def test_children_go_after_the_ttl():
-    done = started(completion_time=NOW, phase=Phase.SUCCEEDED)
-    limits = limits_map(view_job(raw_job(done)), 1, Limits())
-    limits["metadata"] |= {"uid": "limits", "resourceVersion": "1"}
-    raws = [raw_attempt(ended="Complete"), raw_pod(exit_code=0), limits]
-    early = decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), *raws, at=40)
-    assert (acts(early), early.requeue_after.total_seconds()) == ([], 60)
-    late = decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), *raws, at=100)
-    assert acts(late) == ["delete Job tune-1", "delete ConfigMap tune-1-11111111-limits",
-                          "delete ConfigMap tune-1-11111111"]
-
-
-def test_nothing_is_done_about_a_job_that_is_being_deleted():
-    decided = decide(raw_job(started(), deleting=True), raw_attempt(ended="Failed"))
-    assert (decided.actions, decided.events, decided.status) == ((), (), started())
-
-
-def test_an_event_is_told_once_for_each_reason():
-    raws = [raw_attempt(), raw_pod(unschedulable="0/1 nodes")]
-    first = decide(raw_job(started()), *raws)
-    assert [note.reason for note in first.events] == ["Unschedulable"]
-    second = decide(raw_job(first.status), raws[0], raw_pod(unschedulable="0/2 nodes"))
-    assert second.events == ()
-    assert "0/2 nodes" in telling(second)[2]
-
-
-def test_every_child_carries_the_labels_that_are_watched():
-    for action in decide(raw_job(started(), compute={"nodes": 2})).actions:
-        labels = action.manifest["metadata"]["labels"]
-        assert labels[names.MANAGED_BY] == names.MANAGER
-        assert labels[names.UID_LABEL]

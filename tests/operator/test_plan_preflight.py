@@ -6,10 +6,11 @@ from decimal import Decimal
 
 import pytest
 from finetune_api.messages import JobEstimate, Outcome, PreflightResult, PreflightVerdict, Result
-from finetune_api.status import Phase, PreflightStatus, PublishedAdapter
+from finetune_api.status import Phase, PreflightStatus
 from finetune_operator.settings import Settings
 
 from tests.operator.objects import (
+    ADAPTER,
     NOW,
     SETTINGS,
     acts,
@@ -32,7 +33,6 @@ PASSED = PreflightResult(verdict=PreflightVerdict.PASSED, reason=Outcome.SUCCEED
                          estimate=ESTIMATE, model_revision=COMMIT, data_hash="d" * 64)
 TOO_LARGE = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=Outcome.OUT_OF_MEMORY, field="spec",
                             message="spec: needs about 30 GiB: write spec.method.quantization: nf4")
-ADAPTER = PublishedAdapter(uri="s3://bucket/prefix/a", sha256="0" * 64, size_bytes=1, base_model="owner/name")
 THERE = PreflightResult(
     verdict=PreflightVerdict.ALREADY_PUBLISHED, reason=Outcome.ALREADY_PUBLISHED, message="published already: there",
     published=Result(outcome=Outcome.ALREADY_PUBLISHED, message="done", adapter=ADAPTER))

@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +109,20 @@ class Running:
             raise AssertionError(f"no end after {seconds} s: {self._log.read_text()}")
         return Run(self.process.exitcode, self._log.read_text())
 
+    def until(self, port: int, condition: Callable[[dict], bool], seconds: float = 120) -> dict:
+        """The first `/progress` at a port that a condition holds of, while this process lives."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.is_alive():
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=5) as answer:
+                    message = json.load(answer)
+            except OSError:
+                message = None
+            if message and condition(message):
+                return message
+            self.process.join(0.02)
+        raise AssertionError(f"it did not come to that: {self.wait(1)}")
+
 
 class RunningPod(Running):
     """A pod of a job: the trainer's entry with an environment of its own."""
@@ -118,6 +134,15 @@ class RunningPod(Running):
 def run(folder: Path, fault: str = "", **sections: dict) -> Run:
     """Run the tiny job to its end, with sections changed, and with a fault if one is wanted."""
     return Running(tiny_job(folder, **sections), folder / "log.txt", fault=fault).wait()
+
+
+def assert_the_next_run_is_the_same_to_the_bit(stopped: Path, straight: Path, **sections: dict) -> None:
+    """A run that was stopped goes on to what one comes to that never was."""
+    resumed = run(stopped, **sections)
+    assert resumed.code == 0, resumed.output
+    assert "resuming from step" in resumed.output
+    assert run(workshop(straight), **sections).code == 0
+    assert manifest(stopped)["result"]["adapter"]["sha256"] == manifest(straight)["result"]["adapter"]["sha256"]
 
 
 def _child(job: dict, environment: dict[str, str], log: Path, port: int | None) -> None:

@@ -137,7 +137,7 @@ def test_sigterm_to_one_process_checkpoints_and_ends_both_with_75(tmp_path):
     ports = free_ports(2)
     pods = Pods(stopped, ports=ports)
     # The second process serves its progress too: the operator may ask any pod.
-    _until_step(ports[1], 3, pods)
+    pods.running[0].until(ports[1], lambda message: message.get("progress", {}).get("step", 0) >= 3)
     pods.running[1].process.terminate()
     for run in pods.wait():
         assert run.code == 75, run.output
@@ -145,19 +145,6 @@ def test_sigterm_to_one_process_checkpoints_and_ends_both_with_75(tmp_path):
     _configure(stopped, attempt=2, **sections)
     assert "resuming from step" in _run(stopped)[0].output
     assert _digest(stopped) == _digest(straight)
-
-
-def _until_step(port, step, pods):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and pods.running[0].process.is_alive():
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=5) as answer:
-                if json.load(answer).get("progress", {}).get("step", 0) >= step:
-                    return
-        except OSError:
-            pass
-        pods.running[0].process.join(0.1)
-    raise AssertionError(f"it did not come to that: {pods.wait()}")
 
 
 def test_sigterm_is_heard_while_the_first_process_is_awaited(tmp_path):

@@ -10,7 +10,14 @@ from finetune_api.rules import merge_patch
 
 from tests.models import tiny_job
 from tests.s3 import free_ports
-from tests.trainer.runs import Running, manifest, published, run, workshop
+from tests.trainer.runs import (
+    Running,
+    assert_the_next_run_is_the_same_to_the_bit,
+    manifest,
+    published,
+    run,
+    workshop,
+)
 
 ROOT = Path(__file__).parents[2]
 PPO = {"steps": 3, "rollouts": 8, "miniBatchSize": 4, "maxNewTokens": 6, "learningRate": 0.01, "rampSteps": 1,
@@ -80,26 +87,19 @@ def test_a_run_that_is_killed_in_either_stage_ends_in_the_same_adapter(tmp_path,
 
 
 def test_sigterm_in_ppo_checkpoints_ends_with_75_and_the_next_run_is_the_same_to_the_bit(tmp_path):
-    from tests.trainer.test_run import _until
-
     sections = {"method": merge_patch(REFT, {"reft": {"ppo": {"steps": 60, "checkpointEvery": 100}}}), "dataset": DATA,
                 "training": TRAINING}
     stopped = workshop(tmp_path / "stopped")
     (port,) = free_ports(1)
     running = Running(tiny_job(stopped, **sections), stopped / "log.txt", port)
-    message = _until(running, port, lambda message: "rollouts" in message.get("progress", {}))
+    message = running.until(port, lambda message: "rollouts" in message.get("progress", {}))
     assert message["stage"] == "PPO"
     assert {"reward", "accuracy", "kl"} <= set(message["progress"]["rollouts"])
     running.process.terminate()
     ended = running.wait(60)
     assert ended.code == 75, ended.output
     assert "the checkpoint of that step is in the output" in ended.output
-    resumed = run(stopped, **sections)
-    assert resumed.code == 0, resumed.output
-    assert "resuming from step" in resumed.output
-    straight = workshop(tmp_path / "straight")
-    assert run(straight, **sections).code == 0
-    assert manifest(stopped)["result"]["adapter"]["sha256"] == manifest(straight)["result"]["adapter"]["sha256"]
+    assert_the_next_run_is_the_same_to_the_bit(stopped, tmp_path / "straight", **sections)
 
 
 def test_memory_trouble_in_ppo_halves_what_is_learnt_from_at_once(tmp_path):

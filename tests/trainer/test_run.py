@@ -14,7 +14,16 @@ import torch
 
 from tests.models import tiny_job
 from tests.s3 import free_ports
-from tests.trainer.runs import LORA, METHODS, Running, manifest, published, run, workshop
+from tests.trainer.runs import (
+    LORA,
+    METHODS,
+    Running,
+    assert_the_next_run_is_the_same_to_the_bit,
+    manifest,
+    published,
+    run,
+    workshop,
+)
 
 
 @pytest.fixture
@@ -115,29 +124,12 @@ def test_a_run_that_is_killed_anywhere_ends_in_the_same_adapter(tmp_path, name):
     assert manifest(from_the_middle)["result"]["resumedFromStep"] == 2
 
 
-def _progress(port):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=5) as answer:
-        return json.load(answer)
-
-
-def _until(running, port, condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and running.process.is_alive():
-        try:
-            message = _progress(port)
-        except OSError:
-            continue
-        if condition(message):
-            return message
-    raise AssertionError(f"it did not come to that: {running.wait(1)}")
-
-
 def test_sigterm_checkpoints_ends_with_75_and_the_next_run_is_the_same_to_the_bit(tmp_path):
     sections = {"training": {"maxSteps": 120, "checkpointEvery": 110}, "method": LORA}
     stopped = workshop(tmp_path / "stopped")
     (port,) = free_ports(1)
     running = Running(tiny_job(stopped, **sections), stopped / "log.txt", port)
-    _until(running, port, lambda message: message.get("progress", {}).get("step", 0) >= 5)
+    running.until(port, lambda message: message.get("progress", {}).get("step", 0) >= 5)
     metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
     assert 'finetune_trainer_step{job="tiny",namespace="default"}' in metrics
     asked = time.monotonic()
@@ -146,12 +138,7 @@ def test_sigterm_checkpoints_ends_with_75_and_the_next_run_is_the_same_to_the_bi
     assert ended.code == 75, ended.output
     assert time.monotonic() - asked < 20
     assert "the checkpoint of that step is in the output" in ended.output
-    resumed = run(stopped, **sections)
-    assert resumed.code == 0, resumed.output
-    assert "resuming from step" in resumed.output
-    straight = workshop(tmp_path / "straight")
-    assert run(straight, **sections).code == 0
-    assert manifest(stopped)["result"]["adapter"]["sha256"] == manifest(straight)["result"]["adapter"]["sha256"]
+    assert_the_next_run_is_the_same_to_the_bit(stopped, tmp_path / "straight", **sections)
 
 
 def test_memory_trouble_halves_the_micro_batch_and_changes_nothing_but_speed(tmp_path):
