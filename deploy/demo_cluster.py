@@ -23,6 +23,8 @@ import httpx
 import yaml
 from finetune_api.rules import merge_patch
 
+from charts.generate import CHART
+from tests.chart.release import helm
 from tests.cluster.binaries import Unavailable, command
 from tests.cluster.cluster import Cluster
 from tests.cluster.existing import ExistingCluster
@@ -88,12 +90,11 @@ def _s3(cluster: AnyCluster) -> Iterator[S3Server]:
 def _install(cluster: AnyCluster, s3: S3Server) -> None:
     _say("building the images that changed (the trainer's, the first time: 4 minutes)")
     operator, trainer = (cluster.image(part) for part in ("operator", "trainer"))
-    values = cluster.control_plane.folder / "values.yaml"
-    values.write_text(yaml.safe_dump(_values(operator, trainer, s3)))
     _say("helm install finetune charts/finetune-operator -n finetune-system --create-namespace")
-    subprocess.run([*command("helm"), "upgrade", "--install", "finetune", ROOT / "charts" / "finetune-operator",
-                    "--namespace", SYSTEM, "--create-namespace", "--values", values, "--wait", "--timeout", "5m"],
-                   check=True, env={**os.environ, "KUBECONFIG": str(cluster.control_plane.kubeconfig)})
+    plane = cluster.control_plane
+    sys.stdout.write(helm("upgrade", "--install", "finetune", CHART, "--namespace", SYSTEM, "--create-namespace",
+                          "--wait", "--timeout", "5m", values=_values(operator, trainer, s3), home=plane.folder,
+                          kubeconfig=plane.kubeconfig))
 
 
 def _values(operator: str, trainer: str, s3: S3Server) -> dict[str, Any]:
