@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from finetune_api.base import GROUP, VERSION
+from finetune_api.spec.job import KIND
 
 from charts.generate import CHART
 from tests.cluster.binaries import command
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.existing import ExistingCluster
+from tests.cluster.waiting import wait_for
 from tests.operator.operators import Operator
 
 CRD = "crd/finetunejobs.finetune.dev"
@@ -64,9 +67,21 @@ class Release:
         self.plane, self.namespace = plane, namespace
 
     def install(self, values: Mapping[str, Any] | None = None) -> None:
-        """`helm install`, and wait until jobs are known."""
+        """`helm install`, and wait until jobs are known, as owners too."""
         self._helm("install", "finetune", CHART, values=values or {})
         self.plane.kubectl("wait", "--for=condition=Established", CRD, "--timeout=30s")
+        wait_for(lambda: self._may_own(((values or {}).get("namespaces") or [self.namespace])[0]),
+                 "the account to be allowed children of a job", seconds=90)
+
+    def _may_own(self, namespace: str) -> bool:
+        """Whether the operator's account may make a child; a check of owner references learns a new kind late."""
+        owner = {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "name": "x", "uid": "x", "blockOwnerDeletion": True}
+        child = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "ownerReferences": [owner]}}
+        answer = self.plane.kubectl(
+            "create", "--dry-run=server", "-n", namespace, "-f", "-", "--as",
+            f"system:serviceaccount:{self.namespace}:finetune-operator", input=json.dumps(child), check=False)
+        assert answer.returncode == 0, answer.stderr
+        return True
 
     def upgrade(self, values: Mapping[str, Any]) -> None:
         """`helm upgrade`."""
