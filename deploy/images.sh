@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the images of operator and trainer, with docker or buildah, whichever is there.
 #
-#   deploy/images.sh [operator] [trainer]      both by default
+#   deploy/images.sh [operator] [trainer] [trainer-unsloth]      the first two by default
 #
 # Environment:
 #   REPOSITORY   where the images' names begin: REPOSITORY/finetune-trainer (default: localhost)
@@ -31,10 +31,12 @@ esac
 
 [ $# -gt 0 ] || set -- operator trainer
 for part in "$@"; do
+    file=$part/Dockerfile
+    [ "$part" != trainer-unsloth ] || file=trainer/Dockerfile.unsloth
     image=${REPOSITORY:-localhost}/finetune-$part:${TAG:-$version}
     echo "building $image with $builder"
     # docker finds the list of what to leave out by its name, buildah is told.
-    case $builder in *buildah) ignore=(--ignorefile "$part/Dockerfile.dockerignore") ;; *) ignore=() ;; esac
-    "${build[@]}" ${ignore[@]+"${ignore[@]}"} --file "$part/Dockerfile" --tag "$image" \
+    case $builder in *buildah) ignore=(--ignorefile "$file.dockerignore") ;; *) ignore=() ;; esac
+    "${build[@]}" ${ignore[@]+"${ignore[@]}"} --file "$file" --tag "$image" \
         --label "org.opencontainers.image.version=$version" --label "org.opencontainers.image.revision=$revision" .
 done

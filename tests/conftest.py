@@ -11,6 +11,10 @@ pytest_plugins = ["tests.cluster.fixtures"]
 # Nothing in a test may reach for the network; set before transformers or datasets are imported.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TQDM_DISABLE="1",
                   HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+# Workers share the cores: threads that wait for one whose core another worker has got take many times as long. Set
+# before torch is imported, too.
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(
+    os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))
 
 
 @pytest.fixture(scope="session")

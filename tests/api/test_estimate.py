@@ -10,6 +10,7 @@ from finetune_api.estimate import (
     Portion,
     UnknownArchitecture,
     advice,
+    checkpoint_bytes,
     choose,
     estimate_duration,
     estimate_memory,
@@ -158,3 +159,40 @@ def test_two_changes_are_named_where_one_is_not_enough():
 def test_where_nothing_helps_that_is_said():
     huge = read_architecture({**LLAMA_3, "num_hidden_layers": 500})
     assert advice(spec(), huge, GPU, L4, CATALOGUE).startswith("no change of micro-batch")
+
+
+def reft(quantization="none", **changes):
+    """A resolved spec of ReFT with rows of 512 tokens at most."""
+    parsed = FineTuneJobSpec.model_validate(merge_patch(SMALLEST_SPEC, {
+        "method": {"type": "ReFT", "quantization": quantization, "reft": changes}, "training": {
+            "maxLength": 512, "microBatchSize": 1}}),
+        strict=False)
+    return resolve_defaults(parsed)
+
+
+def test_reft_reckons_with_the_frozen_start_and_with_a_response_whose_activations_are_all_kept():
+    model = read_architecture(SMOLLM)
+    adapter, full = (choose(reft(policy=policy), model, GPU, L4).memory for policy in ("LoRA", "Full"))
+    assert adapter.weights - estimate_memory(model, spec().method, Portion(1, 1), True, GPU).weights == adapter.adapter
+    # Policy and reference in float32, and two moments of float32 for every weight.
+    assert full.weights >= 2 * 4 * model.parameters
+    assert full.optimizer == 2 * 4 * model.parameters
+    longer = choose(reft(ppo={"maxNewTokens": 4096}), model, GPU, L4).memory
+    assert longer.loss > adapter.loss
+
+
+def test_reft_of_seven_billion_fits_an_l4_by_qlora_and_all_its_weights_do_not():
+    model = read_architecture(MISTRAL)
+    assert choose(reft("nf4"), model, GPU, L4).fits
+    assert not choose(reft(policy="Full"), model, GPU, 80 * GIB).fits
+    assert advice(reft(policy="Full"), model, GPU, L4, CATALOGUE) == (
+        "write spec.method.reft.policy: LoRA")
+
+
+def test_a_checkpoint_holds_what_is_trained_the_optimizer_and_what_reft_compares_with():
+    model = read_architecture(SMOLLM)
+    count = model.parameters
+    assert checkpoint_bytes(model, spec("Full").method, machine_for("cpu", Precision.AUTO)) == 12 * count
+    assert checkpoint_bytes(model, spec("Full").method, GPU) == pytest.approx((4 + 2 * (1 + 1 / 64)) * count, abs=1)
+    assert checkpoint_bytes(model, reft(policy="Full").method, GPU) == 16 * count
+    assert checkpoint_bytes(model, spec().method, GPU) < 50e6

@@ -22,6 +22,12 @@ CATALOGUE = {
 """The node has two cores of a test machine, not those of an L4's host."""
 
 
+def with_environment(**variables):
+    """A pod template in which the trainer has variables, and one thread: others compute on the node's cores too."""
+    env = [{"name": name, "value": value} for name, value in {"OMP_NUM_THREADS": "1", **variables}.items()]
+    return {"spec": {"containers": [{"name": "trainer", "env": env}]}}
+
+
 class Place:
     """A cluster in which jobs run from apply to S3.
 
@@ -40,13 +46,14 @@ class Place:
         self.image = cluster.image("trainer")
         self.installed = Installed(cluster, {
             "accelerators": CATALOGUE, "startTimeout": "10m", "terminationGrace": "60s", "progressInterval": "1s",
-            "retryDelay": "1s", "trainerNetwork": {"destinations": [
+            "retryDelay": "1s", "podTemplate": with_environment(), "trainerNetwork": {"destinations": [
                 {"cidr": f"{cluster.address}/32", "ports": [urlsplit(s3.endpoint).port]}]}})
 
     def settings(self, **changes):
         """The operator's settings for this place."""
         return {"trainerImage": self.image, "accelerators": CATALOGUE, "startTimeout": "10m",
-                "terminationGrace": "60s", "preflight": {"cpu": "500m", "memory": "3Gi"}, **changes}
+                "terminationGrace": "60s", "podTemplate": with_environment(),
+                "preflight": {"cpu": "500m", "memory": "3Gi"}, **changes}
 
     def operator(self, identity="operator", namespace=None, fault=None, **settings):
         """An operator with settings or faults of its own, as a process with the rights of the installed one."""

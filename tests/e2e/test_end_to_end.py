@@ -16,7 +16,7 @@ import pytest
 
 from tests.cluster.fixtures import on_real_nodes
 from tests.cluster.waiting import wait_for
-from tests.e2e.conftest import CATALOGUE, tiny_spec
+from tests.e2e.conftest import CATALOGUE, tiny_spec, with_environment
 
 pytestmark = [on_real_nodes, pytest.mark.timeout(1800)]
 LONG = {"maxSteps": 100_000, "checkpointEvery": 20}
@@ -144,7 +144,7 @@ def test_an_operator_with_new_settings_leaves_a_running_job_alone(place):
     first.stop()
     dearer = {name: {**accelerator, "hourlyPrice": "9.00"} for name, accelerator in CATALOGUE.items()}
     second = place.operator(identity="new-settings", namespace=space, accelerators=dearer, terminationGrace="90s",
-                            podTemplate=_with_fault("nan:1"))
+                            podTemplate=with_environment(FINETUNE_FAULT="nan:1"))
     try:
         job.until_step(job.status()["progress"]["step"] + 20)
         [after] = job.pods()
@@ -239,10 +239,6 @@ def test_an_accelerator_that_no_node_has_is_told_and_waited_for(place, operator)
     place.api.delete("FineTuneJob", job.namespace, job.name)
 
 
-def _with_fault(fault):
-    return {"spec": {"containers": [{"name": "trainer", "env": [{"name": "FINETUNE_FAULT", "value": fault}]}]}}
-
-
 @pytest.mark.parametrize(("fault", "reason", "words"), [
     ("nan:3", "Diverged", "Try a lower spec.training.learningRate"),
     ("oom:0", "OutOfMemory", "shorten training.maxLength, quantize (method.quantization: nf4), or take a larger "
@@ -250,7 +246,8 @@ def _with_fault(fault):
 ], ids=["nan", "accelerator memory"])
 def test_what_goes_wrong_in_training_is_told(place, fault, reason, words):
     space = place.namespace()
-    operator = place.operator(identity=reason.lower(), namespace=space, podTemplate=_with_fault(fault))
+    operator = place.operator(identity=reason.lower(), namespace=space,
+                              podTemplate=with_environment(FINETUNE_FAULT=fault))
     try:
         job = Job(place, namespace=space).apply()
         assert words in job.ends("Failed", reason)

@@ -122,11 +122,21 @@ def test_what_passed_is_started_with_what_was_found():
     assert (status.preflight.model_revision, status.preflight.hours) == (COMMIT, 1.5)
 
 
+def test_a_large_checkpoint_gets_the_time_to_be_uploaded():
+    large = PASSED.model_copy(update={"estimate": ESTIMATE.model_copy(update={"checkpoint_bytes": 42_000_000_001})})
+    first = decide(job(decide(job()).status), *ended(0, large)).status
+    assert first.preflight.checkpoint_bytes == 42_000_000_001
+    pod = created(decide(job(first), *ended(0, large)), "Job")["spec"]["template"]["spec"]
+    # 50 MB a second, rounded up.
+    assert pod["terminationGracePeriodSeconds"] == 841
+
+
 def test_the_model_that_was_checked_is_the_one_that_is_trained_and_the_check_goes():
     first = decide(job(decide(job()).status), *ended(0, PASSED)).status
     decided = decide(job(first), *ended(0, PASSED))
     assert acts(decided)[:2] == REMOVED
     assert acts(decided)[-1] == "create Job tune-1"
+    assert created(decided, "Job")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 120
     content = run_json(decided)
     assert content["spec"]["model"]["revision"] == COMMIT
     assert content["specHash"] == first.spec_hash, "the pin is no other job"

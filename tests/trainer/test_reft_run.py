@@ -28,6 +28,7 @@ TRAINING = {"maxSteps": 3, "checkpointEvery": 1}
 VARIANTS = {
     "LoRA": {}, "DoRA": {"reft": {"policy": "DoRA"}}, "LoRA nf4": {"quantization": "nf4"},
     "DoRA nf4": {"quantization": "nf4", "reft": {"policy": "DoRA"}},
+    "Full": {"reft": {"policy": "Full", "lora": None}},
 }
 
 
@@ -84,6 +85,36 @@ def test_a_run_that_is_killed_in_either_stage_ends_in_the_same_adapter(tmp_path,
     assert manifest(killed)["result"]["adapter"]["sha256"] == wanted
     steps = [json.loads(line) for line in (published(killed) / "metrics.jsonl").read_text().splitlines()]
     assert sorted({line["step"] for line in steps if "step" in line}) == [1, 2, 3, 4, 5, 6]
+
+
+def test_policy_full_moves_every_weight_and_publishes_a_whole_model(tmp_path):
+    folder = workshop(tmp_path)
+    done = _run(folder, method=VARIANTS["Full"])
+    assert done.code == 0, done.output
+
+    from transformers import AutoModelForCausalLM
+
+    start, end = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).state_dict()
+                  for path in (folder / "model", published(folder) / "model"))
+    assert start.keys() == end.keys()
+    still = [name for name in start if torch.equal(start[name], end[name])]
+    assert still == []
+    steps = [json.loads(line) for line in (published(folder) / "metrics.jsonl").read_text().splitlines()]
+    kl = [line["kl"] for line in steps if "kl" in line]
+    assert kl[0] == 0, "the reference is the warm-up's model"
+    assert kl[-1] != 0, "and stays so while the policy moves"
+
+
+def test_memory_trouble_while_sampling_halves_what_is_sampled_at_once(tmp_path):
+    folder = workshop(tmp_path)
+    done = _run(folder, fault="oom-sampling:3")
+    assert done.code == 0, done.output
+    assert "out of accelerator memory: going on with 4 responses at once" in done.output
+    assert "out of accelerator memory: going on with 2 responses at once" in done.output
+    assert done.output.count("responses at once") == 2, "what was found out is kept"
+    last = _run(workshop(tmp_path / "last"), fault="oom-sampling:0")
+    assert last.code == 71, last.output
+    assert "write a smaller spec.method.reft.ppo.maxNewTokens" in last.output
 
 
 def test_sigterm_in_ppo_checkpoints_ends_with_75_and_the_next_run_is_the_same_to_the_bit(tmp_path):

@@ -235,6 +235,9 @@ class JobEstimate(Message):
     cost: Money
     """What these cost."""
 
+    checkpoint_bytes: int | None = None
+    """Size of a checkpoint."""
+
 
 class PreflightResult(Message):
     """The last word of a preflight: its pod's termination message, at most `RESULT_BYTES` long."""

@@ -92,6 +92,8 @@ def _learning_rate(method: MethodSpec) -> float:
     if method.type is MethodType.PARTIAL and method.partial:
         return _PARTIAL_PARAMETERS_RATE if method.partial.parameters else _PARTIAL_LAYERS_RATE
     kind = method.additive.technique if method.additive else method.type
+    if method.reft and method.reft.policy is ReftPolicy.FULL:
+        kind = MethodType.FULL
     return _LEARNING_RATES.get(kind, DEFAULT_LEARNING_RATE)
 
 

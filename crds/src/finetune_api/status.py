@@ -193,6 +193,9 @@ class PreflightStatus(Message):
     hours: float | None = None
     """Hours that training is expected to take."""
 
+    checkpoint_bytes: int | None = None
+    """Expected size of a checkpoint; a pod that is asked to stop gets the time to upload one."""
+
 
 class Memory(Message):
     """Memory of one accelerator (or of the process, on a CPU), in bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,6 +31,8 @@ LIMITS_FOLDER = "/etc/finetune/limits"
 PVC_ROOT = "/pvc"
 CACHE = "/cache"
 RENDEZVOUS_PORT = 29400
+UPLOAD_BYTES_PER_SECOND = 50e6
+"""Assumed of the way to the output."""
 DEADLINE_RESERVE = timedelta(hours=2)
 """activeDeadlineSeconds is a backstop: the trainer stops by itself at limits.json's time, and publishes."""
 
@@ -70,6 +73,13 @@ def limits_map(job: JobView, number: int, limits: Limits) -> Object:
         "metadata": child_metadata(job, limits_name(job.name, job.uid, number), number),
         "data": {LIMITS_FILE: limits.model_dump_json(exclude_none=True)},
     })
+
+
+def _grace_seconds(job: JobView, settings: Settings) -> int:
+    """The time that a checkpoint takes to the output, where preflight has said how large it will be."""
+    known = job.status.preflight
+    upload = (known.checkpoint_bytes or 0) / UPLOAD_BYTES_PER_SECOND if known else 0
+    return math.ceil(max(settings.termination_grace.total_seconds(), upload))
 
 
 def rendezvous_service(job: JobView, number: int) -> Object:
@@ -128,7 +138,7 @@ def _pod_template(job: JobView, spec: FineTuneJobSpec, number: int, image: str, 
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": int(settings.termination_grace.total_seconds()),
+        "terminationGracePeriodSeconds": _grace_seconds(job, settings),
         "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
                             "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"}},
         "nodeSelector": {**accelerator.node_selector, **(compute.node_selector or {})},

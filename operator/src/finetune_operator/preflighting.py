@@ -110,8 +110,10 @@ def found(checked: PreflightResult | None, generation: int) -> PreflightStatus |
     """What the start record keeps of a check."""
     if checked is None:
         return None
+    estimate = checked.estimate
     return PreflightStatus(generation=generation, model_revision=checked.model_revision, data_hash=checked.data_hash,
-                           hours=checked.estimate.hours if checked.estimate else None)
+                           hours=estimate.hours if estimate else None,
+                           checkpoint_bytes=estimate.checkpoint_bytes if estimate else None)
 
 
 def remove(seen: Observation) -> tuple[Action, ...]:

@@ -207,7 +207,8 @@ class Settings(ApiModel):
     """How often a trainer's progress is read, and at most written to a job's status."""
 
     termination_grace: Duration = timedelta(minutes=2)
-    """Time that a trainer gets to checkpoint when it is asked to stop."""
+    """Time that a trainer gets at least to checkpoint when it is asked to stop; a checkpoint that is expected to be
+    large gets a second for every 50 MB."""
 
     model_cache_claim: Name | None = None
     """PersistentVolumeClaim, in the job's namespace, that keeps models between jobs; none keeps them in the pod."""

@@ -11,7 +11,7 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -30,6 +30,7 @@ COLLECTIVE = timedelta(hours=1)
 _LOADING_SECONDS = 6 * 3600.0
 _STORE = timedelta(seconds=60)
 _PAUSE_SECONDS = 0.1
+_BUCKET_NUMBERS = 2**23
 # How Gloo, NCCL and the store say that the other end is gone: most come as plain RuntimeErrors.
 _GONE = ("gloo/", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
@@ -89,6 +90,21 @@ class World:
         """Whether a flag is set in any process. In training only: every process has to call it."""
         return bool(self.highest(int(flag))[0])
 
+    def total(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all processes. In training only: every process has to call it."""
+        if self.size > 1:
+            dist.all_reduce(numbers)
+        return numbers
+
+    def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Give every process the sum of all processes' gradients. In training only: every process has to call it."""
+        if self.size == 1:
+            return
+        for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+            together = self.total(torch.cat([gradient.reshape(-1) for gradient in bucket]))
+            for gradient, whole in zip(bucket, together.split([one.numel() for one in bucket]), strict=True):
+                gradient.copy_(whole.view_as(gradient))
+
     def agree(self, facts: Mapping[str, str | int]) -> None:
         """Make sure that all processes see the same. In training only: every process has to call it.
 
@@ -134,6 +150,18 @@ class World:
                 raise PeerFailure(f"process {self.rank} of {self.size} lost another one: it ended, or the network "
                                   "between them failed; its own last message says why") from error
             raise
+
+
+def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Tensors in groups: many small ones travel together, and a large one needs no second copy of all."""
+    bucket: list[torch.Tensor] = []
+    for tensor in tensors:
+        bucket.append(tensor)
+        if sum(one.numel() for one in bucket) > _BUCKET_NUMBERS:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
 
 
 def connect(environment: Mapping[str, str], place: Place, patience_seconds: float, check: Callable[[], None],

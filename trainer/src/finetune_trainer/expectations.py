@@ -48,4 +48,4 @@ def expect(config: RunConfig, model_config: Mapping[str, Any], lengths: Sequence
     return JobEstimate(
         memory_bytes=plan.memory.total, micro_batch_size=plan.micro_batch_size,
         gradient_checkpointing=plan.gradient_checkpointing, tokens=duration.tokens, hours=round(duration.hours, 3),
-        cost=duration.cost)
+        cost=duration.cost, checkpoint_bytes=estimate.checkpoint_bytes)

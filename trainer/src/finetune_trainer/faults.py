@@ -4,6 +4,7 @@
 |---|---|
 | `nan:STEP` | the loss of that step is NaN |
 | `oom:ROWS` | a micro-batch of more rows than that runs out of accelerator memory |
+| `oom-sampling:ROWS` | the same of a batch of responses being sampled |
 | `kill:MOMENT` | the process kills itself (SIGKILL) when it first gets to that moment |
 
 Moments: `baseline`, `step-N` (in the middle of step N), `checkpoint-N` (its files are there, its manifest is not),
@@ -30,11 +31,11 @@ def loss_becomes_nan(step: int) -> bool:
     return _wanted("nan") == str(step)
 
 
-def run_out_of_memory(rows: int) -> None:
-    """Raise as the accelerator's allocator would, for a micro-batch that is larger than the fault allows."""
-    most = _wanted("oom")
+def run_out_of_memory(rows: int, kind: str = "oom") -> None:
+    """Raise as the accelerator's allocator would, for a batch that is larger than the fault allows."""
+    most = _wanted(kind)
     if most is not None and rows > int(most):
-        raise torch.OutOfMemoryError(f"simulated: {rows} rows in a micro-batch")
+        raise torch.OutOfMemoryError(f"simulated: {rows} rows at once")
 
 
 def reach(moment: str) -> None:

@@ -24,11 +24,15 @@ def check_shares(spec: FineTuneJobSpec, processes: int) -> None:
     """Refuse a batch that so many processes can't share.
 
     Raises:
-        BadConfig: its rows are no multiple of the processes.
+        BadConfig: its rows, or PPO's responses, are no multiple of the processes.
     """
     if spec.training.batch_size % processes:
         raise BadConfig(f"spec.training.batchSize: {spec.training.batch_size} rows can't be shared equally among "
                         f"{processes} processes; write a multiple of that")
+    reft = spec.method.reft
+    if reft and reft.ppo.mini_batch_size % processes:
+        raise BadConfig(f"spec.method.reft.ppo.miniBatchSize: {reft.ppo.mini_batch_size} responses can't be shared "
+                        f"equally among {processes} processes; write a multiple of that")
 
 
 def open_chat(spec: FineTuneJobSpec, files: ModelFiles) -> tuple[PreTrainedTokenizerBase, ChatFormat]:

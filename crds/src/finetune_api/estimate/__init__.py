@@ -10,7 +10,7 @@
 from finetune_api.estimate.architecture import Architecture, UnknownArchitecture, read_architecture
 from finetune_api.estimate.fit import Plan, advice, choose
 from finetune_api.estimate.job import Estimate, On, estimate_job
-from finetune_api.estimate.memory import Machine, Memory, Portion, estimate_memory, machine_for
+from finetune_api.estimate.memory import Machine, Memory, Portion, checkpoint_bytes, estimate_memory, machine_for
 from finetune_api.estimate.speed import Duration, estimate_duration
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Portion",
     "UnknownArchitecture",
     "advice",
+    "checkpoint_bytes",
     "choose",
     "estimate_duration",
     "estimate_job",

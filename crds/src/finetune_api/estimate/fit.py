@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from finetune_api.estimate.architecture import Architecture
-from finetune_api.estimate.memory import Machine, Memory, Portion, estimate_memory, machine_for
+from finetune_api.estimate.memory import Machine, Memory, Portion, estimate_memory, estimate_reinforcement, machine_for
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.method import Initialization, MethodSpec, MethodType, Quantization, Technique
+from finetune_api.spec.method import Initialization, LowRankSpec, MethodSpec, MethodType, Quantization, Technique
+from finetune_api.spec.reft import PpoSpec, ReftPolicy
 from finetune_api.spec.training import Toggle
 
 USABLE = 0.92
@@ -65,12 +66,22 @@ def choose(spec: FineTuneJobSpec, model: Architecture, machine: Machine, memory_
         tokens = round(longest + (micro - 1) * (typical if training.packing else longest))
         portion = Portion(tokens, min(tokens, longest), packed=training.packing and micro > 1)
         memory = estimate_memory(model, spec.method, portion, checkpointing, machine)
+        if spec.method.reft:
+            memory = max(memory, _reinforcement(spec.method, spec.method.reft.ppo, model, longest, machine),
+                         key=lambda one: one.total)
         fits = memory_bytes is None or memory.total <= USABLE * memory_bytes
         plan = Plan(micro, checkpointing, memory, fits)
         if fits:
             return plan
     assert plan is not None
     return plan
+
+
+def _reinforcement(method: MethodSpec, ppo: PpoSpec, model: Architecture, longest: int, machine: Machine) -> Memory:
+    """What the longest row as a question takes, with the longest response that is allowed to it."""
+    # Left out it is a quarter more than the longest answer, which may be nearly all of a row.
+    tokens = longest + (ppo.max_new_tokens or longest // 4)
+    return estimate_reinforcement(model, method, tokens, ppo.max_new_tokens or longest, machine)
 
 
 def _candidates(spec: FineTuneJobSpec, machine: Machine, processes: int, row: float) -> Iterator[tuple[int, bool]]:
@@ -144,7 +155,14 @@ def _changes(spec: FineTuneJobSpec) -> Iterator[tuple[str, FineTuneJobSpec]]:
         yield ("write spec.training.gradientCheckpointing: enabled" if freed.training.micro_batch_size ==
                training.micro_batch_size else "write spec.training.gradientCheckpointing: enabled and "
                "spec.training.microBatchSize: 1"), freed
-    if method.quantization is not Quantization.NF4 and method.type not in _IN_PLACE and not _is_pissa(method):
+    if method.reft and method.reft.policy is ReftPolicy.FULL:
+        adapter = method.reft.model_copy(update={"policy": ReftPolicy.LORA, "lora": LowRankSpec()})
+        lora = method.model_copy(update={"reft": adapter})
+        yield "write spec.method.reft.policy: LoRA", spec.model_copy(update={"method": lora})
+        qlora = lora.model_copy(update={"quantization": Quantization.NF4})
+        yield ("write spec.method.reft.policy: LoRA and spec.method.quantization: nf4",
+               spec.model_copy(update={"method": qlora}))
+    elif method.quantization is not Quantization.NF4 and method.type not in _IN_PLACE and not _is_pissa(method):
         nf4 = method.model_copy(update={"quantization": Quantization.NF4})
         yield "write spec.method.quantization: nf4", spec.model_copy(update={"method": nf4})
         if freed is not spec:

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from finetune_api.estimate.architecture import Architecture
 from finetune_api.estimate.fit import Plan, advice, choose
-from finetune_api.estimate.memory import machine_for
+from finetune_api.estimate.memory import checkpoint_bytes, machine_for
 from finetune_api.estimate.speed import Duration, estimate_duration
 from finetune_api.spec.job import FineTuneJobSpec
 
@@ -39,11 +39,13 @@ class Estimate:
         plan: how it is computed, and in what memory.
         change: the change that makes it fit, in words; None where it does.
         duration: time and money; None where the number of tokens is not known.
+        checkpoint_bytes: size of a checkpoint.
     """
 
     plan: Plan
     change: str | None
     duration: Duration | None
+    checkpoint_bytes: int
 
 
 def estimate_job(spec: FineTuneJobSpec, model: Architecture, on: On, catalogue: Mapping[str, int], tokens: int | None,
@@ -68,4 +70,4 @@ def estimate_job(spec: FineTuneJobSpec, model: Architecture, on: On, catalogue: 
     cores = float(spec.compute.cpu.value) if spec.compute.cpu else _CORES
     duration = estimate_duration(tokens, model, spec.method, plan.gradient_checkpointing, on.name, processes,
                                  on.hourly_rate, cores) if tokens else None
-    return Estimate(plan, change, duration)
+    return Estimate(plan, change, duration, checkpoint_bytes(model, spec.method, machine))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune_api.estimate.architecture import Architecture, Linear
 from finetune_api.estimate.trained import Trained, trained_by
@@ -105,7 +105,6 @@ def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, c
         machine: what it is computed on.
     """
     trained = trained_by(method, model)
-    state = _EIGHT_BIT_STATE if machine.gpu else 2 * FLOAT32
     block = portion.tokens * _kept_of_a_block(model, trained, portion, machine)
     # Checkpointing keeps what goes into every block, and all of the one whose backward pass is under way.
     kept = portion.tokens * trained.depth * model.hidden * machine.dtype_bytes + block if checkpointing else \
@@ -116,15 +115,42 @@ def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, c
     if checkpointing:
         loss = max(0, loss - block - working)
     return Memory(
-        weights=_weights(model, method.quantization, trained, machine),
+        weights=_weights(model, method.quantization, trained, machine) + FLOAT32 * trained.reference,
         adapter=trained.added * FLOAT32,
         gradients=trained.parameters * FLOAT32,
-        optimizer=math.ceil(trained.parameters * state),
+        optimizer=math.ceil(trained.parameters * _state(method, machine)),
         activations=kept + working + _mask(portion, machine),
         loss=loss if checkpointing else max(0, loss - working),
         buffers=_buffers(model, method.quantization, trained, machine),
         context=CONTEXT if machine.gpu else 0,
     )
+
+
+def estimate_reinforcement(model: Architecture, method: MethodSpec, tokens: int, response: int, machine: Machine
+                           ) -> Memory:
+    """The peak of learning from one sampled response, in bytes: PPO computes no activations again.
+
+    Args:
+        model: the model's sizes.
+        method: ReFT and its settings.
+        tokens: of the longest question and response together.
+        response: of the longest response.
+        machine: what it is computed on.
+    """
+    memory = estimate_memory(model, method, Portion(tokens, tokens, 0), False, machine)
+    # Logits as computed, in float32, their logarithms, and what the entropy and the backward pass make of them.
+    return replace(memory, loss=response * model.vocabulary * (machine.dtype_bytes + 4 * FLOAT32))
+
+
+def checkpoint_bytes(model: Architecture, method: MethodSpec, machine: Machine) -> int:
+    """Size of a checkpoint: what is trained in float32, the optimizer's state, and what ReFT compares with."""
+    trained = trained_by(method, model)
+    return math.ceil(trained.parameters * (FLOAT32 + _state(method, machine))) + FLOAT32 * trained.reference
+
+
+def _state(method: MethodSpec, machine: Machine) -> float:
+    """Bytes of optimizer state a trained number. PPO's moments are float32: its updates are too small for 8 bits."""
+    return _EIGHT_BIT_STATE if machine.gpu and not method.reft else 2 * FLOAT32
 
 
 def _weights(model: Architecture, quantization: Quantization, trained: Trained, machine: Machine) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from finetune_api.estimate.architecture import Architecture
@@ -34,6 +34,7 @@ class Trained:
         dropout: whether an adapter's input goes through dropout.
         magnitude: whether each weight has a trained magnitude (DoRA).
         dense: whether the norms of a DoRA are taken from the whole updated weight, as PEFT does.
+        reference: numbers that are kept as they were before (ReFT compares with its warm-up).
     """
 
     added: int
@@ -44,6 +45,7 @@ class Trained:
     dropout: bool = False
     magnitude: bool = False
     dense: bool = False
+    reference: int = 0
 
     @property
     def parameters(self) -> int:
@@ -53,7 +55,12 @@ class Trained:
 
 def trained_by(method: MethodSpec, model: Architecture) -> Trained:
     """What a method trains of a model."""
-    if method.type is MethodType.FULL:
+    trained = _trained_by(method, model)
+    return replace(trained, reference=trained.parameters) if method.reft else trained
+
+
+def _trained_by(method: MethodSpec, model: Architecture) -> Trained:
+    if method.type is MethodType.FULL or (method.reft and method.reft.policy is ReftPolicy.FULL):
         return Trained(0, model.parameters, frozenset(linear.name for linear in model.linears), model.layers)
     if method.type is MethodType.PARTIAL:
         assert method.partial is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune_api.rules.reft import all_weights
 from finetune_api.rules.rule import Rule, Section
 
 _TYPES = {"LoRA", "DoRA", "ReFT", "Partial", "Additive", "Full"}
@@ -76,7 +77,7 @@ def _initialization_fits(method: Section) -> bool:
 
 
 def _nothing_to_merge(method: Section) -> bool:
-    return _method_type(method) == "Full" or _technique(method) not in (None, "IA3")
+    return _method_type(method) == "Full" or all_weights(method) or _technique(method) not in (None, "IA3")
 
 
 RULES: tuple[Rule, ...] = (
@@ -143,7 +144,8 @@ RULES: tuple[Rule, ...] = (
         "!has(self.output.exports) || !self.output.exports.exists(e, e == 'merged') || !has(self.method) || "
         "!has(self.method.type) || self.method.type != 'Full' && (self.method.type != 'Additive' || "
         "!has(self.method.additive) || !has(self.method.additive.technique) || "
-        "self.method.additive.technique == 'IA3')",
+        "self.method.additive.technique == 'IA3') && (!has(self.method.reft) || "
+        "self.method.reft.policy != 'Full')",
         "there is nothing to merge: Full publishes a whole model already, and virtual tokens and bottlenecks are no "
         "change of the base's weights; leave merged out",
         accepts={"method": {"type": "Additive", "additive": {"technique": "IA3"}}, "output": {"exports": ["merged"]}},

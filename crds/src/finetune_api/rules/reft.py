@@ -15,6 +15,11 @@ def _part(method: Section, name: str) -> Mapping[str, Any]:
     return part
 
 
+def all_weights(method: Section) -> bool:
+    """Whether ReFT moves the model itself."""
+    return bool(method.get("type") == "ReFT" and method.get("reft", {}).get("policy") == "Full")
+
+
 def _reward_type(method: Section) -> str:
     written: str = _part(method, "reward").get("type", "finalAnswer")
     return written
@@ -48,17 +53,24 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec.method", "reft.policy",
-        lambda method: method.get("reft", {}).get("policy", "LoRA") != "Full",
-        "!has(self.reft) || self.reft.policy != 'Full'",
-        "this version moves an adapter only: write LoRA or DoRA",
-        accepts={"type": "ReFT", "reft": {"policy": "DoRA"}}, refuses={"type": "ReFT", "reft": {"policy": "Full"}},
+        lambda method: not all_weights(method) or (
+            method.get("quantization", "none") == "none" and "lora" not in method["reft"]),
+        "!has(self.reft) || self.reft.policy != 'Full' || (!has(self.reft.lora) && "
+        "(!has(self.quantization) || self.quantization == 'none'))",
+        "policy Full trains the base weights themselves, without an adapter, and 8 or 4 bits can't follow: leave "
+        "quantization and reft.lora out, or write policy: LoRA",
+        accepts={"type": "ReFT", "reft": {"policy": "Full"}},
+        refuses={"type": "ReFT", "quantization": "nf4", "reft": {"policy": "Full"}},
     ),
     Rule(
-        "spec", "method.type",
-        lambda spec: spec.get("method", {}).get("type") != "ReFT" or processes(spec) == 1,
-        f"!has(self.method) || !has(self.method.type) || self.method.type != 'ReFT' || {CEL_PROCESSES} == 1",
-        "ReFT trains in one process: write compute.nodes: 1 and compute.gpusPerNode: 1",
-        accepts={"method": {"type": "ReFT"}, "compute": {"nodes": 1}},
-        refuses={"method": {"type": "ReFT"}, "compute": {"nodes": 2}},
+        "spec", "method.reft.ppo.miniBatchSize",
+        lambda spec: _part(spec.get("method", {}), "ppo").get("miniBatchSize", 64) % processes(spec) == 0
+        or spec.get("method", {}).get("type") != "ReFT",
+        f"!has(self.method) || !has(self.method.type) || self.method.type != 'ReFT' || "
+        f"(has(self.method.reft) ? self.method.reft.ppo.miniBatchSize : 64) % {CEL_PROCESSES} == 0",
+        "the responses of a mini-batch are shared equally among all GPUs: write a multiple of compute.nodes × "
+        "compute.gpusPerNode (miniBatchSize is 64 by default)",
+        accepts={"method": {"type": "ReFT"}, "compute": {"nodes": 2}},
+        refuses={"method": {"type": "ReFT"}, "training": {"batchSize": 24}, "compute": {"nodes": 3}},
     ),
 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,26 +20,29 @@ from finetune_api.status import Rollouts
 
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.steps import step_rows, total_steps
-from finetune_trainer.errors import BadConfig, Diverged, OutOfMemory, StopRequested
+from finetune_trainer.errors import Diverged, OutOfMemory, StopRequested
 from finetune_trainer.faults import reach
 from finetune_trainer.limits import stop_reason
 from finetune_trainer.methods.lora import attach
 from finetune_trainer.model.device import peak_memory_bytes
-from finetune_trainer.reft.advantages import explained_variance
 from finetune_trainer.reft.answers import Verdict
 from finetune_trainer.reft.collapse import collapsed, remark, stuck
 from finetune_trainer.reft.policy import Policy
 from finetune_trainer.reft.rewards import Judge
 from finetune_trainer.reft.rollout import Sampled, sample
+from finetune_trainer.reft.seen import Spent, see
 from finetune_trainer.reft.state import PpoState, RolloutExample, is_ppo_checkpoint
 from finetune_trainer.reft.update import Batch, Room, Updated, prepare_batch, update
 from finetune_trainer.training.resume import take_up
 from finetune_trainer.training.run import Trained, TrainingRun
-from finetune_trainer.training.sft import fine_tune
+from finetune_trainer.training.sft import LEAVING_SECONDS, fine_tune
+from finetune_trainer.tuned import Tuned
+from finetune_trainer.tuned.in_place import WholeModel, thaw
 from finetune_trainer.tuned.peft_adapter import PeftAdapter
 from finetune_trainer.watching.state import StepReport
 
-_CPU_ROWS = 128
+_ROWS = {False: 128, True: 256}
+"""Most responses that are sampled at once, on a CPU and on a GPU."""
 _GPU_TOKENS = 65_536
 
 
@@ -55,10 +57,7 @@ def train(run: TrainingRun) -> Trained:
     """
     settings = run.spec.method.reft
     assert settings is not None
-    assert settings.lora is not None
-    if run.world.size > 1:
-        raise BadConfig(f"spec.method.type: ReFT trains in one process, and here are {run.world.size}; start one")
-    model = attach(run, settings.lora, "spec.method.reft.lora", dora=settings.policy is ReftPolicy.DORA)
+    tuned = _learning(run, settings)
     folder = run.scratch / "resume"
     found = run.checkpoints.newest(run.identity, folder)
     resumed = found is not None and is_ppo_checkpoint(folder)
@@ -68,42 +67,57 @@ def train(run: TrainingRun) -> Trained:
         assert found is not None
         take_up(run, found, folder, warm_up + settings.ppo.steps)
     else:
-        warmed = fine_tune(run, PeftAdapter(model, settings.lora.learning_rate_ratio or 1.0))
+        warmed = fine_tune(run, tuned)
         if warmed.stopped_early:
             return warmed
         warm_up = warmed.total_steps
     run.state.enter(Stage.PPO)
-    return _Reinforcement(run, settings, model, warm_up, folder if resumed else None).run()
+    trained = _Reinforcement(run, settings, tuned, warm_up, folder if resumed else None).run()
+    if settings.policy is ReftPolicy.FULL:
+        # What is evaluated is what is published: in the type that the base was in.
+        run.model.to(run.device.dtype)
+    return trained
 
 
-@dataclass(frozen=True)
-class _Spent:
-    """Seconds of a step's two halves."""
-
-    rollout: float
-    update: float
+def _learning(run: TrainingRun, settings: ReftSpec) -> Tuned:
+    """What learns, in both stages."""
+    if settings.policy is ReftPolicy.FULL:
+        thaw(list(run.model.parameters()))
+        return WholeModel(run.model, run.tokenizer)
+    assert settings.lora is not None
+    model = attach(run, settings.lora, "spec.method.reft.lora", dora=settings.policy is ReftPolicy.DORA)
+    return PeftAdapter(model, settings.lora.learning_rate_ratio or 1.0)
 
 
 class _Reinforcement:
-    """PPO, from the warm-up or a checkpoint on."""
+    """PPO, from the warm-up or a checkpoint on.
 
-    def __init__(self, run: TrainingRun, settings: ReftSpec, model: object, warm_up: int, resume: Path | None) -> None:
+    Several processes sample and judge an equal share of every step's questions each, and learn together; all of them
+    decide the same at the same moment, and the first one writes.
+    """
+
+    def __init__(self, run: TrainingRun, settings: ReftSpec, tuned: Tuned, warm_up: int, resume: Path | None) -> None:
         self._run = run
+        self._tuned = tuned
         self._ppo = settings.ppo
         self._warm_up = warm_up
         self._total = warm_up + self._ppo.steps
         self._seed = run.spec.training.seed
         self._chat = ChatFormat(run.tokenizer, run.spec.dataset.system)
         self._judge = Judge(settings.reward)
-        self._policy = Policy(model, int(run.tokenizer.pad_token_id), self._ppo.temperature, self._seed)
+        self._policy = Policy(tuned.model, int(run.tokenizer.pad_token_id), self._ppo.temperature, self._seed,
+                              run.device.dtype if settings.policy is ReftPolicy.FULL else torch.float32)
         optimizer = torch.optim.AdamW(self._policy.parameters(), lr=0.0, weight_decay=0.0)
         self._state = PpoState(self._policy, optimizer)
         if resume:
             self._state.read(resume)
         self._saved = self._state.step if resume else 0
+        run.world.agree({"job": run.identity.spec_hash, "data": run.identity.data_hash,
+                         "base weights": run.identity.base_hash, "newest checkpoint": self._state.step})
         self._vocabulary = int(self._policy.model.config.get_text_config().vocab_size)
         self._room = Room.on(run.device.is_gpu, self._vocabulary, run.spec.training.micro_batch_size)
         rows = run.data.train
+        self._at_once = _ROWS[run.device.is_gpu]
         self._longest = self._ppo.max_new_tokens or math.ceil(1.25 * max(len(row.answer) for row in rows))
 
     def run(self) -> Trained:
@@ -114,15 +128,16 @@ class _Reinforcement:
                 state.keep()
                 began = self._run.clock.seconds()
                 sampled = self._roll_out(questions)
+                self._check()
                 verdicts = self._reward(questions, sampled)
                 reach(f"step-{self._warm_up + state.step + 1}")
                 batch = self._advantage(questions, sampled, verdicts)
                 middle = self._run.clock.seconds()
                 updated = self._update(batch)
-                spent = _Spent(middle - began, self._run.clock.seconds() - middle)
-                seen = _seen(batch, verdicts, sampled, updated, spent)
+                spent = Spent(middle - began, self._run.clock.seconds() - middle)
+                seen, loss, tokens = see(batch, verdicts, sampled, updated, spent, self._run.world)
                 state.done(seen, self._examples(questions, sampled, verdicts))
-                reason = self._after_step(batch, updated, seen)
+                reason = self._after_step(loss, updated.grad_norm, tokens, seen)
                 if reason:
                     break
         except StopRequested:
@@ -135,8 +150,9 @@ class _Reinforcement:
             raise OutOfMemory("the accelerator's memory doesn't suffice to sample and score responses: write a smaller "
                               "spec.method.reft.ppo.maxNewTokens or spec.training.microBatchSize, or quantization: nf4"
                               ) from error
+        self._run.world.meet("reinforced", lambda: None, LEAVING_SECONDS)
         return Trained(
-            tuned=PeftAdapter(self._policy.model), step=self._warm_up + state.step, total_steps=self._total,
+            tuned=self._tuned, step=self._warm_up + state.step, total_steps=self._total,
             resumed_from_step=self._run.state.resumed_from_step,
             micro_batch_size=self._room.rows or ppo.mini_batch_size,
             trainable_parameters=sum(p.numel() for p in self._policy.trainable.values()), stopped_early=reason,
@@ -144,20 +160,48 @@ class _Reinforcement:
             rollouts=(*state.first_examples, *state.last_examples),
         )
 
+    def _check(self) -> None:
+        """Stop if somebody asked any of the processes to: all of them ask at the same moment.
+
+        Raises:
+            StopRequested: somebody did.
+        """
+        if self._run.world.any(self._run.stop.is_set):
+            raise StopRequested("stopped")
+
+    def _check_alone(self) -> None:
+        """The same between two moments at which several processes may ask each other."""
+        if self._run.world.size == 1:
+            self._check()
+
     def _questions(self) -> Iterator[tuple[int, ...]]:
-        """The rows that each remaining step asks: epoch after epoch, each in an order of its own."""
+        """The rows that this process asks in each remaining step: epoch after epoch, each in an order of its own."""
+        world = self._run.world
         plan = step_rows(len(self._run.data.train), self._ppo.rollouts, self._seed, self._ppo.steps)
-        yield from list(plan)[self._state.step:]
+        yield from (step[world.rank::world.size] for step in list(plan)[self._state.step:])
 
     def _roll_out(self, questions: Sequence[int]) -> Sampled:
-        run, ppo = self._run, self._ppo
-        prompts = [run.data.train[index].prompt for index in questions]
-        batch = min(256, _GPU_TOKENS // (max(map(len, prompts)) + self._longest)) if run.device.is_gpu else _CPU_ROWS
-        return sample(
-            self._policy.model, prompts, end_ids=sorted({self._chat.end_of_turn, int(run.tokenizer.eos_token_id)}),
-            pad_id=int(run.tokenizer.pad_token_id), max_new_tokens=self._longest, batch_size=max(1, batch),
-            temperature=ppo.temperature, check=run.stop.check,
-            generator=torch.Generator(self._policy.device).manual_seed(self._chance("sample").getrandbits(63)))
+        prompts = [self._run.data.train[index].prompt for index in questions]
+        if self._run.device.is_gpu:
+            self._at_once = min(self._at_once, max(1, _GPU_TOKENS // (max(map(len, prompts)) + self._longest)))
+        while True:
+            try:
+                return self._sample(prompts)
+            except torch.OutOfMemoryError as error:
+                if self._at_once == 1:
+                    raise
+                self._at_once = min(self._at_once, len(prompts)) // 2 or 1
+                self._run.state.note(f"out of accelerator memory: going on with {self._at_once} responses at once")
+                error.__traceback__ = None
+
+    def _sample(self, prompts: Sequence[tuple[int, ...]]) -> Sampled:
+        tokenizer = self._run.tokenizer
+        with self._policy.computing():
+            return sample(
+                self._policy.model, prompts, end_ids=sorted({self._chat.end_of_turn, int(tokenizer.eos_token_id)}),
+                pad_id=int(tokenizer.pad_token_id), max_new_tokens=self._longest, batch_size=self._at_once,
+                temperature=self._ppo.temperature, check=self._check_alone,
+                generator=torch.Generator(self._policy.device).manual_seed(self._chance("sample").getrandbits(63)))
 
     def _reward(self, questions: Sequence[int], sampled: Sampled) -> list[Verdict]:
         rows = [self._run.data.train_examples[index] for index in questions]
@@ -166,13 +210,14 @@ class _Reinforcement:
     def _advantage(self, questions: Sequence[int], sampled: Sampled, verdicts: Sequence[Verdict]) -> Batch:
         prompts = [self._run.data.train[index].prompt for index in questions]
         return prepare_batch(self._policy, list(zip(prompts, sampled.responses, strict=True)),
-                             [verdict.reward for verdict in verdicts], self._ppo, self._room, self._run.stop.check)
+                             [verdict.reward for verdict in verdicts], self._ppo, self._room, self._check_alone,
+                             self._run.world)
 
     def _update(self, batch: Batch) -> Updated:
         for group in self._state.optimizer.param_groups:
             group["lr"] = self._rate()
         return update(self._policy, self._state.optimizer, batch, self._ppo, self._room, self._chance("order"),
-                      self._run.stop.check)
+                      self._check, self._run.world)
 
     def _rate(self) -> float:
         """The learning rate of the step that is being done: risen by its share of the ramp."""
@@ -180,8 +225,9 @@ class _Reinforcement:
         return self._ppo.learning_rate * min(1.0, (self._state.step + 1) / max(1, self._ppo.ramp_steps))
 
     def _chance(self, what: str) -> random.Random:
-        """Chance for one purpose of the step that is being done, the same whatever happened before."""
-        return random.Random(f"{self._seed} ppo {self._state.step + 1} {what}")
+        """This process's chance for one purpose of the step that is being done, whatever happened before."""
+        rank = self._run.world.rank
+        return random.Random(f"{self._seed} ppo {self._state.step + 1} {what}{f' process {rank}' if rank else ''}")
 
     def _examples(self, questions: Sequence[int], sampled: Sampled, verdicts: Sequence[Verdict]
                   ) -> list[RolloutExample]:
@@ -189,34 +235,37 @@ class _Reinforcement:
         return [RolloutExample(row.question, row.target or "", self._chat.text(ids), verdict.reward)
                 for row, ids, verdict in zip(rows, sampled.responses, verdicts, strict=False)]
 
-    def _after_step(self, batch: Batch, updated: Updated, seen: Rollouts) -> str | None:
+    def _after_step(self, loss: float, grad_norm: float, tokens: int, seen: Rollouts) -> str | None:
         """Report a step, keep it, and say why it was the last one, if it was."""
         run, state, ppo = self._run, self._state, self._ppo
         step = self._warm_up + state.step
         run.uploader.raise_failure()
         fault = collapsed(state.history, self._vocabulary)
-        if fault or not math.isfinite(updated.loss):
+        if fault or not math.isfinite(loss):
             run.uploader.drain()
-            raise Diverged(f"{fault or f'the loss of step {step} is {updated.loss}'}; the checkpoint of step "
+            raise Diverged(f"{fault or f'the loss of step {step} is {loss}'}; the checkpoint of step "
                            f"{run.checkpoints.complete_step} is kept. Try a lower spec.method.reft.ppo.learningRate or "
                            "a higher klCoefficient")
-        run.state.checkpoint_step = run.checkpoints.complete_step
+        because = None
+        if state.step < ppo.steps:
+            limit = stop_reason(run.limits.read(), run.clock.now(), run.state.spending(), run.reserve) \
+                if run.world.is_main else None
+            because = f"because {limit}" if limit else stuck(state.history)
+        early, stopping, complete = run.world.highest(
+            bool(because), run.stop.is_set, run.checkpoints.complete_step)
+        run.state.checkpoint_step = complete
         run.state.step_done(StepReport(
             step=step, total_steps=self._total, epoch=state.step * ppo.rollouts / len(run.data.train),
-            loss=updated.loss, learning_rate=state.optimizer.param_groups[0]["lr"], grad_norm=updated.grad_norm,
-            tokens=sum(batch.lengths), seconds=seen.rollout_seconds + seen.update_seconds,
+            loss=loss, learning_rate=state.optimizer.param_groups[0]["lr"], grad_norm=grad_norm,
+            tokens=tokens, seconds=seen.rollout_seconds + seen.update_seconds,
             peak_memory_bytes=peak_memory_bytes(run.device), earlier_steps=self._warm_up, rollouts=seen))
-        reason = None
-        if state.step < ppo.steps:
-            limit = stop_reason(run.limits.read(), run.clock.now(), run.state.spending(), run.reserve)
-            vain = stuck(state.history)
-            because = f"because {limit}" if limit else vain
-            reason = f"training stopped after step {step} of {self._total}: {because}" if because else None
+        reason = f"training stopped after step {step} of {self._total}: {because or 'the first process says so'}" \
+            if early else None
         if reason or state.step == ppo.steps or state.step % ppo.checkpoint_every == 0:
             self._save()
-        if run.stop.is_set:
+        if stopping:
             state.keep()
-            run.stop.check()
+            raise StopRequested("stopped")
         return reason
 
     def _save(self) -> None:
@@ -224,17 +273,7 @@ class _Reinforcement:
         if self._state.step == self._saved:
             return
         self._saved = self._state.step
+        if not run.world.is_main:
+            return
         folder = self._state.write(run.scratch / f"ppo-{step}", run.metrics.path)
         run.checkpoints.save(folder, step, run.identity, run.state.trained_seconds())
-
-
-def _seen(batch: Batch, verdicts: Sequence[Verdict], sampled: Sampled, updated: Updated, spent: _Spent) -> Rollouts:
-    """What a step saw, in numbers."""
-    return Rollouts(
-        reward=sum(verdict.reward for verdict in verdicts) / len(verdicts),
-        accuracy=sum(verdict.right for verdict in verdicts) / len(verdicts), kl=batch.kl,
-        clip_fraction=updated.clip_fraction,
-        explained_variance=explained_variance(batch.values, batch.returns, batch.mask),
-        entropy=float(batch.entropies.sum() / batch.mask.sum()),
-        response_tokens=sampled.tokens / len(sampled.responses),
-        rollout_seconds=round(spent.rollout, 4), update_seconds=round(spent.update, 4))

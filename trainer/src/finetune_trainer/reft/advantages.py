@@ -6,8 +6,16 @@ tokens there are. A token's value was predicted just before it was written. Luon
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+Total = Callable[[Tensor], Tensor]
+
+
+def _alone(numbers: Tensor) -> Tensor:
+    return numbers
 
 
 def token_rewards(scores: Tensor, log_probs: Tensor, reference: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
@@ -44,12 +52,23 @@ def advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, deca
     return estimates, (estimates + values) * mask
 
 
-def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Values with mean 0 and variance 1 over all tokens that there are; those that aren't are 0."""
-    count = mask.sum()
-    mean = (values * mask).sum() / count
-    variance = ((values - mean).square() * mask).sum() / count
+def whiten(values: Tensor, mask: Tensor, total: Total = _alone) -> Tensor:
+    """Values with mean 0 and variance 1 over all tokens that there are; those that aren't are 0.
+
+    Args:
+        values: what is whitened.
+        mask: which tokens there are.
+        total: adds up a tensor over the processes that have a part of the values each.
+    """
+    mean, variance = _moments(values, mask, total)
     return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
+
+
+def _moments(values: Tensor, mask: Tensor, total: Total) -> tuple[Tensor, Tensor]:
+    """Mean and variance over all tokens that there are."""
+    count, added = total(torch.stack([mask.sum(), (values * mask).sum()]))
+    mean = added / count
+    return mean, total(((values - mean).square() * mask).sum()) / count
 
 
 def per_response(values: Tensor, mask: Tensor) -> Tensor:
@@ -73,9 +92,7 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip:
     return per_response(0.5 * torch.maximum((values - returns).square(), (kept - returns).square()), mask)
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, total: Total = _alone) -> float:
     """1 − Var(returns − values) / Var(returns) over all tokens; 1 is perfect, 0 no better than a constant."""
-    there = mask.bool()
-    wanted, error = returns[there], (returns - values)[there]
-    spread = wanted.var(unbiased=False)
-    return float(1 - error.var(unbiased=False) / spread) if spread > 1e-12 else 0.0
+    (_, spread), (_, error) = _moments(returns, mask, total), _moments(returns - values, mask, total)
+    return float(1 - error / spread) if spread > 1e-12 else 0.0

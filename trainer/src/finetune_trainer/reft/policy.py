@@ -1,9 +1,13 @@
-"""The policy, its frozen start, and its value head: one base model in memory, whatever moves on it."""
+"""The policy, its frozen start, and its value head.
+
+What doesn't learn is in memory once: for an adapter that is the base model, and the reference takes an adapter more.
+Where all weights learn the reference is a second model, as in the paper.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +15,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
+from finetune_trainer.model.fast_dora import weights_changed
 from finetune_trainer.reft.rollout import left_padded, positions
 
 Weights = dict[str, Tensor]
@@ -43,9 +48,19 @@ class Policy:
         value_head: one linear layer on the last hidden state, float32, at first as torch draws it (with `seed`); so is
             that of the paper's code.
         trainable: the parameters that learn, by name.
+        reference: their values in the frozen start.
     """
 
-    def __init__(self, model: Any, pad_id: int, temperature: float, seed: int) -> None:
+    def __init__(self, model: Any, pad_id: int, temperature: float, seed: int, dtype: torch.dtype = torch.float32
+                 ) -> None:
+        """
+        Args:
+            model: with the parameters that learn requiring gradients.
+            pad_id: id to pad with.
+            temperature: logits are divided by it.
+            seed: of the value head.
+            dtype: what is computed in where the model's own weights are kept in float32.
+        """
         # Without accelerate's wrapper for mixed precision, which a model that resumes here has not got either.
         self.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
         self.trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -56,15 +71,16 @@ class Policy:
         self.value_head.to(self.device)
         self._pad_id = pad_id
         self._temperature = temperature
-        self.reference = self.weights()
+        self._dtype = dtype
+        self.reference = {name: p.detach().clone() for name, p in self.trainable.items()}
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Everything that learns."""
         return [*self.trainable.values(), *self.value_head.parameters()]
 
     def weights(self) -> Weights:
-        """A copy of what the policy has learnt so far; the value head is apart."""
-        return {name: p.detach().clone() for name, p in self.trainable.items()}
+        """A copy of what the policy has learnt so far, in the host's memory; the value head is apart."""
+        return {name: p.detach().to("cpu", copy=True) for name, p in self.trainable.items()}
 
     def put(self, weights: Weights) -> None:
         """Take over weights: by load_state_dict, so that whoever caches what follows from them hears of it."""
@@ -72,20 +88,29 @@ class Policy:
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
-        """The model as the warm-up left it, on the same base, to the bit."""
-        now = self.weights()
-        self.put(self.reference)
+        """The model as the warm-up left it, on the same base, to the bit: weights change places, and none is copied."""
+        self._change_places()
         try:
             yield
         finally:
-            self.put(now)
+            self._change_places()
+
+    def _change_places(self) -> None:
+        for name, parameter in self.trainable.items():
+            parameter.data, self.reference[name] = self.reference[name], parameter.data
+        weights_changed()
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """The precision that the model computes in: its own, or a lower one than its weights are kept in."""
+        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not torch.float32)
 
     def score(self, dialogues: Sequence[Dialogue]) -> Scored:
         """One forward pass over prompts and responses together."""
         ids, mask = left_padded([prompt + response for prompt, response in dialogues], self._pad_id, self.device)
         longest = max(len(response) for _, response in dialogues)
-        output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False,
-                            logits_to_keep=longest + 1, output_hidden_states=True)
+        with self.computing():
+            output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False,
+                                logits_to_keep=longest + 1, output_hidden_states=True)
         # Position i predicts token i + 1, and its value is the one before that token.
         spread = (output.logits[:, :-1].float() / self._temperature).log_softmax(-1)
         log_probs = spread.gather(-1, ids[:, -longest:].unsqueeze(-1)).squeeze(-1)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune_trainer.faults import run_out_of_memory
+
 _COMPACT_SHARE = 0.75
 """The batch shrinks once fewer of its rows than this go on: each time the whole cache is copied."""
 
@@ -75,6 +77,7 @@ def positions(mask: Tensor) -> Tensor:
 def _sample_batch(model: Any, prompts: Sequence[tuple[int, ...]], ends: set[int], pad_id: int, most: int,
                   temperature: float, generator: torch.Generator, check: Callable[[], None]
                   ) -> list[tuple[tuple[int, ...], bool]]:
+    run_out_of_memory(len(prompts), "oom-sampling")
     device = next(model.parameters()).device
     ids, mask = left_padded(prompts, pad_id, device)
     width = ids.shape[1]

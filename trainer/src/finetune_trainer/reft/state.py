@@ -57,9 +57,12 @@ class PpoState:
     _kept: tuple[Any, ...] = ()
 
     def keep(self) -> None:
-        """Remember weights and optimizer as they are, so that a step that is given up leaves nothing behind."""
+        """Remember weights and optimizer as they are, so that a step that is given up leaves nothing behind.
+
+        In the host's memory: where all weights learn this is three times the model.
+        """
         self._kept = (self.policy.weights(), copy.deepcopy(self.policy.value_head.state_dict()),
-                      copy.deepcopy(self.optimizer.state_dict()))
+                      _on_host(self.optimizer.state_dict()))
 
     def retreat(self) -> None:
         """Back to what was kept."""
@@ -95,7 +98,9 @@ class PpoState:
     def read(self, folder: Path) -> None:
         """Take over what `write` wrote."""
         device = str(self.policy.device)
-        self.policy.reference = load_file(folder / _REFERENCE, device=device)
+        # Copies: what is read from a file may lie in memory otherwise than what torch allocates, and add up so.
+        self.policy.reference = {
+            name: tensor.clone() for name, tensor in load_file(folder / _REFERENCE, device=device).items()}
         self.policy.put(load_file(folder / _POLICY, device=device))
         self.policy.value_head.load_state_dict(load_file(folder / _VALUES, device=device))
         self.optimizer.load_state_dict(torch.load(folder / _OPTIMIZER, map_location=device, weights_only=True))
@@ -104,6 +109,15 @@ class PpoState:
         self.history = [Rollouts(**seen) for seen in content["history"]]
         self.first_examples = tuple(RolloutExample(**example) for example in content["first"])
         self.last_examples = tuple(RolloutExample(**example) for example in content["last"])
+
+
+def _on_host(state: Any) -> Any:
+    """A copy of nested state, its tensors in the host's memory."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: _on_host(value) for key, value in state.items()}
+    return type(state)(map(_on_host, state)) if isinstance(state, list | tuple) else state
 
 
 def is_ppo_checkpoint(folder: Path) -> bool:

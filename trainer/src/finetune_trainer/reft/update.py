@@ -10,6 +10,7 @@ import torch
 from finetune_api.spec.reft import PpoSpec
 from torch import Tensor
 
+from finetune_trainer.distributed import World
 from finetune_trainer.errors import OutOfMemory
 from finetune_trainer.faults import run_out_of_memory
 from finetune_trainer.reft.advantages import advantages, policy_loss, token_rewards, value_loss, whiten
@@ -64,19 +65,26 @@ class Batch:
 
 @dataclass(frozen=True)
 class Updated:
-    """How the passes over a batch went: means over its optimizer steps."""
+    """How the passes over a batch went.
+
+    Attributes:
+        loss: this process's share of the loss, as a mean over the optimizer steps; the shares of all add up to it.
+        clipped: the share of this process's tokens that were clipped.
+        grad_norm: mean over the optimizer steps.
+    """
 
     loss: float
-    clip_fraction: float
+    clipped: float
     grad_norm: float
 
 
 @torch.no_grad()
 def prepare_batch(policy: Policy, dialogues: Sequence[Dialogue], scores: Sequence[float], ppo: PpoSpec, room: Room,
-                  check: Callable[[], None]) -> Batch:
+                  check: Callable[[], None], world: World) -> Batch:
     """Old log-probabilities and values, the reference's log-probabilities, rewards, advantages and returns.
 
     The old log-probabilities come from a full forward pass and not from the sampler, whose batches are others.
+    Advantages are whitened over the responses of all processes.
     """
     assert ppo.kl_coefficient is not None
     log_probs, values, entropies, mask = _score_all(policy, dialogues, room, check)
@@ -84,7 +92,8 @@ def prepare_batch(policy: Policy, dialogues: Sequence[Dialogue], scores: Sequenc
         reference, *_ = _score_all(policy, dialogues, room, check)
     rewards = token_rewards(torch.tensor(scores, device=policy.device), log_probs, reference, mask, ppo.kl_coefficient)
     estimates, returns = advantages(rewards, values, mask, ppo.gamma, ppo.gae_lambda)
-    return Batch(dialogues, mask, log_probs, reference, values, entropies, returns, whiten(estimates, mask))
+    return Batch(dialogues, mask, log_probs, reference, values, entropies, returns,
+                 whiten(estimates, mask, world.total))
 
 
 def _score_all(policy: Policy, dialogues: Sequence[Dialogue], room: Room, check: Callable[[], None]
@@ -102,19 +111,23 @@ def _score_all(policy: Policy, dialogues: Sequence[Dialogue], room: Room, check:
 
 
 def update(policy: Policy, optimizer: torch.optim.Optimizer, batch: Batch, ppo: PpoSpec, room: Room,
-           chance: random.Random, check: Callable[[], None]) -> Updated:
+           chance: random.Random, check: Callable[[], None], world: World) -> Updated:
     """PPO's passes over a batch, mini-batch by mini-batch, each in an order of its own.
+
+    Every process has an equal share of each mini-batch, and all take the same step.
 
     Raises:
         OutOfMemory: a single response doesn't fit.
     """
     losses, clipped, norms = [], 0.0, []
+    share = ppo.mini_batch_size // world.size
     for _ in range(ppo.epochs):
         order = list(range(len(batch.dialogues)))
         chance.shuffle(order)
-        for start in range(0, len(order), ppo.mini_batch_size):
+        for start in range(0, len(order), share):
             check()
-            loss, clips = _accumulate(policy, optimizer, batch, order[start:start + ppo.mini_batch_size], ppo, room)
+            loss, clips = _accumulate(policy, optimizer, batch, order[start:start + share], ppo, room)
+            world.add_gradients(policy.parameters())
             norms.append(float(torch.nn.utils.clip_grad_norm_(policy.parameters(), ppo.max_grad_norm)))
             optimizer.step()
             losses.append(loss)
@@ -133,7 +146,7 @@ def _accumulate(policy: Policy, optimizer: torch.optim.Optimizer, batch: Batch, 
             for group in portions(chosen, batch.lengths, room.tokens, room.rows):
                 run_out_of_memory(len(group))
                 loss, clipped = _loss(policy, batch, group, ppo)
-                loss = loss / len(chosen)
+                loss = loss / ppo.mini_batch_size
                 loss.backward()
                 total, clips = total + float(loss.detach()), clips + float(clipped)
             return total, clips

@@ -27,7 +27,8 @@ from finetune_trainer.training.resume import take_up
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.tuned import Tuned, count_trained, load_trained, save_trained
 
-_LEAVING_SECONDS = 300.0
+LEAVING_SECONDS = 300.0
+"""How long the processes wait for each other at the end of a loop."""
 
 
 def fine_tune(run: TrainingRun, tuned: Tuned) -> Trained:
@@ -123,7 +124,7 @@ def _train_with(run: TrainingRun, tuned: Tuned, micro: int, checkpointing: bool,
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             model, frozen + [name for name, _ in model.named_buffers()])
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    run.world.meet("trained", lambda: None, _LEAVING_SECONDS)
+    run.world.meet("trained", lambda: None, LEAVING_SECONDS)
     run.uploader.raise_failure()
     step = int(trainer.state.global_step)
     if callback.stopping:
