@@ -10,8 +10,7 @@ import urllib.request
 
 import pytest
 import torch
-from finetune_api import parse_job, resolve_defaults, spec_hash
-from finetune_api.messages import Accelerator, Limits, Outcome, Result, RunConfig
+from finetune_api.messages import Limits, Outcome, Result
 from finetune_api.spec.compute import ComputeSpec
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.steps import Layout, lay_out
@@ -20,69 +19,11 @@ from finetune_trainer.errors import BadConfig, PeerFailure, StopRequested
 from finetune_trainer.launcher import Child, Told, launch, most_telling, processes_here, run_children
 from finetune_trainer.places import Place, place_in, place_variables
 from finetune_trainer.stopping import StopFlag
-from safetensors.torch import load_file
 
-from tests.models import tiny_job, write_rows
+from tests.models import write_rows
 from tests.s3 import free_ports
-from tests.trainer.runs import METHODS, MORE_METHODS, RunningPod, workshop
-
-# Two passes per step and process, so that there is a moment in the middle of a step.
-TRAINING = {"training": {"batchSize": 8, "microBatchSize": 2}}
-
-
-def _configure(folder, attempt=1, name="config", **sections):
-    spec = resolve_defaults(parse_job(tiny_job(folder, **{**TRAINING, **sections})).spec)
-    config = folder / name
-    config.mkdir(exist_ok=True)
-    (config / "run.json").write_text(RunConfig(
-        namespace="default", name="tiny", uid="0123-abcd", attempt=attempt, spec=spec, spec_hash=spec_hash(spec),
-        accelerator=Accelerator(name="cpu", hourly_rate="1.00"),
-    ).model_dump_json(exclude_none=True))
-    return config
-
-
-class Pods:
-    """The pods of a job's attempt, one for each fault (none: an empty one)."""
-
-    def __init__(self, folder, faults=("", ""), configs=None, ports=(0, 0)):
-        (rendezvous,) = free_ports(1)
-        self.folder = folder
-        self.running = [RunningPod(
-            folder / f"log-{number}.txt",
-            ["run", "--config", str((configs or [folder / "config"] * 2)[number]), "--port", str(ports[number]),
-             "--termination-log", str(folder / f"termination-{number}")],
-            {"FINETUNE_FAULT": fault, "HF_HUB_OFFLINE": "1", "FINETUNE_NODES": str(len(faults)),
-             "JOB_COMPLETION_INDEX": str(number), "FINETUNE_RENDEZVOUS": f"127.0.0.1:{rendezvous}"},
-        ) for number, fault in enumerate(faults)]
-
-    def wait(self):
-        """How each ended."""
-        return [pod.wait() for pod in self.running]
-
-
-def _run(folder, faults=("", "")):
-    ended = Pods(folder, faults).wait()
-    assert [run.code for run in ended] == [0] * len(faults), "\n\n".join(run.output for run in ended)
-    return ended
-
-
-def _home(folder):
-    (found,) = (folder / "out").glob("default/tiny/*")
-    return found
-
-
-def _adapter(folder):
-    (path,) = _home(folder).glob("results/*/*/*.safetensors")
-    return load_file(path)
-
-
-def _digest(folder):
-    return json.loads((_home(folder) / "manifest.json").read_text())["result"]["adapter"]["sha256"]
-
-
-def _workshop(folder, **sections):
-    _configure(workshop(folder), **sections)
-    return folder
+from tests.trainer.pods import TRAINING, Pods, configure, configured_workshop, digest, home, run_pods, weights
+from tests.trainer.runs import METHODS, MORE_METHODS, RunningPod
 
 
 @pytest.mark.parametrize(("method", "packing"), [
@@ -93,17 +34,17 @@ def test_two_processes_train_the_adapter_that_one_does_and_publish_it_once(tmp_p
     if method == "LoRA":
         changed = {**changed, "lora": {**changed["lora"], "dropout": 0}}
     sections = {"training": {**TRAINING["training"], "packing": packing}, "method": changed}
-    one, two = _workshop(tmp_path / "one", **sections), _workshop(tmp_path / "two", **sections)
-    _run(one, ("",))
-    helped = _run(two)[1]
+    one, two = configured_workshop(tmp_path / "one", **sections), configured_workshop(tmp_path / "two", **sections)
+    run_pods(one, ("",))
+    helped = run_pods(two)[1]
     assert not (two / "termination-1").exists(), "only the first process has a result"
     assert "evaluating after" not in helped.output
     assert Result.model_validate_json((two / "termination-0").read_bytes()).outcome is Outcome.SUCCEEDED
-    single, double = _adapter(one), _adapter(two)
+    single, double = weights(one), weights(two)
     assert single.keys() == double.keys()
     for name in single:
         torch.testing.assert_close(double[name], single[name], rtol=1e-4, atol=1e-5)
-    steps = [[json.loads(line) for line in (_home(folder) / "results/1/metrics.jsonl").read_text().splitlines()]
+    steps = [[json.loads(line) for line in (home(folder) / "results/1/metrics.jsonl").read_text().splitlines()]
              for folder in (one, two)]
     for mine, other in zip(*([line for line in lines if "step" in line] for lines in steps), strict=True):
         assert mine["tokens"] == other["tokens"]
@@ -111,9 +52,14 @@ def test_two_processes_train_the_adapter_that_one_does_and_publish_it_once(tmp_p
         assert mine["gradNorm"] == pytest.approx(other["gradNorm"], rel=1e-3)
 
 
-def test_when_either_process_is_killed_the_other_says_so_and_a_resumed_run_is_the_same_to_the_bit(tmp_path):
-    straight, killed = (_workshop(tmp_path / name, method=METHODS["LoRA"]) for name in ("straight", "killed"))
-    _run(straight)
+# Of a model that is trained whole each process holds a part alone.
+SHARED = pytest.mark.parametrize("method", [METHODS["LoRA"], MORE_METHODS["Full"]], ids=["LoRA", "Full"])
+
+
+@SHARED
+def test_when_either_process_is_killed_the_other_says_so_and_a_resumed_run_is_the_same_to_the_bit(tmp_path, method):
+    straight, killed = (configured_workshop(tmp_path / name, method=method) for name in ("straight", "killed"))
+    run_pods(straight)
     for faults in ("", "kill:step-2"), ("kill:checkpointed-4", ""):
         ended = Pods(killed, faults).wait()
         survivor = faults.index("")
@@ -123,17 +69,18 @@ def test_when_either_process_is_killed_the_other_says_so_and_a_resumed_run_is_th
         assert message == (f"process {survivor} of 2 lost another one: it ended, or the network between them failed; "
                            "its own last message says why")
         assert "Traceback" not in ended[survivor].output
-    _configure(killed, attempt=3, method=METHODS["LoRA"])
-    for run in _run(killed):
+    configure(killed, attempt=3, method=method)
+    for run in run_pods(killed):
         assert "resuming from step 4 of 6" in run.output
     # Dropout is on: every process begins a step with random states that follow from the seed, the step and its rank.
-    assert _digest(killed) == _digest(straight)
+    assert digest(killed) == digest(straight)
 
 
-def test_sigterm_to_one_process_checkpoints_and_ends_both_with_75(tmp_path):
-    sections = {"training": {**TRAINING["training"], "maxSteps": 50, "checkpointEvery": 40}}
-    straight, stopped = (_workshop(tmp_path / name, **sections) for name in ("straight", "stopped"))
-    _run(straight)
+@SHARED
+def test_sigterm_to_one_process_checkpoints_and_ends_both_with_75(tmp_path, method):
+    sections = {"training": {**TRAINING["training"], "maxSteps": 50, "checkpointEvery": 40}, "method": method}
+    straight, stopped = (configured_workshop(tmp_path / name, **sections) for name in ("straight", "stopped"))
+    run_pods(straight)
     ports = free_ports(2)
     pods = Pods(stopped, ports=ports)
     # The second process serves its progress too: the operator may ask any pod.
@@ -142,13 +89,13 @@ def test_sigterm_to_one_process_checkpoints_and_ends_both_with_75(tmp_path):
     for run in pods.wait():
         assert run.code == 75, run.output
         assert "the checkpoint of that step is in the output" in run.output
-    _configure(stopped, attempt=2, **sections)
-    assert "resuming from step" in _run(stopped)[0].output
-    assert _digest(stopped) == _digest(straight)
+    configure(stopped, attempt=2, **sections)
+    assert "resuming from step" in run_pods(stopped)[0].output
+    assert digest(stopped) == digest(straight)
 
 
 def test_sigterm_is_heard_while_the_first_process_is_awaited(tmp_path):
-    folder = _workshop(tmp_path)
+    folder = configured_workshop(tmp_path)
     (port,) = free_ports(1)
     pods = Pods(folder, faults=("", "kill:nowhere"), ports=(0, port))
     pods.running[0].process.kill()
@@ -166,9 +113,9 @@ def test_sigterm_is_heard_while_the_first_process_is_awaited(tmp_path):
 
 
 def test_processes_that_see_other_data_end_with_a_sentence(tmp_path):
-    folder = _workshop(tmp_path)
+    folder = configured_workshop(tmp_path)
     write_rows(folder / "other.jsonl", seed=1)
-    other = _configure(folder, name="other", dataset={"source": f"file://{folder}/other.jsonl"})
+    other = configure(folder, name="other", dataset={"source": f"file://{folder}/other.jsonl"})
     for run in Pods(folder, configs=[folder / "config", other]).wait():
         assert run.code == 1, run.output
         assert "the processes of this job don't see the same: job (here " in run.output
@@ -177,20 +124,20 @@ def test_processes_that_see_other_data_end_with_a_sentence(tmp_path):
 
 
 def test_memory_trouble_in_one_process_ends_it_with_71_since_the_others_cannot_go_back(tmp_path):
-    ended = Pods(_workshop(tmp_path), ("", "oom:1")).wait()
+    ended = Pods(configured_workshop(tmp_path), ("", "oom:1")).wait()
     assert [run.code for run in ended] == [1, 71], ended
     assert "doesn't suffice for 2 rows per forward pass: write a smaller spec.training.microBatchSize" in \
         ended[1].output
 
 
 def test_a_loss_that_is_nan_in_one_process_ends_all_with_70(tmp_path):
-    for run in Pods(_workshop(tmp_path), ("", "nan:3")).wait():
+    for run in Pods(configured_workshop(tmp_path), ("", "nan:3")).wait():
         assert run.code == 70, run.output
         assert "the loss of step 3 is nan" in run.output
 
 
 def test_rows_that_cannot_be_shared_equally_end_with_64_before_anything_is_loaded(tmp_path):
-    folder = _workshop(tmp_path)
+    folder = configured_workshop(tmp_path)
     pod = RunningPod(folder / "log.txt", ["run", "--config", str(folder / "config"), "--port", "0"],
                      {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}).wait(60)
     assert pod.code == 64, pod.output
@@ -288,7 +235,7 @@ def test_a_request_to_stop_is_passed_on():
 
 
 def test_the_launcher_runs_a_trainer_per_process_and_keeps_the_first_ones_message(tmp_path, monkeypatch):
-    folder = _workshop(tmp_path)
+    folder = configured_workshop(tmp_path)
     limits = folder / "limits"
     limits.mkdir()
     (limits / "limits.json").write_text(Limits(stop=True).model_dump_json())
