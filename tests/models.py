@@ -36,8 +36,10 @@ def tiny_tokenizer(chat_template: str | None = CHATML):
 
 
 def save_tiny_model(folder: Path, *, hidden: int = 64, layers: int = 2, chat_template: str | None = CHATML,
-                    biases: bool = False) -> Path:
-    """A random Llama with its tokenizer, in safetensors; with `biases` in its attention, as Qwen has them."""
+                    biases: bool = False, tied: bool = False) -> Path:
+    """A random Llama with its tokenizer, in safetensors; with `biases` in its attention, as Qwen has them, or with its
+    head `tied` to its embeddings, as SmolLM2 has it.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -46,7 +48,7 @@ def save_tiny_model(folder: Path, *, hidden: int = 64, layers: int = 2, chat_tem
     model = LlamaForCausalLM(LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=0, bos_token_id=None,
-        tie_word_embeddings=False, attention_bias=biases,
+        tie_word_embeddings=tied, attention_bias=biases,
     ))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -20,7 +20,7 @@ from finetune_api.estimate import (
 from finetune_api.resolve import resolve_defaults
 from finetune_api.rules import SMALLEST_SPEC, merge_patch
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.method import MethodSpec, MethodType, Quantization
+from finetune_api.spec.method import MethodSpec, MethodType, PartialSpec, Quantization
 from finetune_api.spec.training import Precision
 
 GIB = 1024**3
@@ -70,6 +70,44 @@ def test_full_fine_tuning_of_seven_billion_is_refused_with_the_way_out():
     model = read_architecture(MISTRAL)
     assert not choose(spec("Full"), model, GPU, L4).fits
     assert advice(spec("Full"), model, GPU, L4, CATALOGUE) == "write spec.method.type: LoRA"
+
+
+def test_full_fine_tuning_of_seven_billion_fits_on_eight_l4_which_divide_it():
+    model = read_architecture(MISTRAL)
+    plan = choose(spec("Full"), model, GPU, L4, processes=8)
+    assert plan.fits
+    assert plan.gradient_checkpointing
+    memory, numbers = plan.memory, model.parameters / 8
+    # 32 bits each of the weights, of the gradients, and of the two moments, since no 8-bit optimizer takes parts.
+    assert (memory.weights, memory.gradients, memory.optimizer) == (4 * numbers, 4 * numbers, 8 * numbers)
+    assert memory.total / GIB == pytest.approx(19.9, abs=0.1)
+    assert memory.total == sum(size for _, size in memory.terms())
+    assert not choose(spec("Full"), model, GPU, L4, processes=4).fits
+
+
+def test_what_is_gathered_for_a_while_is_reckoned_with_a_block_at_a_time():
+    model, more = read_architecture(MISTRAL), read_architecture({**MISTRAL, "num_hidden_layers": 64})
+    method, portion = spec("Full").method, Portion(1024, 1024)
+    block, outside = model.block_parameters, 2 * 32_000 * 4096 + 4096
+    four = [estimate_memory(one, method, portion, True, GPU, 4) for one in (model, more)]
+    assert {memory.buffers for memory in four} == {block * 14 + outside * 8}, "however many blocks there are"
+
+
+def test_a_model_that_is_divided_among_many_still_has_to_be_whole_in_the_first_process():
+    model = read_architecture(MISTRAL)
+    memory = estimate_memory(model, spec("Full").method, Portion(256, 256), True, GPU, 64)
+    assert memory.total >= 2 * model.parameters
+    assert not choose(spec("Full"), read_architecture({**MISTRAL, "num_hidden_layers": 64}), GPU, L4, 64).fits
+
+
+def test_an_adapters_base_is_whole_in_every_process_and_the_chosen_weights_of_a_model_are_divided():
+    model, portion = read_architecture(MISTRAL), Portion(1024, 1024)
+    method = spec().method
+    assert estimate_memory(model, method, portion, True, GPU, 8) == estimate_memory(model, method, portion, True, GPU)
+    partial = method.model_copy(update={"type": MethodType.PARTIAL, "partial": PartialSpec(last_layers=4)})
+    one, eight = (estimate_memory(model, partial, portion, True, GPU, processes) for processes in (1, 8))
+    assert eight.weights < one.weights / 8
+    assert eight.gradients == one.gradients / 8
 
 
 @pytest.mark.parametrize(("changes", "words"), [

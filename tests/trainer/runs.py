@@ -69,8 +69,8 @@ MORE_METHODS = {
 """Every method beside plain LoRA and DoRA. The model needs biases for BitFit."""
 
 # Every process is forked from one that has imported torch and the rest already: these imports take most of a tiny run.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["finetune_trainer.pipeline", "finetune_trainer.local"])
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["finetune_trainer.pipeline", "finetune_trainer.local"])
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Running:
 
     def _start(self, log: Path, child: Callable[..., None], *arguments: object) -> None:
         self._log = log
-        self.process = _PROCESSES.Process(target=child, args=arguments)
+        self.process = PROCESSES.Process(target=child, args=arguments)
         self.process.start()
 
     def wait(self, seconds: float = SECONDS) -> Run:
@@ -127,8 +127,9 @@ class Running:
 class RunningPod(Running):
     """A pod of a job: the trainer's entry with an environment of its own."""
 
-    def __init__(self, log: Path, arguments: list[str], environment: dict[str, str]) -> None:
-        self._start(log, _pod, arguments, {**os.environ, **environment}, log)
+    def __init__(self, log: Path, arguments: list[str], environment: dict[str, str],
+                 child: Callable[..., None] | None = None) -> None:
+        self._start(log, child or pod, arguments, {**os.environ, **environment}, log)
 
 
 def run(folder: Path, fault: str = "", **sections: dict) -> Run:
@@ -156,7 +157,8 @@ def _child(job: dict, environment: dict[str, str], log: Path, port: int | None) 
     os._exit(code)
 
 
-def _pod(arguments: list[str], environment: dict[str, str], log: Path) -> None:
+def pod(arguments: list[str], environment: dict[str, str], log: Path) -> None:
+    """The trainer's entry, in a process of its own."""
     _become(environment, log)
     from finetune_trainer.__main__ import main
 

@@ -18,7 +18,7 @@ from finetune_trainer.reft.update import Room, prepare_batch, update
 from safetensors.torch import load_file, save_file
 
 from tests.s3 import free_ports
-from tests.trainer.pods import Pods, configure, digest, pod_workshop, run_pods
+from tests.trainer.pods import Pods, configure, configured_workshop, digest, run_pods
 from tests.trainer.test_reft_run import DATA, PPO, REFT
 
 SECTIONS = {"method": REFT, "dataset": DATA, "training": {"batchSize": 8, "maxSteps": 2, "checkpointEvery": 1}}
@@ -73,7 +73,7 @@ def test_two_processes_learn_from_given_responses_what_one_does(tmp_path, tiny_m
 def test_a_pod_that_is_killed_in_ppo_ends_both_and_the_resumed_job_is_the_same_to_the_bit(tmp_path, policy):
     adapter = {} if policy == "LoRA" else {"reft": {"policy": policy, "lora": None}}
     sections = {**SECTIONS, "method": merge_patch(REFT, adapter)}
-    straight, killed = (pod_workshop(tmp_path / name, **sections) for name in ("straight", "killed"))
+    straight, killed = (configured_workshop(tmp_path / name, **sections) for name in ("straight", "killed"))
     run_pods(straight)
     assert Result.model_validate_json((straight / "termination-0").read_bytes()).outcome is Outcome.SUCCEEDED
     ended = Pods(killed, ("", "kill:step-4")).wait()
@@ -87,7 +87,7 @@ def test_a_pod_that_is_killed_in_ppo_ends_both_and_the_resumed_job_is_the_same_t
 def test_sigterm_to_one_process_in_ppo_ends_both_with_75_and_the_next_attempt_is_the_same(tmp_path):
     ppo = {**PPO, "steps": 40, "checkpointEvery": 100}
     sections = {**SECTIONS, "method": merge_patch(REFT, {"reft": {"ppo": ppo}})}
-    straight, stopped = (pod_workshop(tmp_path / name, **sections) for name in ("straight", "stopped"))
+    straight, stopped = (configured_workshop(tmp_path / name, **sections) for name in ("straight", "stopped"))
     run_pods(straight)
     ports = free_ports(2)
     pods = Pods(stopped, ports=ports)
@@ -103,6 +103,6 @@ def test_sigterm_to_one_process_in_ppo_ends_both_with_75_and_the_next_attempt_is
 
 def test_responses_that_cannot_be_shared_equally_end_with_64(tmp_path):
     sections = {**SECTIONS, "method": merge_patch(REFT, {"reft": {"ppo": {"rollouts": 9, "miniBatchSize": 3}}})}
-    for run in Pods(pod_workshop(tmp_path, **sections)).wait():
+    for run in Pods(configured_workshop(tmp_path, **sections)).wait():
         assert run.code == 64, run.output
         assert "ppo.miniBatchSize: 3 responses can't be shared equally among 2 processes" in run.output

@@ -15,6 +15,7 @@ from finetune_api.spec.method import Engine
 from finetune_api.spec.output import Export
 from finetune_api.spec.policy import PreflightPolicy
 from finetune_api.status import EvaluationScores, Memory
+from transformers import PreTrainedModel
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.distributed import connect
@@ -127,8 +128,12 @@ def run_attempt(attempt: Attempt) -> Finished:
     stop.check()
 
     state.enter(Stage.LOADING)
-    model = (load_model(files, spec.method.quantization, device) if spec.engine is Engine.NATIVE
-             else unsloth.load_model(files, spec, device))
+
+    def load() -> PreTrainedModel:
+        return (load_model(files, spec.method.quantization, device) if spec.engine is Engine.NATIVE
+                else unsloth.load_model(files, spec, device))
+
+    model = load()
     identity = Identity(config.spec_hash, data.digest(), weights_digest(model),
                         {**environment(device), "number of processes": str(world.size)})
     base = describe(model)
@@ -149,7 +154,7 @@ def run_attempt(attempt: Attempt) -> Finished:
             spec=spec, model=model, tokenizer=tokenizer, data=data, device=device, identity=identity,
             checkpoints=CheckpointStore(storage, prefix, config.attempt, uploader, state.note), uploader=uploader,
             state=state, metrics=attempt.metrics, limits=attempt.limits, reserve=_reserve(before, state), stop=stop,
-            scratch=attempt.scratch, clock=attempt.clock, world=world,
+            scratch=attempt.scratch, clock=attempt.clock, world=world, reload=load,
         ))
         uploader.drain()
     if trained.stopped_early:

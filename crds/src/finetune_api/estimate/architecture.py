@@ -81,10 +81,15 @@ class Architecture:
         return self.layers * sum(linear.weights for linear in self.linears)
 
     @property
+    def block_parameters(self) -> int:
+        """All numbers of one block."""
+        return sum(linear.parameters for linear in self.linears) + self.experts + self.norms
+
+    @property
     def parameters(self) -> int:
         """All numbers of the model."""
-        block = sum(linear.parameters for linear in self.linears) + self.experts + self.norms
-        return self.layers * block + self.hidden + self.vocabulary * self.hidden * (1 if self.tied else 2)
+        outside = self.hidden + self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.layers * self.block_parameters + outside
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:

@@ -70,4 +70,4 @@ def estimate_job(spec: FineTuneJobSpec, model: Architecture, on: On, catalogue: 
     cores = float(spec.compute.cpu.value) if spec.compute.cpu else _CORES
     duration = estimate_duration(tokens, model, spec.method, plan.gradient_checkpointing, on.name, processes,
                                  on.hourly_rate, cores) if tokens else None
-    return Estimate(plan, change, duration, checkpoint_bytes(model, spec.method, machine))
+    return Estimate(plan, change, duration, checkpoint_bytes(model, spec.method, machine, processes))

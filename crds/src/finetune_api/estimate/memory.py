@@ -2,7 +2,8 @@
 
 Every term follows from what the trainer really does: float32 adapters, gradients and, on a CPU, optimizer state; 8-bit
 AdamW on a GPU (Dettmers et al., 2022, arXiv:2110.02861); logits in tiles and of answers alone; a forward pass that
-keeps what the backward pass reads. `benchmarks/memory_estimate.py` compares it with what torch allocates.
+keeps what the backward pass reads. Where several processes train a model's own weights, these are divided (FSDP), with
+gradients and a float32 optimizer state. `benchmarks/memory_estimate.py` compares it with what torch allocates.
 """
 
 from __future__ import annotations
@@ -93,9 +94,9 @@ def machine_for(accelerator: str, precision: Precision) -> Machine:
     return Machine(gpu, FLOAT32 if exact else BFLOAT16)
 
 
-def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, checkpointing: bool, machine: Machine
-                    ) -> Memory:
-    """The peak of a training step, in bytes.
+def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, checkpointing: bool, machine: Machine,
+                    processes: int = 1) -> Memory:
+    """The peak of a training step in one process, in bytes.
 
     Args:
         model: the model's sizes.
@@ -103,8 +104,10 @@ def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, c
         portion: what one forward pass gets.
         checkpointing: whether activations are computed again in the backward pass.
         machine: what it is computed on.
+        processes: how many train together; they divide the weights among them where the model's own are trained.
     """
     trained = trained_by(method, model)
+    shares = _shares(method, trained, processes)
     block = portion.tokens * _kept_of_a_block(model, trained, portion, machine)
     # Checkpointing keeps what goes into every block, and all of the one whose backward pass is under way.
     kept = portion.tokens * trained.depth * model.hidden * machine.dtype_bytes + block if checkpointing else \
@@ -114,16 +117,21 @@ def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, c
     # The loss is done when the first block's backward pass begins: the larger of the two is the peak.
     if checkpointing:
         loss = max(0, loss - block - working)
-    return Memory(
-        weights=_weights(model, method.quantization, trained, machine) + FLOAT32 * trained.reference,
+    memory = Memory(
+        weights=_weights(model, method.quantization, trained, machine, shares) + FLOAT32 * trained.reference,
         adapter=trained.added * FLOAT32,
-        gradients=trained.parameters * FLOAT32,
-        optimizer=math.ceil(trained.parameters * _state(method, machine)),
+        gradients=math.ceil(trained.parameters * FLOAT32 / shares),
+        optimizer=math.ceil(trained.parameters * _state(method, machine, shares) / shares),
         activations=kept + working + _mask(portion, machine),
         loss=loss if checkpointing else max(0, loss - working),
-        buffers=_buffers(model, method.quantization, trained, machine),
+        buffers=_buffers(model, method.quantization, trained, machine) if shares == 1 else _gathered(model, machine),
         context=CONTEXT if machine.gpu else 0,
     )
+    if shares == 1:
+        return memory
+    # After training the first process puts the whole model together beside its part, and evaluates it.
+    together = model.parameters * machine.dtype_bytes + memory.weights + memory.context
+    return replace(memory, buffers=memory.buffers + max(0, together - memory.total))
 
 
 def estimate_reinforcement(model: Architecture, method: MethodSpec, tokens: int, response: int, machine: Machine
@@ -142,23 +150,32 @@ def estimate_reinforcement(model: Architecture, method: MethodSpec, tokens: int,
     return replace(memory, loss=response * model.vocabulary * (machine.dtype_bytes + 4 * FLOAT32))
 
 
-def checkpoint_bytes(model: Architecture, method: MethodSpec, machine: Machine) -> int:
+def checkpoint_bytes(model: Architecture, method: MethodSpec, machine: Machine, processes: int = 1) -> int:
     """Size of a checkpoint: what is trained in float32, the optimizer's state, and what ReFT compares with."""
     trained = trained_by(method, model)
-    return math.ceil(trained.parameters * (FLOAT32 + _state(method, machine))) + FLOAT32 * trained.reference
+    state = _state(method, machine, _shares(method, trained, processes))
+    return math.ceil(trained.parameters * (FLOAT32 + state)) + FLOAT32 * trained.reference
 
 
-def _state(method: MethodSpec, machine: Machine) -> float:
-    """Bytes of optimizer state a trained number. PPO's moments are float32: its updates are too small for 8 bits."""
-    return _EIGHT_BIT_STATE if machine.gpu and not method.reft else 2 * FLOAT32
+def _shares(method: MethodSpec, trained: Trained, processes: int) -> int:
+    """Among how many processes the model is divided; PPO keeps it whole in each."""
+    return processes if trained.own and not method.reft else 1
 
 
-def _weights(model: Architecture, quantization: Quantization, trained: Trained, machine: Machine) -> int:
+def _state(method: MethodSpec, machine: Machine, shares: int) -> float:
+    """Bytes of optimizer state a trained number; the 8-bit optimizer can't divide it, and is too coarse for PPO."""
+    return _EIGHT_BIT_STATE if machine.gpu and shares == 1 and not method.reft else 2 * FLOAT32
+
+
+def _weights(model: Architecture, quantization: Quantization, trained: Trained, machine: Machine, shares: int) -> int:
     """The base: its blocks' matrices quantized; embeddings, head, norms and biases never are."""
     if trained.own:
+        held = FLOAT32 * trained.own + (model.parameters - trained.own) * machine.dtype_bytes
+        if shares > 1:
+            return math.ceil(held / shares)
         # Kept in float32; autocast keeps a rounded copy of what it multiplies with until the backward pass is done.
         copies = BFLOAT16 * min(trained.own, model.block_weights) if machine.dtype_bytes == BFLOAT16 else 0
-        return FLOAT32 * trained.own + (model.parameters - trained.own) * machine.dtype_bytes + copies
+        return held + copies
     rest = model.parameters - model.block_weights
     if quantization is Quantization.NF4:
         return math.ceil(model.block_weights * _NF4) + rest * machine.dtype_bytes
@@ -166,6 +183,18 @@ def _weights(model: Architecture, quantization: Quantization, trained: Trained, 
         scales = FLOAT32 * model.layers * sum(linear.outputs for linear in model.linears)
         return model.block_weights + scales + rest * machine.dtype_bytes
     return model.parameters * machine.dtype_bytes
+
+
+def _gathered(model: Architecture, machine: Machine) -> int:
+    """What is whole for a while where all else is divided.
+
+    Embeddings, head and last norm, with their gradients, from the beginning of a forward pass to the end of its
+    backward pass, and what goes into their sum, in float32. Of the blocks the one that is computed and the next, whose
+    weights come meanwhile, each of them once more as it is received; and the first one's gradients, with their sum.
+    """
+    size, block = machine.dtype_bytes, model.block_parameters
+    outside = model.parameters - model.layers * block
+    return outside * (2 * size + FLOAT32) + block * (5 * size + FLOAT32)
 
 
 def _kept_of_a_block(model: Architecture, trained: Trained, portion: Portion, machine: Machine) -> int:

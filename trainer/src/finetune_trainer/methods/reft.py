@@ -33,11 +33,12 @@ from finetune_trainer.reft.rollout import Sampled, sample
 from finetune_trainer.reft.seen import Spent, see
 from finetune_trainer.reft.state import PpoState, RolloutExample, is_ppo_checkpoint
 from finetune_trainer.reft.update import Batch, Room, Updated, prepare_batch, update
+from finetune_trainer.sharding import thaw
 from finetune_trainer.training.resume import take_up
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.training.sft import LEAVING_SECONDS, fine_tune
 from finetune_trainer.tuned import Tuned
-from finetune_trainer.tuned.in_place import WholeModel, thaw
+from finetune_trainer.tuned.in_place import WholeModel
 from finetune_trainer.tuned.peft_adapter import PeftAdapter
 from finetune_trainer.watching.state import StepReport
 

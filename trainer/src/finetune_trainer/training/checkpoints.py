@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,23 +86,33 @@ class CheckpointStore:
             self._storage.delete([manifest])
             self._storage.delete([key for key in keys if key.startswith(folder) and key != manifest])
 
-    def newest(self, identity: Identity, folder: Path) -> CheckpointManifest | None:
+    def newest(self, identity: Identity, folder: Path, step: int | None = None, without: Collection[str] = ()
+               ) -> CheckpointManifest | None:
         """Fetch the newest complete checkpoint that fits, checked file by file, into `folder`; None if there is none.
 
         One that doesn't fit or is damaged is passed over, and said.
+
+        Args:
+            identity: what it has to fit.
+            folder: where its files go.
+            step: its step, where that is known; else any.
+            without: files that aren't needed.
         """
         keys = self._storage.keys(f"{self._prefix}/{CHECKPOINTS}/")
         complete = sorted((key for key in keys if key.endswith(f"/{CHECKPOINT_MANIFEST}")), key=_step_of, reverse=True)
         for key in complete:
+            if step is not None and _step_of(key)[0] != step:
+                continue
             source = key.rpartition("/")[0]
-            fault = self._fetch(key, source, identity, folder)
+            fault = self._fetch(key, source, identity, folder, without)
             if isinstance(fault, CheckpointManifest):
                 self.complete_step = fault.step
                 return fault
             self._tell(f"the checkpoint {source} is passed over: {fault}")
         return None
 
-    def _fetch(self, key: str, source: str, identity: Identity, folder: Path) -> CheckpointManifest | str:
+    def _fetch(self, key: str, source: str, identity: Identity, folder: Path, without: Collection[str]
+               ) -> CheckpointManifest | str:
         try:
             manifest = CheckpointManifest.model_validate_json(self._storage.get_bytes(key) or b"")
         except ValidationError:
@@ -114,6 +124,8 @@ class CheckpointStore:
                 return f"it belongs to other {name}"
         shutil.rmtree(folder, ignore_errors=True)
         for file in manifest.files:
+            if file.path in without:
+                continue
             path = folder / file.path
             try:
                 self._storage.get_file(f"{source}/{file.path}", path)

@@ -20,7 +20,8 @@ from finetune_trainer.training.run import TrainingRun
 from finetune_trainer.watching.state import StepReport
 
 if TYPE_CHECKING:
-    from finetune_trainer.training.sft import StepLoader, _Trainer
+    from finetune_trainer.training.loader import StepLoader
+    from finetune_trainer.training.trainer import StepTrainer
 
 
 class LoopCallback(TrainerCallback):
@@ -30,7 +31,7 @@ class LoopCallback(TrainerCallback):
     state after the last whole one. Its random states are those of that moment too, so that the resumed run is the same.
     """
 
-    trainer: _Trainer
+    trainer: StepTrainer
 
     def __init__(self, run: TrainingRun, loader: StepLoader, steps: int, start: int) -> None:
         self._run = run

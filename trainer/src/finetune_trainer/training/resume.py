@@ -8,6 +8,29 @@ from finetune_api.layout import METRICS
 from finetune_api.messages import CheckpointManifest
 
 from finetune_trainer.training.run import TrainingRun
+from finetune_trainer.tuned import TRAINED
+
+OPTIMIZER = "optimizer.pt"
+"""The optimizer's state in a checkpoint, as transformers calls it."""
+
+
+def newest(run: TrainingRun, folder: Path, divided: bool) -> CheckpointManifest | None:
+    """Fetch the newest checkpoint that fits the run into `folder`; None if there is none.
+
+    Args:
+        run: the run that may go on.
+        folder: where its files go.
+        divided: whether its weights and optimizer state are needed in the first process alone, from which the others
+            get their parts; then a collective. The disk of a node would not hold a whole model for each of its GPUs.
+    """
+    if not divided:
+        return run.checkpoints.newest(run.identity, folder)
+    if run.world.is_main:
+        found = run.checkpoints.newest(run.identity, folder)
+        run.world.highest(found.step if found else 0)
+        return found
+    (step,) = run.world.highest(0)
+    return run.checkpoints.newest(run.identity, folder, step, (TRAINED, OPTIMIZER)) if step else None
 
 
 def take_up(run: TrainingRun, found: CheckpointManifest, folder: Path, steps: int) -> int:

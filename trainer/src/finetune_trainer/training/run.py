@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -44,6 +45,7 @@ class TrainingRun:
         scratch: a folder of this process.
         clock: the time.
         world: the processes that train together.
+        reload: loads the base model once more; for methods that divide it among several processes.
     """
 
     spec: FineTuneJobSpec
@@ -62,6 +64,7 @@ class TrainingRun:
     scratch: Path
     clock: Clock
     world: World = field(default_factory=World)
+    reload: Callable[[], PreTrainedModel] | None = None
 
 
 @dataclass(frozen=True)

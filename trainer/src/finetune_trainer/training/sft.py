@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
 from finetune_api.spec.training import Toggle
 from torch.nn.parallel import DistributedDataParallel
 from transformers.trainer_callback import PrinterCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
-from finetune_trainer.data.collate import collate
-from finetune_trainer.data.steps import Layout, lay_out, step_rows, total_steps
+from finetune_trainer.data.steps import Layout, total_steps
 from finetune_trainer.distributed import COLLECTIVE
 from finetune_trainer.errors import OutOfMemory, StopRequested
-from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
+from finetune_trainer.sharding import is_sharded
 from finetune_trainer.training.answers_only import AnswersOnly
+from finetune_trainer.training.loader import StepLoader
 from finetune_trainer.training.loop import LoopCallback
 from finetune_trainer.training.portions import first_portion
-from finetune_trainer.training.resume import take_up
+from finetune_trainer.training.resume import newest, take_up
 from finetune_trainer.training.run import Trained, TrainingRun
+from finetune_trainer.training.trainer import StepTrainer
 from finetune_trainer.tuned import Tuned, count_trained, load_trained, save_trained
 
 LEAVING_SECONDS = 300.0
@@ -43,11 +42,12 @@ def fine_tune(run: TrainingRun, tuned: Tuned) -> Trained:
     """
     training = run.spec.training
     steps = total_steps(len(run.data.train), training.batch_size, training.epochs, training.max_steps)
-    # On disk: a copy of a whole model in memory would cost as much again.
-    first = run.scratch / "first"
-    save_trained(tuned.model, first)
+    # On disk: a copy of a whole model in memory would cost as much again. A divided one isn't tried a second time.
+    first = None if is_sharded(tuned.model) else run.scratch / "first"
+    if first:
+        save_trained(tuned.model, first)
     folder = run.scratch / "resume"
-    found = run.checkpoints.newest(run.identity, folder)
+    found = newest(run, folder, divided=first is None)
     start = take_up(run, found, folder, steps) if found else 0
     micro, checkpointing = first_portion(run)
     reason: str | None = None
@@ -93,15 +93,15 @@ def fine_tune(run: TrainingRun, tuned: Tuned) -> Trained:
 
 
 def _train_with(run: TrainingRun, tuned: Tuned, micro: int, checkpointing: bool, steps: int, resume: Path | None,
-                start: int, first: Path) -> tuple[int, str | None]:
+                start: int, first: Path | None) -> tuple[int, str | None]:
     """One training loop with one micro-batch size: the steps done, and why it ended early."""
     model = tuned.model
     layout = Layout(micro, run.spec.training.packing, model.config.get_text_config().hidden_size, run.world.size)
     loader = StepLoader(run, layout, steps, start)
     callback = LoopCallback(run, loader, steps, start)
-    trainer = _Trainer(
+    trainer = StepTrainer(
         model=model,
-        args=_arguments(run, layout, steps, checkpointing),
+        args=_arguments(run, layout, steps, checkpointing, first is None),
         train_dataset=Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),
         processing_class=run.tokenizer,
         callbacks=[callback],
@@ -109,16 +109,19 @@ def _train_with(run: TrainingRun, tuned: Tuned, micro: int, checkpointing: bool,
     trainer.remove_callback(PrinterCallback)
     trainer.loader = loader
     trainer.rate = tuned.rate
+    trainer.note = run.state.note
+    trainer.sharded = first is None
     trainer.keeps_random_state = run.world.size == 1
     # TRL would gather metrics that nobody reads from all processes, four times in every forward pass.
     trainer.accelerator.gather_for_metrics = lambda metric: metric
     if not run.device.is_gpu:
         trainer.answers_only = AnswersOnly(tuned.causal)
     callback.trainer = trainer
-    # TRL has just rounded a quantised model's adapter to bf16 (and after memory trouble it holds the failed try's).
-    load_trained(model, first)
+    if first:
+        # TRL has just rounded a quantised model's adapter to bf16 (and after memory trouble it holds the failed try's).
+        load_trained(model, first)
     _assert_precision(model)
-    if run.world.size > 1:
+    if run.world.size > 1 and first:
         # Every process has loaded the frozen weights itself, and they agreed on their digest: not to be sent around.
         frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
@@ -138,9 +141,11 @@ def _assert_precision(model: torch.nn.Module) -> None:
     assert not wrong, f"trained weights must be float32: {wrong[:3]}"
 
 
-def _arguments(run: TrainingRun, layout: Layout, steps: int, checkpointing: bool) -> SFTConfig:
+def _arguments(run: TrainingRun, layout: Layout, steps: int, checkpointing: bool, sharded: bool) -> SFTConfig:
     """TRL's settings, each one explicit where its default would round, cut, checkpoint or phone home."""
     training, device = run.spec.training, run.device
+    # bitsandbytes' kernels take no divided tensors (0.50.2); torch's fused AdamW does, and copies nothing.
+    optimizer = "adamw_torch" if not device.is_gpu else "adamw_torch_fused" if sharded else "paged_adamw_8bit"
     return SFTConfig(
         output_dir=str(run.scratch / "trainer"),
         max_steps=steps,
@@ -151,7 +156,7 @@ def _arguments(run: TrainingRun, layout: Layout, steps: int, checkpointing: bool
         warmup_steps=math.ceil(training.warmup * steps),
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        optim="paged_adamw_8bit" if device.is_gpu else "adamw_torch",
+        optim=optimizer,
         bf16=device.dtype is torch.bfloat16,
         fp16=False,
         gradient_checkpointing=checkpointing,
@@ -182,97 +187,3 @@ def _arguments(run: TrainingRun, layout: Layout, steps: int, checkpointing: bool
         push_to_hub=False,
         dataloader_pin_memory=False,
     )
-
-
-class StepLoader:
-    """This process's micro-batches of all steps from `start` on; each step's are the same whatever happened before."""
-
-    def __init__(self, run: TrainingRun, layout: Layout, steps: int, start: int) -> None:
-        training = run.spec.training
-        self._rows = run.data.train
-        self._lengths = [len(row) for row in self._rows]
-        self._layout = layout
-        self._pad_id = int(run.tokenizer.pad_token_id)
-        self._count = steps
-        self._start = start
-        self._plan = list(step_rows(len(self._rows), training.batch_size, training.seed, steps))
-        self._batch_size = training.batch_size
-        self._rank = run.world.rank
-
-    def __len__(self) -> int:
-        """Micro-batches of this process in the whole run; the trainer derives its steps from it."""
-        return self._count * self._layout.micro_batches(self._batch_size)
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for indices in self._plan[self._start:]:
-            for lines in lay_out(indices, self._lengths, self._layout)[self._rank::self._layout.processes]:
-                yield collate(lines, self._rows, self._pad_id)
-
-    def tokens(self, step: int) -> int:
-        """Tokens of the rows of a step, from 1, over all processes, padding left out."""
-        return sum(self._lengths[index] for index in self._plan[step - 1])
-
-    def epoch(self, step: int) -> float:
-        """Passes over the data after a step."""
-        return step * self._batch_size / len(self._rows)
-
-
-class _Trainer(SFTTrainer):
-    """TRL's trainer, with the project's loader and the faults that tests ask for."""
-
-    loader: StepLoader
-    rate: Callable[[str], float]
-    keeps_random_state = True
-    answers_only: AnswersOnly | None = None
-
-    def get_train_dataloader(self) -> Any:
-        return self.loader
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
-                     num_items_in_batch: Any = None) -> Any:
-        if self.answers_only is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with self.answers_only.narrowed(inputs) as narrowed:
-            return super().compute_loss(model, narrowed, return_outputs, num_items_in_batch)
-
-    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
-                      ) -> torch.Tensor:
-        run_out_of_memory(int((inputs["position_ids"] == 0).sum()))
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        return loss * math.nan if loss_becomes_nan(self.state.global_step + 1) else loss
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        if self.optimizer is not None:
-            return self.optimizer
-        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        rates = {id(parameter): self.rate(name) for name, parameter in self.model.named_parameters()}
-        groups = optimizer.param_groups
-        # A group for each rate; the first one's is the rate that is shown.
-        optimizer.param_groups = [
-            {**group, "params": members, "lr": group["lr"] * rate}
-            for rate in sorted({*rates.values()}) for group in groups
-            if (members := [p for p in group["params"] if rates[id(p)] == rate])
-        ]
-        return optimizer
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: checkpoints are for resuming, and the card is ours."""
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        assert output_dir is not None
-        save_trained(self.model, Path(output_dir))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained(self.model, Path(resume_from_checkpoint))
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        # Several processes begin every step with random states of their own (`LoopCallback.on_step_begin`).
-        if self.keeps_random_state:
-            super()._save_rng_state(output_dir)
-
-    def write_checkpoint(self) -> Path:
-        """The state after the last whole step, in a folder of its own."""
-        self._save_checkpoint(self.model, None)
-        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-
-

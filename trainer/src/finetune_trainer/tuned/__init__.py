@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from finetune_trainer.model.fast_dora import weights_changed
+from finetune_trainer.sharding import put, whole
 
 TRAINED = "trained.safetensors"
 """The trained parameters in a checkpoint, by their names in the model."""
@@ -71,23 +74,42 @@ class Tuned(Protocol):
         ...
 
 
-def save_trained(model: torch.nn.Module, folder: Path) -> None:
-    """Write the trained parameters, as they are, for `load_trained`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: parameter.detach().contiguous() for name, parameter in model.named_parameters()
-               if parameter.requires_grad}, folder / TRAINED)
+def save_trained(model: torch.nn.Module, folder: Path, writes: bool = True) -> None:
+    """Write the trained parameters, as they are, for `load_trained`.
+
+    Args:
+        model: what they are in; where it is divided (`sharding.py`), all processes have to call this.
+        folder: where to.
+        writes: whether this process does; else it only helps to gather them.
+    """
+    weights = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            value = whole(parameter.detach())
+            if writes:
+                weights[name] = value.cpu().contiguous()
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(weights, folder / TRAINED)
 
 
 def load_trained(model: torch.nn.Module, folder: Path) -> None:
-    """Put trained parameters back to the bit, also where something has rounded them meanwhile."""
-    weights = load_file(folder / TRAINED)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            # A copy: what is read from a file may lie in memory otherwise than what torch allocates, and add up so.
-            parameter.data = weights.pop(name).clone().to(parameter.device)
-            parameter.grad = None
+    """Put trained parameters back to the bit, also where something has rounded them meanwhile.
+
+    Args:
+        model: what they are in; where it is divided (`sharding.py`), all processes have to call this.
+        folder: what `save_trained` wrote; of a divided model the first process alone needs it.
+    """
+    path = folder / TRAINED
+    with safe_open(path, "pt") if path.exists() else nullcontext() as file:
+        left = set(file.keys()) if file else set()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                put(parameter, file.get_tensor(name) if file else None)
+                parameter.grad = None
+                left.discard(name)
     weights_changed()
-    assert not weights, f"these are not trained: {sorted(weights)[:3]}"
+    assert not left, f"these are not trained: {sorted(left)[:3]}"
 
 
 def count_trained(model: torch.nn.Module) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from finetune_api.layout import CHANGED, MODEL
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -69,10 +68,3 @@ class ChangedParameters:
     def merged(self, folder: Path, base: Callable[[], PreTrainedModel]) -> PreTrainedModel:
         """The model as it is: its parameters changed in place."""
         return self.model
-
-
-def thaw(parameters: list[torch.nn.Parameter]) -> None:
-    """Let parameters be trained, in float32: steps of a hundred-thousandth vanish in bfloat16's eight bits."""
-    for parameter in parameters:
-        parameter.data = parameter.data.float()
-        parameter.requires_grad_(True)

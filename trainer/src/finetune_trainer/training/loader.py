@@ -1,0 +1,44 @@
+"""A process's share of the micro-batches of all steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from finetune_trainer.data.collate import collate
+from finetune_trainer.data.steps import Layout, lay_out, step_rows
+from finetune_trainer.training.run import TrainingRun
+
+
+class StepLoader:
+    """This process's micro-batches of all steps from `start` on; each step's are the same whatever happened before."""
+
+    def __init__(self, run: TrainingRun, layout: Layout, steps: int, start: int) -> None:
+        training = run.spec.training
+        self._rows = run.data.train
+        self._lengths = [len(row) for row in self._rows]
+        self._layout = layout
+        self._pad_id = int(run.tokenizer.pad_token_id)
+        self._count = steps
+        self._start = start
+        self._plan = list(step_rows(len(self._rows), training.batch_size, training.seed, steps))
+        self._batch_size = training.batch_size
+        self._rank = run.world.rank
+
+    def __len__(self) -> int:
+        """Micro-batches of this process in the whole run; the trainer derives its steps from it."""
+        return self._count * self._layout.micro_batches(self._batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for indices in self._plan[self._start:]:
+            for lines in lay_out(indices, self._lengths, self._layout)[self._rank::self._layout.processes]:
+                yield collate(lines, self._rows, self._pad_id)
+
+    def tokens(self, step: int) -> int:
+        """Tokens of the rows of a step, from 1, over all processes, padding left out."""
+        return sum(self._lengths[index] for index in self._plan[step - 1])
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data after a step."""
+        return step * self._batch_size / len(self._rows)
