@@ -53,7 +53,7 @@ test: $(INSTALLED) ## Run every test
 	@if [ "$$(id -u)" = 0 ]; then bash tests/cluster/packages.sh; else bash tests/cluster/packages.sh --check || \
 		echo "Not root: tests on real nodes are skipped"; fi
 	$(BIN)/python -m tests.cluster.binaries
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -n 2 tests
 
 images: ## Build the images of operator and trainer, with docker or buildah
 	bash deploy/images.sh

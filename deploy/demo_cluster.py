@@ -198,7 +198,7 @@ def _show_results(cluster: AnyCluster, s3: S3Server, prometheus: str, namespace:
     _say(f"evaluation: {json.dumps(status['evaluation'], indent=2)}")
     _say(f"adapter  {status['adapter']['uri']}  (a copy: {(RESULTS / 'adapter').relative_to(ROOT)})")
     _say(f"report   {(RESULTS / 'report.html').relative_to(ROOT)}")
-    for query in ("finetune_jobs > 0", "finetune_job_cost_spent", "finetune_job_loss_nats"):
+    for query in ('finetune_jobs{phase="Succeeded"} > 0', "finetune_job_cost_spent", "finetune_job_loss_nats"):
         for series in _found(prometheus, query):
             labels = ", ".join(f'{key}="{value}"' for key, value in series["metric"].items() if key != "__name__")
             _say(f"metric   {series['metric'].get('__name__', query)}{{{labels}}} {series['value'][1]}")

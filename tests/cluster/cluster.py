@@ -48,10 +48,11 @@ class Cluster:
             self.control_plane = ControlPlane(network.address, self.run, NOTICES_LOST_NODES)
             self.registry = start_registry(self.run, network.address)
             self.control_plane.start()
-            self.nodes = [Node(f"node-{number}", number, self.control_plane, network, self.registry)
-                          for number in range(nodes)]
-            for node in self.nodes:
-                node.start(labels, extended_resources)
+            self.nodes: list[Node] = []
+            self._make_node = lambda number: Node(f"node-{number}", number, self.control_plane, network, self.registry)
+            self._offers = labels, extended_resources
+            for _ in range(nodes):
+                self.add_node()
         except BaseException:
             self.stop()
             raise
@@ -65,6 +66,18 @@ class Cluster:
     def image(self, part: str) -> str:
         """The image of "operator", "trainer" or "python" (Debian's alone), in the registry; built if it has to be."""
         return images.python_image(self.registry) if part == "python" else images.image(self.registry, part)
+
+    def add_node(self) -> Node:
+        """One more node, like those that are there."""
+        node = self._make_node(len(self.nodes))
+        self.nodes.append(node)
+        return node.start(*self._offers)
+
+    def remove_node(self, node: Node) -> None:
+        """Ends the node that was added last, with its pods."""
+        self.nodes.remove(node)
+        node.lose()
+        self.kubectl("delete", "node", node.name)
 
     def stop(self) -> None:
         """Ends everything."""

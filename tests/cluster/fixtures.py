@@ -13,9 +13,6 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.existing import ExistingCluster
 
-# One worker runs all of them: each worker that ran one would start nodes of its own.
-on_real_nodes = pytest.mark.xdist_group("real-nodes")
-
 
 @contextmanager
 def needing_this_machine() -> Iterator[None]:
@@ -48,13 +45,13 @@ def namespace(control_plane: ControlPlane) -> str:
 
 @pytest.fixture(scope="session")
 def real_node() -> Iterator[Cluster]:
-    """A cluster with one real node that offers one accelerator. Mark its tests with `on_real_nodes`."""
+    """A cluster with one real node that offers one accelerator."""
     yield from _cluster(1)
 
 
 @pytest.fixture(scope="session")
 def two_nodes() -> Iterator[Cluster]:
-    """A cluster with two real nodes that offer one accelerator each. Mark its tests with `on_real_nodes`."""
+    """A cluster with two real nodes that offer one accelerator each."""
     yield from _cluster(2)
 
 

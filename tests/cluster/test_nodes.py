@@ -8,12 +8,11 @@ import httpx
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.fixtures import on_real_nodes
 from tests.cluster.network import ip
 from tests.cluster.waiting import wait_for
 
 # The first one waits while another worker builds images.
-pytestmark = [on_real_nodes, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 SERVER = """
 import http.server, os

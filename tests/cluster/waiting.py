@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-POLL_SECONDS = 0.05
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 0.5
+"""Pauses grow, a fifth a time: what is waited for long is computed on the same cores as the question."""
 
 T = TypeVar("T")
 
@@ -23,6 +24,7 @@ def wait_for(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
         TimeoutError: it did not come to hold; says what was seen last.
     """
     deadline = time.monotonic() + seconds
+    pause = FIRST_PAUSE_SECONDS
     while True:
         try:
             seen: object = condition()
@@ -33,4 +35,5 @@ def wait_for(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
                 return seen
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s for {what}; last seen: {seen!r}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(pause * 1.2, LONGEST_PAUSE_SECONDS)

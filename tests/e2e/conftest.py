@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from finetune_operator.names import SELECTOR
 
+from tests.cluster.existing import ExistingCluster
 from tests.e2e.installed import Installed
 from tests.models import save_tiny_model, write_rows
 from tests.operator.api import Api
@@ -88,10 +89,12 @@ class Place:
         return name
 
 
-def _place(cluster, tmp_path_factory):
-    api = Api(cluster.control_plane)
-    with running_server(tmp_path_factory.mktemp("seaweedfs"), cluster.address) as s3:
-        place = Place(cluster, api, s3)
+@pytest.fixture(scope="session")
+def place(node, tmp_path_factory):
+    """One real node with one accelerator."""
+    api = Api(node.control_plane)
+    with running_server(tmp_path_factory.mktemp("seaweedfs"), node.address) as s3:
+        place = Place(node, api, s3)
         folder = tmp_path_factory.mktemp("inputs")
         save_tiny_model(folder / "tiny")
         write_rows(folder / "rows.jsonl")
@@ -101,24 +104,22 @@ def _place(cluster, tmp_path_factory):
     api.close()
 
 
-@pytest.fixture(scope="session")
-def place(node, tmp_path_factory):
-    """One real node with one accelerator."""
-    yield from _place(node, tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def wide_place(two_nodes, tmp_path_factory):
-    """Two real nodes with one accelerator each."""
-    yield from _place(two_nodes, tmp_path_factory)
+@pytest.fixture
+def second_node(place):
+    """One more node with one accelerator, for a test."""
+    if isinstance(place.cluster, ExistingCluster):
+        pytest.skip("NOT TESTED: a second node, which is not added to the cluster of KUBECONFIG")
+    node = place.cluster.add_node()
+    yield node
+    place.cluster.remove_node(node)
 
 
 @pytest.fixture(autouse=True)
 def free_nodes(request):
     """The accelerators are free again after a test, also after one that failed."""
     yield
-    for name in {"place", "wide_place"} & set(request.fixturenames):
-        cluster = request.getfixturevalue(name).cluster
+    if "place" in request.fixturenames:
+        cluster = request.getfixturevalue("place").cluster
         cluster.kubectl("delete", "finetunejobs", "--all", "--all-namespaces", "--wait=false")
         cluster.kubectl("delete", "pods", "--all-namespaces", f"--selector={SELECTOR}", "--grace-period=1")
 

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.fixtures import on_real_nodes
 from tests.cluster.waiting import wait_for
 from tests.e2e.conftest import CATALOGUE, tiny_spec, with_environment
 
-pytestmark = [on_real_nodes, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 LONG = {"maxSteps": 100_000, "checkpointEvery": 20}
 
 
@@ -286,14 +285,9 @@ def test_a_job_that_is_deleted_and_applied_again_runs_again(place, operator):
     assert_published(job)
 
 
-def test_a_job_on_two_nodes_trains_together(wide_place):
-    operator = wide_place.operator(identity="wide")
-    try:
-        job = Job(wide_place).apply(compute={"nodes": 2})
-        status = job.until("Succeeded")
-        nodes = {pod["spec"]["nodeName"] for pod in job.pods()}
-        assert nodes == {"node-0", "node-1"}
-        assert status["attempts"][0]["reason"] == "Succeeded"
-        assert_published(job)
-    finally:
-        operator.stop()
+def test_a_job_on_two_nodes_trains_together(place, second_node, operator):
+    job = Job(place).apply(compute={"nodes": 2})
+    status = job.until("Succeeded")
+    assert {pod["spec"]["nodeName"] for pod in job.pods()} == {"node-0", "node-1"}
+    assert status["attempts"][0]["reason"] == "Succeeded"
+    assert_published(job)

@@ -7,12 +7,11 @@ from datetime import datetime
 
 import pytest
 
-from tests.cluster.fixtures import on_real_nodes
 from tests.cluster.waiting import wait_for
 from tests.e2e.test_end_to_end import Job, assert_published
 from tests.models import save_tiny_model
 
-pytestmark = [on_real_nodes, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 CHECK = {"preflight": "Required"}
 SEVEN_BILLION = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
                  "intermediate_size": 14336, "vocab_size": 32000, "head_dim": 128}

@@ -155,6 +155,7 @@ class RunState:
         spending = self.spending()
         left = _seconds_left(last, recent)
         projected = spending.spent + cost_of(left, self.hourly_rate) if left is not None else None
+        end = (self.clock.now() + timedelta(seconds=left)).replace(microsecond=0) if left is not None else None
         progress = None if last is None else Progress(
             step=last.step,
             total_steps=last.total_steps,
@@ -164,7 +165,7 @@ class RunState:
             learning_rate=last.learning_rate,
             tokens_per_second=round(self.tokens_per_second() or 0.0, 1),
             rollouts=last.rollouts,
-            estimated_completion_time=self.clock.now() + timedelta(seconds=left) if left is not None else None,
+            estimated_completion_time=end,
         )
         return ProgressMessage(
             stage=self._stage,
