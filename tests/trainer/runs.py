@@ -68,9 +68,8 @@ MORE_METHODS = {
 }
 """Every method beside plain LoRA and DoRA. The model needs biases for BitFit."""
 
-# Every process is forked from one that has imported torch and the rest already: these imports take most of a tiny run.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["finetune_trainer.pipeline", "finetune_trainer.local"])
+PROCESSES.set_forkserver_preload(["tests.trainer.warm"])
 
 
 @dataclass(frozen=True)
