@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--grains", type=int, nargs="+", default=[1, 2, 3, 4],
                         help="operations a line in the data's chains (default: 1 2 3 4)")
     parser.add_argument("--modulus", type=int, default=7, help="what is reckoned modulo (default: 7)")
-    parser.add_argument("--base-steps", type=int, default=1000, help="steps that make the base (default: %(default)s)")
+    parser.add_argument("--base-steps", type=int, default=2000, help="steps that make the base (default: %(default)s)")
     parser.add_argument("--sft-rates", type=float, nargs="+", default=SFT_RATES, help="learning rates of the SFT arm")
     parser.add_argument("--model", type=Path, help="a GGUF file or folder instead of the tiny model; needs --data")
     parser.add_argument("--data", type=Path, help="jsonl with question, answer_cot and answer_value, as mwp_ReFT's")

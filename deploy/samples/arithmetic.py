@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--train-count", type=int, default=3000)
     parser.add_argument("--test-count", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of the model (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps of the model (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rows = make_rows(arguments.train_count + arguments.test_count, arguments.seed)

@@ -50,7 +50,7 @@ def test_the_sample_learns_to_reason_in_steps_that_it_can_do_and_supervised_trai
     rows = arithmetic.make_rows(3200, seed=0)
     arithmetic.write_rows(tmp_path / "data" / "train.jsonl", rows[:3000])
     arithmetic.write_rows(tmp_path / "data" / "test.jsonl", rows[3000:])
-    arithmetic.train_model(tmp_path / "model", rows[:3000], steps=600, seed=0)
+    arithmetic.train_model(tmp_path / "model", rows[:3000], steps=1000, seed=0)
     sample = yaml.safe_load((SAMPLES / "reft.yaml").read_text())
     ppo = sample["spec"]["method"]["reft"]["ppo"]
     # Two thirds of the sample's steps do.
