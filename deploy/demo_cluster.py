@@ -119,7 +119,7 @@ def _prometheus(cluster: AnyCluster) -> Iterator[str]:
     settings = folder / "prometheus.yml"
     settings.write_text(yaml.safe_dump({
         "global": {"scrape_interval": "2s"},
-        "scrape_configs": [{"job_name": "finetune-operator",
+        "scrape_configs": [{"job_name": "finetune-operator", "honor_labels": True,
                             "static_configs": [{"targets": [f"127.0.0.1:{metrics}"]}]}]}))
     address = f"http://127.0.0.1:{own}"
     server = run.start("prometheus", [

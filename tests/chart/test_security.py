@@ -163,7 +163,7 @@ def test_annotations_labels_and_owners_that_smuggle_change_nothing(control_plane
         text = str({**made["metadata"], "managedFields": None})
         assert "vip" not in text and "evil" not in text and "other" not in text and "kube-system" not in text
     assert job["spec"]["suspend"] is False
-    assert pod["spec"]["containers"][0]["image"] == "ghcr.io/finetune-dev/trainer:0.1.0"
+    assert pod["spec"]["containers"][0]["image"] == "ghcr.io/finetune-dev/finetune-trainer:0.1.0"
     work.end(0, DONE)
     work.until("Succeeded")
 

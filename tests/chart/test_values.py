@@ -102,9 +102,9 @@ def test_in_chosen_namespaces_there_is_no_role_for_the_whole_cluster():
 
 
 @pytest.mark.parametrize(("image", "name"), [
-    ({}, "ghcr.io/finetune-dev/operator:0.1.0"),
+    ({}, "ghcr.io/finetune-dev/finetune-operator:0.1.0"),
     ({"repository": "mirror/operator", "tag": "v2"}, "mirror/operator:v2"),
-    ({"digest": "sha256:" + "a" * 64}, "ghcr.io/finetune-dev/operator@sha256:" + "a" * 64),
+    ({"digest": "sha256:" + "a" * 64}, "ghcr.io/finetune-dev/finetune-operator@sha256:" + "a" * 64),
 ])
 def test_images_are_named_by_tag_or_digest(image, name):
     objects = render({"image": image, "trainerImage": image})

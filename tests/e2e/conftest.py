@@ -39,11 +39,13 @@ class Place:
         bucket: with `tiny/` (a random Llama), `rows.jsonl`, and room for results below `out/`.
         image: the trainer's.
         installed: the operator in its pod.
+        used: namespaces of the test.
     """
 
     def __init__(self, cluster, api, s3) -> None:
         self.cluster, self.api, self.s3 = cluster, api, s3
         self.bucket = s3.new_bucket()
+        self.used: list[str] = []
         self.image = cluster.image("trainer")
         self.installed = Installed(cluster, {
             "accelerators": CATALOGUE, "startTimeout": "10m", "terminationGrace": "60s", "progressInterval": "1s",
@@ -83,6 +85,7 @@ class Place:
     def namespace(self):
         """A fresh namespace at the restricted level, with the S3 writer's Secret."""
         name = self.cluster.namespace(pod_security="restricted")
+        self.used.append(name)
         values = self.s3.environment()
         self.cluster.kubectl("create", "secret", "generic", "s3", "-n", name,
                              *(f"--from-literal={key}={value}" for key, value in values.items()))
@@ -119,9 +122,11 @@ def free_nodes(request):
     """The accelerators are free again after a test, also after one that failed."""
     yield
     if "place" in request.fixturenames:
-        cluster = request.getfixturevalue("place").cluster
-        cluster.kubectl("delete", "finetunejobs", "--all", "--all-namespaces", "--wait=false")
-        cluster.kubectl("delete", "pods", "--all-namespaces", f"--selector={SELECTOR}", "--grace-period=1")
+        place = request.getfixturevalue("place")
+        while place.used:  # Nobody else's: the cluster may be somebody's.
+            space = f"--namespace={place.used.pop()}"
+            place.cluster.kubectl("delete", "finetunejobs", "--all", space, "--wait=false")
+            place.cluster.kubectl("delete", "pods", space, f"--selector={SELECTOR}", "--grace-period=1")
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ class Installed:
         self._plane = cluster.control_plane
         self._release = Release(self._plane, cluster.namespace("finetune", "restricted"))
         self._release.install({"replicaCount": 1, "image": image_value(cluster.image("operator")),
-                               "trainerImage": image_value(cluster.image("trainer")), "settings": settings})
+                               "trainerImage": image_value(cluster.image("trainer")), "settings": settings,
+                               "crds": {"keep": False}})
         self.account = self._release.kubeconfig("finetune-operator")
         self._runs = True
         self.rest()

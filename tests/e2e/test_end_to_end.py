@@ -200,7 +200,7 @@ def test_a_wrong_column_is_named(place, operator):
 
 
 def test_a_missing_secret_is_named(place):
-    operator = place.operator(identity="impatient", startTimeout="5s", namespace=(space := place.namespace()))
+    operator = place.operator(identity="impatient", startTimeout="15s", namespace=(space := place.namespace()))
     try:
         job = Job(place, namespace=space).apply(output={"s3": {"credentialsSecretRef": {"name": "nobody-made-it"}}})
         message = job.ends("Failed", "ContainerConfigError")
@@ -217,7 +217,7 @@ def test_a_bucket_that_is_not_there_is_named_before_any_training(place, operator
 
 def test_an_image_that_does_not_exist_is_told_in_the_kubelets_words(place):
     space = place.namespace()
-    operator = place.operator(identity="lost", startTimeout="5s", namespace=space,
+    operator = place.operator(identity="lost", startTimeout="15s", namespace=space,
                               trainerImage=f"{place.cluster.registry}/finetune-trainer:none")
     try:
         message = Job(place, namespace=space).apply().ends("Failed", "ImagePullFailed")

@@ -52,14 +52,16 @@ def raw_attempt(number: int = 1, *, uid: str = UID, ended: str | None = None, re
     if deleting:
         metadata["deletionTimestamp"] = stamp(at)
     conditions = [{"type": ended, "status": "True", "reason": reason, "message": "", "lastTransitionTime": stamp(at)}]
+    if suspended:
+        conditions.append({"type": "Suspended", "status": "True", "lastTransitionTime": stamp(at)})
     return {"kind": "Job", "metadata": metadata, "spec": {"suspend": suspended},
-            "status": {"conditions": conditions if ended else []}}
+            "status": {"conditions": [one for one in conditions if one["type"]]}}
 
 
 def raw_pod(number: int = 1, *, index: int = 0, uid: str = UID, scheduled: float | None = 0, running: bool = False,
             waiting: tuple[str, str] | None = None, exit_code: int | None = None, said: Result | str = "",
             oom: bool = False, at: float = 60, unschedulable: str | None = None, disruption: str | None = None,
-            image_id: str = "") -> dict[str, Any]:
+            image_id: str = "", leaving: bool = False, overdue: bool = False) -> dict[str, Any]:
     """A trainer's pod in one of its states."""
     conditions: list[dict[str, Any]] = []
     if unschedulable is not None:
@@ -78,7 +80,7 @@ def raw_pod(number: int = 1, *, index: int = 0, uid: str = UID, scheduled: float
         state = {"running": {"startedAt": stamp(1)}}
     elif waiting:
         state = {"waiting": {"reason": waiting[0], "message": waiting[1]}}
-    return {
+    raw = {
         "kind": "Pod",
         "metadata": {"namespace": KEY[0], "name": f"{KEY[1]}-{number}-{index}-x", "uid": f"{uid}-pod-{number}-{index}",
                      "resourceVersion": "1", "creationTimestamp": stamp(0), "labels": names.labels(KEY[1], uid, number),
@@ -87,6 +89,11 @@ def raw_pod(number: int = 1, *, index: int = 0, uid: str = UID, scheduled: float
         "status": {"phase": "Running" if running else "Pending", "podIP": "10.0.0.9", "conditions": conditions,
                    "containerStatuses": [{"name": "trainer", "state": state, "imageID": image_id}] if state else []},
     }
+    if leaving:
+        raw["metadata"]["deletionTimestamp"] = stamp(at)
+    if overdue:
+        raw["status"]["reason"] = "DeadlineExceeded"
+    return raw
 
 
 def raw_check(generation: int = 1, **known: Any) -> dict[str, Any]:
@@ -114,11 +121,13 @@ def result(outcome: Outcome, message: str = "what happened", **known: Any) -> Re
 
 
 def observe(*raws: dict[str, Any], progress: ProgressMessage | None = None, polled: float | None = None,
-            attempt: int = 1) -> Observation:
-    """What a cache that saw these objects knows of the job."""
+            attempt: int = 1, gone: tuple[dict[str, Any], ...] = ()) -> Observation:
+    """What a cache knows of the job that saw these objects, and others that were deleted again."""
     cache = Cache()
-    for raw in raws:
+    for raw in (*raws, *gone):
         cache.note(raw)
+    for raw in gone:
+        cache.note(raw, deleted=True)
     if polled is not None:
         cache.polled[UID] = Polled(attempt, NOW + timedelta(seconds=polled), progress)
     seen = cache.observe(KEY)

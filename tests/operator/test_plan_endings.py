@@ -14,6 +14,7 @@ from finetune_operator.views import view_job
 from tests.operator.objects import (
     ADAPTER,
     NOW,
+    SETTINGS,
     acts,
     attempt,
     conditions,
@@ -151,12 +152,76 @@ def test_a_lost_result_is_fetched_by_another_attempt():
     assert "adopts what is published" in telling(ended)[2]
 
 
-def test_the_backstop_names_the_field():
-    decided = decide(raw_job(started(), budget={"maxDuration": "1h"}),
-                     raw_attempt(ended="Failed", reason="DeadlineExceeded"))
-    assert telling(decided)[:2] == ("Failed", "DeadlineExceeded")
-    job = created(decide(raw_job(started(), budget={"maxDuration": "1h"})), "Job")
-    assert job["spec"]["activeDeadlineSeconds"] == 3 * 3600
+HOUR = {"budget": {"maxDuration": "1h"}}
+
+
+def test_the_kubelets_backstop_counts_from_the_node_on_and_is_judged_by_the_budget_of_now():
+    pod = created(decide(raw_job(started(), **HOUR)), "Job")["spec"]["template"]["spec"]
+    assert pod["activeDeadlineSeconds"] == 3 * 3600
+    hung = [raw_attempt(ended="Failed"), raw_pod(exit_code=137, overdue=True, at=3 * 3600)]
+    ended, following = _through(started(), *hung, at=3 * 3600, **HOUR)
+    assert ended.status.attempts[0].reason == "DeadlineExceeded"
+    assert telling(following)[:2] == ("Failed", "BudgetSpent")
+    raised = decide(raw_job(ended.status, budget={"maxDuration": "9h"}), *hung, at=3 * 3600)
+    assert "create Job tune-2" in acts(raised)
+
+
+@pytest.mark.parametrize(("budget", "words"), [
+    ({"maxDuration": "1h"}, "budget.maxDuration is used up"), ({"maxCost": "1"}, "budget.maxCost 1 is spent")])
+def test_a_trainer_that_heeds_no_budget_is_stopped(budget, words):
+    def after(hours, status):
+        return decide(raw_job(status, budget=budget), raw_attempt(), raw_pod(running=True), at=hours * 3600,
+                      polled=hours * 3600)
+
+    before = after(2.9, started(attempts=(attempt(),)))
+    assert "delete Job tune-1" not in acts(before)
+    decided = after(3, before.status)
+    assert "delete Job tune-1" in acts(decided)
+    assert telling(decided)[1] == "Stopping"
+    assert words in telling(decided)[2]
+    gone = [raw_attempt(deleting=True), raw_pod(exit_code=75, said=result(Outcome.STOPPED), at=3 * 3600)]
+    ended = decide(raw_job(decided.status, budget=budget), *gone, at=3 * 3600)
+    final = decide(raw_job(ended.status, budget=budget), at=3 * 3600)
+    assert telling(final)[:2] == ("Failed", "BudgetSpent")
+
+
+def test_a_pod_whose_node_is_silent_is_lost_after_a_while():
+    silent = [raw_attempt(), raw_pod(running=True, leaving=True, at=60)]
+    waiting = decide(raw_job(started()), *silent, at=359)
+    assert waiting.status.attempts[0].end_time is None
+    ended, following = _through(waiting.status, *silent, at=360)
+    assert ended.status.attempts == (attempt(reason="PodLost", end=60),)
+    assert "create Job tune-2" in acts(following)
+
+
+def test_a_good_end_counts_though_its_job_is_being_deleted():
+    done = raw_pod(exit_code=0, said=result(Outcome.SUCCEEDED, adapter=ADAPTER))
+    decided = decide(raw_job(started(), runPolicy={"suspend": True}), raw_attempt(deleting=True), done)
+    assert decided.status.phase == "Succeeded"
+    assert decided.status.adapter == ADAPTER
+
+
+def test_a_job_that_somebody_keeps_deleting_is_no_endless_retry():
+    gone = [raw_attempt(deleting=True), raw_pod(exit_code=1)]
+    assert decide(raw_job(started()), *gone).status.retries.counted == 1
+    assert decide(raw_job(started(), runPolicy={"suspend": True}), *gone).status.retries.counted == 0
+
+
+def test_an_accelerator_that_left_the_catalogue_gets_no_other():
+    status = started(attempts=(attempt(1, "Stopped", end=1),))
+    settings = SETTINGS.model_copy(update={"accelerators": {}})
+    decided = decide(raw_job(status), at=10, settings=settings)
+    assert acts(decided) == []
+    assert telling(decided)[1] == "CannotStart"
+    assert "no longer in the operator's catalogue" in telling(decided)[2]
+
+
+def test_an_attempt_without_a_pod_is_told():
+    soon = decide(raw_job(started()), raw_attempt(), at=10)
+    assert soon.requeue_after.total_seconds() == 30
+    late = decide(raw_job(started()), raw_attempt(), at=31)
+    assert telling(late)[:2] == ("Starting", "CannotStart")
+    assert "kubectl describe job tune-1" in telling(late)[2]
 
 
 @pytest.mark.parametrize(("waiting", "reason", "words"), [
@@ -210,6 +275,59 @@ def test_suspend_deletes_the_attempt_and_resume_makes_the_next():
     assert "create Job tune-2" in acts(decide(raw_job(suspended.status), at=200))
 
 
+QUEUE = {"compute": {"queueName": "team-queue"}}
+
+
+def test_a_preempted_attempt_ends_and_the_next_waits_in_the_queue_once_its_job_is_gone():
+    said = result(Outcome.STOPPED, "checkpointed", step=7, checkpoint_step=7)
+    leaving = decide(raw_job(started(), **QUEUE), raw_attempt(suspended=True), raw_pod(running=True, leaving=True),
+                     at=50)
+    assert telling(leaving)[1] == "Stopping"
+    assert "team-queue takes back the quota" in telling(leaving)[2]
+    over = [raw_attempt(suspended=True), raw_pod(exit_code=75, said=said, leaving=True)]
+    ended, following = _through(leaving.status, *over, **QUEUE)
+    assert telling(ended)[1] == "Retrying"
+    assert "preempted" in telling(ended)[2]
+    assert ended.status.attempts == (attempt(reason="Preempted", end=60, resumedFromStep=0, lastStep=7),)
+    assert ended.status.retries == Retries()
+    assert acts(following) == ["delete Job tune-1"], "Kueue could start it again beside the next"
+    again = [raw_attempt(), raw_pod(running=True)]
+    assert acts(decide(raw_job(ended.status, **QUEUE), *again, at=71)) == ["delete Job tune-1"], "and it has"
+    waits = [raw_attempt(deleting=True), raw_pod(running=True, leaving=True)]
+    assert acts(decide(raw_job(ended.status, **QUEUE), *waits, at=72)) == []
+    assert created(decide(raw_job(ended.status, **QUEUE), at=73), "Job")["spec"]["suspend"] is True
+
+
+def test_a_preemption_costs_nothing_after_it_and_is_counted_only_without_progress():
+    pulling = raw_pod(waiting=("ContainerCreating", ""), leaving=True)
+    decided = decide(raw_job(started(), **QUEUE), raw_attempt(suspended=True, at=36), gone=(pulling,), at=4000)
+    assert decided.status.attempts == (attempt(reason="Preempted", end=36),)
+    assert decided.status.cost.spent == Decimal("0.0100")
+    assert decided.status.retries == Retries(without_progress=1)
+
+
+@pytest.mark.parametrize(("code", "outcome"), FINAL)
+def test_a_preemption_hides_no_failure(code, outcome):
+    decided = decide(raw_job(started(), **QUEUE), raw_attempt(suspended=True),
+                     raw_pod(exit_code=code, said=result(outcome, "why")))
+    assert telling(decided) == ("Failed", str(outcome), "why")
+
+
+def test_a_preemption_that_comes_too_late_waits_for_the_job_to_be_complete():
+    done = raw_pod(exit_code=0, said=result(Outcome.SUCCEEDED, adapter=ADAPTER))
+    decided = decide(raw_job(started(), **QUEUE), raw_attempt(suspended=True), done)
+    assert decided.status.attempts[0].end_time is None
+    assert decide(raw_job(started(), **QUEUE), raw_attempt(ended="Complete"), done).status.phase == "Succeeded"
+
+
+def test_a_suspend_of_a_preempted_job_removes_what_the_queue_could_start():
+    over = [raw_attempt(suspended=True), raw_pod(exit_code=75, said=result(Outcome.STOPPED), leaving=True)]
+    suspend = {**QUEUE, "runPolicy": {"suspend": True}}
+    ended, following = _through(started(), *over, **suspend)
+    assert acts(ended) == acts(following) == ["delete Job tune-1"]
+    assert decide(raw_job(ended.status, **suspend), at=80).status.phase == "Suspended"
+
+
 def test_a_suspend_whose_last_words_were_missed_counts_for_nothing():
     decided = decide(raw_job(started(attempts=(attempt(),)), runPolicy={"suspend": True}), at=50)
     assert decided.status.phase == "Suspended"
@@ -241,15 +359,27 @@ def test_the_cost_counts_every_accelerator_and_the_jobs_own_rate():
 
 
 def test_of_many_attempts_ten_are_listed_and_all_are_paid_for():
-    status = started()
+    status, raws = started(), []
     for number in range(1, 14):
-        raws = [raw_attempt(number, ended="Failed", at=number * 100 + 36),
-                raw_pod(number, scheduled=number * 100, exit_code=75, at=number * 100 + 36,
-                        said=result(Outcome.STOPPED, checkpoint_step=number))]
+        raws += [raw_attempt(number, ended="Failed", at=number * 100 + 36),
+                 raw_pod(number, scheduled=number * 100, exit_code=75, at=number * 100 + 36,
+                         said=result(Outcome.STOPPED, checkpoint_step=number))]
         status = decide(raw_job(status), *raws, at=number * 100 + 40).status
     assert [one.number for one in status.attempts] == list(range(4, 14))
     assert status.cost.spent == Decimal("0.1300")
-    assert decide(raw_job(status), at=5001).status.cost.spent == Decimal("0.1300")
+    assert status.cost.earlier_seconds == 3 * 36
+    for seen in ((), raws):  # Their Jobs stay until the ttl.
+        following = decide(raw_job(status), *seen, at=5001)
+        assert following.status.cost.spent == Decimal("0.1300")
+        assert following.status.attempts == status.attempts
+        assert "create Job tune-14" in acts(following)
+
+
+def test_time_of_attempts_that_are_no_longer_listed_counts_too():
+    limited = {"budget": {"maxDuration": "2h"}}
+    cost = started().cost.model_copy(update={"earlier": Decimal(2), "earlier_seconds": 7200})
+    decided = decide(raw_job(started(cost=cost, attempts=(attempt(11, "Stopped", end=1),)), **limited), at=10)
+    assert telling(decided)[:2] == ("Failed", "BudgetSpent")
 
 
 # Afterwards
@@ -257,6 +387,16 @@ def test_of_many_attempts_ten_are_listed_and_all_are_paid_for():
 def test_a_finished_job_is_never_run_again():
     done = started(completion_time=NOW, phase=Phase.SUCCEEDED)
     assert decide(raw_job(done), at=99999).actions == ()
+
+
+def test_a_finished_job_is_not_run_again_by_a_version_that_cannot_read_its_status():
+    done = raw_job(started(completion_time=NOW, phase=Phase.SUCCEEDED, retries=Retries(counted=2)))
+    done["status"] |= {"phase": "Celebrating", "attempts": [{"number": 1, "colour": []}]}
+    decided = decide(done, at=99999)
+    assert decided.actions == ()
+    assert decided.status.completion_time == NOW
+    assert decided.status.retries.counted == 2
+    assert decided.status.cost == started().cost
 
 
 def test_children_go_after_the_ttl():

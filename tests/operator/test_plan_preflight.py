@@ -66,7 +66,7 @@ def test_a_check_comes_before_the_start_and_asks_for_no_accelerator():
     assert pod["automountServiceAccountToken"] is False
     assert {one["name"] for one in pod["volumes"]} == {one["name"] for one in trainer["volumeMounts"]}
     assert "limits" not in {one["name"] for one in pod["volumes"]}
-    assert (made["spec"]["backoffLimit"], made["spec"]["activeDeadlineSeconds"]) == (0, 1800)
+    assert (made["spec"]["backoffLimit"], pod["activeDeadlineSeconds"]) == (0, 1800)
     for labels in (made["metadata"]["labels"], made["spec"]["template"]["metadata"]["labels"]):
         assert labels["finetune.dev/preflight"] == "1"
         assert "finetune.dev/attempt" not in labels
@@ -213,9 +213,18 @@ def test_too_little_memory_for_the_check_names_the_setting(known, words):
 
 
 def test_a_check_that_takes_too_long_names_the_setting():
-    decided = decide(job(decide(job()).status), raw_check(ended="Failed", reason="DeadlineExceeded"))
+    decided = decide(job(decide(job()).status), raw_check(ended="Failed"), raw_check_pod(exit_code=75, overdue=True))
     assert telling(decided)[1] == "DeadlineExceeded"
     assert "raise preflight.timeout" in telling(decided)[2]
+
+
+def test_a_check_without_a_pod_is_told():
+    status = decide(job()).status
+    soon = decide(job(status), raw_check(), at=10)
+    assert (telling(soon)[1], soon.requeue_after.total_seconds()) == ("Preflight", 30)
+    late = decide(job(status), raw_check(), at=31)
+    assert telling(late)[:2] == ("Preflight", "CannotStart")
+    assert "ResourceQuota" in telling(late)[2]
 
 
 def test_a_check_that_no_node_takes_waits_and_is_told():

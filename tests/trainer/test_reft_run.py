@@ -146,6 +146,11 @@ def test_memory_trouble_in_ppo_halves_what_is_learnt_from_at_once(tmp_path):
     assert one == pytest.approx(other, abs=1e-2)
 
 
+def test_memory_trouble_while_scoring_takes_fewer_responses_at_once(tmp_path):
+    done = _run(workshop(tmp_path), fault="oom-scoring:2")
+    assert done.code == 0, done.output
+
+
 def test_a_reward_that_never_comes_ends_ppo_early_and_says_what_to_do(tmp_path):
     folder = workshop(tmp_path)
     done = _run(folder, method={"reft": {"ppo": {"steps": 40, "maxNewTokens": 1, "checkpointEvery": 50}}})

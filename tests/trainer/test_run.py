@@ -153,6 +153,31 @@ def test_memory_trouble_halves_the_micro_batch_and_changes_nothing_but_speed(tmp
     assert one == pytest.approx(other, abs=1e-3)
 
 
+def test_memory_trouble_in_a_method_that_trains_the_model_itself_does_not_wrap_it_twice(tmp_path):
+    plain, tight = workshop(tmp_path / "plain"), workshop(tmp_path / "tight")
+    sections = {"training": {"batchSize": 8, "microBatchSize": 8}, "method": {"type": "Full", "lora": None}}
+    assert run(plain, **sections).code == 0
+    done = run(tight, fault="oom:4", **sections)
+    assert done.code == 0, done.output
+    one, other = (manifest(f)["result"]["evaluation"]["after"]["loss"] for f in (plain, tight))
+    assert one == pytest.approx(other, abs=1e-3)
+
+
+def test_memory_trouble_while_answering_takes_fewer_rows_at_once_and_changes_no_score(tmp_path):
+    plain, tight = workshop(tmp_path / "plain"), workshop(tmp_path / "tight")
+    assert run(plain).code == 0
+    done = run(tight, fault="oom-answering:2")
+    assert done.code == 0, done.output
+    for when in ("before", "after"):
+        one, other = (manifest(f)["result"]["evaluation"][when] for f in (plain, tight))
+        assert one.pop("loss") == pytest.approx(other.pop("loss"), abs=1e-5)
+        assert one.pop("perplexity") == pytest.approx(other.pop("perplexity"), rel=1e-5)
+        assert one == other
+    last = run(workshop(tmp_path / "last"), fault="oom-answering:0")
+    assert last.code == 71, last.output
+    assert "write a smaller spec.training.maxLength or spec.evaluation.maxNewTokens" in last.output
+
+
 def test_a_single_row_that_does_not_fit_ends_with_71_and_says_what_to_change(folder):
     done = run(folder, fault="oom:0")
     assert done.code == 71

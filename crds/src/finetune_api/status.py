@@ -155,6 +155,9 @@ class Cost(Message):
     earlier: Money | None = None
     """Spent by attempts that are no longer listed."""
 
+    earlier_seconds: int | None = None
+    """How long these held their nodes, in seconds."""
+
 
 class Retries(Message):
     """How often the trainer was started again."""

@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = Options(tuple(given.namespace), given.metrics_port, lease, given.identity)
     try:
         asyncio.run(operate(load_settings(given.settings), options))
+    except asyncio.CancelledError:
+        return 0  # Asked to stop before it served anything.
     except (BadSettings, NoCluster, OSError) as error:
         print(f"finetune-operator: {error}", file=sys.stderr)  # noqa: T201
         return 2

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import Outcome, ProgressMessage, Result
 from finetune_api.status import Attempt, Cost, FineTuneJobStatus, Retries
 
-from finetune_operator.verdicts import Answer, Verdict
+from finetune_operator.verdicts import OVERDUE, PREEMPTED, Answer, Verdict
 from finetune_operator.views import AttemptView
 
 KEPT_ATTEMPTS = 10
@@ -18,7 +19,10 @@ RUNNING = "Running"
 JOB_DELETED = "JobDeleted"
 _LONGEST_DELAY = timedelta(minutes=10)
 _FRACTION = Decimal("0.0001")
-_AT_ONCE = {Outcome.STOPPED, Outcome.OUT_OF_MEMORY}
+LOST_AFTER = timedelta(minutes=5)
+"""How long after it should be gone a pod counts as lost: its node is silent, and may stay so for ever."""
+
+_AT_ONCE = {Outcome.STOPPED, Outcome.OUT_OF_MEMORY, PREEMPTED, OVERDUE}
 
 
 def scheduled_at(attempt: AttemptView) -> datetime | None:
@@ -26,18 +30,33 @@ def scheduled_at(attempt: AttemptView) -> datetime | None:
     return min((pod.scheduled_at for pod in attempt.pods if pod.scheduled_at), default=None)
 
 
-def ended_at(attempt: AttemptView) -> datetime | None:
-    """When nothing of an attempt ran any more; None while something does, or may."""
+def ended_at(attempt: AttemptView, now: datetime, had_node: bool = False) -> datetime | None:
+    """When nothing of an attempt ran any more; None while something does, or may.
+
+    Args:
+        attempt: what is observed.
+        now: the time.
+        had_node: whether it is known to have had one, also where its pods are not there any more.
+    """
     finished = [pod.finished_at for pod in attempt.pods if pod.finished_at]
     if attempt.finished:
         return max(finished, default=attempt.finished_at)
-    if attempt.deleting and len(finished) == len(attempt.pods):
-        return max(finished, default=None)
+    lost = [pod.leaving_at for pod in attempt.pods
+            if not pod.finished_at and not pod.gone and pod.leaving_at and now - pod.leaving_at >= LOST_AFTER]
+    gone = [pod for pod in attempt.pods if pod.gone and not pod.finished_at]
+    if attempt.suspended:
+        # Preempted: what its Job makes next would be another run. Pods that all ended well make it Complete instead.
+        well = attempt.pods and all(pod.exit_code == ExitCode.OK for pod in attempt.pods)
+        over = len(finished) + len(lost) + len(gone) >= len(attempt.pods)
+        return max(finished + lost, default=attempt.suspended_at) if (
+            over and not well and (had_node or scheduled_at(attempt))) else None
+    if (attempt.deleting or lost) and len(finished) + len(lost) == len(attempt.pods):
+        return max(finished + lost, default=None)
     return None
 
 
 def record(attempt: AttemptView, earlier: Attempt | None, before: Attempt | None, said: Result | ProgressMessage | None,
-           step: int | None, verdict: Verdict | None) -> Attempt | None:
+           step: int | None, verdict: Verdict | None, end: datetime | None) -> Attempt | None:
     """An attempt's record as it is now; None for one that has no node yet.
 
     Args:
@@ -47,9 +66,9 @@ def record(attempt: AttemptView, earlier: Attempt | None, before: Attempt | None
         said: what the trainer said last.
         step: the step that it was at then.
         verdict: what its end means, once it has ended.
+        end: when that was, where it is known.
     """
-    start = scheduled_at(attempt) or (earlier.start_time if earlier else None)
-    end = ended_at(attempt) if verdict else None
+    start = earlier.start_time if earlier else scheduled_at(attempt)
     if start is None and verdict is None:
         return None
     if start is None:  # It never had a node, and cost nothing.
@@ -82,18 +101,24 @@ def money(time: timedelta, hourly_rate: Decimal) -> Decimal:
     return hourly_rate * Decimal(time.total_seconds()) / 3600
 
 
-def run_time(attempts: Sequence[Attempt]) -> timedelta:
-    """How long ended attempts held their nodes, together."""
+def run_time(status: FineTuneJobStatus) -> timedelta:
+    """How long all ended attempts held their nodes, together."""
+    earlier = timedelta(seconds=status.cost.earlier_seconds or 0) if status.cost else timedelta()
+    return _listed_time(status.attempts) + earlier
+
+
+def _listed_time(attempts: Sequence[Attempt]) -> timedelta:
     return sum((attempt.end_time - attempt.start_time for attempt in attempts if attempt.end_time), timedelta())
 
 
 def shorten(status: FineTuneJobStatus, accelerators: int) -> FineTuneJobStatus:
-    """The status with its last ten attempts; what the others cost is kept in `cost.earlier`."""
+    """The status with its last ten attempts; what the others took is kept in `cost`."""
     surplus = status.attempts[:-KEPT_ATTEMPTS]
     if not surplus or status.cost is None:
         return status
     earlier = spent(status.model_copy(update={"attempts": surplus}), accelerators, None)
-    cost: Cost = status.cost.model_copy(update={"earlier": earlier})
+    seconds = (status.cost.earlier_seconds or 0) + int(_listed_time(surplus).total_seconds())
+    cost: Cost = status.cost.model_copy(update={"earlier": earlier, "earlier_seconds": seconds})
     return status.model_copy(update={"attempts": status.attempts[-KEPT_ATTEMPTS:], "cost": cost})
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +26,7 @@ from finetune_operator.reconcile import Reconciler, work_together
 from finetune_operator.settings import Settings
 from finetune_operator.watching import SWEEP_INTERVAL, registry, sweep, watch_settings
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)
 
 
@@ -69,17 +73,32 @@ async def operate(settings: Settings, options: Options) -> None:
     lease = Lease(client, *options.lease, options.identity, clock) if options.lease else None
     beating = asyncio.create_task(heartbeat.run())
     try:
-        if lease:
-            await lease.acquire()
-        metrics.LEADER.set(1)
-        # Before any decision: a job whose attempts are not listed yet would look as if they had been deleted.
-        await sweep(cache, queue, client, options.namespaces)
+        with _stopped_by_signals():
+            if lease:
+                await lease.acquire()
+            metrics.LEADER.set(1)
+            # Before any decision: a job whose attempts are not listed yet would look as if they had been deleted.
+            await sweep(cache, queue, client, options.namespaces)
         await _run(settings, options, client, cache, queue, lease)
     finally:
         beating.cancel()
         if lease:
             await lease.release()
         await client.close()
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Cancel this task at SIGTERM or SIGINT: before kopf runs nobody listens, and a pod's process 1 ignores them."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 async def _run(settings: Settings, options: Options, client: Client, cache: Cache, queue: WorkQueue[Key],

@@ -157,7 +157,7 @@ class Cache:
         for child in children:
             if child["kind"] == "Pod":
                 number = int(child["metadata"]["labels"][ATTEMPT_LABEL])
-                pods[number].append(view_pod(child))
+                pods[number].append(view_pod(child, child["metadata"]["uid"] in self._gone))
                 raw_pods[number] = child
         jobs = {int(child["metadata"]["labels"][ATTEMPT_LABEL]): child for child in children if child["kind"] == "Job"}
         for number in sorted({*jobs, *pods}):
@@ -168,8 +168,9 @@ class Cache:
                 created = time_of(pod["metadata"]["creationTimestamp"])
                 assert created is not None
                 name = attempt_name(pod["metadata"]["labels"][JOB_LABEL], number)
-                yield AttemptView(number, name, created, suspended=False, deleting=True, complete=False, failed=None,
-                                  finished_at=None, pods=tuple(pods[number]))
+                yield AttemptView(number, name, created, suspended=False, suspended_at=None, released_at=created,
+                                  deleting=True, complete=False, failed=None, finished_at=None,
+                                  pods=tuple(pods[number]))
 
 
 def _owner(child: Object) -> tuple[str, str | None, str | None]:
@@ -229,6 +230,6 @@ def _shortened(raw: Object) -> Object:
     elif raw["kind"] == "Pod":
         spec, status = raw.get("spec", {}), raw.get("status", {})
         short["spec"] = {"nodeName": spec.get("nodeName")}
-        short["status"] = {key: status[key] for key in ("podIP", "conditions", "containerStatuses")
+        short["status"] = {key: status[key] for key in ("podIP", "reason", "conditions", "containerStatuses")
                            if key in status}
     return short

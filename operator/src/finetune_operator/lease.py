@@ -60,14 +60,15 @@ class Lease:
         renewed = loop.time()
         while True:
             await asyncio.sleep(RETRY)
+            began = loop.time()  # The others count from the write, which comes later than this.
             try:
-                async with asyncio.timeout(RENEW_DEADLINE):
+                async with asyncio.timeout_at(renewed + RENEW_DEADLINE):
                     holder = await self._try()
             except TimeoutError:
                 holder = ""
             if holder is None:
-                renewed = loop.time()
-            elif holder or loop.time() - renewed > RENEW_DEADLINE:
+                renewed = began
+            elif holder or loop.time() - renewed >= RENEW_DEADLINE:
                 LEADER.set(0)
                 raise LeaseLost(f"{holder or 'nobody that can be seen'} leads now")
 

@@ -34,7 +34,7 @@ RENDEZVOUS_PORT = 29400
 UPLOAD_BYTES_PER_SECOND = 50e6
 """Assumed of the way to the output."""
 DEADLINE_RESERVE = timedelta(hours=2)
-"""activeDeadlineSeconds is a backstop: the trainer stops by itself at limits.json's time, and publishes."""
+"""A backstop: the trainer stops by itself at limits.json's time, and publishes."""
 
 
 def run_config(job: JobView, spec: FineTuneJobSpec, number: int, image: str, status: FineTuneJobStatus,
@@ -124,8 +124,13 @@ def attempt_job(job: JobView, spec: FineTuneJobSpec, number: int, image: str, ac
     if compute.queue_name:
         body["suspend"] = True  # Kueue starts it; nobody else touches this field again.
     if spec.budget.max_duration:
-        body["activeDeadlineSeconds"] = int((spec.budget.max_duration + DEADLINE_RESERVE).total_seconds())
+        limit_time(body, spec.budget.max_duration + DEADLINE_RESERVE)
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": body}
+
+
+def limit_time(body: Object, time: timedelta) -> None:
+    """Have the kubelet end a Job's pods after a time on their node; a Job's own limit would count the wait for one."""
+    body["template"]["spec"]["activeDeadlineSeconds"] = int(time.total_seconds())
 
 
 def _pod_template(job: JobView, spec: FineTuneJobSpec, number: int, image: str, accelerator: Accelerator,

@@ -21,8 +21,8 @@ from finetune_operator.conditions import Told, looked_at, notes, tell
 from finetune_operator.names import API_VERSIONS, attempt_name, run_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
-from finetune_operator.verdicts import Answer, Verdict, judge_end, judge_start, waiting_words
-from finetune_operator.views import AttemptView
+from finetune_operator.verdicts import NO_POD, Answer, Verdict, judge_end, judge_start, waiting_words
+from finetune_operator.views import AttemptView, JobView
 
 _PHASES = {
     Stage.EVALUATING_BEFORE: Phase.EVALUATING, Stage.EVALUATING_AFTER: Phase.EVALUATING,
@@ -55,6 +55,13 @@ def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
         decided = replace(decided, actions=(*preflighting.remove(seen), *decided.actions))
     isolate = isolation.missing(seen, settings) if decided.actions or seen.attempts else ()
     return replace(decided, actions=(*map(Apply, isolate), *decided.actions), events=notes(status, decided.status))
+
+
+def refused(job: JobView, words: str, now: datetime) -> Plan:
+    """What is told when the apiserver does not take what a decision makes; the same is tried again later."""
+    told = Told(job.status.phase or Phase.PENDING, "CannotStart", f"the apiserver refuses what the job needs: {words}")
+    status = tell(job.status, told, job.generation, now.replace(microsecond=0))
+    return Plan(status, events=notes(job.status, status))
 
 
 def _clean_up(seen: Observation, completed: datetime, now: datetime) -> Plan:
@@ -148,23 +155,30 @@ class _Pass:
         self._account()
         if ending is not None:
             return self._after(ending)
-        active = next((one for one in reversed(self.seen.attempts) if not self._over(one)), None)
-        if active is not None:
-            return self._watch(active)
+        ended = {one.number for one in self.status.attempts if one.end_time}
+        under_way = [one for one in self.seen.attempts if not self._over(one) and one.number not in ended]
+        if under_way:
+            return self._watch(under_way[-1])
         return self._next()
 
     def _over(self, attempt: AttemptView) -> bool:
-        return attempt.finished or accounting.ended_at(attempt) is not None
+        return attempt.finished or self._ended_at(attempt) is not None
+
+    def _ended_at(self, attempt: AttemptView) -> datetime | None:
+        return accounting.ended_at(attempt, self.now, any(one.number == attempt.number for one in self.status.attempts))
 
     def _record_attempts(self) -> Verdict | None:
         """Bring the attempts' records up to date; the verdict on the one whose end is seen for the first time."""
         records = {one.number: one for one in self.status.attempts}
         views = {view.number: view for view in self.seen.attempts}
+        first = min(records, default=0)
         verdict: Verdict | None = None
         for number in sorted({*records, *views}):
             earlier, view, before = records.get(number), views.get(number), records.get(number - 1)
             if earlier is not None and earlier.end_time is not None:
                 continue
+            if earlier is None and number < first:
+                continue  # It is no longer listed, or never had a node: what is listed came after its end.
             if view is None:
                 assert earlier is not None
                 verdict = Verdict(Answer.RETRY_COUNTED, accounting.JOB_DELETED,
@@ -176,9 +190,9 @@ class _Pass:
             over = self._over(view)
             end = judge_end(view) if over else None
             if end is not None:
-                self.retries = accounting.count(self.retries, end, view.deleting)
+                self.retries = accounting.count(self.retries, end, view.deleting and self.spec.run_policy.suspend)
                 verdict = end
-            made = accounting.record(view, earlier, before, *self._said(view, end), end)
+            made = accounting.record(view, earlier, before, *self._said(view, end), end, self._ended_at(view))
             if made is not None:
                 records[number] = made
         self.status = self.status.model_copy(update={
@@ -268,9 +282,10 @@ class _Pass:
 
     def _watch(self, active: AttemptView) -> Plan:
         """An attempt that is under way."""
-        if self.spec.run_policy.suspend or active.deleting:
+        overdue = self._overdue()
+        if self.spec.run_policy.suspend or active.deleting or overdue:
             delete = () if active.deleting else (_delete_job(active),)
-            words = ("the trainer checkpoints and stops" if self.spec.run_policy.suspend else
+            words = (overdue or "the trainer checkpoints and stops" if self.spec.run_policy.suspend or overdue else
                      "the attempt's Job is being deleted; the next one starts when its pods are gone")
             return self._tell(Told(self.status.phase or Phase.STARTING, "Stopping", words), delete)
         never = judge_start(active, self.now, self.settings.start_timeout)
@@ -284,19 +299,24 @@ class _Pass:
         self._pin_image(active)
         actions = tuple(Apply(one) for one in self._adjustable(active.number)
                         if identity(one) not in self.seen.applied)
+        if active.suspended and any(pod.leaving_at or pod.gone or pod.running for pod in active.pods):
+            return self._tell(Told(self.status.phase or Phase.STARTING, "Stopping", "the queue "
+                                   f"{self.spec.compute.queue_name} takes back the quota that it gave the job; the "
+                                   "trainer checkpoints and stops"), actions)
         if active.suspended:
             return self._tell(Told(Phase.QUEUED, "WaitingForQuota", f"the queue {self.spec.compute.queue_name} has not "
                                    "admitted the job yet (Kueue starts it)", admitted=False), actions)
         if any(pod.running for pod in active.pods) or any(pod.exit_code is not None for pod in active.pods):
             return self._tell(self._running(active), actions)
-        why = waiting_words(active, admission.node_words(self.spec, self.accelerator))
+        why = waiting_words(active, admission.node_words(self.spec, self.accelerator), self.now)
         unschedulable = any(pod.unschedulable is not None for pod in active.pods)
         if unschedulable:
             return self._tell(Told(Phase.QUEUED, "Unschedulable", why or "", admitted=False), actions)
         scheduled = accounting.scheduled_at(active)
         if why is None and (scheduled is None or self.now - scheduled < QUICK_START):
             # Most pods run in a moment, and then that is told: a write saved.
-            return Plan(self.job.status, actions, requeue_after=QUICK_START if scheduled else None)
+            soon = QUICK_START if scheduled else None if active.pods else NO_POD
+            return Plan(self.job.status, actions, requeue_after=soon)
         told = Told(Phase.STARTING, "CannotStart" if why else "Starting",
                     why or f"attempt {active.number} has a node; its image is pulled and its container is started",
                     admitted=True)
@@ -326,12 +346,12 @@ class _Pass:
 
     def _limits(self) -> Limits:
         budget, cost = self.spec.budget, self.status.cost
-        ended = [one for one in self.status.attempts if one.end_time]
+        ended = tuple(one for one in self.status.attempts if one.end_time)
+        before = self.status.model_copy(update={"attempts": ended})
         running = next((one for one in self.status.attempts if one.end_time is None), None)
         stop_at = None
         if budget.max_duration and running:
-            stop_at = running.start_time + budget.max_duration - accounting.run_time(ended)
-        before = self.status.model_copy(update={"attempts": tuple(ended)})
+            stop_at = running.start_time + budget.max_duration - accounting.run_time(before)
         return Limits(stop_at=stop_at, max_cost=budget.max_cost,
                       spent_before=accounting.spent(before, self.count, None),
                       hourly_rate=cost.hourly_rate * self.count if cost else None)
@@ -343,6 +363,11 @@ class _Pass:
 
     def _next(self) -> Plan:
         """No attempt is under way: make the next one, or wait until it may be made."""
+        # A queue could start a preempted attempt's Job again: nothing else is done before it is gone.
+        left = [one for one in self.seen.attempts if not one.finished and (
+            not self._over(one) or (one.suspended and not one.deleting))]
+        if left:
+            return Plan(self.status, tuple(_delete_job(one) for one in left if not one.deleting))
         if self.spec.run_policy.suspend:
             return self._tell(Told(Phase.SUSPENDED, "Suspended",
                                    "suspended; set runPolicy.suspend to false and it goes on from its last checkpoint"))
@@ -361,6 +386,10 @@ class _Pass:
             # First the Service, whose address goes into the pods.
             service = Create(manifests.rendezvous_service(self.job, number))
             return Plan(self.status, (service,), requeue_after=timedelta())
+        if (name := self.spec.compute.accelerator) not in self.settings.accelerators:
+            return self._tell(Told(Phase.STARTING, "CannotStart", f"compute.accelerator {name} is no longer in the "
+                                   "operator's catalogue (settings.accelerators): the next attempt waits until an "
+                                   "administrator puts it back"))
         image = self.status.image or self.settings.image_for(self.spec.engine)
         config = manifests.run_config(self.job, self._fitting_spec(), number, image, self.status, self.accelerator)
         made = (manifests.run_map(self.job, config), manifests.limits_map(self.job, number, self._limits()),
@@ -383,8 +412,22 @@ class _Pass:
         if budget.max_cost is not None and cost and cost.spent and cost.spent >= budget.max_cost:
             return (f"{cost.spent} {cost.currency} of budget.maxCost {budget.max_cost} are spent, and nothing is "
                     "published yet; the checkpoints are kept. Raise budget.maxCost in a new job")
-        if budget.max_duration and accounting.run_time(self.status.attempts) >= budget.max_duration:
+        if budget.max_duration and accounting.run_time(self.status) >= budget.max_duration:
             return "budget.maxDuration is used up, and nothing is published yet; the checkpoints are kept"
+        return None
+
+    def _overdue(self) -> str | None:
+        """Whether the running attempt goes on long after it should have stopped by itself: then it hangs."""
+        budget, cost = self.spec.budget, self.status.cost
+        reserve = manifests.DEADLINE_RESERVE
+        words = "and the trainer has not stopped by itself in two hours: it is stopped"
+        if budget.max_cost is not None and cost and (
+                cost.spent >= budget.max_cost + accounting.money(reserve, cost.hourly_rate * self.count)):
+            return f"budget.maxCost {budget.max_cost} is spent, {words}"
+        running = next((one for one in self.status.attempts if one.end_time is None), None)
+        if budget.max_duration and running and (accounting.run_time(self.status) + (self.now - running.start_time)
+                                                >= budget.max_duration + reserve):
+            return f"budget.maxDuration is used up, {words}"
         return None
 
     def _tell(self, told: Told, actions: tuple[Action, ...] = (), requeue: timedelta | None = None) -> Plan:

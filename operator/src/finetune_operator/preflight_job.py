@@ -44,7 +44,7 @@ def preflight_job(job: JobView, spec: FineTuneJobSpec, settings: Settings) -> ma
     made = manifests.attempt_job(job, plain, 1, settings.trainer_image, cpu, settings)
     made["metadata"]["name"] = preflight_name(job.name, job.generation)
     template, body = made["spec"]["template"], made["spec"]
-    body["activeDeadlineSeconds"] = int(settings.preflight.timeout.total_seconds())
+    manifests.limit_time(body, settings.preflight.timeout)
     pod = template["spec"]
     pod["volumes"] = [one for one in pod["volumes"] if one["name"] != _LIMITS]
     next(one for one in pod["volumes"] if one["name"] == "run")["configMap"]["name"] = preflight_run_name(

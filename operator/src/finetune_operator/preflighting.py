@@ -16,7 +16,7 @@ from finetune_operator.names import preflight_run_name
 from finetune_operator.observation import Observation
 from finetune_operator.preflight_job import preflight_job, preflight_map
 from finetune_operator.settings import Settings
-from finetune_operator.verdicts import Answer, judge_end, judge_start, waiting_words
+from finetune_operator.verdicts import NO_POD, OVERDUE, Answer, judge_end, judge_start, waiting_words
 from finetune_operator.views import AttemptView
 
 _CHECKING = "data, model and memory are being checked on a CPU; no accelerator is asked for before that"
@@ -54,9 +54,9 @@ def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: da
                                                "completion_time": now})
         told = Told(Phase.FAILED, never.reason, never.message)
         return Plan(tell(status, told, job.generation, now), remove(seen))
-    why = waiting_words(check, f"{settings.preflight.cpu} CPU and {settings.preflight.memory} of memory")
+    why = waiting_words(check, f"{settings.preflight.cpu} CPU and {settings.preflight.memory} of memory", now)
     scheduled = accounting.scheduled_at(check)
-    left = scheduled + settings.start_timeout - now if scheduled else None
+    left = scheduled + settings.start_timeout - now if scheduled else None if check.pods else NO_POD
     if why is None:
         return _telling(seen, known, "Preflight", _CHECKING, now, old, left)
     reason = "Unschedulable" if any(pod.unschedulable is not None for pod in check.pods) else "CannotStart"
@@ -73,8 +73,9 @@ def _judge(seen: Observation, known: PreflightStatus, check: AttemptView, spec: 
     reason, message = end.reason, end.message
     if end.reason == "HostOutOfMemory":
         message = "the check needed more host memory than it has: raise preflight.memory in the operator's settings"
-    elif end.reason == "DeadlineExceeded":
-        message = "the check did not end in its time: raise preflight.timeout in the operator's settings"
+    elif end.reason == OVERDUE:
+        words = "the check did not end in its time: raise preflight.timeout in the operator's settings"
+        return _refuse(seen, known.model_copy(update={"refused": OVERDUE, "message": words}), now)
     elif said and any(pod.exit_code not in (ExitCode.OK, ExitCode.INTERNAL) for pod in check.pods):
         reason, message = said.reason, said.message
     if end.answer in (Answer.FAIL, Answer.RETRY_SMALLER):

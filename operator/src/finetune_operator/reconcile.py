@@ -18,12 +18,15 @@ from finetune_operator.cache import Cache, Key
 from finetune_operator.client import ApiError, Client, object_path
 from finetune_operator.faults import reach
 from finetune_operator.metrics import PASS_SECONDS, PASSES, QUEUED, WAIT_SECONDS
-from finetune_operator.plan import plan
+from finetune_operator.plan import plan, refused
 from finetune_operator.queue import WorkQueue
 from finetune_operator.settings import Settings
 from finetune_operator.views import JobView
 
 CONFLICT = 409
+REFUSED = (400, 403, 413, 422)
+"""What another try alone does not mend: a quota, an admission rule, an object that the apiserver does not take."""
+
 NOT_FOUND = 404
 _log = logging.getLogger(__name__)
 
@@ -77,10 +80,14 @@ class Reconciler:
             self._queue.forget(key)
             return
         decided = plan(seen, self._settings, self._clock())
-        for action in decided.actions:
-            await self._act(seen.job, action)
-        if decided.status != seen.job.status:
-            await self._write_status(seen.job, decided)
+        try:
+            for action in decided.actions:
+                await self._act(seen.job, action)
+        except (ApiError, NameTaken) as error:
+            if isinstance(error, NameTaken) or error.status in REFUSED:
+                await self._write_status(seen.job, refused(seen.job, str(error), self._clock()))
+            raise
+        await self._write_status(seen.job, decided)
         if decided.requeue_after is not None:
             self._queue.add_after(key, decided.requeue_after.total_seconds())
 
@@ -110,6 +117,8 @@ class Reconciler:
 
     async def _write_status(self, job: JobView, decided: Plan) -> None:
         """Write the status where nothing has changed since it was planned (a 409 plans again), then the events."""
+        if decided.status == job.status:
+            return
         body = {
             "apiVersion": f"{GROUP}/{VERSION}", "kind": KIND,
             "metadata": {"namespace": job.namespace, "name": job.name, "uid": job.uid,
@@ -122,15 +131,15 @@ class Reconciler:
         if decided.status.completion_time is not None:
             reach("final")
         try:
-            self._cache.note(await self._client.replace_status(body))
+            changed = self._cache.note(await self._client.replace_status(body)) is not None
         except ApiError as error:
             if error.status == NOT_FOUND:
                 return  # Deleted meanwhile.
             raise
         if starts:
             reach("started")
-        # The answer may reach the cache before the watch does: look again with it.
-        self._queue.add((job.namespace, job.name))
+        if changed:  # The answer may reach the cache before the watch does: look again with it.
+            self._queue.add((job.namespace, job.name))
         for note in decided.events:
             body = manifests.event(job, note.kind, note.reason, note.message, note.key, self._clock())
             try:

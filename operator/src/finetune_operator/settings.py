@@ -164,10 +164,11 @@ class PreflightSettings(ApiModel):
 class Settings(ApiModel):
     """The operator's settings."""
 
-    trainer_image: Annotated[str, Field(min_length=1, max_length=1024)] = "ghcr.io/finetune-dev/trainer:0.1.0"
+    trainer_image: Annotated[str, Field(min_length=1, max_length=1024)] = "ghcr.io/finetune-dev/finetune-trainer:0.1.0"
     """Image of the trainer, best by digest."""
 
-    unsloth_image: Annotated[str, Field(min_length=1, max_length=1024)] = "ghcr.io/finetune-dev/trainer-unsloth:0.1.0"
+    unsloth_image: Annotated[str, Field(min_length=1, max_length=1024)] = (
+        "ghcr.io/finetune-dev/finetune-trainer-unsloth:0.1.0")
     """Image of the trainer for jobs with `engine: unsloth`, built from trainer/Dockerfile.unsloth."""
 
     image_pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] = "IfNotPresent"

@@ -1,6 +1,6 @@
 """What the end of an attempt means: from pod state, exit code and termination message, never from logs. Pure.
 
-The table is in docs/operator.md; tests/operator/test_verdicts.py goes through every row.
+The table is in docs/operator.md; tests/operator/test_plan_endings.py goes through every row.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ _UNSAID: dict[int, str] = {
     ExitCode.STOPPED: "the trainer was asked to stop, and checkpointed",
 }
 KILLED = 137
+NO_POD = timedelta(seconds=30)
+"""How long a Job that may run can be without a pod before that is told."""
+
+PREEMPTED = "Preempted"
+OVERDUE = "DeadlineExceeded"
 
 
 class Answer(Enum):
@@ -60,15 +65,28 @@ def judge_end(attempt: AttemptView) -> Verdict:
     """What the end of a finished attempt means."""
     if attempt.complete:
         return _judge_success(attempt)
-    if attempt.failed and attempt.failed[0] == "DeadlineExceeded":
-        return Verdict(Answer.FAIL, "DeadlineExceeded",
-                       "the trainer did not end in its time: raise budget.maxDuration")
+    if attempt.pods and all(pod.exit_code == ExitCode.OK and pod.result for pod in attempt.pods):
+        return _judge_success(attempt)  # Its Job was about to be Complete when it was deleted.
     pod = _most_telling(attempt.pods)
+    if pod and pod.overdue and pod.exit_code not in _FINAL:
+        return Verdict(Answer.RETRY_FREE, OVERDUE, "the trainer still ran two hours after budget.maxDuration, and the "
+                       "kubelet stopped it", pod.result)
+    if attempt.suspended and not attempt.finished:
+        return _judge_preemption(pod)
     if pod is None or pod.exit_code is None:
         words = f": {pod.disruption}" if pod and pod.disruption else ""
         return Verdict(Answer.RETRY_COUNTED, "PodLost",
                        f"the trainer's pod is gone without an exit code (node lost, or pod deleted by force){words}")
     return _judge_exit(pod)
+
+
+def _judge_preemption(pod: PodView | None) -> Verdict:
+    """A queue took its quota back: how the trainer ended matters only where another attempt would end likewise."""
+    end = _judge_exit(pod) if pod and pod.exit_code is not None else None
+    if end and end.answer in (Answer.FAIL, Answer.RETRY_SMALLER):
+        return end
+    return Verdict(Answer.RETRY_FREE, PREEMPTED, "the queue took back the quota that it had given the job (preempted)"
+                   + (f": {end.message}" if end else ""), end.result if end else None)
 
 
 def _judge_success(attempt: AttemptView) -> Verdict:
@@ -146,13 +164,17 @@ def _advice(words: str) -> str:
     return "mend that, and apply the job again"
 
 
-def waiting_words(attempt: AttemptView, looked_for: str) -> str | None:
+def waiting_words(attempt: AttemptView, looked_for: str, now: datetime) -> str | None:
     """Why an attempt's pod is not running yet, in words; None where there is nothing to tell.
 
     Args:
         attempt: the attempt.
         looked_for: what kind of node it wants.
+        now: the time.
     """
+    if not attempt.pods and now - attempt.released_at >= NO_POD:
+        return (f"no pod of it can be made: `kubectl describe job {attempt.name}` has the apiserver's words. Mostly "
+                "a ResourceQuota or LimitRange stands in the way, or a ServiceAccount or PriorityClass is missing")
     for pod in attempt.pods:
         if pod.unschedulable is not None:
             return (f"no node takes the pod, which looks for {looked_for}; the scheduler says: {pod.unschedulable}. "

@@ -45,17 +45,22 @@ class PodView:
     """A trainer's pod.
 
     Attributes:
+        leaving_at: it is being deleted, and should be gone by then.
+        gone: it has been deleted; what is here was seen before.
         unschedulable: the scheduler's words, while no node takes it.
         waiting: reason and message of the kubelet, while its container can't start.
         exit_code: of the trainer, once it ended.
         result: what the trainer said at its end, where that can be read.
         preflight: what a check said at its end, where that can be read.
         said: its termination message as it stands there.
+        overdue: the kubelet ended it because its activeDeadlineSeconds had passed.
         image_id: what the node really pulled.
     """
 
     name: str
     index: int
+    leaving_at: datetime | None
+    gone: bool
     ip: str | None
     node: str | None
     scheduled_at: datetime | None
@@ -68,6 +73,7 @@ class PodView:
     result: Result | None
     preflight: PreflightResult | None
     said: str
+    overdue: bool
     disruption: str | None
     image_id: str | None
 
@@ -77,7 +83,9 @@ class AttemptView:
     """One attempt: a Job and its pods.
 
     Attributes:
-        suspended: whether the Job waits to be admitted (by Kueue).
+        suspended: whether the Job waits to be admitted (by Kueue), for the first time or after a preemption.
+        suspended_at: since when it does.
+        released_at: since when it need not wait: its creation, where no queue admits it.
         failed: reason and message of the Job's Failed condition.
         finished_at: when the Job was finished.
     """
@@ -86,6 +94,8 @@ class AttemptView:
     name: str
     created_at: datetime
     suspended: bool
+    suspended_at: datetime | None
+    released_at: datetime
     deleting: bool
     complete: bool
     failed: tuple[str, str] | None
@@ -107,12 +117,18 @@ def view_job(raw: Raw) -> JobView:
     """Read a stored FineTuneJob."""
     metadata = raw["metadata"]
     spec, error = _read_spec(raw.get("spec") or {})
-    try:
-        status = FineTuneJobStatus.model_validate_json(json.dumps(raw.get("status") or {}))
-    except ValidationError:  # Somebody wrote nonsense: what is known of the attempts' Jobs stands all the same.
-        status = FineTuneJobStatus(start_time=time_of((raw.get("status") or {}).get("startTime")))
     return JobView(metadata["namespace"], metadata["name"], metadata["uid"], metadata.get("generation", 1),
-                   metadata["resourceVersion"], "deletionTimestamp" in metadata, spec, error, status)
+                   metadata["resourceVersion"], "deletionTimestamp" in metadata, spec, error,
+                   _read_status(raw.get("status") or {}))
+
+
+def _read_status(raw: Raw) -> FineTuneJobStatus:
+    """A status without the fields that this version can't read: another version wrote them, or somebody nonsense."""
+    try:
+        return FineTuneJobStatus.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        unread = {str(fault["loc"][0]) for fault in error.errors()}
+        return _read_status({name: value for name, value in raw.items() if name not in unread})
 
 
 def _read_spec(raw: Raw) -> tuple[FineTuneJobSpec | None, str | None]:
@@ -126,8 +142,8 @@ def _read_spec(raw: Raw) -> tuple[FineTuneJobSpec | None, str | None]:
 def view_attempt(raw: Raw, pods: Iterable[PodView], label: str = ATTEMPT_LABEL) -> AttemptView:
     """Read an attempt's Job, or that of a check, whose number is the generation that another label has."""
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
-    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()
-                  if condition.get("status") == "True"}
+    every = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    conditions = {kind: condition for kind, condition in every.items() if condition.get("status") == "True"}
     ended = conditions.get("Failed") or conditions.get("Complete")
     failed = conditions.get("Failed")
     created = time_of(metadata["creationTimestamp"])
@@ -137,6 +153,8 @@ def view_attempt(raw: Raw, pods: Iterable[PodView], label: str = ATTEMPT_LABEL) 
         name=metadata["name"],
         created_at=created,
         suspended=bool(spec.get("suspend")),
+        suspended_at=time_of(conditions.get("Suspended", {}).get("lastTransitionTime")),
+        released_at=time_of(every.get("Suspended", {}).get("lastTransitionTime")) or created,
         deleting="deletionTimestamp" in metadata,
         complete="Complete" in conditions,
         failed=(failed.get("reason", ""), failed.get("message", "")) if failed else None,
@@ -145,8 +163,8 @@ def view_attempt(raw: Raw, pods: Iterable[PodView], label: str = ATTEMPT_LABEL) 
     )
 
 
-def view_pod(raw: Raw) -> PodView:
-    """Read a trainer's pod."""
+def view_pod(raw: Raw, gone: bool = False) -> PodView:
+    """Read a trainer's pod, which may have been deleted since."""
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", {})
@@ -159,6 +177,8 @@ def view_pod(raw: Raw) -> PodView:
     return PodView(
         name=metadata["name"],
         index=int((metadata.get("annotations") or {}).get(INDEX_ANNOTATION, 0)),
+        leaving_at=time_of(metadata.get("deletionTimestamp")),
+        gone=gone,
         ip=status.get("podIP"),
         node=spec.get("nodeName"),
         scheduled_at=time_of(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
@@ -171,6 +191,7 @@ def view_pod(raw: Raw) -> PodView:
         result=_read(Result, said),
         preflight=_read(PreflightResult, said),
         said=said,
+        overdue=status.get("reason") == "DeadlineExceeded",
         disruption=disruption.get("message") if disruption.get("status") == "True" else None,
         image_id=container.get("imageID") or None,
     )

@@ -90,6 +90,9 @@ def in_words(error: Exception, hint: str = "") -> tuple[ExitCode, Outcome, str]:
     """
     if isinstance(error, TrainerError):
         return error.exit_code, error.outcome, str(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here.
+        return (ExitCode.OUT_OF_MEMORY, Outcome.OUT_OF_MEMORY, "the accelerator's memory doesn't suffice: write "
+                f"quantization: nf4 or a smaller spec.training.maxLength, or choose a larger accelerator{hint}")
     if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
         return ExitCode.INTERNAL, Outcome.INTERNAL, f"the machine refused: {error.strerror}{place}"

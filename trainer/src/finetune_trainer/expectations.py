@@ -14,13 +14,15 @@ from finetune_trainer.errors import OutOfMemory
 _GIB = 1024**3
 
 
-def expect(config: RunConfig, model_config: Mapping[str, Any], lengths: Sequence[int]) -> JobEstimate | None:
+def expect(config: RunConfig, model_config: Mapping[str, Any], lengths: Sequence[int], processes: int | None = None
+           ) -> JobEstimate | None:
     """Memory, hours and cost of a job; None for a model whose sizes can't be told.
 
     Args:
         config: the run configuration.
         model_config: the model's `config.json`.
         lengths: tokens of each row to learn from.
+        processes: how many train together; None for as many as the job asks for.
 
     Raises:
         OutOfMemory: no plan fits on the accelerator; the message names the change that makes one fit.
@@ -35,7 +37,7 @@ def expect(config: RunConfig, model_config: Mapping[str, Any], lengths: Sequence
     estimate = estimate_job(
         spec, model, On(accelerator.name, accelerator.memory_bytes, accelerator.hourly_rate),
         {one.name: one.memory_bytes for one in config.catalogue if one.memory_bytes},
-        round(steps * training.batch_size * typical), max(lengths), typical)
+        round(steps * training.batch_size * typical), max(lengths), typical, processes)
     plan, duration = estimate.plan, estimate.duration
     assert duration is not None
     if not plan.fits:

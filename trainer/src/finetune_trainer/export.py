@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from finetune_api.spec.method import Quantization
 from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,12 +33,13 @@ def export_merged(tuned: Tuned, published: Path, files: ModelFiles, quantization
     """A whole model in safetensors: the base as it was trained on (dequantised where it was quantized) + what was
     published.
 
-    Merging into the base before its quantization would make another model than the one that was evaluated.
+    Merging into the base before its quantization would make another model than the one that was evaluated. It is done
+    in host memory: the accelerator holds the trained model still, and may be too small for a whole one.
     """
     def base() -> PreTrainedModel:
-        model: Any = load_model(files, quantization, device)
+        model: Any = load_model(files, quantization, Device(torch.device("cpu"), device.dtype, "sdpa"))
         if quantization is not Quantization.NONE:
-            model = model.dequantize()
+            model = model.dequantize(dtype=device.dtype)
             model.to(device.dtype)
             # They stay behind, and PEFT merges no IA3 while they say so (0.21).
             model.is_loaded_in_4bit = model.is_loaded_in_8bit = False

@@ -5,6 +5,8 @@
 | `nan:STEP` | the loss of that step is NaN |
 | `oom:ROWS` | a micro-batch of more rows than that runs out of accelerator memory |
 | `oom-sampling:ROWS` | the same of a batch of responses being sampled |
+| `oom-scoring:ROWS` | the same of sampled responses being scored |
+| `oom-answering:ROWS` | the same of held-out rows being answered |
 | `kill:MOMENT` | the process kills itself (SIGKILL) when it first gets to that moment |
 
 Moments: `baseline`, `step-N` (in the middle of step N), `checkpoint-N` (its files are there, its manifest is not),

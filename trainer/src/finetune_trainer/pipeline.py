@@ -114,7 +114,7 @@ def run_attempt(attempt: Attempt) -> Finished:
 
     state.enter(Stage.LOADING)
     world = connect(os.environ, attempt.place, attempt.rendezvous_seconds, stop.check, attempt.clock)
-    device = choose_device(spec.training.precision)
+    device = choose_device(spec.training.precision, packing=spec.training.packing)
     make_deterministic(device)
     files = find_model(spec.model, spec.output.s3, attempt.scratch, state.note)
     tokenizer, chat = open_chat(spec, files)
@@ -124,7 +124,8 @@ def run_attempt(attempt: Attempt) -> Finished:
     data, judge = read_rows(spec, chat, attempt.scratch, state.note)
     state.note(f"{data.counts['train']} rows to learn from, {data.counts['heldOut']} held out")
     if config.accelerator.memory_bytes and spec.run_policy.preflight is PreflightPolicy.REQUIRED:
-        expect(config, json.loads((files.folder / "config.json").read_text("utf-8")), [len(row) for row in data.train])
+        expect(config, json.loads((files.folder / "config.json").read_text("utf-8")), [len(row) for row in data.train],
+               attempt.place.size)
     stop.check()
 
     state.enter(Stage.LOADING)

@@ -49,7 +49,7 @@ class Estimate:
 
 
 def estimate_job(spec: FineTuneJobSpec, model: Architecture, on: On, catalogue: Mapping[str, int], tokens: int | None,
-                 longest: int | None = None, typical: float | None = None) -> Estimate:
+                 longest: int | None = None, typical: float | None = None, processes: int | None = None) -> Estimate:
     """Estimate a job.
 
     Args:
@@ -60,9 +60,10 @@ def estimate_job(spec: FineTuneJobSpec, model: Architecture, on: On, catalogue: 
         tokens: tokens to train on, over all epochs; None if that is not known.
         longest: tokens of the longest row, where that is known.
         typical: tokens of a row on average, where that is known.
+        processes: how many train together; None for as many as the job asks for.
     """
     machine = machine_for(on.name, spec.training.precision)
-    processes = spec.compute.processes(on.name)
+    processes = processes or spec.compute.processes(on.name)
     plan = choose(spec, model, machine, on.memory_bytes, processes, longest, typical)
     change = None
     if not plan.fits and on.memory_bytes:

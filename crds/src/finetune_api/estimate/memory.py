@@ -121,7 +121,7 @@ def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, c
         weights=_weights(model, method.quantization, trained, machine, shares) + FLOAT32 * trained.reference,
         adapter=trained.added * FLOAT32,
         gradients=math.ceil(trained.parameters * FLOAT32 / shares),
-        optimizer=math.ceil(trained.parameters * _state(method, machine, shares) / shares),
+        optimizer=_optimizer(method, trained, machine, shares),
         activations=kept + working + _mask(portion, machine),
         loss=loss if checkpointing else max(0, loss - working),
         buffers=_buffers(model, method.quantization, trained, machine) if shares == 1 else _gathered(model, machine),
@@ -153,8 +153,9 @@ def estimate_reinforcement(model: Architecture, method: MethodSpec, tokens: int,
 def checkpoint_bytes(model: Architecture, method: MethodSpec, machine: Machine, processes: int = 1) -> int:
     """Size of a checkpoint: what is trained in float32, the optimizer's state, and what ReFT compares with."""
     trained = trained_by(method, model)
-    state = _state(method, machine, _shares(method, trained, processes))
-    return math.ceil(trained.parameters * (FLOAT32 + state)) + FLOAT32 * trained.reference
+    shares = _shares(method, trained, processes)
+    state = _optimizer(method, trained, machine, shares) * shares
+    return trained.parameters * FLOAT32 + state + FLOAT32 * trained.reference
 
 
 def _shares(method: MethodSpec, trained: Trained, processes: int) -> int:
@@ -162,9 +163,13 @@ def _shares(method: MethodSpec, trained: Trained, processes: int) -> int:
     return processes if trained.own and not method.reft else 1
 
 
-def _state(method: MethodSpec, machine: Machine, shares: int) -> float:
-    """Bytes of optimizer state a trained number; the 8-bit optimizer can't divide it, and is too coarse for PPO."""
-    return _EIGHT_BIT_STATE if machine.gpu and shares == 1 and not method.reft else 2 * FLOAT32
+def _optimizer(method: MethodSpec, trained: Trained, machine: Machine, shares: int) -> int:
+    """Bytes of optimizer state in one process; the 8-bit optimizer can't divide it, and is too coarse for PPO."""
+    if machine.gpu and shares == 1 and not method.reft:
+        # transformers keeps that of embeddings in 32 bits.
+        rest = trained.parameters - trained.embeddings
+        return math.ceil(rest * _EIGHT_BIT_STATE + trained.embeddings * 2 * FLOAT32)
+    return math.ceil(trained.parameters * 2 * FLOAT32 / shares)
 
 
 def _weights(model: Architecture, quantization: Quantization, trained: Trained, machine: Machine, shares: int) -> int:

@@ -28,6 +28,7 @@ class Trained:
     Attributes:
         added: numbers beside the model's own.
         own: numbers of the model itself, which are then kept in float32.
+        embeddings: those of them that are the embeddings of its vocabulary.
         layers: names of the linear layers whose inputs the backward pass reads.
         depth: blocks that the backward pass goes through, from the last one down.
         rank: width between the two factors of an adapter; 0 without.
@@ -46,6 +47,7 @@ class Trained:
     magnitude: bool = False
     dense: bool = False
     reference: int = 0
+    embeddings: int = 0
 
     @property
     def parameters(self) -> int:
@@ -61,7 +63,8 @@ def trained_by(method: MethodSpec, model: Architecture) -> Trained:
 
 def _trained_by(method: MethodSpec, model: Architecture) -> Trained:
     if method.type is MethodType.FULL or (method.reft and method.reft.policy is ReftPolicy.FULL):
-        return Trained(0, model.parameters, frozenset(linear.name for linear in model.linears), model.layers)
+        return Trained(0, model.parameters, frozenset(linear.name for linear in model.linears), model.layers,
+                       embeddings=model.vocabulary * model.hidden)
     if method.type is MethodType.PARTIAL:
         assert method.partial is not None
         return _in_place(method.partial, model)
@@ -95,7 +98,8 @@ def _in_place(partial: PartialSpec, model: Architecture) -> Trained:
         chosen = [one for one in _named(model) if one[2] in blocks]
     lowest = min((block for _, _, block in chosen), default=model.layers)
     layers = {linear.name for linear in model.linears for name, _, _ in chosen if f".{linear.name}.weight" in name}
-    return Trained(0, sum(size for _, size, _ in chosen), frozenset(layers), model.layers - max(0, lowest))
+    return Trained(0, sum(size for _, size, _ in chosen), frozenset(layers), model.layers - max(0, lowest),
+                   embeddings=sum(size for _, size, block in chosen if block < 0))
 
 
 def _named(model: Architecture) -> Iterator[tuple[str, int, int]]:

@@ -89,8 +89,9 @@ class TrainingSpec(ApiModel):
     """`auto` is float32 on CPU and bfloat16 on GPUs that have it. What is trained is float32 in any case."""
 
     gradient_checkpointing: Toggle = Toggle.AUTO
-    """Recompute activations instead of keeping them: less memory, about a third more time. `auto` does so on a GPU, but
-    never for prefix tuning, whose prefix would be lost."""
+    """Recompute activations instead of keeping them: less memory, about a third more time. `auto` does so on a GPU
+    where the memory estimate says that it must be, or can't tell, but never for prefix tuning, whose prefix would be
+    lost."""
 
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
     """Seed of the adapter's first weights, the order of the rows, dropout, and the choice of held-out rows."""

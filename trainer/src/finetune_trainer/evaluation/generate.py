@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from finetune_trainer.faults import run_out_of_memory
+from finetune_trainer.memory import halved
+
 Check = Callable[[], None]
+
+TOO_LONG = ("the accelerator's memory doesn't suffice to answer a single held-out row: write a smaller "
+            "spec.training.maxLength or spec.evaluation.maxNewTokens, or quantization: nf4")
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,9 @@ def generate(model: Any, prompts: Sequence[tuple[int, ...]], *, end_ids: Sequenc
         check: called at every token; raises to stop.
         processor: makes a logits processor for a batch of that many rows.
         report: called after each batch with the number of prompts answered.
+
+    Raises:
+        OutOfMemory: not even one prompt's answer fits; what doesn't fit together is answered in smaller batches.
     """
     device = next(model.parameters()).device
     # Prompts of like length together: little padding.
@@ -61,7 +70,8 @@ def generate(model: Any, prompts: Sequence[tuple[int, ...]], *, end_ids: Sequenc
     answers: list[tuple[int, ...]] = [()] * len(prompts)
     ends = set(end_ids)
     tokens = finished = 0
-    for start in range(0, len(order), batch_size):
+    start = 0
+    while start < len(order):
         batch = order[start:start + batch_size]
         width = max(len(prompts[index]) for index in batch)
         ids = torch.full((len(batch), width), pad_id, dtype=torch.int64)
@@ -69,19 +79,25 @@ def generate(model: Any, prompts: Sequence[tuple[int, ...]], *, end_ids: Sequenc
         for number, index in enumerate(batch):
             ids[number, width - len(prompts[index]):] = torch.tensor(prompts[index])
             mask[number, width - len(prompts[index]):] = 1
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=max_new_tokens,
-                do_sample=False, num_beams=1, use_cache=True, eos_token_id=list(end_ids), pad_token_id=pad_id,
-                temperature=None, top_p=None, top_k=None,
-                stopping_criteria=StoppingCriteriaList([_Heartbeat(check)]),
-                logits_processor=LogitsProcessorList([processor(len(batch))] if processor else []),
-            )
+        try:
+            run_out_of_memory(len(batch), "oom-answering")
+            with torch.inference_mode():
+                output = model.generate(
+                    input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=max_new_tokens,
+                    do_sample=False, num_beams=1, use_cache=True, eos_token_id=list(end_ids), pad_token_id=pad_id,
+                    temperature=None, top_p=None, top_k=None,
+                    stopping_criteria=StoppingCriteriaList([_Heartbeat(check)]),
+                    logits_processor=LogitsProcessorList([processor(len(batch))] if processor else []),
+                )
+        except torch.OutOfMemoryError as error:
+            batch_size = halved(error, len(batch), TOO_LONG)
+            continue
         for index, row in zip(batch, output[:, width:].tolist(), strict=True):
             length = next((place for place, token in enumerate(row) if token in ends), None)
             answers[index] = tuple(row if length is None else row[:length])
             tokens += len(row) if length is None else length + 1
             finished += length is not None
+        start += len(batch)
         if report:
-            report(start + len(batch))
+            report(start)
     return Generated(tuple(answers), tokens, finished)

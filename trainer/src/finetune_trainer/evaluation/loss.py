@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from finetune_trainer.data.rows import TokenRow
+from finetune_trainer.evaluation.generate import TOO_LONG
+from finetune_trainer.faults import run_out_of_memory
+from finetune_trainer.memory import halved
 
 _LOGIT_BUDGET = 256 * 1024**2
 """Most bytes of logits at once."""
@@ -25,6 +28,9 @@ def answer_loss(model: torch.nn.Module, rows: Sequence[TokenRow], pad_id: int, v
         vocabulary: number of logits per token.
         batch_size: most rows at once; fewer where their logits would not fit the budget.
         check: called before each batch; raises to stop.
+
+    Raises:
+        OutOfMemory: not even one row fits; what doesn't fit together is taken in smaller batches.
     """
     device = next(model.parameters()).device
     total, tokens = 0.0, 0
@@ -34,7 +40,7 @@ def answer_loss(model: torch.nn.Module, rows: Sequence[TokenRow], pad_id: int, v
             check()
             longest = max(len(row.answer) for row in pending)
             size = max(1, min(batch_size, _LOGIT_BUDGET // (longest * vocabulary * 4)))
-            batch, pending = pending[:size], pending[size:]
+            batch = pending[:size]
             width = max(len(row) for row in batch)
             keep = max(len(row.answer) for row in batch)
             ids = torch.full((len(batch), width), pad_id, dtype=torch.int64)
@@ -45,11 +51,18 @@ def answer_loss(model: torch.nn.Module, rows: Sequence[TokenRow], pad_id: int, v
                 mask[number, width - len(row):] = 1
                 labels[number, keep - len(row.answer):] = torch.tensor(row.answer)
             positions = (mask.cumsum(1) - 1).clamp(min=0)
-            logits = model(input_ids=ids.to(device), attention_mask=mask.to(device),
-                           position_ids=positions.to(device), logits_to_keep=keep + 1).logits
-            # Position i predicts token i + 1.
-            scores = logits[:, :-1].float().reshape(-1, logits.shape[-1])
-            total += float(torch.nn.functional.cross_entropy(scores, labels.reshape(-1).to(device), ignore_index=-100,
-                                                             reduction="sum"))
+            try:
+                run_out_of_memory(len(batch), "oom-answering")
+                logits = model(input_ids=ids.to(device), attention_mask=mask.to(device),
+                               position_ids=positions.to(device), logits_to_keep=keep + 1).logits
+                # Position i predicts token i + 1.
+                scores = logits[:, :-1].float().reshape(-1, logits.shape[-1])
+                total += float(torch.nn.functional.cross_entropy(scores, labels.reshape(-1).to(device),
+                                                                 ignore_index=-100, reduction="sum"))
+            except torch.OutOfMemoryError as error:
+                batch_size = halved(error, len(batch), TOO_LONG)
+                continue
+            del logits, scores
+            pending = pending[size:]
             tokens += sum(len(row.answer) for row in batch)
     return total / tokens

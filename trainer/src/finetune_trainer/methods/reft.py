@@ -20,9 +20,10 @@ from finetune_api.status import Rollouts
 
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.steps import step_rows, total_steps
-from finetune_trainer.errors import Diverged, OutOfMemory, StopRequested
+from finetune_trainer.errors import Diverged, StopRequested
 from finetune_trainer.faults import reach
 from finetune_trainer.limits import stop_reason
+from finetune_trainer.memory import halved
 from finetune_trainer.methods.lora import attach
 from finetune_trainer.model.device import peak_memory_bytes
 from finetune_trainer.reft.answers import Verdict
@@ -32,7 +33,7 @@ from finetune_trainer.reft.rewards import Judge
 from finetune_trainer.reft.rollout import Sampled, sample
 from finetune_trainer.reft.seen import Spent, see
 from finetune_trainer.reft.state import PpoState, RolloutExample, is_ppo_checkpoint
-from finetune_trainer.reft.update import Batch, Room, Updated, prepare_batch, update
+from finetune_trainer.reft.update import TOO_LONG, Batch, Room, Updated, prepare_batch, update
 from finetune_trainer.sharding import thaw
 from finetune_trainer.training.resume import take_up
 from finetune_trainer.training.run import Trained, TrainingRun
@@ -69,11 +70,12 @@ def train(run: TrainingRun) -> Trained:
         take_up(run, found, folder, warm_up + settings.ppo.steps)
     else:
         warmed = fine_tune(run, tuned)
-        if warmed.stopped_early:
-            return warmed
         warm_up = warmed.total_steps
-    run.state.enter(Stage.PPO)
-    trained = _Reinforcement(run, settings, tuned, warm_up, folder if resumed else None).run()
+    if not resumed and warmed.stopped_early:
+        trained = warmed
+    else:
+        run.state.enter(Stage.PPO)
+        trained = _Reinforcement(run, settings, tuned, warm_up, folder if resumed else None).run()
     if settings.policy is ReftPolicy.FULL:
         # What is evaluated is what is published: in the type that the base was in.
         run.model.to(run.device.dtype)
@@ -147,10 +149,6 @@ class _Reinforcement:
             self._run.uploader.drain()
             raise StopRequested(f"stopped at step {self._warm_up + state.step} of {self._total}; the checkpoint of "
                                 "that step is in the output") from None
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory("the accelerator's memory doesn't suffice to sample and score responses: write a smaller "
-                              "spec.method.reft.ppo.maxNewTokens or spec.training.microBatchSize, or quantization: nf4"
-                              ) from error
         self._run.world.meet("reinforced", lambda: None, LEAVING_SECONDS)
         return Trained(
             tuned=self._tuned, step=self._warm_up + state.step, total_steps=self._total,
@@ -189,11 +187,8 @@ class _Reinforcement:
             try:
                 return self._sample(prompts)
             except torch.OutOfMemoryError as error:
-                if self._at_once == 1:
-                    raise
-                self._at_once = min(self._at_once, len(prompts)) // 2 or 1
+                self._at_once = halved(error, min(self._at_once, len(prompts)), TOO_LONG)
                 self._run.state.note(f"out of accelerator memory: going on with {self._at_once} responses at once")
-                error.__traceback__ = None
 
     def _sample(self, prompts: Sequence[tuple[int, ...]]) -> Sampled:
         tokenizer = self._run.tokenizer

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shutil
+import sysconfig
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from finetune_api.spec.training import Precision
@@ -37,28 +40,43 @@ class Device:
         return self.torch_device.type == "cuda"
 
 
-def choose_device(precision: Precision, wants_gpu: bool | None = None) -> Device:
+def choose_device(precision: Precision, wants_gpu: bool | None = None, packing: bool = True) -> Device:
     """The device of this process: its GPU where there is one, else the CPU.
 
     Args:
         precision: what the job asks for.
         wants_gpu: False keeps to the CPU.
+        packing: whether rows share lines. Flash attention gets no mask, and tells rows apart in a single line only.
 
     Raises:
-        BadConfig: the precision isn't possible here.
+        BadConfig: the precision isn't possible here, or the GPU's kernels can't be compiled.
     """
     if wants_gpu is not False and torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-        bf16 = torch.cuda.is_bf16_supported()
+        _require_compiler()
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         if precision is Precision.BFLOAT16 and not bf16:
             raise BadConfig("spec.training.precision: this GPU has no bfloat16; write float32 or auto")
         dtype = torch.float32 if precision is Precision.FLOAT32 or not bf16 else torch.bfloat16
-        flash = dtype is torch.bfloat16 and find_spec("flash_attn") is not None
+        flash = dtype is torch.bfloat16 and not packing and find_spec("flash_attn") is not None
         return Device(device, dtype, "flash_attention_2" if flash else "sdpa")
     if precision is Precision.BFLOAT16:
         raise BadConfig("spec.training.precision: on a CPU the trainer computes in float32; write float32 or auto")
     return Device(torch.device("cpu"), torch.float32, "sdpa")
+
+
+def _require_compiler() -> None:
+    """Triton, which the loss runs on, compiles a launcher for each kernel.
+
+    Raises:
+        BadConfig: it could not.
+    """
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not compiler or not header.exists():
+        raise BadConfig("training on a GPU compiles small programs: install a C compiler and Python's headers (on "
+                        "Debian gcc, libc6-dev and python3-dev)")
 
 
 def make_deterministic(device: Device) -> None:

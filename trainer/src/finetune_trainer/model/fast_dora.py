@@ -6,7 +6,8 @@ as a constant in the gradient (§ 4.3). PEFT builds the dense W + sBA for its no
     ‖W + sBA‖² = ‖W‖² + 2s·(W·Aᵀ)∘B + s²·(B·(A·Aᵀ))∘B   summed over each row,
 
 where ‖W‖² never changes and the rest only when the weights do: once for all the micro-batches of an optimizer step, for
-their recomputation under gradient checkpointing, and for a whole evaluation.
+their recomputation under gradient checkpointing, and for a whole evaluation. Training in float32, the first pass of a
+step takes A's rows through the frozen layer behind its tokens: W·Aᵀ then costs no dequantization of its own.
 
 What changes weights says so: optimizers through torch's hook for all of them, loading, casting and moving through the
 layer that keeps the norms, and code that writes into weights by `weights_changed`. A tensor's version would not tell:
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,6 +62,8 @@ def keep_norms(model: PeftModel, adapter: str = "default") -> int:
     for module in layers:
         module.lora_magnitude_vector[adapter] = KeptNorms(module.lora_magnitude_vector[adapter])
         module.lora_variant[adapter] = FastDora()
+        if type(base := module.get_base_layer()) is Linear4bit:
+            base.register_forward_pre_hook(partial(_append_factor, module, adapter))
     return len(layers)
 
 
@@ -92,28 +96,43 @@ class KeptNorms(DoraLinearLayer):
         """Everything, that of the frozen weights included."""
         self._squares: torch.Tensor | None = None
         self._norms: torch.Tensor | None = None
-        self._made_at = -1
+        self._made_at = (-1, False)
         self.invertible = True
 
-    def norms(self, module: LoraLayer, adapter: str) -> torch.Tensor:
-        """‖W + sBA‖ of each row, in float32: one number for each output."""
-        if self._norms is None or self._made_at != _generation:
+    def are_current(self, training: bool) -> bool:
+        """Whether the norms are those of the weights that are there now.
+
+        Those of a training pass and others are not mixed: they may differ in their last bit, and a resumed run, which
+        repeats no evaluation, has to come to the same bytes.
+        """
+        return self._norms is not None and self._made_at == (_generation, training)
+
+    def norms(self, module: LoraLayer, adapter: str, products: torch.Tensor | None = None) -> torch.Tensor:
+        """‖W + sBA‖ of each row, in float32: one number for each output.
+
+        Args:
+            products: A·Wᵀ (rank × outputs), where a pass through the frozen layer has made it.
+        """
+        if self._norms is None or not self.are_current(module.training):
             with torch.no_grad(), torch.autocast(self.weight.device.type, enabled=False):
                 self._norms = self._make(module.get_base_layer(), module.lora_A[adapter].weight.float(),
-                                         module.lora_B[adapter].weight.float(), module.scaling[adapter])
+                                         module.lora_B[adapter].weight.float(), module.scaling[adapter], products)
                 self.invertible = bool(self.weight.all())
-            self._made_at = _generation
+            self._made_at = (_generation, module.training)
         return self._norms
 
-    def _make(self, base: Any, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
-        products, squares = [], []
-        for rows in _float_rows(base):
-            products.append(a @ rows.T)
-            if self._squares is None:
-                squares.append(torch.linalg.vector_norm(rows, dim=1).square())
-        if self._squares is None:
-            self._squares = torch.cat(squares)
-        added = (b * (2 * scaling * torch.cat(products, dim=1).T + scaling**2 * (b @ (a @ a.T)))).sum(1)
+    def _make(self, base: Any, a: torch.Tensor, b: torch.Tensor, scaling: float, products: torch.Tensor | None
+              ) -> torch.Tensor:
+        if products is None or self._squares is None:
+            parts, squares = [], []
+            for rows in _float_rows(base):
+                if products is None:
+                    parts.append(a @ rows.T)
+                if self._squares is None:
+                    squares.append(torch.linalg.vector_norm(rows, dim=1).square())
+            products = torch.cat(parts, dim=1) if products is None else products
+            self._squares = torch.cat(squares) if self._squares is None else self._squares
+        added = (b * (2 * scaling * products.T + scaling**2 * (b @ (a @ a.T)))).sum(1)
         return (self._squares + added).clamp_(min=0).sqrt_()
 
     def _apply(self, fn: Any, recurse: bool = True) -> KeptNorms:
@@ -152,6 +171,37 @@ def _float_rows(base: Any) -> Iterator[torch.Tensor]:
             yield whole[start:start + some].float()
 
 
+def _is_plain(module: LoraLayer, adapter: str) -> bool:
+    """Whether a pass needs nothing that only PEFT's own forward has."""
+    return ((isinstance(module.lora_dropout[adapter], torch.nn.Identity) or not module.training)
+            and list(module.active_adapters) == [adapter])
+
+
+def _append_factor(module: LoraLayer, adapter: str, base: Any, inputs: tuple[torch.Tensor, ...]
+                   ) -> tuple[torch.Tensor, ...] | None:
+    """Before the frozen layer: put A's rows behind the tokens where norms are needed and float32 makes them exact."""
+    x, a = inputs[0], module.lora_A[adapter].weight
+    if (module.training and torch.is_grad_enabled() and _is_plain(module, adapter)
+            and not module.disable_adapters and not module.merged
+            and x.dtype is a.dtype is torch.float32 and not torch.is_autocast_enabled(x.device.type)
+            and not module.lora_magnitude_vector[adapter].are_current(True)):
+        return _Appended.apply(x, a.detach()), *inputs[1:]
+    return None
+
+
+class _Appended(torch.autograd.Function):
+    """Rows behind those of x, which count in no gradient; the shape is (all rows, features)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        ctx.shape = x.shape
+        return torch.cat((x.reshape(-1, x.shape[-1]), rows))
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad[:ctx.shape[:-1].numel()].view(ctx.shape), None
+
+
 class FastDora(DoraLinearVariant):
     """PEFT's DoRA, whose forward takes the norms that its layer keeps; merging and all else is PEFT's."""
 
@@ -160,10 +210,13 @@ class FastDora(DoraLinearVariant):
                 ) -> torch.Tensor:
         """The layer's whole output; PEFT's own way with dropout, or where several adapters are active."""
         layer = module.lora_magnitude_vector[active_adapter]
-        plain = isinstance(module.lora_dropout[active_adapter], torch.nn.Identity) or not module.training
-        if plain and len(module.active_adapters) == 1:
-            norms = layer.norms(module, active_adapter)
-            if layer.invertible:
+        if _is_plain(module, active_adapter):
+            tokens = x.shape[:-1].numel()
+            appended = result.shape[:-1].numel() > tokens
+            norms = layer.norms(module, active_adapter, result[tokens:].detach() if appended else None)
+            if not layer.invertible:
+                result = result[:tokens].view(*x.shape[:-1], -1) if appended else result
+            else:
                 kind = x.device.type
                 dtype = (torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind)
                          else module.lora_A[active_adapter].weight.dtype)
@@ -187,7 +240,7 @@ class _Scaled(torch.autograd.Function):
     """m / norm · (Wx + sBAx) from Wx, which is overwritten where it can be.
 
     For the gradient of m only the output is kept, which the next operation often keeps anyway: the rest of it is
-    output / m, so m must not be 0.
+    output / m, so m must not be 0. Rows of Wx behind those of x were appended, and have no gradient.
     """
 
     @staticmethod
@@ -195,7 +248,11 @@ class _Scaled(torch.autograd.Function):
                 magnitude: torch.Tensor, norms: torch.Tensor, scaling: float, dtype: torch.dtype) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
             low = linear(x.reshape(-1, x.shape[-1]).to(dtype), a.to(dtype)).mul_(scaling)
-            if result.dtype is dtype and result.is_contiguous() and not result._is_view():
+            ctx.result_shape, ctx.result_dtype = result.shape, result.dtype
+            if result.shape[:-1] != x.shape[:-1]:
+                # Nobody else reads it: it came from the frozen layer's pass over the appended rows.
+                output = result.detach()[:len(low)].view(*x.shape[:-1], -1)
+            elif result.dtype is dtype and result.is_contiguous() and not result._is_view():
                 output = result
                 ctx.mark_dirty(result)
             else:
@@ -203,7 +260,7 @@ class _Scaled(torch.autograd.Function):
             rows = output.view(-1, output.shape[-1])
             rows.addmm_(low, b.to(dtype).T).mul_((magnitude / norms).to(dtype))
         ctx.save_for_backward(x, a, b, magnitude, norms, low, output)
-        ctx.scaling, ctx.result_dtype = scaling, result.dtype
+        ctx.scaling = scaling
         return output
 
     @staticmethod
@@ -218,7 +275,8 @@ class _Scaled(torch.autograd.Function):
             if need_magnitude:
                 summed = (flat * output.view(flat.shape)).sum(0, dtype=torch.float32)
                 of_magnitude = (summed / magnitude).to(magnitude.dtype)
-            before = flat * (magnitude / norms).to(dtype)
+            padded = flat.new_empty(ctx.result_shape[:-1].numel(), flat.shape[-1])
+            before = torch.mul(flat, (magnitude / norms).to(dtype), out=padded[:len(flat)])
             if need_b:
                 of_b = (before.T @ low).to(b.dtype)
             if need_a or need_x:
@@ -228,5 +286,6 @@ class _Scaled(torch.autograd.Function):
                 if need_x:
                     of_x = (of_low @ a.to(dtype)).to(x.dtype).view(x.shape)
             if need_result:
-                of_result = before.to(ctx.result_dtype).view(grad.shape)
+                padded[len(flat):] = 0
+                of_result = padded.to(ctx.result_dtype).view(ctx.result_shape)
         return of_result, of_x, of_a, of_b, of_magnitude, None, None, None

@@ -11,11 +11,13 @@ from finetune_api.spec.reft import PpoSpec
 from torch import Tensor
 
 from finetune_trainer.distributed import World
-from finetune_trainer.errors import OutOfMemory
 from finetune_trainer.faults import run_out_of_memory
+from finetune_trainer.memory import halved
 from finetune_trainer.reft.advantages import advantages, policy_loss, token_rewards, value_loss, whiten
 from finetune_trainer.reft.policy import Dialogue, Policy, portions
 
+TOO_LONG = ("the accelerator's memory doesn't suffice for a single response: write a smaller "
+            "spec.method.reft.ppo.maxNewTokens, or quantization: nf4")
 _CPU_TOKENS = 8_192
 _GPU_TOKENS = 16_384
 _LOGIT_BUDGET = 512 * 1024**2
@@ -98,11 +100,23 @@ def prepare_batch(policy: Policy, dialogues: Sequence[Dialogue], scores: Sequenc
 
 def _score_all(policy: Policy, dialogues: Sequence[Dialogue], room: Room, check: Callable[[], None]
                ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the policy thinks of all responses, in as many passes as memory wants."""
+    lengths = [len(prompt) + len(response) for prompt, response in dialogues]
+    while True:
+        groups = portions(range(len(dialogues)), lengths, room.tokens, room.rows)
+        try:
+            return _score_groups(policy, dialogues, groups, check)
+        except torch.OutOfMemoryError as error:
+            room.rows = halved(error, max(map(len, groups)), TOO_LONG)
+
+
+def _score_groups(policy: Policy, dialogues: Sequence[Dialogue], groups: Sequence[Sequence[int]],
+                  check: Callable[[], None]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     longest = max(len(response) for _, response in dialogues)
     whole = tuple(torch.zeros(len(dialogues), longest, device=policy.device) for _ in range(4))
-    lengths = [len(prompt) + len(response) for prompt, response in dialogues]
-    for group in portions(range(len(dialogues)), lengths, room.tokens, room.rows):
+    for group in groups:
         check()
+        run_out_of_memory(len(group), "oom-scoring")
         scored = policy.score([dialogues[index] for index in group])
         rows = torch.tensor(group, device=policy.device)
         for target, part in zip(whole, (scored.log_probs, scored.values, scored.entropies, scored.mask), strict=True):
@@ -152,11 +166,7 @@ def _accumulate(policy: Policy, optimizer: torch.optim.Optimizer, batch: Batch, 
             return total, clips
         except torch.OutOfMemoryError as error:
             most = max(map(len, portions(chosen, batch.lengths, room.tokens, room.rows)))
-            if most == 1:
-                raise OutOfMemory("the accelerator's memory doesn't suffice for a single response: write a smaller "
-                                  "spec.method.reft.ppo.maxNewTokens, or quantization: nf4") from error
-            room.rows = most // 2
-            error.__traceback__ = None
+            room.rows = halved(error, most, TOO_LONG)
 
 
 def _loss(policy: Policy, batch: Batch, group: Sequence[int], ppo: PpoSpec) -> tuple[Tensor, Tensor]:

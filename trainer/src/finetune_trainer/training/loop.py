@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 from finetune_api.layout import METRICS
+from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune_trainer.errors import Diverged
@@ -46,6 +47,10 @@ class LoopCallback(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Remember the losses before a resume."""
+        if args.gradient_checkpointing and not isinstance(self.trainer.model, PeftModel):
+            # Frozen layers below what is trained would be computed again and differentiated for nothing: only the
+            # reentrant kind of checkpointing needs inputs with gradients.
+            self.trainer.model.disable_input_require_grads()
         self._losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

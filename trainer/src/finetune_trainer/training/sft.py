@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from finetune_api.spec.training import Toggle
+from peft import PeftModel
 from torch.nn.parallel import DistributedDataParallel
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig
@@ -96,6 +97,10 @@ def _train_with(run: TrainingRun, tuned: Tuned, micro: int, checkpointing: bool,
                 start: int, first: Path | None) -> tuple[int, str | None]:
     """One training loop with one micro-batch size: the steps done, and why it ended early."""
     model = tuned.model
+    if not isinstance(model, PeftModel) and model.__dict__.pop("_is_accelerate_prepared", False):
+        # An earlier try has wrapped the model itself for bfloat16, and accelerate would not do it again.
+        for name in ("forward", "_original_forward"):
+            model.__dict__.pop(name, None)
     layout = Layout(micro, run.spec.training.packing, model.config.get_text_config().hidden_size, run.world.size)
     loader = StepLoader(run, layout, steps, start)
     callback = LoopCallback(run, loader, steps, start)
@@ -146,7 +151,7 @@ def _arguments(run: TrainingRun, layout: Layout, steps: int, checkpointing: bool
     training, device = run.spec.training, run.device
     # bitsandbytes' kernels take no divided tensors (0.50.2); torch's fused AdamW does, and copies nothing.
     optimizer = "adamw_torch" if not device.is_gpu else "adamw_torch_fused" if sharded else "paged_adamw_8bit"
-    return SFTConfig(
+    config = SFTConfig(
         output_dir=str(run.scratch / "trainer"),
         max_steps=steps,
         per_device_train_batch_size=layout.micro_batch_size,
@@ -187,3 +192,6 @@ def _arguments(run: TrainingRun, layout: Layout, steps: int, checkpointing: bool
         push_to_hub=False,
         dataloader_pin_memory=False,
     )
+    # One process uses one GPU, however many the machine has; else TRL would refuse, and transformers split batches.
+    config._n_gpu = min(config.n_gpu, 1)
+    return config

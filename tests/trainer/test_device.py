@@ -1,0 +1,21 @@
+"""What a GPU needs beside itself; there is none here."""
+
+from __future__ import annotations
+
+import pytest
+from finetune_trainer.errors import BadConfig
+from finetune_trainer.model import device
+
+
+def test_a_gpu_without_a_compiler_is_refused_before_anything_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(device.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    (tmp_path / "Python.h").touch()
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadConfig, match="install a C compiler and Python's headers"):
+        device._require_compiler()
+    (tmp_path / "gcc").touch(0o755)
+    device._require_compiler()
+    (tmp_path / "Python.h").unlink()
+    with pytest.raises(BadConfig, match="python3-dev"):
+        device._require_compiler()
