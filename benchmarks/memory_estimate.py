@@ -55,6 +55,10 @@ CASES = (
     Case("LoRA int8", quantization="int8"),
     Case("DoRA", method="DoRA"),
     Case("QDoRA, checkpointing", method="DoRA", quantization="nf4", checkpointing=True),
+    Case("Full", method="Full"),
+    Case("Full, 4 × 512, checkpointing", method="Full", length=512, checkpointing=True),
+    Case("Partial, last 2 layers", method="Partial"),
+    Case("Partial, last 2, 4 × 512, checkpointing", method="Partial", length=512, checkpointing=True),
 )
 
 
@@ -82,16 +86,17 @@ def measure(case: Case) -> tuple[int, int]:
     with tempfile.TemporaryDirectory(prefix="memory-estimate-") as name, BackgroundUploader() as uploader:
         folder = Path(name)
         config = _save_model(case, folder / "model")
-        block = {"rank": 8, "alpha": 32, "dropout": case.dropout}
+        block: dict[str, Any] = {"rank": 8, "alpha": 32, "dropout": case.dropout}
         if case.targets:
             block["targetModules"] = list(case.targets)
+        block = {"Full": {}, "Partial": {"partial": {"lastLayers": 2}}}.get(case.method, {case.method.lower(): block})
         spec = resolve_defaults(parse_job({
             "apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "memory"},
             "spec": {
                 "model": {"source": f"file://{folder}/model"},
                 "dataset": {"source": "file:///made-up.jsonl", "prompt": "{{ prompt }}", "completion": "{{ answer }}"},
                 "output": {"uri": f"file://{folder}/output"},
-                "method": {"type": case.method, "quantization": case.quantization, case.method.lower(): block},
+                "method": {"type": case.method, "quantization": case.quantization, **block},
                 "training": {"maxSteps": 2, "batchSize": case.rows, "microBatchSize": case.rows,
                              "maxLength": case.length, "packing": False,
                              "gradientCheckpointing": "enabled" if case.checkpointing else "disabled"},

@@ -19,6 +19,7 @@ from finetune_api.spec.job import KIND, FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_api.uris import Uri
 
+from finetune_operator import budget
 from finetune_operator.children import child_metadata, hashed
 from finetune_operator.names import INDEX_ANNOTATION, KUEUE_LABEL, attempt_name, labels, limits_name, run_name
 from finetune_operator.settings import Accelerator, Settings
@@ -33,8 +34,6 @@ CACHE = "/cache"
 RENDEZVOUS_PORT = 29400
 UPLOAD_BYTES_PER_SECOND = 50e6
 """Assumed of the way to the output."""
-DEADLINE_RESERVE = timedelta(hours=2)
-"""A backstop: the trainer stops by itself at limits.json's time, and publishes."""
 
 
 def run_config(job: JobView, spec: FineTuneJobSpec, number: int, image: str, status: FineTuneJobStatus,
@@ -124,7 +123,7 @@ def attempt_job(job: JobView, spec: FineTuneJobSpec, number: int, image: str, ac
     if compute.queue_name:
         body["suspend"] = True  # Kueue starts it; nobody else touches this field again.
     if spec.budget.max_duration:
-        limit_time(body, spec.budget.max_duration + DEADLINE_RESERVE)
+        limit_time(body, spec.budget.max_duration + budget.RESERVE)
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": body}
 
 

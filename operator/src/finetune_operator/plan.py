@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
-from finetune_api.messages import Limits, Outcome, PreflightResult, PreflightVerdict, ProgressMessage, Result, Stage
-from finetune_api.resolve import resolve_defaults, spec_hash
+from finetune_api.messages import Outcome, ProgressMessage, Result, Stage
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.policy import PreflightPolicy
 from finetune_api.spec.training import Toggle
-from finetune_api.status import Cost, Memory, Phase, Retries
+from finetune_api.status import Phase, Retries
 
-from finetune_operator import accounting, admission, isolation, manifests, preflighting
+from finetune_operator import accounting, admission, budget, isolation, manifests, preflighting
 from finetune_operator.actions import Action, Apply, Create, Delete, Plan
 from finetune_operator.children import identity
 from finetune_operator.conditions import Told, looked_at, notes, tell
 from finetune_operator.names import API_VERSIONS, attempt_name, run_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
+from finetune_operator.starting import before_start
 from finetune_operator.verdicts import NO_POD, Answer, Verdict, judge_end, judge_start, waiting_words
 from finetune_operator.views import AttemptView, JobView
 
@@ -49,7 +47,7 @@ def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
     if status.completion_time is not None:
         return _clean_up(seen, status.completion_time, now)
     if status.start_time is None:
-        decided = _before_start(seen, settings, now)
+        decided = before_start(seen, settings, now)
     else:
         decided = _Pass(seen, settings, now).decide()
         decided = replace(decided, actions=(*preflighting.remove(seen), *decided.actions))
@@ -85,52 +83,6 @@ def _clean_up(seen: Observation, completed: datetime, now: datetime) -> Plan:
 
 def _delete_job(attempt: AttemptView) -> Delete:
     return Delete("batch/v1", "Job", attempt.name)
-
-
-def _before_start(seen: Observation, settings: Settings, now: datetime) -> Plan:
-    """Refuse what can't be run; else record the start, before anything that costs is made."""
-    job, status = seen.job, seen.job.status
-    if job.spec is None:
-        return _refused(seen, job.spec_error or "the spec can't be read", now)
-    if found := admission.problems(job.spec, settings):
-        return _refused(seen, "; ".join(found), now)
-    if job.spec.run_policy.suspend:
-        told = Told(Phase.SUSPENDED, "Suspended", "runPolicy.suspend is true: nothing is started until it is false")
-        return Plan(tell(status, told, job.generation, now), preflighting.remove(seen))
-    if job.spec.run_policy.preflight is PreflightPolicy.SKIP:
-        return _start(seen, job.spec, None, settings, now)
-    checked = preflighting.decide(seen, job.spec, settings, now)
-    return _start(seen, job.spec, checked, settings, now) if isinstance(checked, PreflightResult) else checked
-
-
-def _start(seen: Observation, spec: FineTuneJobSpec, checked: PreflightResult | None, settings: Settings, now: datetime
-           ) -> Plan:
-    """Record the start, with what preflight has found; or, where it found the result, the end."""
-    job = seen.job
-    accelerator = settings.accelerators[spec.compute.accelerator]
-    estimate = checked.estimate if checked else None
-    memory = int(accelerator.memory.value) if accelerator.memory else None
-    started = job.status.model_copy(update={
-        "start_time": now, "started_generation": job.generation,
-        "spec_hash": spec_hash(resolve_defaults(spec)), "image": settings.image_for(spec.engine),
-        "retries": Retries(), "preflight": preflighting.found(checked, job.generation),
-        "memory": Memory(estimated_bytes=estimate.memory_bytes, accelerator_bytes=memory) if estimate else None,
-        "cost": Cost(spent=Decimal(0), projected=estimate.cost if estimate else None, currency=settings.currency,
-                     hourly_rate=admission.price_of(spec, accelerator)),
-    })
-    if checked and checked.verdict is PreflightVerdict.ALREADY_PUBLISHED:
-        there = checked.published
-        done = started.model_copy(update={"completion_time": now, "adapter": there.adapter if there else None,
-                                          "evaluation": there.evaluation if there else None})
-        told = Told(Phase.SUCCEEDED, Outcome.ALREADY_PUBLISHED, checked.message)
-        return Plan(tell(done, told, job.generation, now), preflighting.remove(seen))
-    told = Told(Phase.STARTING, "Started", "the start is recorded; the first attempt is being made")
-    return Plan(tell(started, told, job.generation, now))
-
-
-def _refused(seen: Observation, words: str, now: datetime) -> Plan:
-    told = Told(Phase.PENDING, "InvalidSpec", words, valid=False)
-    return Plan(tell(seen.job.status, told, seen.job.generation, now), preflighting.remove(seen))
 
 
 class _Pass:
@@ -217,15 +169,8 @@ class _Pass:
         if self.seen.polled_at is None and any(one.end_time is None for one in self.status.attempts):
             so_far = max(so_far, self.status.cost.spent)  # Just restarted: the trainer is asked in a moment.
         self.status = self.status.model_copy(update={
-            "cost": self.status.cost.model_copy(update={"spent": so_far, "projected": self._projected(so_far, until)})})
-
-    def _projected(self, so_far: Any, until: datetime | None) -> Any:
-        progress = self.seen.progress.progress if self.seen.progress else None
-        if until is None or progress is None or progress.estimated_completion_time is None or not self.status.cost:
-            return self.status.cost.projected if self.status.cost else None
-        left = max(progress.estimated_completion_time - until, timedelta())
-        rate = self.status.cost.hourly_rate * self.count
-        return (so_far + accounting.money(left, rate)).quantize(so_far)
+            "cost": self.status.cost.model_copy(update={"spent": so_far, "projected": budget.projected(
+                self.status, self.count, so_far, self.seen.progress, until)})})
 
     def _after(self, end: Verdict) -> Plan:
         """What follows from an attempt's end."""
@@ -282,7 +227,7 @@ class _Pass:
 
     def _watch(self, active: AttemptView) -> Plan:
         """An attempt that is under way."""
-        overdue = self._overdue()
+        overdue = budget.overdue(self.spec.budget, self.status, self.count, self.now)
         if self.spec.run_policy.suspend or active.deleting or overdue:
             delete = () if active.deleting else (_delete_job(active),)
             words = (overdue or "the trainer checkpoints and stops" if self.spec.run_policy.suspend or overdue else
@@ -344,21 +289,13 @@ class _Pass:
             repository = image.rpartition(":")[0] if ":" in image.rpartition("/")[2] else image
             self.status = self.status.model_copy(update={"image": f"{repository}@{digest}"})
 
-    def _limits(self) -> Limits:
-        budget, cost = self.spec.budget, self.status.cost
-        ended = tuple(one for one in self.status.attempts if one.end_time)
-        before = self.status.model_copy(update={"attempts": ended})
-        running = next((one for one in self.status.attempts if one.end_time is None), None)
-        stop_at = None
-        if budget.max_duration and running:
-            stop_at = running.start_time + budget.max_duration - accounting.run_time(before)
-        return Limits(stop_at=stop_at, max_cost=budget.max_cost,
-                      spent_before=accounting.spent(before, self.count, None),
-                      hourly_rate=cost.hourly_rate * self.count if cost else None)
+    def _limits_map(self, number: int) -> manifests.Object:
+        limits = budget.limits(self.spec.budget, self.status, self.count)
+        return manifests.limits_map(self.job, number, limits)
 
     def _adjustable(self, number: int) -> tuple[manifests.Object, ...]:
         """An attempt's children that may change, or be put back, while it runs."""
-        limits = manifests.limits_map(self.job, number, self._limits())
+        limits = self._limits_map(number)
         return (limits, manifests.rendezvous_service(self.job, number)) if self.spec.compute.nodes > 1 else (limits,)
 
     def _next(self) -> Plan:
@@ -371,7 +308,7 @@ class _Pass:
         if self.spec.run_policy.suspend:
             return self._tell(Told(Phase.SUSPENDED, "Suspended",
                                    "suspended; set runPolicy.suspend to false and it goes on from its last checkpoint"))
-        if over := self._out_of_budget():
+        if over := budget.spent(self.spec.budget, self.status):
             return self._finish(Phase.FAILED, "BudgetSpent", over, None)
         last = self.status.attempts[-1] if self.status.attempts else None
         wait_until = accounting.retry_at(last, self.retries, self.settings.retry_delay)
@@ -392,7 +329,7 @@ class _Pass:
                                    "administrator puts it back"))
         image = self.status.image or self.settings.image_for(self.spec.engine)
         config = manifests.run_config(self.job, self._fitting_spec(), number, image, self.status, self.accelerator)
-        made = (manifests.run_map(self.job, config), manifests.limits_map(self.job, number, self._limits()),
+        made = (manifests.run_map(self.job, config), self._limits_map(number),
                 manifests.attempt_job(self.job, self.spec, number, image, self.accelerator, self.settings, rendezvous))
         actions = tuple(Create(one) for one in made)
         if self.status.phase is Phase.STARTING:
@@ -406,29 +343,6 @@ class _Pass:
         training = self.spec.training.model_copy(update={
             "micro_batch_size": 1, "gradient_checkpointing": Toggle.ENABLED})
         return self.spec.model_copy(update={"training": training})
-
-    def _out_of_budget(self) -> str | None:
-        budget, cost = self.spec.budget, self.status.cost
-        if budget.max_cost is not None and cost and cost.spent and cost.spent >= budget.max_cost:
-            return (f"{cost.spent} {cost.currency} of budget.maxCost {budget.max_cost} are spent, and nothing is "
-                    "published yet; the checkpoints are kept. Raise budget.maxCost in a new job")
-        if budget.max_duration and accounting.run_time(self.status) >= budget.max_duration:
-            return "budget.maxDuration is used up, and nothing is published yet; the checkpoints are kept"
-        return None
-
-    def _overdue(self) -> str | None:
-        """Whether the running attempt goes on long after it should have stopped by itself: then it hangs."""
-        budget, cost = self.spec.budget, self.status.cost
-        reserve = manifests.DEADLINE_RESERVE
-        words = "and the trainer has not stopped by itself in two hours: it is stopped"
-        if budget.max_cost is not None and cost and (
-                cost.spent >= budget.max_cost + accounting.money(reserve, cost.hourly_rate * self.count)):
-            return f"budget.maxCost {budget.max_cost} is spent, {words}"
-        running = next((one for one in self.status.attempts if one.end_time is None), None)
-        if budget.max_duration and running and (accounting.run_time(self.status) + (self.now - running.start_time)
-                                                >= budget.max_duration + reserve):
-            return f"budget.maxDuration is used up, {words}"
-        return None
 
     def _tell(self, told: Told, actions: tuple[Action, ...] = (), requeue: timedelta | None = None) -> Plan:
         return Plan(tell(self.status, told, self.job.generation, self.now), actions, requeue_after=requeue)

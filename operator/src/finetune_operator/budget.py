@@ -1,0 +1,72 @@
+"""What a job may still cost and last: what its trainer is told of it, and what follows when it is spent. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from finetune_api.messages import Limits, ProgressMessage
+from finetune_api.spec.policy import BudgetSpec
+from finetune_api.status import FineTuneJobStatus
+
+from finetune_operator import accounting
+
+RESERVE = timedelta(hours=2)
+"""A trainer stops by itself at its limits, evaluates and publishes. One that goes on for longer than this hangs."""
+
+
+def limits(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int) -> Limits:
+    """What limits.json tells the running attempt."""
+    ended = status.model_copy(update={"attempts": tuple(one for one in status.attempts if one.end_time)})
+    running = next((one for one in status.attempts if one.end_time is None), None)
+    stop_at = None
+    if budget.max_duration and running:
+        stop_at = running.start_time + budget.max_duration - accounting.run_time(ended)
+    return Limits(stop_at=stop_at, max_cost=budget.max_cost,
+                  spent_before=accounting.spent(ended, accelerators, None),
+                  hourly_rate=status.cost.hourly_rate * accelerators if status.cost else None)
+
+
+def spent(budget: BudgetSpec, status: FineTuneJobStatus) -> str | None:
+    """Why no further attempt may be made, in words; None where one may."""
+    cost = status.cost
+    if budget.max_cost is not None and cost and cost.spent and cost.spent >= budget.max_cost:
+        return (f"{cost.spent} {cost.currency} of budget.maxCost {budget.max_cost} are spent, and nothing is "
+                "published yet; the checkpoints are kept. Raise budget.maxCost in a new job")
+    if budget.max_duration and accounting.run_time(status) >= budget.max_duration:
+        return "budget.maxDuration is used up, and nothing is published yet; the checkpoints are kept"
+    return None
+
+
+def overdue(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> str | None:
+    """Why the running attempt hangs, in words: it goes on long after it should have stopped by itself."""
+    cost = status.cost
+    words = "and the trainer has not stopped by itself in two hours: it is stopped"
+    if budget.max_cost is not None and cost and (
+            cost.spent >= budget.max_cost + accounting.money(RESERVE, cost.hourly_rate * accelerators)):
+        return f"budget.maxCost {budget.max_cost} is spent, {words}"
+    running = next((one for one in status.attempts if one.end_time is None), None)
+    if budget.max_duration and running and (
+            accounting.run_time(status) + (now - running.start_time) >= budget.max_duration + RESERVE):
+        return f"budget.maxDuration is used up, {words}"
+    return None
+
+
+def projected(status: FineTuneJobStatus, accelerators: int, so_far: Decimal, said: ProgressMessage | None,
+              until: datetime | None) -> Decimal | None:
+    """What the job will have cost when training is done, as far as the trainer can tell.
+
+    Args:
+        status: with the price.
+        accelerators: how many are paid for.
+        so_far: what is spent.
+        said: the trainer's last words.
+        until: when it said them.
+    """
+    if not status.cost:
+        return None
+    progress = said.progress if said else None
+    if until is None or progress is None or progress.estimated_completion_time is None:
+        return status.cost.projected
+    left = max(progress.estimated_completion_time - until, timedelta())
+    return (so_far + accounting.money(left, status.cost.hourly_rate * accelerators)).quantize(so_far)
