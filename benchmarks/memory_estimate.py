@@ -37,6 +37,7 @@ class Case:
     answer: int = 32
     targets: tuple[str, ...] = ()
     dropout: float = 0.0
+    passes: int = 1
 
 
 CASES = (
@@ -55,8 +56,9 @@ CASES = (
     Case("LoRA int8", quantization="int8"),
     Case("DoRA", method="DoRA"),
     Case("QDoRA, checkpointing", method="DoRA", quantization="nf4", checkpointing=True),
-    Case("Full", method="Full"),
-    Case("Full, 4 × 512, checkpointing", method="Full", length=512, checkpointing=True),
+    Case("Full, two passes a step", method="Full", passes=2),
+    Case("Full, two, 4 × 512, checkpointing", method="Full", length=512, checkpointing=True, passes=2),
+    Case("Full, one pass a step", method="Full"),
     Case("Partial, last 2 layers", method="Partial"),
     Case("Partial, last 2, 4 × 512, checkpointing", method="Partial", length=512, checkpointing=True),
 )
@@ -97,7 +99,7 @@ def measure(case: Case) -> tuple[int, int]:
                 "dataset": {"source": "file:///made-up.jsonl", "prompt": "{{ prompt }}", "completion": "{{ answer }}"},
                 "output": {"uri": f"file://{folder}/output"},
                 "method": {"type": case.method, "quantization": case.quantization, **block},
-                "training": {"maxSteps": 2, "batchSize": case.rows, "microBatchSize": case.rows,
+                "training": {"maxSteps": 2, "batchSize": case.rows * case.passes, "microBatchSize": case.rows,
                              "maxLength": case.length, "packing": False,
                              "gradientCheckpointing": "enabled" if case.checkpointing else "disabled"},
             },
@@ -108,7 +110,7 @@ def measure(case: Case) -> tuple[int, int]:
         model = load_model(files, Quantization(case.quantization), device)
         chance = random.Random(0)
         words = [chance.randrange(3, 250) for _ in range(case.length)]
-        rows = (TokenRow(tuple(words[case.answer:]), tuple(words[:case.answer])),) * case.rows
+        rows = (TokenRow(tuple(words[case.answer:]), tuple(words[:case.answer])),) * case.rows * case.passes
         state = RunState(clock, Decimal(0))
         state.enter(Stage.TRAINING)
         run = TrainingRun(
@@ -124,7 +126,7 @@ def measure(case: Case) -> tuple[int, int]:
             METHODS[spec.method.type](run)
             uploader.drain()
         peak = loaded + _allocated_peak(profile)
-        portion = Portion(case.rows * case.length, case.length, case.rows * case.answer)
+        portion = Portion(case.rows * case.length, case.length, case.rows * case.answer, alone=case.passes == 1)
         memory = estimate_memory(read_architecture(config), spec.method, portion, case.checkpointing, Machine(False, 4))
     return memory.total, peak
 

@@ -64,7 +64,8 @@ def choose(spec: FineTuneJobSpec, model: Architecture, machine: Machine, memory_
     for micro, checkpointing in _candidates(spec, machine, processes, typical if training.packing else longest):
         # A pass may hold the longest row among ordinary ones.
         tokens = round(longest + (micro - 1) * (typical if training.packing else longest))
-        portion = Portion(tokens, min(tokens, longest), packed=training.packing and micro > 1)
+        portion = Portion(tokens, min(tokens, longest), packed=training.packing and micro > 1,
+                          alone=micro * processes >= training.batch_size)
         memory = estimate_memory(model, spec.method, portion, checkpointing, machine, processes)
         if spec.method.reft:
             memory = max(memory, _reinforcement(spec.method, spec.method.reft.ppo, model, longest, machine),

@@ -55,12 +55,14 @@ class Portion:
         length: of its longest line.
         answers: tokens that are learnt from; None takes all of them for answers.
         packed: whether rows share a line, which needs a mask.
+        alone: whether it is all that its process does in a step.
     """
 
     tokens: int
     length: int
     answers: int | None = None
     packed: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,20 @@ def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, c
     # The loss is done when the first block's backward pass begins: the larger of the two is the peak.
     if checkpointing:
         loss = max(0, loss - block - working)
+    gradients = math.ceil(trained.parameters * FLOAT32 / shares)
+    activations = kept + working + _mask(portion, machine)
+    partial = trained.own and not trained.embeddings
+    if portion.alone and shares == 1 and not partial:
+        # Gradients take the place of activations that are done with, but for those of embeddings and head, which come
+        # before that; after an earlier pass of the same step they would be there already. Where few layers are trained
+        # whole, one layer's gradients come before much is done with.
+        activations = max(0, activations - gradients + FLOAT32 * trained.embeddings)
     memory = Memory(
         weights=_weights(model, method.quantization, trained, machine, shares) + FLOAT32 * trained.reference,
         adapter=trained.added * FLOAT32,
-        gradients=math.ceil(trained.parameters * FLOAT32 / shares),
+        gradients=gradients,
         optimizer=_optimizer(method, trained, machine, shares),
-        activations=kept + working + _mask(portion, machine),
+        activations=activations,
         loss=loss if checkpointing else max(0, loss - working),
         buffers=_buffers(model, method.quantization, trained, machine) if shares == 1 else _gathered(model, machine),
         context=CONTEXT if machine.gpu else 0,
