@@ -62,7 +62,7 @@ def keep_norms(model: PeftModel, adapter: str = "default") -> int:
     for module in layers:
         module.lora_magnitude_vector[adapter] = KeptNorms(module.lora_magnitude_vector[adapter])
         module.lora_variant[adapter] = FastDora()
-        if type(base := module.get_base_layer()) is Linear4bit:
+        if type(base := module.get_base_layer()) in (torch.nn.Linear, Linear4bit):
             base.register_forward_pre_hook(partial(_append_factor, module, adapter))
     return len(layers)
 
