@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--sft-rates", type=float, nargs="+", default=SFT_RATES, help="learning rates of the SFT arm")
     parser.add_argument("--model", type=Path, help="a GGUF file or folder instead of the tiny model; needs --data")
     parser.add_argument("--data", type=Path, help="jsonl with question, answer_cot and answer_value, as mwp_ReFT's")
+    parser.add_argument("--spec", type=json.loads, default={}, metavar="JSON", help="merged into every job's spec")
     parser.add_argument("--speed", action="store_true", help="only compare the sampler with transformers' generate")
     options = parser.parse_args()
     if options.speed:
@@ -111,7 +112,7 @@ def _job(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]
         spec = dict(merge_patch(spec, {"method": {"reft": full}}))
     if options.steps:
         spec.setdefault("method", {}).setdefault("reft", {}).setdefault("ppo", {})["steps"] = options.steps
-    return merge_patch(job, {"spec": spec})
+    return merge_patch(merge_patch(job, {"spec": spec}), {"spec": options.spec})
 
 
 def _run(output: Path, job: dict[str, Any]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import finetune_operator
 from finetune_api.messages import Outcome
 from finetune_api.status import Phase
-from finetune_operator.accounting import JOB_DELETED
+from finetune_operator.records import JOB_DELETED
 from finetune_operator.verdicts import OVERDUE, PREEMPTED
 
 _POSITION = {"Told": 1, "Verdict": 1, "_finish": 1, "condition": 2, "_telling": 2}

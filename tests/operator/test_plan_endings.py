@@ -9,6 +9,7 @@ from finetune_api.messages import Limits, Outcome, ProgressMessage, Stage
 from finetune_api.status import Phase, Progress, Retries
 from finetune_operator import names
 from finetune_operator.manifests import limits_map
+from finetune_operator.plan import refused
 from finetune_operator.views import view_job
 
 from tests.operator.objects import (
@@ -173,7 +174,8 @@ def test_a_trainer_that_heeds_no_budget_is_stopped(budget, words):
         return decide(raw_job(status, budget=budget), raw_attempt(), raw_pod(running=True), at=hours * 3600,
                       polled=hours * 3600)
 
-    before = after(2.9, started(attempts=(attempt(),)))
+    reached = after(1, started(attempts=(attempt(),)))
+    before = after(2.9, reached.status)
     assert "delete Job tune-1" not in acts(before)
     decided = after(3, before.status)
     assert "delete Job tune-1" in acts(decided)
@@ -185,13 +187,38 @@ def test_a_trainer_that_heeds_no_budget_is_stopped(budget, words):
     assert telling(final)[:2] == ("Failed", "BudgetSpent")
 
 
+@pytest.mark.parametrize("budget", [{"maxDuration": "1h"}, {"maxCost": "1.00"}])
+def test_a_budget_that_is_lowered_below_what_is_spent_gives_the_trainer_its_time(budget):
+    def after(hours, status, budget):
+        return decide(raw_job(status, budget=budget), raw_attempt(), raw_pod(running=True), at=hours * 3600,
+                      polled=hours * 3600)
+
+    rich = after(10, started(attempts=(attempt(),)), {"maxCost": "99"})
+    assert rich.status.cost.used_up_at is None
+    lowered = after(10, rich.status, budget)
+    assert acts(lowered) == ["apply ConfigMap tune-1-11111111-limits"], "the trainer is told, evaluates and publishes"
+    assert "delete Job tune-1" not in acts(after(11.9, lowered.status, budget))
+    assert "delete Job tune-1" in acts(after(12, lowered.status, budget))
+    raised = after(11.9, lowered.status, {"maxCost": "99"})
+    assert "delete Job tune-1" not in acts(after(12, raised.status, budget)), "its time begins anew"
+
+
 def test_a_pod_whose_node_is_silent_is_lost_after_a_while():
     silent = [raw_attempt(), raw_pod(running=True, leaving=True, at=60)]
     waiting = decide(raw_job(started()), *silent, at=359)
     assert waiting.status.attempts[0].end_time is None
     ended, following = _through(waiting.status, *silent, at=360)
     assert ended.status.attempts == (attempt(reason="PodLost", end=60),)
-    assert "create Job tune-2" in acts(following)
+    assert acts(following) == ["delete Job tune-1"], "a queue keeps its quota until then"
+    deleting = [raw_attempt(deleting=True), silent[1]]
+    assert "create Job tune-2" in acts(decide(raw_job(ended.status), *deleting, at=370))
+
+
+def test_a_lost_pod_is_lost_beside_one_that_is_gone():
+    silent = raw_pod(index=0, running=True, leaving=True, at=60)
+    forced = raw_pod(index=1, running=True)
+    decided = decide(raw_job(started(), compute={"nodes": 2}), raw_attempt(), silent, gone=(forced,), at=360)
+    assert decided.status.attempts == (attempt(reason="PodLost", end=60),)
 
 
 def test_a_good_end_counts_though_its_job_is_being_deleted():
@@ -280,10 +307,14 @@ QUEUE = {"compute": {"queueName": "team-queue"}}
 
 def test_a_preempted_attempt_ends_and_the_next_waits_in_the_queue_once_its_job_is_gone():
     said = result(Outcome.STOPPED, "checkpointed", step=7, checkpoint_step=7)
-    leaving = decide(raw_job(started(), **QUEUE), raw_attempt(suspended=True), raw_pod(running=True, leaving=True),
-                     at=50)
-    assert telling(leaving)[1] == "Stopping"
+    stopping = [raw_attempt(suspended=True), raw_pod(running=True, leaving=True)]
+    leaving = decide(raw_job(started(), **QUEUE), *stopping, at=50)
+    assert telling(leaving)[1] == "Preempted"
     assert "team-queue takes back the quota" in telling(leaving)[2]
+    assert acts(leaving) == [], "first the status: the deletion must not look like somebody else's"
+    assert acts(decide(raw_job(leaving.status, **QUEUE), *stopping, at=51)) == ["delete Job tune-1"]
+    admitted = [raw_attempt(), stopping[1]]
+    assert acts(decide(raw_job(leaving.status, **QUEUE), *admitted, at=51)) == ["delete Job tune-1"]
     over = [raw_attempt(suspended=True), raw_pod(exit_code=75, said=said, leaving=True)]
     ended, following = _through(leaving.status, *over, **QUEUE)
     assert telling(ended)[1] == "Retrying"
@@ -294,6 +325,8 @@ def test_a_preempted_attempt_ends_and_the_next_waits_in_the_queue_once_its_job_i
     again = [raw_attempt(), raw_pod(running=True)]
     assert acts(decide(raw_job(ended.status, **QUEUE), *again, at=71)) == ["delete Job tune-1"], "and it has"
     waits = [raw_attempt(deleting=True), raw_pod(running=True, leaving=True)]
+    missed = decide(raw_job(leaving.status, **QUEUE), at=70)
+    assert (missed.status.attempts[0].reason, missed.status.retries.counted) == ("Preempted", 0)
     assert acts(decide(raw_job(ended.status, **QUEUE), *waits, at=72)) == []
     assert created(decide(raw_job(ended.status, **QUEUE), at=73), "Job")["spec"]["suspend"] is True
 
@@ -311,6 +344,40 @@ def test_a_preemption_hides_no_failure(code, outcome):
     decided = decide(raw_job(started(), **QUEUE), raw_attempt(suspended=True),
                      raw_pod(exit_code=code, said=result(outcome, "why")))
     assert telling(decided) == ("Failed", str(outcome), "why")
+
+
+def test_a_job_that_was_admitted_just_now_is_not_taken_for_a_preempted_one():
+    new = [raw_attempt(suspended=True), raw_pod(running=True)]  # The Job's state is older than the pod's.
+    decided = decide(raw_job(started(), **QUEUE), *new, at=5)
+    assert acts(decide(raw_job(decided.status, **QUEUE), *new, at=6)) == []
+
+
+def test_an_eviction_before_it_had_a_node_is_told_as_waiting_and_forgotten():
+    evicted = raw_pod(unschedulable="0/1 nodes", leaving=True)
+    waits = decide(raw_job(started(), **QUEUE), raw_attempt(suspended=True), evicted)
+    assert telling(waits)[1] == "WaitingForQuota"
+    waits = decide(raw_job(waits.status, **QUEUE), raw_attempt(suspended=True), gone=(evicted,))
+    assert telling(waits)[1] == "WaitingForQuota"
+    pulls = raw_pod(waiting=("ContainerCreating", ""))
+    pulls["metadata"] |= {"uid": "other", "name": "other"}
+    told = decide(raw_job(waits.status, **QUEUE), raw_attempt(), pulls, gone=(evicted,), at=10)
+    assert telling(told)[1] == "Starting"
+
+
+def test_a_job_that_a_queue_released_just_now_is_not_blamed_for_having_no_pod():
+    job = raw_attempt(suspended=True, at=0)
+    job["spec"]["suspend"] = False  # Its condition says so later.
+    assert telling(decide(raw_job(started(), **QUEUE), job, at=600))[1] == "Started"
+    job["status"]["conditions"][-1] |= {"status": "False", "lastTransitionTime": job["metadata"]["creationTimestamp"]}
+    assert telling(decide(raw_job(started(), **QUEUE), job, at=600))[1] == "CannotStart"
+
+
+def test_a_result_that_was_published_during_a_preemption_counts():
+    done = raw_pod(exit_code=0, said=result(Outcome.SUCCEEDED, adapter=ADAPTER), leaving=True)
+    for seen in ({"gone": ()}, {"gone": (done,)}):
+        pods = () if seen["gone"] else (done,)
+        decided = decide(raw_job(started(), **QUEUE), raw_attempt(suspended=True), *pods, **seen, at=100)
+        assert decided.status.phase == "Succeeded"
 
 
 def test_a_preemption_that_comes_too_late_waits_for_the_job_to_be_complete():
@@ -409,6 +476,25 @@ def test_children_go_after_the_ttl():
     late = decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), *raws, at=100)
     assert acts(late) == ["delete Job tune-1", "delete ConfigMap tune-1-11111111-limits",
                           "delete ConfigMap tune-1-11111111"]
+    second = decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), raw_attempt(2, ended="Complete"), at=100)
+    assert acts(second) == ["delete Job tune-2", "delete ConfigMap tune-1-11111111", "delete ConfigMap tune-2-11111111"
+                            ], "a suspend or a preemption deleted the first Job, and only that"
+    going = raw_attempt(2, ended="Complete", deleting=True)
+    assert acts(decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), going, at=101)) == []
+
+
+def test_what_cannot_be_tidied_up_hides_no_ending():
+    done = started(completion_time=NOW, phase=Phase.FAILED)
+    job = view_job(raw_job(done))
+    assert refused(job, decide(raw_job(done), raw_attempt()), "forbidden", NOW).status == job.status
+
+
+def test_a_resumed_job_whose_attempt_is_refused_is_not_told_as_suspended():
+    suspended = decide(raw_job(started(), runPolicy={"suspend": True})).status
+    resumed = decide(raw_job(suspended))
+    told = refused(view_job(raw_job(suspended)), resumed, "exceeded quota", NOW)
+    assert telling(told) == ("Starting", "CannotStart", "the apiserver refuses what the job needs: exceeded quota")
+    assert conditions(told)["Progressing"] == "True"
 
 
 def test_nothing_is_done_about_a_job_that_is_being_deleted():

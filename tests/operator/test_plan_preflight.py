@@ -22,6 +22,7 @@ from tests.operator.objects import (
     raw_check_pod,
     raw_job,
     run_json,
+    stamp,
     telling,
 )
 
@@ -193,7 +194,28 @@ def test_what_is_nobodys_fault_is_tried_again(code, failures):
     assert stale.status.preflight.failures == failures, "one end counts once"
     waiting = decide(job(decided.status), at=5)
     assert (acts(waiting), waiting.requeue_after.total_seconds()) == ([], 5)
-    assert acts(decide(job(decided.status), at=10))[-1] == "create Job tune-preflight-1"
+    name = f"tune-preflight-1{'-2' if failures else ''}"
+    assert acts(decide(job(decided.status), at=10)) == [f"create ConfigMap {name}-11111111", f"create Job {name}"]
+
+
+def test_a_check_on_a_silent_node_is_made_again_beside_it():
+    silent = raw_check_pod(running=True, leaving=True, at=60)
+    status = decide(job()).status
+    assert acts(decide(job(status), raw_check(), silent, at=359)) == []
+    lost = decide(job(status), raw_check(), silent, at=360)
+    assert lost.status.preflight.failures == 1
+    assert acts(lost) == REMOVED
+    again = decide(job(lost.status), raw_check(deleting=True), silent, at=370)
+    assert acts(again) == ["create ConfigMap tune-preflight-1-2-11111111", "create Job tune-preflight-1-2"]
+    new = raw_check()
+    new["metadata"] |= {"name": "tune-preflight-1-2", "uid": "new", "creationTimestamp": stamp(370)}
+    waits = decide(job(again.status), raw_check(deleting=True), silent, new, at=371)
+    assert (acts(waits), waits.status.preflight.failures) == ([], 1)
+
+
+def test_a_check_that_takes_long_asks_for_no_pass_of_its_own():
+    running = raw_check_pod(running=True)
+    assert decide(job(decide(job()).status), raw_check(), running, at=660).requeue_after is None
 
 
 def test_it_is_not_tried_for_ever():

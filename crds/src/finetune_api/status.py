@@ -158,6 +158,9 @@ class Cost(Message):
     earlier_seconds: int | None = None
     """How long these held their nodes, in seconds."""
 
+    used_up_at: Time | None = None
+    """Since when a limit of the budget is reached; a trainer that runs on two hours later is stopped."""
+
 
 class Retries(Message):
     """How often the trainer was started again."""

@@ -1,4 +1,4 @@
-"""What a job's attempts took: their records, costs and retries. Derived, never incremented. Pure."""
+"""What a job's attempts took: costs and retries. Derived, never incremented. Pure."""
 
 from __future__ import annotations
 
@@ -6,83 +6,16 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from finetune_api.exit_codes import ExitCode
-from finetune_api.messages import Outcome, ProgressMessage, Result
+from finetune_api.messages import Outcome
 from finetune_api.status import Attempt, Cost, FineTuneJobStatus, Retries
 
 from finetune_operator.verdicts import OVERDUE, PREEMPTED, Answer, Verdict
-from finetune_operator.views import AttemptView
 
 KEPT_ATTEMPTS = 10
 FREE_RETRIES = 10
-RUNNING = "Running"
-JOB_DELETED = "JobDeleted"
 _LONGEST_DELAY = timedelta(minutes=10)
 _FRACTION = Decimal("0.0001")
-LOST_AFTER = timedelta(minutes=5)
-"""How long after it should be gone a pod counts as lost: its node is silent, and may stay so for ever."""
-
 _AT_ONCE = {Outcome.STOPPED, Outcome.OUT_OF_MEMORY, PREEMPTED, OVERDUE}
-
-
-def scheduled_at(attempt: AttemptView) -> datetime | None:
-    """When an attempt got its first node: from then on it costs."""
-    return min((pod.scheduled_at for pod in attempt.pods if pod.scheduled_at), default=None)
-
-
-def ended_at(attempt: AttemptView, now: datetime, had_node: bool = False) -> datetime | None:
-    """When nothing of an attempt ran any more; None while something does, or may.
-
-    Args:
-        attempt: what is observed.
-        now: the time.
-        had_node: whether it is known to have had one, also where its pods are not there any more.
-    """
-    finished = [pod.finished_at for pod in attempt.pods if pod.finished_at]
-    if attempt.finished:
-        return max(finished, default=attempt.finished_at)
-    lost = [pod.leaving_at for pod in attempt.pods
-            if not pod.finished_at and not pod.gone and pod.leaving_at and now - pod.leaving_at >= LOST_AFTER]
-    gone = [pod for pod in attempt.pods if pod.gone and not pod.finished_at]
-    if attempt.suspended:
-        # Preempted: what its Job makes next would be another run. Pods that all ended well make it Complete instead.
-        well = attempt.pods and all(pod.exit_code == ExitCode.OK for pod in attempt.pods)
-        over = len(finished) + len(lost) + len(gone) >= len(attempt.pods)
-        return max(finished + lost, default=attempt.suspended_at) if (
-            over and not well and (had_node or scheduled_at(attempt))) else None
-    if (attempt.deleting or lost) and len(finished) + len(lost) == len(attempt.pods):
-        return max(finished + lost, default=None)
-    return None
-
-
-def record(attempt: AttemptView, earlier: Attempt | None, before: Attempt | None, said: Result | ProgressMessage | None,
-           step: int | None, verdict: Verdict | None, end: datetime | None) -> Attempt | None:
-    """An attempt's record as it is now; None for one that has no node yet.
-
-    Args:
-        attempt: what is observed.
-        earlier: its record so far.
-        before: the record of the attempt before it.
-        said: what the trainer said last.
-        step: the step that it was at then.
-        verdict: what its end means, once it has ended.
-        end: when that was, where it is known.
-    """
-    start = earlier.start_time if earlier else scheduled_at(attempt)
-    if start is None and verdict is None:
-        return None
-    if start is None:  # It never had a node, and cost nothing.
-        start = end = end or attempt.created_at
-    resumed = said.resumed_from_step if said else (earlier.resumed_from_step if earlier else None)
-    last = max(step or 0, (earlier.last_step if earlier else None) or 0) or None
-    lost = None
-    if resumed is not None and before is not None and before.last_step is not None:
-        lost = max(before.last_step - resumed, 0)
-    return Attempt(
-        number=attempt.number, reason=verdict.reason if verdict else RUNNING, start_time=start,
-        end_time=(end or start) if verdict else None, resumed_from_step=resumed, last_step=last,
-        lost_steps=lost,
-    )
 
 
 def spent(status: FineTuneJobStatus, accelerators: int, until: datetime | None) -> Decimal:

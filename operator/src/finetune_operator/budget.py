@@ -38,17 +38,30 @@ def spent(budget: BudgetSpec, status: FineTuneJobStatus) -> str | None:
     return None
 
 
+def watched(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> FineTuneJobStatus:
+    """The status of a job that runs, with the time since when a limit of its budget is reached."""
+    if status.cost is None:
+        return status
+    since = (status.cost.used_up_at or now) if _used_up(budget, status, accelerators, now) else None
+    return status.model_copy(update={"cost": status.cost.model_copy(update={"used_up_at": since})})
+
+
 def overdue(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> str | None:
-    """Why the running attempt hangs, in words: it goes on long after it should have stopped by itself."""
-    cost = status.cost
-    words = "and the trainer has not stopped by itself in two hours: it is stopped"
-    if budget.max_cost is not None and cost and (
-            cost.spent >= budget.max_cost + accounting.money(RESERVE, cost.hourly_rate * accelerators)):
-        return f"budget.maxCost {budget.max_cost} is spent, {words}"
+    """Why the running attempt hangs, in words: it goes on long after its trainer was told to stop."""
+    reached = _used_up(budget, status, accelerators, now)
+    since = status.cost.used_up_at if status.cost else None
+    if reached is None or since is None or now - since < RESERVE:
+        return None
+    return f"{reached}, and the trainer has not stopped by itself in two hours: it is stopped"
+
+
+def _used_up(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> str | None:
+    if budget.max_cost is not None and accounting.spent(status, accelerators, now) >= budget.max_cost:
+        return f"budget.maxCost {budget.max_cost} is spent"
     running = next((one for one in status.attempts if one.end_time is None), None)
     if budget.max_duration and running and (
-            accounting.run_time(status) + (now - running.start_time) >= budget.max_duration + RESERVE):
-        return f"budget.maxDuration is used up, {words}"
+            accounting.run_time(status) + (now - running.start_time) >= budget.max_duration):
+        return "budget.maxDuration is used up"
     return None
 
 

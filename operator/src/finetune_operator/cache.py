@@ -143,7 +143,7 @@ class Cache:
         polled = self.polled.get(job.uid)
         fresh = polled if polled and attempts and attempts[-1].number == polled.attempt else None
         return Observation(
-            job=job, attempts=attempts, preflights=tuple(_preflights(checks)), taken=frozenset(taken),
+            job=job, attempts=attempts, preflights=tuple(self._preflights(checks)), taken=frozenset(taken),
             applied=frozenset((child["kind"], child["metadata"]["name"], digest) for child in ours
                               if child["kind"] in API_VERSIONS and (digest := child_hash(child))),
             addresses={child["metadata"]["name"]: child["spec"]["clusterIP"] for child in ours
@@ -172,19 +172,21 @@ class Cache:
                                   deleting=True, complete=False, failed=None, finished_at=None,
                                   pods=tuple(pods[number]))
 
+    def _preflights(self, children: list[Object]) -> Iterator[AttemptView]:
+        """The checks whose Jobs exist, the newest generation last; nothing depends on a pod that has lost its Job."""
+        for child in sorted(children, key=lambda one: int(one["metadata"]["labels"][PREFLIGHT_LABEL])):
+            if child["kind"] == "Job":
+                # A generation may have several: one that failed and is not gone yet, and the next.
+                pods = (pod for pod in children if pod["kind"] == "Pod" and any(
+                    owner["uid"] == child["metadata"]["uid"] for owner in pod["metadata"].get("ownerReferences", ())))
+                yield view_attempt(child, (view_pod(pod, pod["metadata"]["uid"] in self._gone) for pod in pods),
+                                   PREFLIGHT_LABEL)
+
 
 def _owner(child: Object) -> tuple[str, str | None, str | None]:
     """Which job's which attempt or check a Job or a pod is, or belongs to."""
     labels = child["metadata"]["labels"]
     return labels[UID_LABEL], labels.get(ATTEMPT_LABEL), labels.get(PREFLIGHT_LABEL)
-
-
-def _preflights(children: list[Object]) -> Iterator[AttemptView]:
-    """The checks whose Jobs exist, by generation; nothing depends on a pod that has lost its Job."""
-    for child in sorted(children, key=lambda one: int(one["metadata"]["labels"][PREFLIGHT_LABEL])):
-        if child["kind"] == "Job":
-            yield view_attempt(child, (view_pod(pod) for pod in children
-                                       if pod["kind"] == "Pod" and _owner(pod) == _owner(child)), PREFLIGHT_LABEL)
 
 
 def key_of(raw: Object) -> Key | None:

@@ -82,7 +82,7 @@ def looked_at(status: FineTuneJobStatus, generation: int) -> FineTuneJobStatus:
 
 def notes(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Note, ...]:
     """The events of a change of status: one wherever what is being told has another reason."""
-    told, before = _telling(new), _telling(old)
+    told, before = progressing(new), progressing(old)
     if told is None or (before and before.reason == told.reason and before.observed_generation
                         == told.observed_generation):
         return ()
@@ -93,5 +93,6 @@ def notes(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Note, ...]:
                  f"{told.observed_generation}/{attempt}"),)
 
 
-def _telling(status: FineTuneJobStatus) -> Condition | None:
+def progressing(status: FineTuneJobStatus) -> Condition | None:
+    """The condition that has what was told last."""
     return next((one for one in status.conditions if one.type is ConditionType.PROGRESSING), None)

@@ -44,14 +44,15 @@ def policy_name(job: str, uid: str) -> str:
     return f"{job}-{uid[:8]}"
 
 
-def preflight_name(job: str, generation: int) -> str:
-    """Name of the Job that checks a generation of a spec."""
-    return f"{job}-preflight-{generation}"
+def preflight_name(job: str, generation: int, failures: int = 0) -> str:
+    """Name of the Job that checks a generation of a spec; after failures another one, since that of a check whose node
+    is silent stays taken."""
+    return f"{job}-preflight-{generation}" + (f"-{failures + 1}" if failures else "")
 
 
-def preflight_run_name(job: str, uid: str, generation: int) -> str:
+def preflight_run_name(check: str, uid: str) -> str:
     """Name of the ConfigMap with a check's run.json; it holds the job's uid as that of an attempt does."""
-    return f"{preflight_name(job, generation)}-{uid[:8]}"
+    return f"{check}-{uid[:8]}"
 
 
 def labels(job: str, uid: str, number: int | None = None) -> dict[str, str]:

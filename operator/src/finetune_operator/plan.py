@@ -6,12 +6,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_api.messages import Outcome, ProgressMessage, Result, Stage
+from finetune_api.messages import Outcome, Result, Stage
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.training import Toggle
 from finetune_api.status import Phase, Retries
 
-from finetune_operator import accounting, admission, budget, isolation, manifests, preflighting
+from finetune_operator import accounting, admission, budget, isolation, manifests, preflighting, records
 from finetune_operator.actions import Action, Apply, Create, Delete, Plan
 from finetune_operator.children import identity
 from finetune_operator.conditions import Told, looked_at, notes, tell
@@ -19,7 +19,7 @@ from finetune_operator.names import API_VERSIONS, attempt_name, run_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.starting import before_start
-from finetune_operator.verdicts import NO_POD, Answer, Verdict, judge_end, judge_start, waiting_words
+from finetune_operator.verdicts import NO_POD, PREEMPTED, Answer, Verdict, judge_start, waiting_words
 from finetune_operator.views import AttemptView, JobView
 
 _PHASES = {
@@ -55,9 +55,12 @@ def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
     return replace(decided, actions=(*map(Apply, isolate), *decided.actions), events=notes(status, decided.status))
 
 
-def refused(job: JobView, words: str, now: datetime) -> Plan:
+def refused(job: JobView, decided: Plan, words: str, now: datetime) -> Plan:
     """What is told when the apiserver does not take what a decision makes; the same is tried again later."""
-    told = Told(job.status.phase or Phase.PENDING, "CannotStart", f"the apiserver refuses what the job needs: {words}")
+    if decided.status.completion_time is not None:
+        return Plan(decided.status, events=decided.events)  # How it ended is worth more than what can't be tidied up.
+    told = Told(decided.status.phase or Phase.PENDING, "CannotStart",
+                f"the apiserver refuses what the job needs: {words}")
     status = tell(job.status, told, job.generation, now.replace(microsecond=0))
     return Plan(status, events=notes(job.status, status))
 
@@ -75,9 +78,10 @@ def _clean_up(seen: Observation, completed: datetime, now: datetime) -> Plan:
     if left > timedelta():
         return Plan(status, still, requeue_after=left)
     gone: list[Action] = [_delete_job(attempt) for attempt in seen.attempts if not attempt.deleting]
+    # Those of attempts whose Jobs are gone (suspended, preempted) too; they are not watched, so this is done once.
+    maps = range(1, seen.attempts[-1].number + 1) if gone else ()
     gone += [Delete(API_VERSIONS[kind], kind, name) for kind, name, _ in sorted(seen.applied)]
-    gone += [Delete("v1", "ConfigMap", run_name(seen.job.name, seen.job.uid, attempt.number))
-             for attempt in seen.attempts if not attempt.deleting]
+    gone += [Delete("v1", "ConfigMap", run_name(seen.job.name, seen.job.uid, number)) for number in maps]
     return Plan(status, tuple(gone))
 
 
@@ -92,7 +96,6 @@ class _Pass:
         self.seen, self.settings, self.now = seen, settings, now
         self.job = seen.job
         self.status = seen.job.status
-        self.retries = seen.job.status.retries or Retries()
 
     def decide(self) -> Plan:
         spec = self.job.spec
@@ -103,61 +106,13 @@ class _Pass:
         # The catalogue may have changed since: what is needed of it is only how an attempt is made.
         self.accelerator = self.settings.accelerators.get(spec.compute.accelerator, Accelerator())
         self.count = admission.accelerators_of(spec, self.accelerator)
-        ending = self._record_attempts()
+        self.status, ending = records.kept(self.seen, self.status, self.spec.run_policy.suspend, self.now)
+        self.retries = self.status.retries or Retries()
         self._account()
         if ending is not None:
             return self._after(ending)
-        ended = {one.number for one in self.status.attempts if one.end_time}
-        under_way = [one for one in self.seen.attempts if not self._over(one) and one.number not in ended]
-        if under_way:
-            return self._watch(under_way[-1])
-        return self._next()
-
-    def _over(self, attempt: AttemptView) -> bool:
-        return attempt.finished or self._ended_at(attempt) is not None
-
-    def _ended_at(self, attempt: AttemptView) -> datetime | None:
-        return accounting.ended_at(attempt, self.now, any(one.number == attempt.number for one in self.status.attempts))
-
-    def _record_attempts(self) -> Verdict | None:
-        """Bring the attempts' records up to date; the verdict on the one whose end is seen for the first time."""
-        records = {one.number: one for one in self.status.attempts}
-        views = {view.number: view for view in self.seen.attempts}
-        first = min(records, default=0)
-        verdict: Verdict | None = None
-        for number in sorted({*records, *views}):
-            earlier, view, before = records.get(number), views.get(number), records.get(number - 1)
-            if earlier is not None and earlier.end_time is not None:
-                continue
-            if earlier is None and number < first:
-                continue  # It is no longer listed, or never had a node: what is listed came after its end.
-            if view is None:
-                assert earlier is not None
-                verdict = Verdict(Answer.RETRY_COUNTED, accounting.JOB_DELETED,
-                                  f"the Job {attempt_name(self.job.name, number)} was deleted while it ran")
-                records[number] = earlier.model_copy(update={"reason": verdict.reason, "end_time": self.now})
-                # Deleted by a suspend, and the pods' last words were not seen: that is nobody's failure.
-                self.retries = accounting.count(self.retries, verdict, self.spec.run_policy.suspend)
-                continue
-            over = self._over(view)
-            end = judge_end(view) if over else None
-            if end is not None:
-                self.retries = accounting.count(self.retries, end, view.deleting and self.spec.run_policy.suspend)
-                verdict = end
-            made = accounting.record(view, earlier, before, *self._said(view, end), end, self._ended_at(view))
-            if made is not None:
-                records[number] = made
-        self.status = self.status.model_copy(update={
-            "attempts": tuple(records[number] for number in sorted(records)), "retries": self.retries})
-        return verdict
-
-    def _said(self, view: AttemptView, end: Verdict | None) -> tuple[Result | ProgressMessage | None, int | None]:
-        if end is not None and end.result is not None:
-            return end.result, end.result.step
-        progress = self.seen.progress if view is self.seen.attempts[-1] else None
-        if progress is None or (progress.progress is None and not progress.resumed_from_step):
-            return None, None  # It has not looked for a checkpoint yet: a zero would mean nothing.
-        return progress, progress.progress.step if progress.progress else None
+        active = records.under_way(self.seen, self.status, self.now)
+        return self._watch(active) if active else self._next()
 
     def _account(self) -> None:
         """Derive the cost from the attempts."""
@@ -214,7 +169,7 @@ class _Pass:
                     "step": result.step, "total_steps": result.total_steps,
                     "percent": 100 * result.step // result.total_steps, "estimated_completion_time": None})
         if self.status.cost:
-            update["cost"] = self.status.cost.model_copy(update={"projected": None})
+            update["cost"] = self.status.cost.model_copy(update={"projected": None, "used_up_at": None})
         self.status = self.status.model_copy(update=update)
         return self._tell(Told(phase, reason, message))
 
@@ -227,12 +182,10 @@ class _Pass:
 
     def _watch(self, active: AttemptView) -> Plan:
         """An attempt that is under way."""
-        overdue = budget.overdue(self.spec.budget, self.status, self.count, self.now)
-        if self.spec.run_policy.suspend or active.deleting or overdue:
-            delete = () if active.deleting else (_delete_job(active),)
-            words = (overdue or "the trainer checkpoints and stops" if self.spec.run_policy.suspend or overdue else
-                     "the attempt's Job is being deleted; the next one starts when its pods are gone")
-            return self._tell(Told(self.status.phase or Phase.STARTING, "Stopping", words), delete)
+        self.status = budget.watched(self.spec.budget, self.status, self.count, self.now)
+        stopping = self._stopping(active)
+        if stopping is not None:
+            return stopping
         never = judge_start(active, self.now, self.settings.start_timeout)
         if never is not None:
             # It held its node all the while: that is paid for.
@@ -244,20 +197,15 @@ class _Pass:
         self._pin_image(active)
         actions = tuple(Apply(one) for one in self._adjustable(active.number)
                         if identity(one) not in self.seen.applied)
-        if active.suspended and any(pod.leaving_at or pod.gone or pod.running for pod in active.pods):
-            return self._tell(Told(self.status.phase or Phase.STARTING, "Stopping", "the queue "
-                                   f"{self.spec.compute.queue_name} takes back the quota that it gave the job; the "
-                                   "trainer checkpoints and stops"), actions)
         if active.suspended:
             return self._tell(Told(Phase.QUEUED, "WaitingForQuota", f"the queue {self.spec.compute.queue_name} has not "
                                    "admitted the job yet (Kueue starts it)", admitted=False), actions)
-        if any(pod.running for pod in active.pods) or any(pod.exit_code is not None for pod in active.pods):
+        if any(pod.running or pod.exit_code is not None for pod in active.present):
             return self._tell(self._running(active), actions)
         why = waiting_words(active, admission.node_words(self.spec, self.accelerator), self.now)
-        unschedulable = any(pod.unschedulable is not None for pod in active.pods)
-        if unschedulable:
+        if any(pod.unschedulable is not None for pod in active.present):
             return self._tell(Told(Phase.QUEUED, "Unschedulable", why or "", admitted=False), actions)
-        scheduled = accounting.scheduled_at(active)
+        scheduled = records.scheduled_at(active.present)
         if why is None and (scheduled is None or self.now - scheduled < QUICK_START):
             # Most pods run in a moment, and then that is told: a write saved.
             soon = QUICK_START if scheduled else None if active.pods else NO_POD
@@ -266,6 +214,26 @@ class _Pass:
                     why or f"attempt {active.number} has a node; its image is pulled and its container is started",
                     admitted=True)
         return self._tell(told, actions, scheduled + self.settings.start_timeout - self.now if scheduled else None)
+
+    def _stopping(self, active: AttemptView) -> Plan | None:
+        """What is told of an attempt that is to end, or ends, before it is done; None for one that goes on."""
+        overdue = budget.overdue(self.spec.budget, self.status, self.count, self.now)
+        phase, delete = self.status.phase or Phase.STARTING, () if active.deleting else (_delete_job(active),)
+        if overdue or self.spec.run_policy.suspend:
+            return self._tell(Told(phase, "Stopping", overdue or "the trainer checkpoints and stops"), delete)
+        on_nodes = [pod for pod in active.present if pod.scheduled_at]
+        known = records.told_preempted(self.job.status)
+        surely = known and any(pod.leaving_at for pod in on_nodes)
+        if (active.suspended and on_nodes) or surely:
+            # Admitted again, the same Job would make a second pod beside the one that ends. That it was not admitted
+            # just now is known from its pod, which leaves. It is told first: then its end is known to be no failure.
+            words = (f"the queue {self.spec.compute.queue_name} takes back the quota that it gave the job; the trainer "
+                     "checkpoints and stops")
+            return self._tell(Told(phase, PREEMPTED, words), delete if surely else ())
+        if active.deleting:
+            return self._tell(Told(phase, PREEMPTED if known else "Stopping", "the attempt's Job is being deleted; the "
+                                                                              "next one starts when its pods are gone"))
+        return None
 
     def _running(self, active: AttemptView) -> Told:
         progress = self.seen.progress
@@ -300,9 +268,9 @@ class _Pass:
 
     def _next(self) -> Plan:
         """No attempt is under way: make the next one, or wait until it may be made."""
-        # A queue could start a preempted attempt's Job again: nothing else is done before it is gone.
-        left = [one for one in self.seen.attempts if not one.finished and (
-            not self._over(one) or (one.suspended and not one.deleting))]
+        # A queue could start a preempted attempt's Job again, and keeps quota for that of a lost pod.
+        left = [one for one in self.seen.attempts if not one.finished and not (
+            one.deleting and records.over(one, self.status, self.now))]
         if left:
             return Plan(self.status, tuple(_delete_job(one) for one in left if not one.deleting))
         if self.spec.run_policy.suspend:

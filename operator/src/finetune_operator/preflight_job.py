@@ -8,14 +8,14 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.policy import BudgetSpec
 
 from finetune_operator import admission, manifests
-from finetune_operator.names import ATTEMPT_LABEL, PREFLIGHT_LABEL, preflight_name, preflight_run_name
+from finetune_operator.names import ATTEMPT_LABEL, PREFLIGHT_LABEL, preflight_run_name
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.views import JobView
 
 _LIMITS = "limits"
 
 
-def preflight_map(job: JobView, spec: FineTuneJobSpec, settings: Settings) -> manifests.Object:
+def preflight_map(job: JobView, spec: FineTuneJobSpec, settings: Settings, name: str) -> manifests.Object:
     """The immutable ConfigMap with the run configuration that is checked: the one that the first attempt would get."""
     accelerator = settings.accelerators[spec.compute.accelerator]
     config = manifests.run_config(job, spec, 1, settings.trainer_image, job.status.model_copy(update={
@@ -28,12 +28,12 @@ def preflight_map(job: JobView, spec: FineTuneJobSpec, settings: Settings) -> ma
                            for name, one in sorted(settings.accelerators.items()) if one.memory),
     })
     made = manifests.run_map(job, config)
-    made["metadata"]["name"] = preflight_run_name(job.name, job.uid, job.generation)
+    made["metadata"]["name"] = preflight_run_name(name, job.uid)
     _relabel(made, job.generation)
     return made
 
 
-def preflight_job(job: JobView, spec: FineTuneJobSpec, settings: Settings) -> manifests.Object:
+def preflight_job(job: JobView, spec: FineTuneJobSpec, settings: Settings, name: str) -> manifests.Object:
     """A trainer's Job with its account, its Secrets and its claims, but on any node, without accelerator and limits."""
     compute = ComputeSpec(accelerator=spec.compute.accelerator,
                           service_account_name=spec.compute.service_account_name,
@@ -42,13 +42,13 @@ def preflight_job(job: JobView, spec: FineTuneJobSpec, settings: Settings) -> ma
     cpu = Accelerator(resource=None, tolerations=(), cpu=settings.preflight.cpu,
                       host_memory=settings.preflight.memory)
     made = manifests.attempt_job(job, plain, 1, settings.trainer_image, cpu, settings)
-    made["metadata"]["name"] = preflight_name(job.name, job.generation)
+    made["metadata"]["name"] = name
     template, body = made["spec"]["template"], made["spec"]
     manifests.limit_time(body, settings.preflight.timeout)
     pod = template["spec"]
     pod["volumes"] = [one for one in pod["volumes"] if one["name"] != _LIMITS]
     next(one for one in pod["volumes"] if one["name"] == "run")["configMap"]["name"] = preflight_run_name(
-        job.name, job.uid, job.generation)
+        name, job.uid)
     trainer = next(one for one in pod["containers"] if one["name"] == "trainer")
     trainer["args"] = ["preflight", "--config", manifests.RUN_FOLDER]
     trainer["volumeMounts"] = [one for one in trainer["volumeMounts"] if one["name"] != _LIMITS]

@@ -9,10 +9,10 @@ from finetune_api.messages import Outcome, PreflightResult, PreflightVerdict
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import Phase, PreflightStatus
 
-from finetune_operator import accounting
+from finetune_operator import accounting, records
 from finetune_operator.actions import Action, Create, Delete, Plan
 from finetune_operator.conditions import Told, tell
-from finetune_operator.names import preflight_run_name
+from finetune_operator.names import preflight_name, preflight_run_name
 from finetune_operator.observation import Observation
 from finetune_operator.preflight_job import preflight_job, preflight_map
 from finetune_operator.settings import Settings
@@ -31,22 +31,22 @@ def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: da
     known = job.status.preflight
     if known is None or known.generation != job.generation:
         known = PreflightStatus(generation=job.generation)
-    old = _remove(seen, [one for one in seen.preflights if one.number != job.generation])
-    check = next((one for one in seen.preflights if one.number == job.generation), None)
+    check = next((one for one in seen.preflights if one.number == job.generation and (
+        known.failed_at is None or one.created_at > known.failed_at)), None)
+    old = _remove(seen, [one for one in seen.preflights if one is not check])
     if known.refused is not None:
         return _refuse(seen, known, now)
     if check is None:
         wait_until = _retry_at(known, settings.retry_delay)
         if wait_until is not None and now < wait_until:
             return Plan(job.status, old, requeue_after=wait_until - now)
-        made = (Create(preflight_map(job, spec, settings)), Create(preflight_job(job, spec, settings)))
+        name = preflight_name(job.name, job.generation, known.failures)
+        made = (Create(preflight_map(job, spec, settings, name)), Create(preflight_job(job, spec, settings, name)))
         return _telling(seen, known, "Preflight", _CHECKING, now, (*old, *made))
+    if check.finished or records.ended_at(check, now):
+        return _judge(seen, known, check, spec, now)
     if check.deleting:
         return Plan(job.status, old)
-    if known.failed_at is not None and check.created_at <= known.failed_at:
-        return Plan(job.status, remove(seen))  # Counted already: it is on its way out.
-    if check.finished:
-        return _judge(seen, known, check, spec, now)
     never = judge_start(check, now, settings.start_timeout)
     if never is not None:
         # The same would keep a trainer from starting, and no edit of the spec mends an image or a Secret.
@@ -55,11 +55,13 @@ def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: da
         told = Told(Phase.FAILED, never.reason, never.message)
         return Plan(tell(status, told, job.generation, now), remove(seen))
     why = waiting_words(check, f"{settings.preflight.cpu} CPU and {settings.preflight.memory} of memory", now)
-    scheduled = accounting.scheduled_at(check)
-    left = scheduled + settings.start_timeout - now if scheduled else None if check.pods else NO_POD
+    scheduled = records.scheduled_at(check.present)
+    left = None if check.pods else NO_POD
+    if scheduled and not any(pod.running for pod in check.present):
+        left = scheduled + settings.start_timeout - now
     if why is None:
         return _telling(seen, known, "Preflight", _CHECKING, now, old, left)
-    reason = "Unschedulable" if any(pod.unschedulable is not None for pod in check.pods) else "CannotStart"
+    reason = "Unschedulable" if any(pod.unschedulable is not None for pod in check.present) else "CannotStart"
     return _telling(seen, known, reason, f"the check before the start: {why}", now, old, left)
 
 
@@ -127,5 +129,5 @@ def _remove(seen: Observation, checks: list[AttemptView]) -> tuple[Action, ...]:
     for check in checks:
         if not check.deleting:
             gone += [Delete("batch/v1", "Job", check.name),
-                     Delete("v1", "ConfigMap", preflight_run_name(seen.job.name, seen.job.uid, check.number))]
+                     Delete("v1", "ConfigMap", preflight_run_name(check.name, seen.job.uid))]
     return tuple(gone)

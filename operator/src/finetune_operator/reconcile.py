@@ -85,7 +85,7 @@ class Reconciler:
                 await self._act(seen.job, action)
         except (ApiError, NameTaken) as error:
             if isinstance(error, NameTaken) or error.status in REFUSED:
-                await self._write_status(seen.job, refused(seen.job, str(error), self._clock()))
+                await self._write_status(seen.job, refused(seen.job, decided, str(error), self._clock()))
             raise
         await self._write_status(seen.job, decided)
         if decided.requeue_after is not None:

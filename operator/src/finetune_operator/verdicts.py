@@ -67,12 +67,12 @@ def judge_end(attempt: AttemptView) -> Verdict:
         return _judge_success(attempt)
     if attempt.pods and all(pod.exit_code == ExitCode.OK and pod.result for pod in attempt.pods):
         return _judge_success(attempt)  # Its Job was about to be Complete when it was deleted.
-    pod = _most_telling(attempt.pods)
+    pod = _most_telling(tuple(pod for pod in attempt.pods if pod.scheduled_at))
     if pod and pod.overdue and pod.exit_code not in _FINAL:
         return Verdict(Answer.RETRY_FREE, OVERDUE, "the trainer still ran two hours after budget.maxDuration, and the "
                        "kubelet stopped it", pod.result)
     if attempt.suspended and not attempt.finished:
-        return _judge_preemption(pod)
+        return preempted(pod)
     if pod is None or pod.exit_code is None:
         words = f": {pod.disruption}" if pod and pod.disruption else ""
         return Verdict(Answer.RETRY_COUNTED, "PodLost",
@@ -80,7 +80,7 @@ def judge_end(attempt: AttemptView) -> Verdict:
     return _judge_exit(pod)
 
 
-def _judge_preemption(pod: PodView | None) -> Verdict:
+def preempted(pod: PodView | None = None) -> Verdict:
     """A queue took its quota back: how the trainer ended matters only where another attempt would end likewise."""
     end = _judge_exit(pod) if pod and pod.exit_code is not None else None
     if end and end.answer in (Answer.FAIL, Answer.RETRY_SMALLER):
@@ -139,7 +139,7 @@ def _judge_exit(pod: PodView) -> Verdict:
 
 def judge_start(attempt: AttemptView, now: datetime, patience: timedelta) -> Verdict | None:
     """Whether an attempt that has a node will never start; None while there is hope."""
-    for pod in attempt.pods:
+    for pod in attempt.present:
         if pod.running or pod.exit_code is not None or pod.scheduled_at is None:
             continue
         if now - pod.scheduled_at < patience:
@@ -172,10 +172,10 @@ def waiting_words(attempt: AttemptView, looked_for: str, now: datetime) -> str |
         looked_for: what kind of node it wants.
         now: the time.
     """
-    if not attempt.pods and now - attempt.released_at >= NO_POD:
+    if not attempt.pods and attempt.released_at and now - attempt.released_at >= NO_POD:
         return (f"no pod of it can be made: `kubectl describe job {attempt.name}` has the apiserver's words. Mostly "
                 "a ResourceQuota or LimitRange stands in the way, or a ServiceAccount or PriorityClass is missing")
-    for pod in attempt.pods:
+    for pod in attempt.present:
         if pod.unschedulable is not None:
             return (f"no node takes the pod, which looks for {looked_for}; the scheduler says: {pod.unschedulable}. "
                     "It waits, which costs nothing; another compute.accelerator is another job")

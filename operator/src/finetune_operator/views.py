@@ -85,7 +85,8 @@ class AttemptView:
     Attributes:
         suspended: whether the Job waits to be admitted (by Kueue), for the first time or after a preemption.
         suspended_at: since when it does.
-        released_at: since when it need not wait: its creation, where no queue admits it.
+        released_at: since when it need not wait: its creation, where no queue admits it; None where that is not known
+            yet.
         failed: reason and message of the Job's Failed condition.
         finished_at: when the Job was finished.
     """
@@ -95,7 +96,7 @@ class AttemptView:
     created_at: datetime
     suspended: bool
     suspended_at: datetime | None
-    released_at: datetime
+    released_at: datetime | None
     deleting: bool
     complete: bool
     failed: tuple[str, str] | None
@@ -106,6 +107,11 @@ class AttemptView:
     def finished(self) -> bool:
         """Whether nothing of it runs any more."""
         return self.complete or self.failed is not None
+
+    @property
+    def present(self) -> tuple[PodView, ...]:
+        """Its pods that have not been deleted."""
+        return tuple(pod for pod in self.pods if not pod.gone)
 
 
 def time_of(text: str | None) -> datetime | None:
@@ -148,13 +154,16 @@ def view_attempt(raw: Raw, pods: Iterable[PodView], label: str = ATTEMPT_LABEL) 
     failed = conditions.get("Failed")
     created = time_of(metadata["creationTimestamp"])
     assert created is not None
+    held = every.get("Suspended")
+    released = created if held is None else time_of(held.get("lastTransitionTime"))
     return AttemptView(
         number=int(metadata["labels"][label]),
         name=metadata["name"],
         created_at=created,
         suspended=bool(spec.get("suspend")),
         suspended_at=time_of(conditions.get("Suspended", {}).get("lastTransitionTime")),
-        released_at=time_of(every.get("Suspended", {}).get("lastTransitionTime")) or created,
+        # The Job's controller makes pods first, and tells then that they are no longer held back.
+        released_at=None if "Suspended" in conditions else released,
         deleting="deletionTimestamp" in metadata,
         complete="Complete" in conditions,
         failed=(failed.get("reason", ""), failed.get("message", "")) if failed else None,
