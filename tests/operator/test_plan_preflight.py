@@ -220,7 +220,9 @@ def test_a_check_that_takes_long_asks_for_no_pass_of_its_own():
 
 def test_it_is_not_tried_for_ever():
     status = decide(job()).status.model_copy(update={"preflight": PreflightStatus(generation=1, failures=3)})
-    decided = decide(job(status), *ended(1))
+    fourth, pod = ended(1)
+    fourth["metadata"]["name"] += "-4"
+    decided = decide(job(status), fourth, pod)
     assert telling(decided)[:2] == ("Pending", "PreflightFailed")
     assert "tried 4 times" in telling(decided)[2]
     assert conditions(decided)["Stalled"] == "True"

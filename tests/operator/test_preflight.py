@@ -71,12 +71,21 @@ def test_a_published_result_is_adopted_without_any_trainer(operator, work):
 def test_a_check_that_is_killed_is_made_again(operator, work):
     work.apply(runPolicy=CHECK)
     work.until("Preflight", "Preflight")
-    first = work.running_pod("preflight-1")["metadata"]["uid"]
     work.end(137, None, "preflight-1")
+    work.end(0, PASSED, "preflight-1-2", "Completed")
+    status = work.until("Running")
+    wait_for(lambda: work.jobs() == ["tune-1"], "the checks to leave")
+    assert [one["number"] for one in status["attempts"]] == [1]
+
+
+def test_a_check_that_is_evicted_is_made_again_and_that_counts_for_nothing(operator, work):
+    work.apply(runPolicy=CHECK)
+    work.until("Preflight", "Preflight")
+    first = work.running_pod("preflight-1")["metadata"]["uid"]
+    work.end(75, None, "preflight-1")
     wait_for(lambda: work.running_pod("preflight-1")["metadata"]["uid"] != first, "the second check")
     work.end(0, PASSED, "preflight-1", "Completed")
-    status = work.until("Running")
-    assert [one["number"] for one in status["attempts"]] == [1]
+    assert work.until("Running")["preflight"]["failures"] == 0
 
 
 @pytest.mark.parametrize("moment", ["start", "started"])

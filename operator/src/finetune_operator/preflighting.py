@@ -31,8 +31,8 @@ def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: da
     known = job.status.preflight
     if known is None or known.generation != job.generation:
         known = PreflightStatus(generation=job.generation)
-    check = next((one for one in seen.preflights if one.number == job.generation and (
-        known.failed_at is None or one.created_at > known.failed_at)), None)
+    name = preflight_name(job.name, job.generation, known.failures)
+    check = next((one for one in seen.preflights if one.name == name), None)
     old = _remove(seen, [one for one in seen.preflights if one is not check])
     if known.refused is not None:
         return _refuse(seen, known, now)
@@ -40,9 +40,10 @@ def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: da
         wait_until = _retry_at(known, settings.retry_delay)
         if wait_until is not None and now < wait_until:
             return Plan(job.status, old, requeue_after=wait_until - now)
-        name = preflight_name(job.name, job.generation, known.failures)
         made = (Create(preflight_map(job, spec, settings, name)), Create(preflight_job(job, spec, settings, name)))
         return _telling(seen, known, "Preflight", _CHECKING, now, (*old, *made))
+    if check.deleting and known.failed_at is not None:
+        return Plan(job.status, old)  # It was evicted, which counts for nothing; the next one has its name.
     if check.finished or records.ended_at(check, now):
         return _judge(seen, known, check, spec, now)
     if check.deleting:
