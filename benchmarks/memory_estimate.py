@@ -38,6 +38,7 @@ class Case:
     targets: tuple[str, ...] = ()
     dropout: float = 0.0
     passes: int = 1
+    rank: int = 8
 
 
 CASES = (
@@ -59,6 +60,11 @@ CASES = (
     Case("Full, two passes a step", method="Full", passes=2),
     Case("Full, two, 4 × 512, checkpointing", method="Full", length=512, checkpointing=True, passes=2),
     Case("Full, one pass a step", method="Full"),
+    Case("Full, one, checkpointing", method="Full", checkpointing=True),
+    Case("Full, one, 4 × 512, checkpointing", method="Full", length=512, checkpointing=True),
+    Case("Full, one, 4 × 512, ckpt., 16 layers", method="Full", length=512, checkpointing=True, layers=16,
+         vocabulary=2048),
+    Case("LoRA rank 256, checkpointing", rank=256, checkpointing=True),
     Case("Partial, last 2 layers", method="Partial"),
     Case("Partial, last 2, 4 × 512, checkpointing", method="Partial", length=512, checkpointing=True),
 )
@@ -88,7 +94,7 @@ def measure(case: Case) -> tuple[int, int]:
     with tempfile.TemporaryDirectory(prefix="memory-estimate-") as name, BackgroundUploader() as uploader:
         folder = Path(name)
         config = _save_model(case, folder / "model")
-        block: dict[str, Any] = {"rank": 8, "alpha": 32, "dropout": case.dropout}
+        block: dict[str, Any] = {"rank": case.rank, "alpha": 32, "dropout": case.dropout}
         if case.targets:
             block["targetModules"] = list(case.targets)
         block = {"Full": {}, "Partial": {"partial": {"lastLayers": 2}}}.get(case.method, {case.method.lower(): block})

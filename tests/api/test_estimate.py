@@ -236,3 +236,18 @@ def test_a_checkpoint_holds_what_is_trained_the_optimizer_and_what_reft_compares
         4 * count + 2 * (1 + 1 / 64) * (count - words) + 8 * words, abs=1)
     assert checkpoint_bytes(model, reft(policy="Full").method, GPU) == 16 * count
     assert checkpoint_bytes(model, spec().method, GPU) < 50e6
+
+
+def test_gradients_take_no_place_of_activations_where_ddp_keeps_buffers_for_them():
+    model, method = read_architecture(LLAMA_3), spec("LoRA", "nf4").method
+    def total(alone, processes):
+        portion = Portion(2048, 2048, alone=alone)
+        return estimate_memory(model, method, portion, True, GPU, processes).total
+    assert total(True, 1) < total(False, 1)
+    assert total(True, 8) == total(False, 8) >= total(False, 1)
+
+
+def test_the_first_blocks_activations_are_there_beside_nearly_all_gradients():
+    memory = estimate_memory(read_architecture(SMOLLM), spec("Full").method, Portion(4096, 4096, alone=True), True,
+                             GPU)
+    assert memory.activations > 0

@@ -118,8 +118,8 @@ def test_the_first_attempt_is_its_configuration_its_limits_and_its_job():
     content = run_json(decided)
     assert content["attempt"] == 1
     assert content["specHash"] == started().spec_hash
-    assert content["accelerator"] == {"name": "nvidia-l4", "memoryBytes": 24 * 2**30, "hourlyRate": "1.00",
-                                      "currency": "USD"}
+    assert content["accelerator"] == {"name": "nvidia-l4", "memoryBytes": 24 * 2**30, "hostMemoryBytes": 24 * 2**30,
+                                      "hourlyRate": "1.00", "currency": "USD"}
     assert content["spec"]["training"]["epochs"] == 3.0
 
 

@@ -213,3 +213,14 @@ def test_the_commit_of_a_model_on_the_hub_is_told(folder, tmp_path):
                           env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")})
     assert done.returncode == 0, done.stdout + done.stderr
     assert PreflightResult.model_validate_json(log.read_bytes()).model_revision == commit
+
+
+def test_a_merge_that_host_memory_cannot_hold_is_refused_before_training(folder):
+    merged = {"output": {"uri": f"file://{folder}/out", "exports": ["adapter", "merged"]}}
+    small = L4.model_copy(update={"host_memory_bytes": 3 * 2**30})
+    checked = check(folder, accelerator=small, **merged)
+    assert checked.code == ExitCode.BAD_CONFIG
+    assert "spec.compute.memory (5Gi), or leave merged out" in checked.result.message
+    large = L4.model_copy(update={"host_memory_bytes": 24 * 2**30})
+    assert check(folder, accelerator=large, **merged).code == ExitCode.OK
+    assert check(folder, accelerator=small).code == ExitCode.OK

@@ -39,6 +39,9 @@ class Accelerator(Message):
     memory_bytes: int | None = None
     """Its memory in bytes."""
 
+    host_memory_bytes: int | None = None
+    """What a pod of the run has of the host's memory, in bytes; None where that is not known."""
+
     hourly_rate: Money
     """Price of one hour of one of them."""
 

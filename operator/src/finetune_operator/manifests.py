@@ -51,8 +51,10 @@ def run_config(job: JobView, spec: FineTuneJobSpec, number: int, image: str, sta
     return RunConfig(
         namespace=job.namespace, name=job.name, uid=job.uid, attempt=number, spec=resolved,
         spec_hash=digest, image=image,
-        accelerator=AcceleratorMessage(name=name, memory_bytes=memory, hourly_rate=cost.hourly_rate if cost else
-                                       accelerator.hourly_price, currency=cost.currency if cost else "USD"),
+        accelerator=AcceleratorMessage(
+            name=name, memory_bytes=memory, host_memory_bytes=int(_host_memory(spec, accelerator).value),
+            hourly_rate=cost.hourly_rate if cost else accelerator.hourly_price,
+            currency=cost.currency if cost else "USD"),
     )
 
 
@@ -195,10 +197,15 @@ def _environment(spec: FineTuneJobSpec, rendezvous: str | None) -> list[Object]:
     return variables
 
 
+def _host_memory(spec: FineTuneJobSpec, accelerator: Accelerator) -> Quantity:
+    count = spec.compute.gpus_per_node if accelerator.resource else 1
+    return spec.compute.memory or Quantity(_times(accelerator.host_memory, count))
+
+
 def _resources(spec: FineTuneJobSpec, accelerator: Accelerator) -> Object:
     count = spec.compute.gpus_per_node if accelerator.resource else 1
     cpu = spec.compute.cpu or _times(accelerator.cpu, count)
-    memory = spec.compute.memory or _times(accelerator.host_memory, count)
+    memory = _host_memory(spec, accelerator)
     requests = {"cpu": str(cpu), "memory": str(memory)}
     limits = {"memory": str(memory)}
     if accelerator.resource:

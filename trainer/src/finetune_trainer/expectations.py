@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_api.estimate import On, UnknownArchitecture, estimate_job, read_architecture
+from finetune_api.estimate import (
+    Architecture,
+    Memory,
+    On,
+    UnknownArchitecture,
+    estimate_job,
+    machine_for,
+    merging_bytes,
+    read_architecture,
+)
 from finetune_api.messages import JobEstimate, RunConfig
+from finetune_api.spec.output import Export
 
 from finetune_trainer.data.steps import total_steps
-from finetune_trainer.errors import OutOfMemory
+from finetune_trainer.errors import BadConfig, OutOfMemory
 
 _GIB = 1024**3
 
@@ -26,6 +37,7 @@ def expect(config: RunConfig, model_config: Mapping[str, Any], lengths: Sequence
 
     Raises:
         OutOfMemory: no plan fits on the accelerator; the message names the change that makes one fit.
+        BadConfig: what is to be published does not fit into the host's memory.
     """
     try:
         model = read_architecture(model_config)
@@ -47,7 +59,22 @@ def expect(config: RunConfig, model_config: Mapping[str, Any], lengths: Sequence
             f"{plan.memory.total / _GIB:.1f} GiB of accelerator memory even with {plan.micro_batch_size} row"
             f"{'' if plan.micro_batch_size == 1 else 's'} in a pass; {accelerator.name} has "
             f"{accelerator.memory_bytes / _GIB:.0f} GiB, of which 92 % are reckoned with: {estimate.change}")
+    _check_host(config, model, plan.memory)
     return JobEstimate(
         memory_bytes=plan.memory.total, micro_batch_size=plan.micro_batch_size,
         gradient_checkpointing=plan.gradient_checkpointing, tokens=duration.tokens, hours=round(duration.hours, 3),
         cost=duration.cost, checkpoint_bytes=estimate.checkpoint_bytes)
+
+
+def _check_host(config: RunConfig, model: Architecture, memory: Memory) -> None:
+    """Merging comes after training: that it can't work is said before."""
+    there, machine = config.accelerator.host_memory_bytes, machine_for(config.accelerator.name,
+                                                                       config.spec.training.precision)
+    if there is None or Export.MERGED not in config.spec.output.exports:
+        return
+    # On a CPU the trained model is in host memory too.
+    needed = merging_bytes(model, machine) + (0 if machine.gpu else memory.weights)
+    if needed > there:
+        raise BadConfig(f"spec.output.exports: merged puts the whole model together in host memory, which takes about "
+                        f"{needed / _GIB:.1f} GiB of {there / _GIB:.1f} GiB: write a larger spec.compute.memory "
+                        f"({math.ceil(needed / _GIB)}Gi), or leave merged out")

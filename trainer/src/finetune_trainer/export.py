@@ -10,6 +10,7 @@ from finetune_api.spec.method import Quantization
 from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune_trainer.memory import give_back
 from finetune_trainer.model.device import Device
 from finetune_trainer.model.files import ModelFiles
 from finetune_trainer.model.load import load_model
@@ -39,6 +40,7 @@ def export_merged(tuned: Tuned, published: Path, files: ModelFiles, quantization
     def base() -> PreTrainedModel:
         model: Any = load_model(files, quantization, Device(torch.device("cpu"), device.dtype, "sdpa"))
         if quantization is not Quantization.NONE:
+            give_back()  # What it was before it was quantized, which is most of the peak.
             model = model.dequantize(dtype=device.dtype)
             model.to(device.dtype)
             # They stay behind, and PEFT merges no IA3 while they say so (0.21).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 from decimal import Decimal
 
@@ -111,8 +112,10 @@ def _attempts_so_far(storage: Storage, prefix: str) -> int:
 def _accelerator(hourly_rate: Decimal | None) -> Accelerator:
     import torch
 
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if not torch.cuda.is_available():
-        return Accelerator(name="cpu", hourly_rate=hourly_rate if hourly_rate is not None else Decimal(0))
+        return Accelerator(name="cpu", host_memory_bytes=host,
+                           hourly_rate=hourly_rate if hourly_rate is not None else Decimal(0))
     device = torch.cuda.get_device_properties(0)
-    return Accelerator(name=device.name, memory_bytes=device.total_memory,
+    return Accelerator(name=device.name, memory_bytes=device.total_memory, host_memory_bytes=host,
                        hourly_rate=hourly_rate if hourly_rate is not None else L4_HOURLY_RATE)

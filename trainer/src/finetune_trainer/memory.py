@@ -1,7 +1,9 @@
-"""What is done when the accelerator's memory does not suffice for a batch."""
+"""What is done when memory does not suffice for a batch, and so that it does."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 
 import torch
@@ -24,7 +26,14 @@ def halved(error: torch.OutOfMemoryError, rows: int, advice: str) -> int:
         raise OutOfMemory(advice) from error
     # The tensors of the failed try hang on the exception's frames until these are gone.
     error.__traceback__ = None
+    give_back()
+    return rows // 2
+
+
+def give_back() -> None:
+    """Return what is free to the accelerator and to the host; glibc keeps most of it otherwise."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return rows // 2
+    with contextlib.suppress(OSError, AttributeError):  # Another C library.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -122,11 +122,16 @@ def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, c
     gradients = math.ceil(trained.parameters * FLOAT32 / shares)
     activations = kept + working + _mask(portion, machine)
     partial = trained.own and not trained.embeddings
-    if portion.alone and shares == 1 and not partial:
+    if portion.alone and processes == 1 and not partial:
         # Gradients take the place of activations that are done with, but for those of embeddings and head, which come
         # before that; after an earlier pass of the same step they would be there already. Where few layers are trained
-        # whole, one layer's gradients come before much is done with.
-        activations = max(0, activations - gradients + FLOAT32 * trained.embeddings)
+        # whole, one layer's gradients come before much is done with. The first block's activations are there until
+        # all gradients but its own are.
+        last = block + working - FLOAT32 * (trained.parameters - trained.embeddings) // trained.depth
+        activations = max(last, activations - gradients + FLOAT32 * trained.embeddings, 0)
+    elif processes > 1 and shares == 1:
+        # DDP sums gradients in buffers of their own, which stay: beside activations first, then beside gradients.
+        activations = max(activations, gradients)
     memory = Memory(
         weights=_weights(model, method.quantization, trained, machine, shares) + FLOAT32 * trained.reference,
         adapter=trained.added * FLOAT32,

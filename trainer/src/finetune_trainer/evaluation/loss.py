@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.evaluation.generate import TOO_LONG
@@ -50,19 +51,22 @@ def answer_loss(model: torch.nn.Module, rows: Sequence[TokenRow], pad_id: int, v
                 ids[number, width - len(row):] = torch.tensor(row.prompt + row.answer)
                 mask[number, width - len(row):] = 1
                 labels[number, keep - len(row.answer):] = torch.tensor(row.answer)
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
             try:
                 run_out_of_memory(len(batch), "oom-answering")
-                logits = model(input_ids=ids.to(device), attention_mask=mask.to(device),
-                               position_ids=positions.to(device), logits_to_keep=keep + 1).logits
-                # Position i predicts token i + 1.
-                scores = logits[:, :-1].float().reshape(-1, logits.shape[-1])
-                total += float(torch.nn.functional.cross_entropy(scores, labels.reshape(-1).to(device),
-                                                                 ignore_index=-100, reduction="sum"))
+                total += _summed_loss(model, ids.to(device), mask.to(device), labels.to(device))
             except torch.OutOfMemoryError as error:
                 batch_size = halved(error, len(batch), TOO_LONG)
                 continue
-            del logits, scores
             pending = pending[size:]
             tokens += sum(len(row.answer) for row in batch)
     return total / tokens
+
+
+def _summed_loss(model: torch.nn.Module, ids: Tensor, mask: Tensor, labels: Tensor) -> float:
+    """The loss of all answers together. One pass of its own: where it fails, nothing holds its logits any more."""
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions,
+                   logits_to_keep=labels.shape[1] + 1).logits
+    # Position i predicts token i + 1.
+    scores = logits[:, :-1].float().reshape(-1, logits.shape[-1])
+    return float(torch.nn.functional.cross_entropy(scores, labels.reshape(-1), ignore_index=-100, reduction="sum"))

@@ -159,14 +159,20 @@ def _accumulate(policy: Policy, optimizer: torch.optim.Optimizer, batch: Batch, 
         try:
             for group in portions(chosen, batch.lengths, room.tokens, room.rows):
                 run_out_of_memory(len(group))
-                loss, clipped = _loss(policy, batch, group, ppo)
-                loss = loss / ppo.mini_batch_size
-                loss.backward()
-                total, clips = total + float(loss.detach()), clips + float(clipped)
+                loss, clipped = _backward(policy, batch, group, ppo)
+                total, clips = total + loss, clips + clipped
             return total, clips
         except torch.OutOfMemoryError as error:
             most = max(map(len, portions(chosen, batch.lengths, room.tokens, room.rows)))
             room.rows = halved(error, most, TOO_LONG)
+
+
+def _backward(policy: Policy, batch: Batch, group: Sequence[int], ppo: PpoSpec) -> tuple[float, float]:
+    """One pass of its own: where it fails, nothing holds its graph any more."""
+    loss, clipped = _loss(policy, batch, group, ppo)
+    loss = loss / ppo.mini_batch_size
+    loss.backward()
+    return float(loss.detach()), float(clipped)
 
 
 def _loss(policy: Policy, batch: Batch, group: Sequence[int], ppo: PpoSpec) -> tuple[Tensor, Tensor]:
