@@ -22,6 +22,12 @@ NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 KEY = ("team", "tune")
 UID = "11111111-1111-1111-1111-111111111111"
 SETTINGS = Settings(trainer_image="registry/trainer:1")
+FINAL = [
+    (64, Outcome.BAD_CONFIG), (65, Outcome.BAD_DATA), (66, Outcome.MISSING_INPUT), (70, Outcome.DIVERGED),
+    (73, Outcome.OUTPUT_NOT_WRITABLE),
+]
+"""Exit codes that no further attempt can mend, with what the trainer says."""
+
 ADAPTER = PublishedAdapter(uri="s3://bucket/prefix/a", sha256="0" * 64, size_bytes=1, base_model="owner/name")
 
 
@@ -188,3 +194,9 @@ def attempt(number: int = 1, reason: str = "Running", start: float = 0.0, end: f
     """The status' record of an attempt; times in seconds after NOW."""
     return Attempt.model_validate({"number": number, "reason": reason, "startTime": stamp(start),
                                    "endTime": stamp(end) if end is not None else None, **known}, strict=False)
+
+
+def through(status: FineTuneJobStatus, *raws: dict[str, Any], at: float = 70.0, **sections: Any) -> tuple[Plan, Plan]:
+    """The pass that sees the end, then the one after it."""
+    ended = decide(raw_job(status, **sections), *raws, at=at)
+    return ended, decide(raw_job(ended.status, **sections), *raws, at=at)

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from finetune_api.messages import Limits, ProgressMessage
 from finetune_api.spec.policy import BudgetSpec
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import Attempt, FineTuneJobStatus
 
 from finetune_operator import accounting
 
@@ -18,7 +18,7 @@ RESERVE = timedelta(hours=2)
 def limits(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int) -> Limits:
     """What limits.json tells the running attempt."""
     ended = status.model_copy(update={"attempts": tuple(one for one in status.attempts if one.end_time)})
-    running = next((one for one in status.attempts if one.end_time is None), None)
+    running = _running(status)
     stop_at = None
     if budget.max_duration and running:
         stop_at = running.start_time + budget.max_duration - accounting.run_time(ended)
@@ -48,21 +48,25 @@ def watched(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, no
 
 def overdue(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> str | None:
     """Why the running attempt hangs, in words: it goes on long after its trainer was told to stop."""
-    reached = _used_up(budget, status, accelerators, now)
     since = status.cost.used_up_at if status.cost else None
-    if reached is None or since is None or now - since < RESERVE:
+    if since is None or now - since < RESERVE:
         return None
-    return f"{reached}, and the trainer has not stopped by itself in two hours: it is stopped"
+    reached = _used_up(budget, status, accelerators, now)
+    return reached and f"{reached}, and the trainer has not stopped by itself in two hours: it is stopped"
 
 
 def _used_up(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> str | None:
     if budget.max_cost is not None and accounting.spent(status, accelerators, now) >= budget.max_cost:
         return f"budget.maxCost {budget.max_cost} is spent"
-    running = next((one for one in status.attempts if one.end_time is None), None)
+    running = _running(status)
     if budget.max_duration and running and (
             accounting.run_time(status) + (now - running.start_time) >= budget.max_duration):
         return "budget.maxDuration is used up"
     return None
+
+
+def _running(status: FineTuneJobStatus) -> Attempt | None:
+    return next((one for one in status.attempts if one.end_time is None), None)
 
 
 def projected(status: FineTuneJobStatus, accelerators: int, so_far: Decimal, said: ProgressMessage | None,

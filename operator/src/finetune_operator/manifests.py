@@ -197,13 +197,17 @@ def _environment(spec: FineTuneJobSpec, rendezvous: str | None) -> list[Object]:
     return variables
 
 
+def _count(spec: FineTuneJobSpec, accelerator: Accelerator) -> int:
+    """How many accelerators' worth of the host one pod gets."""
+    return spec.compute.gpus_per_node if accelerator.resource else 1
+
+
 def _host_memory(spec: FineTuneJobSpec, accelerator: Accelerator) -> Quantity:
-    count = spec.compute.gpus_per_node if accelerator.resource else 1
-    return spec.compute.memory or Quantity(_times(accelerator.host_memory, count))
+    return spec.compute.memory or _times(accelerator.host_memory, _count(spec, accelerator))
 
 
 def _resources(spec: FineTuneJobSpec, accelerator: Accelerator) -> Object:
-    count = spec.compute.gpus_per_node if accelerator.resource else 1
+    count = _count(spec, accelerator)
     cpu = spec.compute.cpu or _times(accelerator.cpu, count)
     memory = _host_memory(spec, accelerator)
     requests = {"cpu": str(cpu), "memory": str(memory)}
@@ -213,8 +217,8 @@ def _resources(spec: FineTuneJobSpec, accelerator: Accelerator) -> Object:
     return {"requests": requests, "limits": limits}
 
 
-def _times(quantity: Quantity, count: int) -> str:
-    return str(quantity) if count == 1 else f"{int(quantity.value * count * 1000)}m"
+def _times(quantity: Quantity, count: int) -> Quantity:
+    return quantity if count == 1 else Quantity(f"{int(quantity.value * count * 1000)}m")
 
 
 def _volumes(job: JobView, spec: FineTuneJobSpec, number: int, settings: Settings) -> tuple[list[Object], list[Object]]:

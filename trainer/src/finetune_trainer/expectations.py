@@ -68,8 +68,8 @@ def expect(config: RunConfig, model_config: Mapping[str, Any], lengths: Sequence
 
 def _check_host(config: RunConfig, model: Architecture, memory: Memory) -> None:
     """Merging comes after training: that it can't work is said before."""
-    there, machine = config.accelerator.host_memory_bytes, machine_for(config.accelerator.name,
-                                                                       config.spec.training.precision)
+    there = config.accelerator.host_memory_bytes
+    machine = machine_for(config.accelerator.name, config.spec.training.precision)
     if there is None or Export.MERGED not in config.spec.output.exports:
         return
     # On a CPU the trained model is in host memory too.
