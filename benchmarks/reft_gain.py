@@ -99,7 +99,8 @@ def _job(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]
                              "evaluationFraction": 0.2, **SVAMP},
                  "method": {"quantization": "nf4", "reft": {
                      "reward": {"trigger": "####"},
-                     "ppo": {"learningRate": None, "klCoefficient": None, "maxNewTokens": 160}}}}
+                     "ppo": {"learningRate": None, "valueLearningRate": None, "klCoefficient": None,
+                             "maxNewTokens": 160}}}}
     else:
         rows = make_rows(3500, seed, options.modulus, options.grains)
         write_rows(folder / "data" / "train.jsonl", rows[:3000])
@@ -108,7 +109,7 @@ def _job(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]
             train_model(folder / "model", rows[:3000], steps=options.base_steps, seed=seed)
         spec |= {"model": {"source": f"file://{folder}/model"}, "dataset": {"source": f"file://{folder}/data/"}}
     if options.policy == "Full":
-        full = {"policy": "Full", "lora": None, "ppo": {"learningRate": FULL_RATE}}
+        full = {"policy": "Full", "lora": None, "ppo": {"learningRate": FULL_RATE, "valueLearningRate": None}}
         spec = dict(merge_patch(spec, {"method": {"reft": full}}))
     if options.steps:
         spec.setdefault("method", {}).setdefault("reft", {}).setdefault("ppo", {})["steps"] = options.steps

@@ -70,7 +70,8 @@ DECIDES = {
         ("reward.partial", 0.0, {}),
         ("reward.plugin", "r:other", {"reft": {"reward": {"type": "plugin", "plugin": "r:s"}}}),
         ("reward.timeout", "1s", {}), ("ppo.steps", 7, {}), ("ppo.rollouts", 256, {}), ("ppo.miniBatchSize", 32, {}),
-        ("ppo.epochs", 1, {}), ("ppo.learningRate", 1e-5, {}), ("ppo.rampSteps", 0, {}), ("ppo.klCoefficient", 0.5, {}),
+        ("ppo.epochs", 1, {}), ("ppo.learningRate", 1e-5, {}), ("ppo.valueLearningRate", 3e-5, {}),
+        ("ppo.rampSteps", 0, {}), ("ppo.klCoefficient", 0.5, {}),
         ("ppo.gamma", 0.9, {}), ("ppo.lambda", 0.9, {}), ("ppo.clipRange", 0.1, {}), ("ppo.valueClipRange", 0.1, {}),
         ("ppo.valueCoefficient", 1.0, {}), ("ppo.maxNewTokens", 64, {}), ("ppo.temperature", 0.7, {}),
         ("ppo.maxGradNorm", 0.5, {}), ("ppo.checkpointEvery", 5, {}))},
@@ -192,9 +193,12 @@ def test_what_reft_leaves_out_is_filled_in_as_in_the_paper_but_for_an_adapter():
     spec = resolve_defaults(job(method={"type": "ReFT"}).spec)
     assert (spec.training.epochs, spec.method.lora, spec.method.reft.lora) == (2.0, None, LowRankSpec())
     ppo = spec.method.reft.ppo
-    assert (ppo.learning_rate, ppo.kl_coefficient, ppo.gamma, ppo.gae_lambda) == (2e-4, 0.05, 1.0, 0.95)
+    assert (ppo.learning_rate, ppo.value_learning_rate, ppo.kl_coefficient) == (2e-4, 1e-5, 0.05)
+    assert (ppo.gamma, ppo.gae_lambda) == (1.0, 0.95)
     assert (ppo.clip_range, ppo.value_clip_range, ppo.value_coefficient, ppo.epochs) == (0.2, 0.2, 5.0, 2)
     assert Metric.ANSWER_ACCURACY in spec.evaluation.metrics
+    full = resolve_defaults(job(method={"type": "ReFT", "reft": {"policy": "Full"}}).spec).method.reft.ppo
+    assert (full.learning_rate, full.value_learning_rate) == (3e-7, 3e-7)
     program = {"type": "program", "answer": "{{ a }}"}
     programs = resolve_defaults(job(method={"type": "ReFT", "reft": {"reward": program}}).spec).method.reft
     assert (programs.ppo.kl_coefficient, programs.reward.timeout) == (0.01, timedelta(seconds=2))

@@ -36,8 +36,8 @@ def _learn(model_folder, target, rank, size, port):
         dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size,
                                 timeout=timedelta(seconds=60))
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    policy = Policy(model, pad_id=0, temperature=1.0, seed=3)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, weight_decay=0.0)
+    policy = Policy(model, pad_id=0, temperature=1.0)
+    optimizer = policy.optimizer(1e-3, 1e-3)
     ppo = PpoSpec(rollouts=8, miniBatchSize=8, klCoefficient=0.05)
     world, room = World(Place(rank, size)), Room(8192, None)
     batch = prepare_batch(policy, RESPONSES[rank::size], SCORES[rank::size], ppo, room, lambda: None, world)
@@ -85,7 +85,7 @@ def test_a_pod_that_is_killed_in_ppo_ends_both_and_the_resumed_job_is_the_same_t
 
 
 def test_sigterm_to_one_process_in_ppo_ends_both_with_75_and_the_next_attempt_is_the_same(tmp_path):
-    ppo = {**PPO, "steps": 40, "checkpointEvery": 100}
+    ppo = {**PPO, "steps": 19, "checkpointEvery": 100}
     sections = {**SECTIONS, "method": merge_patch(REFT, {"reft": {"ppo": ppo}})}
     straight, stopped = (configured_workshop(tmp_path / name, **sections) for name in ("straight", "stopped"))
     run_pods(straight)

@@ -193,7 +193,7 @@ def test_a_padded_row_scores_as_it_does_alone(model):
 
     base = AutoModelForCausalLM.from_pretrained(model.name_or_path, dtype=torch.float32)
     adapted = get_peft_model(base, LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj", "up_proj"]))
-    policy = Policy(adapted, pad_id=0, temperature=1.0, seed=3)
+    policy = Policy(adapted, pad_id=0, temperature=1.0)
     dialogues = [((5, 6, 7), (8, 9)), ((10, 11, 12, 13, 14, 15), (16, 17, 18, 19)), ((20,), (21,))]
     with torch.no_grad():
         together = policy.score(dialogues)
@@ -208,13 +208,24 @@ def test_a_padded_row_scores_as_it_does_alone(model):
     assert together.mask.sum(1).tolist() == [2, 4, 1]
 
 
+def test_values_are_what_is_expected_of_any_response_until_something_is_learnt(model):
+    from transformers import AutoModelForCausalLM
+
+    policy = Policy(AutoModelForCausalLM.from_pretrained(model.name_or_path, dtype=torch.float32), 0, 1.0)
+    dialogues = [((5, 6, 7), (8, 9)), ((20,), (21,))]
+    with torch.no_grad():
+        assert not policy.score(dialogues).values.any()
+        policy.expect(0.25)
+        assert policy.score(dialogues).values.tolist() == [[0.25, 0.25], [0.0, 0.25]]
+
+
 def test_the_reference_is_the_warm_up_to_the_bit_and_the_policy_comes_back(model):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(model.name_or_path, dtype=torch.float32)
     adapted = get_peft_model(base, LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj"]))
-    policy = Policy(adapted, pad_id=0, temperature=1.0, seed=3)
+    policy = Policy(adapted, pad_id=0, temperature=1.0)
     dialogue = [((5, 6, 7), (8, 9))]
     with torch.no_grad():
         start = policy.score(dialogue).log_probs

@@ -22,7 +22,10 @@ from tests.trainer.runs import (
 ROOT = Path(__file__).parents[2]
 PPO = {"steps": 3, "rollouts": 8, "miniBatchSize": 4, "maxNewTokens": 6, "learningRate": 0.01, "rampSteps": 1,
        "checkpointEvery": 1}
-REFT = {"type": "ReFT", "lora": None, "reft": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.1}, "ppo": PPO}}
+REWARD = {"type": "plugin", "plugin": "tests.trainer.judging:by_letters"}
+REFT = {"type": "ReFT", "lora": None,
+        "reft": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.1}, "reward": REWARD, "ppo": PPO}}
+FINAL_ANSWER = {"method": {"reft": {"reward": {"type": "finalAnswer", "plugin": None}}}}
 DATA = {"completion": "it is {{ label.level }}\n#### {{ label.level }}", "answerFormat": None}
 TRAINING = {"maxSteps": 3, "checkpointEvery": 1}
 VARIANTS = {
@@ -51,7 +54,9 @@ def test_both_stages_are_run_seen_published_and_load_in_plain_peft(tmp_path):
     steps = [line for line in lines if "step" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     assert all(("reward" in line) is (line["step"] > 3) for line in steps)
-    assert all(line["kl"] == 0 for line in steps[3:4]), "the first roll-outs come from the warm-up itself"
+    first = steps[3]
+    assert first["kl"] == 0, "the first roll-outs come from the warm-up itself"
+    assert first["explainedVariance"] == pytest.approx(0, abs=1e-5), "values start from one number, not from noise"
     assert {"accuracy", "clipFraction", "explainedVariance", "entropy", "responseTokens", "rolloutSeconds",
             "updateSeconds"} <= set(steps[-1])
     report = (published(folder) / "report.html").read_text()
@@ -85,6 +90,7 @@ def test_a_run_that_is_killed_in_either_stage_ends_in_the_same_adapter(tmp_path,
     assert manifest(killed)["result"]["adapter"]["sha256"] == wanted
     steps = [json.loads(line) for line in (published(killed) / "metrics.jsonl").read_text().splitlines()]
     assert sorted({line["step"] for line in steps if "step" in line}) == [1, 2, 3, 4, 5, 6]
+    assert [line["kl"] for line in steps if line.get("step") == 6][-1] != 0, "PPO moved nothing"
 
 
 def test_policy_full_moves_every_weight_and_publishes_a_whole_model(tmp_path):
@@ -118,8 +124,9 @@ def test_memory_trouble_while_sampling_halves_what_is_sampled_at_once(tmp_path):
 
 
 def test_sigterm_in_ppo_checkpoints_ends_with_75_and_the_next_run_is_the_same_to_the_bit(tmp_path):
-    sections = {"method": merge_patch(REFT, {"reft": {"ppo": {"steps": 60, "checkpointEvery": 100}}}), "dataset": DATA,
-                "training": TRAINING}
+    # Fewer than collapse is looked for in: a model that knows nothing is near guessing.
+    ppo = {"steps": 19, "checkpointEvery": 100}
+    sections = {"method": merge_patch(REFT, {"reft": {"ppo": ppo}}), "dataset": DATA, "training": TRAINING}
     stopped = workshop(tmp_path / "stopped")
     (port,) = free_ports(1)
     running = Running(tiny_job(stopped, **sections), stopped / "log.txt", port)
@@ -153,7 +160,8 @@ def test_memory_trouble_while_scoring_takes_fewer_responses_at_once(tmp_path):
 
 def test_a_reward_that_never_comes_ends_ppo_early_and_says_what_to_do(tmp_path):
     folder = workshop(tmp_path)
-    done = _run(folder, method={"reft": {"ppo": {"steps": 40, "maxNewTokens": 1, "checkpointEvery": 50}}})
+    done = _run(folder, **merge_patch(FINAL_ANSWER, {"method": {"reft": {
+        "ppo": {"steps": 40, "maxNewTokens": 1, "checkpointEvery": 50}}}}))
     assert done.code == 0, done.output
     result = manifest(folder)["result"]
     assert (result["outcome"], result["step"]) == ("StoppedEarly", 23)
@@ -164,7 +172,8 @@ def test_a_reward_that_never_comes_ends_ppo_early_and_says_what_to_do(tmp_path):
 def test_programs_are_run_as_chains_of_thought(tmp_path):
     folder = workshop(tmp_path)
     done = _run(folder, dataset={"completion": "def solution():\n    return {{ label.level }}"},
-                method={"reft": {"reward": {"type": "program", "answer": "{{ label.level }}"}}})
+                method={"reft": {"reward": {"type": "program", "plugin": None,
+                                         "answer": "{{ label.level }}"}}})
     assert done.code == 0, done.output
     assert "its own completion is not right" not in done.output
     assert manifest(folder)["run"]["spec"]["method"]["reft"]["ppo"]["klCoefficient"] == 0.01
@@ -178,12 +187,13 @@ def test_a_limit_that_is_reached_in_the_warm_up_publishes_the_warm_up(tmp_path):
 
 
 @pytest.mark.parametrize(("sections", "code", "message"), [
-    ({"dataset": {"completion": "{{ label.level }}"}}, 64, "reward.trigger: '####' occurs in no row's completion"),
-    ({"dataset": {"completion": "#### {{ label.level }}"}}, 65,
+    ({**FINAL_ANSWER, "dataset": {"completion": "{{ label.level }}"}}, 64,
+     "reward.trigger: '####' occurs in no row's completion"),
+    ({**FINAL_ANSWER, "dataset": {"completion": "#### {{ label.level }}"}}, 65,
      "its completion has no chain of thought before '####'"),
-    ({"method": {"reft": {"reward": {"type": "json"}}}}, 65,
+    ({"method": {"reft": {"reward": {"type": "json", "plugin": None}}}}, 65,
      "reward.answer gives no right answer"),
-    ({"method": {"reft": {"reward": {"type": "plugin", "plugin": "no_such:reward"}}}}, 64,
+    ({"method": {"reft": {"reward": {"plugin": "no_such:reward"}}}}, 64,
      "reward.plugin: no_such:reward can't be imported"),
     ({"method": {"reft": {"lora": {"targetModules": ["q_prj"]}}}}, 64,
      "spec.method.reft.lora.targetModules: no linear layer is named q_prj; did you mean q_proj?"),

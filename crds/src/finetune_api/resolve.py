@@ -32,6 +32,8 @@ DEFAULT_BOTTLENECK_SIZE = 64
 DEFAULT_EVALUATION_FRACTION = 0.1
 DEFAULT_WARM_UP_EPOCHS = 2.0
 DEFAULT_PPO_RATES = {ReftPolicy.LORA: 2e-4, ReftPolicy.DORA: 2e-4, ReftPolicy.FULL: 3e-7}
+DEFAULT_VALUE_RATE = 1e-5
+"""Beside an adapter: the head is none, and has to move as slowly as whole models do."""
 DEFAULT_PROGRAM_TIMEOUT = timedelta(seconds=2)
 DEFAULT_KL_COEFFICIENT = 0.05
 DEFAULT_KL_COEFFICIENT_OF_PROGRAMS = 0.01
@@ -102,6 +104,9 @@ def _reft(method: MethodSpec) -> MethodSpec:
     ppo = reft.ppo
     if ppo.learning_rate is None:
         ppo = ppo.model_copy(update={"learning_rate": DEFAULT_PPO_RATES[reft.policy]})
+    if ppo.value_learning_rate is None:
+        full = reft.policy is ReftPolicy.FULL
+        ppo = ppo.model_copy(update={"value_learning_rate": ppo.learning_rate if full else DEFAULT_VALUE_RATE})
     if ppo.kl_coefficient is None:
         programs = reft.reward.type is RewardType.PROGRAM
         ppo = ppo.model_copy(update={

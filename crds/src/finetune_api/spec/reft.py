@@ -82,8 +82,12 @@ class PpoSpec(ApiModel):
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Learning rate after `rampSteps`. Left out: 2e-4 for an adapter, 3e-7 for all weights (the paper's)."""
 
+    value_learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The same of the value head, whose predictions move by this times the size of the hidden state, which grows with
+    the model. Left out: 1e-5 beside an adapter, `learningRate` for all weights (the paper's, one rate for both)."""
+
     ramp_steps: Annotated[int, Field(ge=0)] = 5
-    """Steps in which the learning rate rises from zero."""
+    """Steps in which the learning rates rise from zero."""
 
     kl_coefficient: Annotated[float, Field(ge=0)] | None = None
     """Price of a nat of distance from the warm-up's model, per token. Left out: 0.01 for programs, 0.05 else (the

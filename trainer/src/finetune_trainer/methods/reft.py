@@ -108,10 +108,9 @@ class _Reinforcement:
         self._seed = run.spec.training.seed
         self._chat = ChatFormat(run.tokenizer, run.spec.dataset.system)
         self._judge = Judge(settings.reward)
-        self._policy = Policy(tuned.model, int(run.tokenizer.pad_token_id), self._ppo.temperature, self._seed,
+        self._policy = Policy(tuned.model, int(run.tokenizer.pad_token_id), self._ppo.temperature,
                               run.device.dtype if settings.policy is ReftPolicy.FULL else torch.float32)
-        optimizer = torch.optim.AdamW(self._policy.parameters(), lr=0.0, weight_decay=0.0)
-        self._state = PpoState(self._policy, optimizer)
+        self._state = PpoState(self._policy, self._policy.optimizer(*self._rates(0.0)))
         if resume:
             self._state.read(resume)
         self._saved = self._state.step if resume else 0
@@ -205,20 +204,24 @@ class _Reinforcement:
 
     def _advantage(self, questions: Sequence[int], sampled: Sampled, verdicts: Sequence[Verdict]) -> Batch:
         prompts = [self._run.data.train[index].prompt for index in questions]
-        return prepare_batch(self._policy, list(zip(prompts, sampled.responses, strict=True)),
-                             [verdict.reward for verdict in verdicts], self._ppo, self._room, self._check_alone,
-                             self._run.world)
+        rewards = [verdict.reward for verdict in verdicts]
+        if self._state.step == 0:
+            added, count = self._run.world.total(torch.tensor([sum(rewards), len(rewards)], dtype=torch.float64))
+            self._policy.expect(float(added / count))
+        return prepare_batch(self._policy, list(zip(prompts, sampled.responses, strict=True)), rewards, self._ppo,
+                             self._room, self._check_alone, self._run.world)
 
     def _update(self, batch: Batch) -> Updated:
-        for group in self._state.optimizer.param_groups:
-            group["lr"] = self._rate()
+        risen = min(1.0, (self._state.step + 1) / max(1, self._ppo.ramp_steps))
+        for group, rate in zip(self._state.optimizer.param_groups, self._rates(risen), strict=True):
+            group["lr"] = rate
         return update(self._policy, self._state.optimizer, batch, self._ppo, self._room, self._chance("order"),
                       self._check, self._run.world)
 
-    def _rate(self) -> float:
-        """The learning rate of the step that is being done: risen by its share of the ramp."""
-        assert self._ppo.learning_rate is not None
-        return self._ppo.learning_rate * min(1.0, (self._state.step + 1) / max(1, self._ppo.ramp_steps))
+    def _rates(self, risen: float) -> tuple[float, float]:
+        """Learning rates of what acts and of the value head, at a share of the ramp."""
+        assert self._ppo.learning_rate is not None and self._ppo.value_learning_rate is not None
+        return self._ppo.learning_rate * risen, self._ppo.value_learning_rate * risen
 
     def _chance(self, what: str) -> random.Random:
         """This process's chance for one purpose of the step that is being done, whatever happened before."""

@@ -45,30 +45,27 @@ class Policy:
 
     Attributes:
         model: the model with the adapter that learns.
-        value_head: one linear layer on the last hidden state, float32, at first as torch draws it (with `seed`); so is
-            that of the paper's code.
+        value_head: one linear layer on the last hidden state, float32, at first zero; so is that of Ziegler et al.,
+            2019 (arXiv:1909.08593), whom the paper follows. Its own code starts from noise (see docs/reft.md).
         trainable: the parameters that learn, by name.
         reference: their values in the frozen start.
     """
 
-    def __init__(self, model: Any, pad_id: int, temperature: float, seed: int, dtype: torch.dtype = torch.float32
-                 ) -> None:
+    def __init__(self, model: Any, pad_id: int, temperature: float, dtype: torch.dtype = torch.float32) -> None:
         """
         Args:
             model: with the parameters that learn requiring gradients.
             pad_id: id to pad with.
             temperature: logits are divided by it.
-            seed: of the value head.
             dtype: what is computed in where the model's own weights are kept in float32.
         """
         # Without accelerate's wrapper for mixed precision, which a model that resumes here has not got either.
         self.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
         self.trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.trainable.values())).device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.value_head = torch.nn.Linear(self.model.config.get_text_config().hidden_size, 1)
-        self.value_head.to(self.device)
+        self.value_head = torch.nn.Linear(self.model.config.get_text_config().hidden_size, 1, device=self.device)
+        torch.nn.init.zeros_(self.value_head.weight)
+        self.expect(0.0)
         self._pad_id = pad_id
         self._temperature = temperature
         self._dtype = dtype
@@ -77,6 +74,16 @@ class Policy:
     def parameters(self) -> list[torch.nn.Parameter]:
         """Everything that learns."""
         return [*self.trainable.values(), *self.value_head.parameters()]
+
+    def optimizer(self, rate: float, value_rate: float) -> torch.optim.AdamW:
+        """An optimizer of what acts and of the value head, each at a learning rate of its own."""
+        return torch.optim.AdamW([{"params": [*self.trainable.values()], "lr": rate},
+                                  {"params": [*self.value_head.parameters()], "lr": value_rate}], weight_decay=0.0)
+
+    @torch.no_grad()
+    def expect(self, reward: float) -> None:
+        """Let values start from what a response is worth on average: the best guess of who knows nothing yet."""
+        torch.nn.init.constant_(self.value_head.bias, reward)
 
     def weights(self) -> Weights:
         """A copy of what the policy has learnt so far, in the host's memory; the value head is apart."""

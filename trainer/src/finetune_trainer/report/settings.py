@@ -63,5 +63,6 @@ def _ppo_settings(reft: ReftSpec | None) -> list[tuple[str, str]]:
         return []
     ppo = reft.ppo
     return [("PPO", f"{ppo.steps:,} steps of {ppo.rollouts:,} roll-outs, mini-batches of {ppo.mini_batch_size:,}, "
-             f"{ppo.epochs} passes, learning rate {ppo.learning_rate:g}, KL {ppo.kl_coefficient:g}"),
+             f"{ppo.epochs} passes, learning rate {ppo.learning_rate:g}, of the value head "
+             f"{ppo.value_learning_rate:g}, KL {ppo.kl_coefficient:g}"),
             ("reward", f"{reft.reward.type}")]
