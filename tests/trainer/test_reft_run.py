@@ -172,8 +172,7 @@ def test_a_reward_that_never_comes_ends_ppo_early_and_says_what_to_do(tmp_path):
 def test_programs_are_run_as_chains_of_thought(tmp_path):
     folder = workshop(tmp_path)
     done = _run(folder, dataset={"completion": "def solution():\n    return {{ label.level }}"},
-                method={"reft": {"reward": {"type": "program", "plugin": None,
-                                         "answer": "{{ label.level }}"}}})
+                method={"reft": {"reward": {"type": "program", "plugin": None, "answer": "{{ label.level }}"}}})
     assert done.code == 0, done.output
     assert "its own completion is not right" not in done.output
     assert manifest(folder)["run"]["spec"]["method"]["reft"]["ppo"]["klCoefficient"] == 0.01

@@ -110,7 +110,9 @@ class _Reinforcement:
         self._judge = Judge(settings.reward)
         self._policy = Policy(tuned.model, int(run.tokenizer.pad_token_id), self._ppo.temperature,
                               run.device.dtype if settings.policy is ReftPolicy.FULL else torch.float32)
-        self._state = PpoState(self._policy, self._policy.optimizer(*self._rates(0.0)))
+        assert self._ppo.learning_rate is not None and self._ppo.value_learning_rate is not None
+        self._rates = (self._ppo.learning_rate, self._ppo.value_learning_rate)
+        self._state = PpoState(self._policy, self._policy.optimizer(*self._rates))
         if resume:
             self._state.read(resume)
         self._saved = self._state.step if resume else 0
@@ -213,15 +215,10 @@ class _Reinforcement:
 
     def _update(self, batch: Batch) -> Updated:
         risen = min(1.0, (self._state.step + 1) / max(1, self._ppo.ramp_steps))
-        for group, rate in zip(self._state.optimizer.param_groups, self._rates(risen), strict=True):
-            group["lr"] = rate
+        for group, rate in zip(self._state.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * risen
         return update(self._policy, self._state.optimizer, batch, self._ppo, self._room, self._chance("order"),
                       self._check, self._run.world)
-
-    def _rates(self, risen: float) -> tuple[float, float]:
-        """Learning rates of what acts and of the value head, at a share of the ramp."""
-        assert self._ppo.learning_rate is not None and self._ppo.value_learning_rate is not None
-        return self._ppo.learning_rate * risen, self._ppo.value_learning_rate * risen
 
     def _chance(self, what: str) -> random.Random:
         """This process's chance for one purpose of the step that is being done, whatever happened before."""

@@ -46,7 +46,7 @@ class Policy:
     Attributes:
         model: the model with the adapter that learns.
         value_head: one linear layer on the last hidden state, float32, at first zero; so is that of Ziegler et al.,
-            2019 (arXiv:1909.08593), whom the paper follows. Its own code starts from noise (see docs/reft.md).
+            2019 (arXiv:1909.08593), whom the paper follows. Its own code starts from noise.
         trainable: the parameters that learn, by name.
         reference: their values in the frozen start.
     """
@@ -63,9 +63,10 @@ class Policy:
         self.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
         self.trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.trainable.values())).device
-        self.value_head = torch.nn.Linear(self.model.config.get_text_config().hidden_size, 1, device=self.device)
-        torch.nn.init.zeros_(self.value_head.weight)
-        self.expect(0.0)
+        hidden_size = self.model.config.get_text_config().hidden_size
+        self.value_head = torch.nn.utils.skip_init(torch.nn.Linear, hidden_size, 1, device=self.device)
+        for parameter in self.value_head.parameters():
+            torch.nn.init.zeros_(parameter)
         self._pad_id = pad_id
         self._temperature = temperature
         self._dtype = dtype
