@@ -14,6 +14,7 @@ from tests.operator.objects import (
     NOW,
     SETTINGS,
     acts,
+    attempt,
     conditions,
     created,
     decide,
@@ -23,6 +24,7 @@ from tests.operator.objects import (
     raw_job,
     run_json,
     stamp,
+    started,
     telling,
 )
 
@@ -79,6 +81,13 @@ def test_it_checks_what_the_first_attempt_would_get_and_knows_the_catalogue():
     assert content["accelerator"]["memoryBytes"] == 24 * 2**30
     assert {"name": "nvidia-a100-80", "memoryBytes": 80 * 2**30, "hourlyRate": "5.10", "currency": "USD"
             } in content["catalogue"]
+
+
+def test_the_check_and_every_attempt_take_the_day_on_which_the_job_was_made_for_today():
+    days = 3 * 86400.0
+    for decided in (decide(job()), decide(job(), at=days), decide(raw_job(started())),
+                    decide(raw_job(started(attempts=(attempt(reason="Stopped", end=60),))), at=days)):
+        assert run_json(decided)["date"] == "2026-01-01"
 
 
 def test_the_administrators_pod_template_and_the_jobs_secrets_are_its_own_too():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ RESULT_BYTES = 3 * 1024
 _SHORTEST_MESSAGE = 200
 
 Time = Annotated[datetime, Field(strict=False)]
+Date = Annotated[date, Field(strict=False)]
 
 
 def _escape_surrogates(text: Any) -> Any:
@@ -78,6 +79,11 @@ class RunConfig(ApiModel):
 
     image: str | None = None
     """The trainer image with its digest."""
+
+    date: Date | None = None
+    """The day, in UTC, that chat templates take for today. The check and every attempt of a job have the same one: its
+    rows would differ otherwise. None where an earlier release wrote this, or there is no cluster.
+    """
 
 
 class Limits(Message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from finetune_api.base import GROUP, VERSION
@@ -55,6 +55,7 @@ def run_config(job: JobView, spec: FineTuneJobSpec, number: int, image: str, sta
             name=name, memory_bytes=memory, host_memory_bytes=int(_host_memory(spec, accelerator).value),
             hourly_rate=cost.hourly_rate if cost else accelerator.hourly_price,
             currency=cost.currency if cost else "USD"),
+        date=job.created_at.astimezone(UTC).date(),
     )
 
 

@@ -24,6 +24,7 @@ class JobView:
     """A FineTuneJob as it is stored.
 
     Attributes:
+        created_at: when it was made.
         spec: the spec, without fields that this version does not know; None where it can't be read.
         spec_error: why it can't be read, by field.
         status: what the operator wrote last.
@@ -34,6 +35,7 @@ class JobView:
     uid: str
     generation: int
     resource_version: str
+    created_at: datetime
     deleting: bool
     spec: FineTuneJobSpec | None
     spec_error: str | None
@@ -123,8 +125,10 @@ def view_job(raw: Raw) -> JobView:
     """Read a stored FineTuneJob."""
     metadata = raw["metadata"]
     spec, error = _read_spec(raw.get("spec") or {})
+    created = time_of(metadata["creationTimestamp"])
+    assert created is not None
     return JobView(metadata["namespace"], metadata["name"], metadata["uid"], metadata.get("generation", 1),
-                   metadata["resourceVersion"], "deletionTimestamp" in metadata, spec, error,
+                   metadata["resourceVersion"], created, "deletionTimestamp" in metadata, spec, error,
                    _read_status(raw.get("status") or {}))
 
 
