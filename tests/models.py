@@ -88,3 +88,22 @@ def tiny_job(folder: Path, **sections: dict) -> dict:
     }
     return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "tiny"},
             "spec": merge_patch(spec, sections)}
+
+
+def save_tiny_family(folder: Path, model_type: str, **settings) -> Path:
+    """A random model of another family, of two layers, with the tiny tokenizer; `settings` go into its configuration.
+
+    Its weights are larger than a fresh model's, so that what a token sees shows in what follows.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    config = AutoConfig.for_model(model_type, **{
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+        "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0, "initializer_range": 0.2, **settings})
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

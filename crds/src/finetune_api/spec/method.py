@@ -82,7 +82,8 @@ class LowRankSpec(ApiModel):
 
     learning_rate_ratio: Annotated[float, Field(ge=1, le=1000)] | None = None
     """B learns this many times faster than `training.learningRate`, at which A learns (LoRA+, Hayou et al., 2024,
-    arXiv:2402.12354, who advise 16). Left out: both alike."""
+    arXiv:2402.12354, who advise 16). Left out: both alike. In ReFT it counts in the warm-up; PPO moves both at
+    `ppo.learningRate`, which its stability hangs on."""
 
 
 class LoraSpec(LowRankSpec):

@@ -87,7 +87,7 @@ class PpoSpec(ApiModel):
     the model. Left out: 1e-5 beside an adapter, `learningRate` for all weights (the paper's, one rate for both)."""
 
     ramp_steps: Annotated[int, Field(ge=0)] = 5
-    """Steps in which the learning rates rise from zero."""
+    """Steps in which the learning rates rise to their peaks; no more than `steps`."""
 
     kl_coefficient: Annotated[float, Field(ge=0)] | None = None
     """Price of a nat of distance from the warm-up's model, per token. Left out: 0.01 for programs, 0.05 else (the

@@ -77,7 +77,8 @@ class TrainingSpec(ApiModel):
     """Learning rate after the warm-up: falling to zero by `cosine` or `linear`, or `constant`."""
 
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    """Share of the steps in which the learning rate rises from zero."""
+    """Share of the steps in which the learning rate rises to `learningRate`, whatever the scheduler. No step has a rate
+    of zero, and one step at least has the whole rate, however few there are."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Decoupled weight decay of AdamW."""

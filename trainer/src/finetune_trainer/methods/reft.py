@@ -37,6 +37,7 @@ from finetune_trainer.reft.update import TOO_LONG, Batch, Room, Updated, prepare
 from finetune_trainer.sharding import thaw
 from finetune_trainer.training.resume import take_up
 from finetune_trainer.training.run import Trained, TrainingRun
+from finetune_trainer.training.schedule import ramp
 from finetune_trainer.training.sft import LEAVING_SECONDS, fine_tune
 from finetune_trainer.tuned import Tuned
 from finetune_trainer.tuned.in_place import WholeModel
@@ -214,7 +215,7 @@ class _Reinforcement:
                              self._room, self._check_alone, self._run.world)
 
     def _update(self, batch: Batch) -> Updated:
-        risen = min(1.0, (self._state.step + 1) / max(1, self._ppo.ramp_steps))
+        risen = ramp(self._state.step, self._ppo.steps, self._ppo.ramp_steps)
         for group, rate in zip(self._state.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * risen
         return update(self._policy, self._state.optimizer, batch, self._ppo, self._room, self._chance("order"),

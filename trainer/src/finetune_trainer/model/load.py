@@ -62,6 +62,10 @@ def load_model(files: ModelFiles, quantization: Quantization, device: Device) ->
         raise BadConfig(f"spec.model.source: the model can't be loaded: {first_line(error)}") from error
     model.requires_grad_(False)
     model.config.use_cache = False
+    text = model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):
+        # A mixture of experts would work out a loss over its router that nobody reads, and fails where it generates.
+        text.output_router_logits = False
     _keep_training_layout(model)
     return model
 

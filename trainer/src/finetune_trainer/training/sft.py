@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from finetune_trainer.training.loop import LoopCallback
 from finetune_trainer.training.portions import first_portion
 from finetune_trainer.training.resume import newest, take_up
 from finetune_trainer.training.run import Trained, TrainingRun
+from finetune_trainer.training.schedule import share_of_peak
 from finetune_trainer.training.trainer import StepTrainer
 from finetune_trainer.tuned import Tuned, count_trained, load_trained, save_trained
 
@@ -101,7 +101,9 @@ def _train_with(run: TrainingRun, tuned: Tuned, micro: int, checkpointing: bool,
         # An earlier try has wrapped the model itself for bfloat16, and accelerate would not do it again.
         for name in ("forward", "_original_forward"):
             model.__dict__.pop(name, None)
-    layout = Layout(micro, run.spec.training.packing, model.config.get_text_config().hidden_size, run.world.size)
+    text = model.config.get_text_config()
+    coefficient = getattr(text, "router_aux_loss_coef", None)
+    layout = Layout(micro, run.spec.training.packing, text.hidden_size, run.world.size)
     loader = StepLoader(run, layout, steps, start)
     callback = LoopCallback(run, loader, steps, start)
     trainer = StepTrainer(
@@ -111,9 +113,13 @@ def _train_with(run: TrainingRun, tuned: Tuned, micro: int, checkpointing: bool,
         processing_class=run.tokenizer,
         callbacks=[callback],
     )
+    if coefficient is not None:
+        # TRL has put its own there, and the configuration may be published.
+        text.router_aux_loss_coef = coefficient
     trainer.remove_callback(PrinterCallback)
     trainer.loader = loader
     trainer.rate = tuned.rate
+    trainer.schedule = lambda step: share_of_peak(step, steps, run.spec.training)
     trainer.note = run.state.note
     trainer.sharded = first is None
     trainer.keeps_random_state = run.world.size == 1
@@ -157,8 +163,6 @@ def _arguments(run: TrainingRun, layout: Layout, steps: int, checkpointing: bool
         per_device_train_batch_size=layout.micro_batch_size,
         gradient_accumulation_steps=layout.micro_batches(training.batch_size),
         learning_rate=training.learning_rate,
-        lr_scheduler_type=str(training.scheduler),
-        warmup_steps=math.ceil(training.warmup * steps),
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         optim=optimizer,
@@ -170,6 +174,8 @@ def _arguments(run: TrainingRun, layout: Layout, steps: int, checkpointing: bool
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         loss_type="nll",
+        # A mixture of experts: its own coefficient would add a loss that nobody asked for, whose size is not a row's.
+        router_aux_loss_coef=0.0,
         seed=training.seed,
         data_seed=training.seed,
         use_cpu=not device.is_gpu,

@@ -26,6 +26,7 @@ class StepTrainer(SFTTrainer):
     Attributes:
         loader: what it trains on.
         rate: what the learning rate is multiplied by for a parameter's name.
+        schedule: what every learning rate is multiplied by in a step, from 0.
         note: where to tell people something.
         sharded: whether the model is divided among the processes (`sharding.py`).
         keeps_random_state: whether checkpoints hold random states.
@@ -34,6 +35,7 @@ class StepTrainer(SFTTrainer):
 
     loader: StepLoader
     rate: Callable[[str], float]
+    schedule: Callable[[int], float]
     note: Callable[[str], None]
     sharded = False
     keeps_random_state = True
@@ -72,6 +74,13 @@ class StepTrainer(SFTTrainer):
             if (members := [p for p in group["params"] if rates[id(p)] == rate])
         ]
         return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+                         ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The project's schedule."""
+        scheduler = self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.schedule)
+        self._created_lr_scheduler = True
+        return scheduler
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: checkpoints are for resuming, and the card is ours."""
