@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_operator.settings import AllowedScheduling, Settings
+from finetune_operator.settings import Allowed, Settings
 from pydantic.json_schema import GenerateJsonSchema
 
 Schema = dict[str, Any]
@@ -54,8 +54,7 @@ def _settings() -> tuple[Schema, Schema]:
     # Helm drops a null, so that an empty string stands for one.
     schema["properties"]["modelCacheClaim"] = {"anyOf": [schema["properties"]["modelCacheClaim"], {"const": ""}]}
     # The template reads these: they are there, or the section is not.
-    definitions[AllowedScheduling.__name__]["required"] = [
-        field.alias for field in AllowedScheduling.model_fields.values()]
+    definitions[Allowed.__name__]["required"] = [field.alias for field in Allowed.model_fields.values()]
     return schema, definitions
 
 

@@ -68,7 +68,7 @@ DECIDES = {
         ("reward.type", "json", {}),
         ("reward.trigger", "Answer:", {}), ("reward.answer", "{{ answer }}", {}), ("reward.tolerance", 0.5, {}),
         ("reward.partial", 0.0, {}),
-        ("reward.plugin", "r:other", {"reft": {"reward": {"type": "plugin", "plugin": "r:s"}}}),
+        ("reward.plugin", "other", {"reft": {"reward": {"type": "plugin", "plugin": "one"}}}),
         ("reward.timeout", "1s", {}), ("ppo.steps", 7, {}), ("ppo.rollouts", 256, {}), ("ppo.miniBatchSize", 32, {}),
         ("ppo.epochs", 1, {}), ("ppo.learningRate", 1e-5, {}), ("ppo.valueLearningRate", 3e-5, {}),
         ("ppo.rampSteps", 0, {}), ("ppo.klCoefficient", 0.5, {}),

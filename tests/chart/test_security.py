@@ -14,7 +14,7 @@ from tests.operator.api import Api, Refused
 from tests.operator.work import DONE, Work
 
 ALLOWED = {"serviceAccountNames": ["trainer"], "priorityClassNames": ["low"], "nodeLabels": ["pool"],
-           "tolerationKeys": ["spare"]}
+           "tolerationKeys": ["spare"], "rewardPlugins": ["by-length"]}
 VALUES = {"settings": {"progressInterval": "1s", "allowed": ALLOWED}}
 USER = "mallory"
 ROLE = """
@@ -74,6 +74,10 @@ def create(requests, namespace, name, query="", metadata=None, **sections):
     return requests.create("FineTuneJob", namespace, body, query)
 
 
+def plugin(name):
+    return {"method": {"type": "ReFT", "reft": {"reward": {"type": "plugin", "plugin": name}}}}
+
+
 @pytest.mark.parametrize(("sections", "words"), [
     ({"compute": {"serviceAccountName": "admin"}},
      "spec.compute.serviceAccountName: the operator's settings do not allow admin; leave it out"),
@@ -85,6 +89,8 @@ def create(requests, namespace, name, query="", metadata=None, **sections):
      r"spec.compute.tolerations: the operator's settings do not allow \(every taint\)"),
     ({"compute": {"nodeSelector": {"node-role.kubernetes.io/control-plane": ""}}},
      "spec.compute.nodeSelector: the operator's settings do not allow node-role.kubernetes.io/control-plane"),
+    (plugin("timeit"), "spec.method.reft.reward.plugin: the operator's settings do not allow timeit; use another"),
+    (plugin("timeit:timeit"), "write the entry point's name, not package.module:function"),
     ({"model": {"source": "file:///etc/shadow"}}, "file:// is for `finetune run` alone"),
     ({"dataset": {"source": "file:///var/run/secrets/token.jsonl"}}, "file:// is for `finetune run` alone"),
     ({"output": {"uri": "file:///etc/cron.d"}}, "file:// is for `finetune run` alone"),
@@ -187,13 +193,15 @@ def test_a_started_job_cannot_be_turned_into_another(operator, api, user):
         requests.patch("FineTuneJob", namespace, "fixed", {"spec": {"compute": {"serviceAccountName": "trainer"}}})
 
 
-@pytest.mark.parametrize("compute", [
-    {"serviceAccountName": "trainer"}, {"priorityClassName": "low"}, {"nodeSelector": {"pool": "a"}},
-    {"tolerations": [{"key": "spare", "operator": "Exists"}]},
+@pytest.mark.parametrize("sections", [
+    *({"compute": compute} for compute in (
+        {"serviceAccountName": "trainer"}, {"priorityClassName": "low"}, {"nodeSelector": {"pool": "a"}},
+        {"tolerations": [{"key": "spare", "operator": "Exists"}]})),
+    plugin("by-length"),
 ])
-def test_what_the_settings_allow_is_taken(user, compute):
+def test_what_the_settings_allow_is_taken(user, sections):
     requests, namespace = user
-    create(requests, namespace, "allowed", "?dryRun=All", compute=compute)
+    create(requests, namespace, "allowed", "?dryRun=All", **sections)
 
 
 def test_a_list_that_is_shortened_later_holds_up_no_other_change(control_plane, api, release, user):

@@ -63,6 +63,15 @@ def test_without_the_trainer_it_says_what_to_install(tmp_path, monkeypatch):
     assert f"kubectl apply -f {path}" in result.stderr
 
 
+def test_only_the_plugins_that_the_command_names_are_allowed(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("finetune_trainer.local.run_job", lambda job, **options: seen.append(options) or 0)
+    path = write_job(tmp_path / "job.yaml")
+    assert call("run", path).exit_code == 0
+    assert call("run", path, "--allow-plugin", "by-length", "--allow-plugin", "other").exit_code == 0
+    assert [options["allowed_plugins"] for options in seen] == [(), ("by-length", "other")]
+
+
 def test_locations_of_files_become_absolute_relative_to_the_yaml_file(tmp_path):
     path = write_job(tmp_path / "job.yaml", model={"source": "file://./model"},
                      dataset={"source": "file://./../data/rows.jsonl"}, output={"uri": "file://./out/"})

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from finetune_api.messages import Outcome, ProgressMessage, Stage
 from finetune_api.status import Phase, Progress
-from finetune_operator.settings import AllowedScheduling, Settings
+from finetune_operator.settings import Allowed, Settings
 
 from tests.operator.objects import (
     NOW,
@@ -59,9 +59,21 @@ def test_what_the_settings_do_not_have_is_refused_in_words(compute, words):
     assert decided.events[0].kind == "Warning"
 
 
+def test_a_reward_plugin_runs_only_where_the_settings_allow_it():
+    method = {"type": "ReFT", "reft": {"reward": {"type": "plugin", "plugin": "by-length"}}}
+    refused = decide(raw_job(method=method))
+    assert telling(refused)[:2] == ("Pending", "InvalidSpec")
+    assert ("spec.method.reft.reward.plugin: the operator's settings do not allow by-length; leave it out"
+            in telling(refused)[2])
+    settings = Settings(allowed=Allowed(reward_plugins=("by-length", "by-colour")))
+    status = decide(raw_job(method=method), settings=settings).status
+    made = decide(raw_job(status, method=method), settings=settings)
+    assert run_json(made)["allowedPlugins"] == ["by-length", "by-colour"]
+
+
 def test_what_the_settings_allow_is_taken_over():
-    allowed = AllowedScheduling(service_account_names=("trainer",), priority_class_names=("low",),
-                                node_labels=("zone",), toleration_keys=("team",))
+    allowed = Allowed(service_account_names=("trainer",), priority_class_names=("low",),
+                      node_labels=("zone",), toleration_keys=("team",))
     settings = Settings(allowed=allowed)
     compute = {"serviceAccountName": "trainer", "priorityClassName": "low", "nodeSelector": {"zone": "a"},
                "tolerations": [{"key": "team", "operator": "Exists"}]}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.models import save_tiny_model, tiny_job, write_rows
+from tests.trainer.judging import PLUGINS
 
 SECONDS = 300
 LORA = {"type": "LoRA", "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
@@ -151,7 +152,8 @@ def _child(job: dict, environment: dict[str, str], log: Path, port: int | None) 
     from finetune_trainer.local import run_job
     from rich.console import Console
 
-    code = run_job(parse_job(job), port=port, rerun=False, console=Console(file=os.fdopen(1, "w"), width=200))
+    code = run_job(parse_job(job), port=port, rerun=False, console=Console(file=os.fdopen(1, "w"), width=200),
+                   allowed_plugins=("by-letters",))
     sys.stdout.flush()
     os._exit(code)
 
@@ -167,6 +169,7 @@ def pod(arguments: list[str], environment: dict[str, str], log: Path) -> None:
 
 
 def _become(environment: dict[str, str], log: Path) -> None:
+    sys.path.append(str(PLUGINS))
     os.environ.clear()
     os.environ.update(environment)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

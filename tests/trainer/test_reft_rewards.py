@@ -1,7 +1,6 @@
 """Reading answers out of responses, what they are worth, and rows for which that can't be told."""
 
 import json
-import sys
 
 import pytest
 from finetune_api.spec.reft import RewardSpec
@@ -9,6 +8,8 @@ from finetune_trainer.data.rows import Example, Severity, SourceRow
 from finetune_trainer.errors import BadConfig, BadData
 from finetune_trainer.reft.answers import final_answer, judge_answer, number, same_text
 from finetune_trainer.reft.rewards import Judge, with_right_answers
+
+from tests.trainer.judging import PLUGINS
 
 
 @pytest.mark.parametrize(("text", "answer"), [
@@ -46,7 +47,7 @@ def test_a_right_answer_is_worth_one_a_wrong_one_of_its_type_a_tenth_and_none_no
 
 
 def _judge(**reward):
-    return Judge(RewardSpec.model_validate_json(json.dumps(reward)))
+    return Judge(RewardSpec.model_validate_json(json.dumps(reward)), (reward.get("plugin"),))
 
 
 def _example(answer, target=None, place="train row 1", columns=None):
@@ -73,41 +74,55 @@ def test_a_program_is_judged_by_what_it_returns():
 
 
 @pytest.fixture
-def plugin(tmp_path, monkeypatch):
-    """Writes a module with a plug-in and gives its name."""
-    (tmp_path / "given_rewards.py").write_text(
-        "def score(response, answer, row):\n    return 1.0 if response == answer + row['unit'] else 0.25\n"
-        "def nan(response, answer, row):\n    return float('nan')\n"
-        "def broken(response, answer, row):\n    raise RuntimeError('out of order')\n"
-        "def too_much(response, answer, row):\n    return 7\n"
-        "def yes(response, answer, row):\n    return True\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    yield "given_rewards"
-    sys.modules.pop("given_rewards", None)
+def installed(monkeypatch):
+    """Plug-ins of an installed package."""
+    monkeypatch.syspath_prepend(PLUGINS)
 
 
-def test_a_plugin_sees_response_answer_and_row(plugin):
-    judge = _judge(type="plugin", plugin=f"{plugin}:score")
+def test_a_plugin_sees_response_answer_and_row(installed):
+    judge = _judge(type="plugin", plugin="with-unit")
     verdicts = judge.judge(["5 kg", "5"], [_example("", "5", columns={"unit": " kg"})] * 2)
     assert [(verdict.reward, verdict.right) for verdict in verdicts] == [(1.0, True), (0.25, False)]
 
 
-@pytest.mark.parametrize(("function", "words"), [
-    ("nan", "returned nan for train row 9; a reward is a number from 0 to 1"),
-    ("too_much", "returned 7 for train row 9"),
-    ("yes", "returned True for train row 9"), ("broken", "fails for train row 9: RuntimeError: out of order"),
+@pytest.mark.parametrize(("name", "words"), [
+    ("not-a-number", "returned nan for train row 9; a reward is a number from 0 to 1"),
+    ("too-much", "returned 7 for train row 9"),
+    ("truth", "returned True for train row 9"), ("out-of-order", "fails for train row 9: RuntimeError: out of order"),
 ])
-def test_a_plugin_that_fails_is_told_with_the_row(plugin, function, words):
-    judge = _judge(type="plugin", plugin=f"{plugin}:{function}")
+def test_a_plugin_that_fails_is_told_with_the_row(installed, name, words):
+    judge = _judge(type="plugin", plugin=name)
     with pytest.raises(BadData, match=r"spec\.method\.reft\.reward\.plugin") as error:
         judge.judge(["x"], [_example("", "5", place="train row 9")])
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["no_such_module:f", "json:no_such_function", "sys:path"])
-def test_a_plugin_that_is_not_there_is_told_at_once(name):
-    with pytest.raises(BadConfig, match=r"reward\.plugin"):
+@pytest.mark.parametrize(("name", "words"), [
+    ("json", "json is no entry point of the group finetune.rewards in the trainer's image; there are by-letters, "),
+    ("no-module", r"no-module \(tests.trainer.no_such_module:score\) can't be loaded: ModuleNotFoundError"),
+    ("no-function", r"no-function \(tests.trainer.judging:__doc__\) is no function"),
+])
+def test_a_plugin_that_cannot_be_had_is_told_at_once(installed, name, words):
+    with pytest.raises(BadConfig, match=rf"^spec\.method\.reft\.reward\.plugin: {words}"):
         _judge(type="plugin", plugin=name)
+
+
+def test_a_plugin_of_two_packages_is_not_chosen_by_chance(installed, tmp_path, monkeypatch):
+    other = tmp_path / "other-1.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (other / "entry_points.txt").write_text("[finetune.rewards]\nby-letters = json:loads\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadConfig, match="by-letters is the name of 2 entry points"):
+        _judge(type="plugin", plugin="by-letters")
+
+
+@pytest.mark.parametrize("name", ["timeit", "with-unit", "os.path"])
+def test_nothing_is_loaded_by_a_name_that_the_administrator_does_not_allow(installed, name):
+    reward = RewardSpec.model_validate_json(json.dumps({"type": "plugin", "plugin": name}))
+    with pytest.raises(BadConfig, match=f"{name} is not allowed: it has to be in the operator's settings "
+                                        r"\(allowed.rewardPlugins\), or given with finetune run --allow-plugin"):
+        Judge(reward, ("by-letters", "with-unit-2"))
 
 
 def _rows(answers, reward, columns=None):

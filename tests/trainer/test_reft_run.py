@@ -22,7 +22,7 @@ from tests.trainer.runs import (
 ROOT = Path(__file__).parents[2]
 PPO = {"steps": 3, "rollouts": 8, "miniBatchSize": 4, "maxNewTokens": 6, "learningRate": 0.01, "rampSteps": 1,
        "checkpointEvery": 1}
-REWARD = {"type": "plugin", "plugin": "tests.trainer.judging:by_letters"}
+REWARD = {"type": "plugin", "plugin": "by-letters"}
 REFT = {"type": "ReFT", "lora": None,
         "reft": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.1}, "reward": REWARD, "ppo": PPO}}
 FINAL_ANSWER = {"method": {"reft": {"reward": {"type": "finalAnswer", "plugin": None}}}}
@@ -192,8 +192,8 @@ def test_a_limit_that_is_reached_in_the_warm_up_publishes_the_warm_up(tmp_path):
      "its completion has no chain of thought before '####'"),
     ({"method": {"reft": {"reward": {"type": "json", "plugin": None}}}}, 65,
      "reward.answer gives no right answer"),
-    ({"method": {"reft": {"reward": {"plugin": "no_such:reward"}}}}, 64,
-     "reward.plugin: no_such:reward can't be imported"),
+    ({"method": {"reft": {"reward": {"plugin": "cProfile"}}}}, 64,
+     "reward.plugin: cProfile is not allowed"),
     ({"method": {"reft": {"lora": {"targetModules": ["q_prj"]}}}}, 64,
      "spec.method.reft.lora.targetModules: no linear layer is named q_prj; did you mean q_proj?"),
 ], ids=["trigger", "chain", "json", "plugin", "targets"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import operator
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -79,6 +80,10 @@ class RunConfig(ApiModel):
 
     image: str | None = None
     """The trainer image with its digest."""
+
+    allowed_plugins: Annotated[tuple[str, ...], Field(exclude_if=operator.not_)] = ()
+    """Reward plug-ins that the administrator allows, by their names. Not written where there are none: a trainer of an
+    earlier release refuses what it does not know."""
 
     date: Date | None = None
     """The day, in UTC, that chat templates take for today. The check and every attempt of a job have the same one: its

@@ -32,13 +32,16 @@ def _problems(spec: FineTuneJobSpec, settings: Settings) -> Iterator[str]:
         ("priorityClassName", compute.priority_class_name, allowed.priority_class_names),
     ):
         if value is not None and value not in choices_of:
-            yield _not_allowed(field, value, choices_of)
+            yield _not_allowed(f"compute.{field}", value, choices_of)
     for label in compute.node_selector or {}:
         if label not in allowed.node_labels:
-            yield _not_allowed("nodeSelector", label, allowed.node_labels)
+            yield _not_allowed("compute.nodeSelector", label, allowed.node_labels)
     for toleration in compute.tolerations or ():
         if toleration.key not in allowed.toleration_keys:
-            yield _not_allowed("tolerations", toleration.key or "(every taint)", allowed.toleration_keys)
+            yield _not_allowed("compute.tolerations", toleration.key or "(every taint)", allowed.toleration_keys)
+    plugin = spec.method.reft.reward.plugin if spec.method.reft else None
+    if plugin is not None and plugin not in allowed.reward_plugins:
+        yield _not_allowed("method.reft.reward.plugin", plugin, allowed.reward_plugins)
     if settings.trainer_network is not None:
         for field, port in _ports(spec):
             if not settings.trainer_network.opens(port):
@@ -63,7 +66,7 @@ def _ports(spec: FineTuneJobSpec) -> Iterator[tuple[str, int]]:
 
 def _not_allowed(field: str, value: str, choices: tuple[str, ...]) -> str:
     advice = f"write one of {', '.join(choices)}, or leave it out" if choices else "leave it out"
-    return f"spec.compute.{field}: the operator's settings do not allow {value}; {advice}"
+    return f"spec.{field}: the operator's settings do not allow {value}; {advice}"
 
 
 def price_of(spec: FineTuneJobSpec, accelerator: Accelerator) -> Decimal:

@@ -37,7 +37,7 @@ UPLOAD_BYTES_PER_SECOND = 50e6
 
 
 def run_config(job: JobView, spec: FineTuneJobSpec, number: int, image: str, status: FineTuneJobStatus,
-               accelerator: Accelerator) -> RunConfig:
+               settings: Settings) -> RunConfig:
     """The run configuration of an attempt; the digest of the spec and the price are those of the start."""
     resolved = resolve_defaults(spec)
     digest = status.spec_hash or spec_hash(resolved)
@@ -45,12 +45,13 @@ def run_config(job: JobView, spec: FineTuneJobSpec, number: int, image: str, sta
         # A branch may move on between attempts: all of them train what preflight saw.
         model = resolved.model.model_copy(update={"revision": status.preflight.model_revision})
         resolved = resolved.model_copy(update={"model": model})
+    accelerator = settings.accelerators.get(spec.compute.accelerator, Accelerator())
     cost = status.cost
     memory = int(accelerator.memory.value) if accelerator.memory else None
     name = "cpu" if accelerator.resource is None else spec.compute.accelerator
     return RunConfig(
         namespace=job.namespace, name=job.name, uid=job.uid, attempt=number, spec=resolved,
-        spec_hash=digest, image=image,
+        spec_hash=digest, image=image, allowed_plugins=settings.allowed.reward_plugins,
         accelerator=AcceleratorMessage(
             name=name, memory_bytes=memory, host_memory_bytes=int(_host_memory(spec, accelerator).value),
             hourly_rate=cost.hourly_rate if cost else accelerator.hourly_price,

@@ -296,7 +296,7 @@ class _Pass:
                                    "operator's catalogue (settings.accelerators): the next attempt waits until an "
                                    "administrator puts it back"))
         image = self.status.image or self.settings.image_for(self.spec.engine)
-        config = manifests.run_config(self.job, self._fitting_spec(), number, image, self.status, self.accelerator)
+        config = manifests.run_config(self.job, self._fitting_spec(), number, image, self.status, self.settings)
         made = (manifests.run_map(self.job, config), self._limits_map(number),
                 manifests.attempt_job(self.job, self.spec, number, image, self.accelerator, self.settings, rendezvous))
         actions = tuple(Create(one) for one in made)

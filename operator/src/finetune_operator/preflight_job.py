@@ -19,7 +19,7 @@ def preflight_map(job: JobView, spec: FineTuneJobSpec, settings: Settings, name:
     """The immutable ConfigMap with the run configuration that is checked: the one that the first attempt would get."""
     accelerator = settings.accelerators[spec.compute.accelerator]
     config = manifests.run_config(job, spec, 1, settings.trainer_image, job.status.model_copy(update={
-        "cost": None, "preflight": None, "spec_hash": None}), accelerator)
+        "cost": None, "preflight": None, "spec_hash": None}), settings)
     config = config.model_copy(update={
         "accelerator": config.accelerator.model_copy(update={
             "hourly_rate": admission.price_of(spec, accelerator), "currency": settings.currency}),

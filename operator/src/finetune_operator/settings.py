@@ -14,6 +14,7 @@ from finetune_api.estimate.catalogue import CPU_PRICE, KNOWN_ACCELERATORS
 from finetune_api.quantities import Duration, Money, Quantity, ResourceQuantity
 from finetune_api.spec.compute import LabelKey, LabelValue, Name, Toleration, TolerationOperator
 from finetune_api.spec.method import Engine
+from finetune_api.spec.reft import PluginName
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 GIB = 1024**3
@@ -73,9 +74,9 @@ DEFAULT_CATALOGUE = {
 """An administrator writes their own prices and node labels."""
 
 
-class AllowedScheduling(ApiModel):
-    """What a user may write into compute. Nothing by default: who may create a job must not gain a stronger account or
-    another's nodes.
+class Allowed(ApiModel):
+    """What a user may write into a job beside the catalogue. Nothing by default: who may create a job must not gain a
+    stronger account, another's nodes, or code of their choice in a trainer.
     """
 
     service_account_names: tuple[Name, ...] = ()
@@ -89,6 +90,10 @@ class AllowedScheduling(ApiModel):
 
     toleration_keys: tuple[LabelKey, ...] = ()
     """Taint keys that a job may tolerate."""
+
+    reward_plugins: tuple[PluginName, ...] = ()
+    """Plug-ins that may reward responses (`method.reft.reward.plugin`): entry points of the group `finetune.rewards` in
+    the trainer's image."""
 
 
 class Peer(ApiModel):
@@ -192,8 +197,8 @@ class Settings(ApiModel):
     )
     """Taints of preemptible nodes, tolerated by jobs with `compute.spot`."""
 
-    allowed: AllowedScheduling = AllowedScheduling()
-    """What a job may ask of the scheduler beside the catalogue."""
+    allowed: Allowed = Allowed()
+    """What a job may name beside the catalogue."""
 
     start_timeout: Duration = timedelta(minutes=10)
     """How long a scheduled pod may take to start before its job fails with the kubelet's words."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from finetune_api.messages import RunConfig
 from finetune_api.spec.job import FineTuneJobSpec
 from transformers import PreTrainedTokenizerBase
 
@@ -49,17 +50,18 @@ def open_chat(spec: FineTuneJobSpec, files: ModelFiles) -> tuple[PreTrainedToken
     return tokenizer, chat
 
 
-def read_rows(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path, tell: Callable[[str], None]
+def read_rows(config: RunConfig, chat: ChatFormat, scratch: Path, tell: Callable[[str], None]
               ) -> tuple[PreparedData, Judge | None]:
     """The prepared rows, and what judges answers to them, where the method has a reward; errors as in `prepare`.
 
     Args:
-        spec: the job's spec with its defaults resolved.
+        config: the run configuration.
         chat: how the model writes a conversation.
         scratch: where files from elsewhere are put.
         tell: told the first warnings.
     """
-    judge = Judge(spec.method.reft.reward) if spec.method.reft else None
+    spec = config.spec
+    judge = Judge(spec.method.reft.reward, config.allowed_plugins) if spec.method.reft else None
     data = prepare(spec, chat, scratch, judge)
     for finding in data.findings[:_SHOWN_FINDINGS]:
         tell(f"warning: {finding}")

@@ -66,7 +66,8 @@ def run_children(arguments: Sequence[str], processes: int, stop: StopFlag, clock
     with tempfile.TemporaryDirectory(prefix="finetune-children-") as folder:
         messages = [Path(folder) / str(number) for number in range(processes)]
         told = launch([
-            Child([sys.executable, "-m", "finetune_trainer", *arguments, "--termination-log", str(message)],
+            # -P: what lies in the working folder is not imported.
+            Child([sys.executable, "-P", "-m", "finetune_trainer", *arguments, "--termination-log", str(message)],
                   {"OMP_NUM_THREADS": threads, **os.environ, **place_variables(os.environ, processes, number, port)})
             for number, message in enumerate(messages)
         ], stop, clock)

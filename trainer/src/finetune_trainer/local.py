@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from collections.abc import Sequence
 from decimal import Decimal
 
 from finetune_api.exit_codes import ExitCode
@@ -31,7 +32,8 @@ L4_HOURLY_RATE = Decimal("1.00")
 """About what an NVIDIA L4 costs an hour, in USD: the price of a GPU whose job names none."""
 
 
-def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console, debug: bool = False) -> int:
+def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console, debug: bool = False,
+            allowed_plugins: Sequence[str] = ()) -> int:
     """Run a job to its end and show it.
 
     Args:
@@ -40,6 +42,7 @@ def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console
         rerun: train again even if the same job is published already.
         console: where to show progress and result.
         debug: print the traceback of a failure.
+        allowed_plugins: reward plug-ins that the job may name.
 
     Returns:
         The exit code, one of `ExitCode`.
@@ -49,7 +52,7 @@ def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console
     stop.listen()
     observer = ConsoleObserver(console, clock)
     try:
-        config = run_config(job, rerun)
+        config = run_config(job, rerun).model_copy(update={"allowed_plugins": tuple(allowed_plugins)})
     except TrainerError as error:
         console.print(f"{error.outcome}: {error}", style="red", markup=False, highlight=False)
         return error.exit_code

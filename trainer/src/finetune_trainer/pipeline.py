@@ -121,7 +121,7 @@ def run_attempt(attempt: Attempt) -> Finished:
     stop.check()
 
     state.enter(Stage.PREPARING_DATA)
-    data, judge = read_rows(spec, chat, attempt.scratch, state.note)
+    data, judge = read_rows(config, chat, attempt.scratch, state.note)
     state.note(f"{data.counts['train']} rows to learn from, {data.counts['heldOut']} held out")
     if config.accelerator.memory_bytes and spec.run_policy.preflight is PreflightPolicy.REQUIRED:
         expect(config, json.loads((files.folder / "config.json").read_text("utf-8")), [len(row) for row in data.train],
@@ -155,7 +155,7 @@ def run_attempt(attempt: Attempt) -> Finished:
             spec=spec, model=model, tokenizer=tokenizer, data=data, device=device, identity=identity,
             checkpoints=CheckpointStore(storage, prefix, config.attempt, uploader, state.note), uploader=uploader,
             state=state, metrics=attempt.metrics, limits=attempt.limits, reserve=_reserve(before, state), stop=stop,
-            scratch=attempt.scratch, clock=attempt.clock, world=world, reload=load,
+            scratch=attempt.scratch, clock=attempt.clock, world=world, reload=load, judge=judge,
         ))
         uploader.drain()
     if trained.stopped_early:

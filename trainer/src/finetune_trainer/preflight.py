@@ -68,7 +68,7 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     check_shares(spec, spec.compute.processes(config.accelerator.name))
     description = describe_model(spec.model, spec.output.s3, scratch, tell)
     _, chat = open_chat(spec, description.files)
-    data, _ = read_rows(spec, chat, scratch, tell)
+    data, _ = read_rows(config, chat, scratch, tell)
     revision, data_hash = description.files.revision or None, data.digest()
     published = None if spec.run_policy.rerun is RerunPolicy.ALWAYS else _published(config, storage, data_hash)
     if published is not None:

@@ -21,8 +21,11 @@ DEBUG = "finetune_cli.debug"
 @click.option("--port", type=click.IntRange(0, 65535), metavar="N",
               help="Serve /progress and /metrics on this port of 127.0.0.1; 0 takes a free one.")
 @click.option("--rerun", is_flag=True, help="Train again, even where the same job is published already.")
+@click.option("--allow-plugin", "plugins", multiple=True, metavar="NAME",
+              help="Let the job use this reward plug-in, an entry point of finetune.rewards; may be repeated.")
 @click.pass_context
-def run(context: click.Context, file: Path, debug: bool, port: int | None, rerun: bool) -> None:
+def run(context: click.Context, file: Path, debug: bool, port: int | None, rerun: bool, plugins: tuple[str, ...]
+        ) -> None:
     """Run the FineTuneJob in FILE on this machine.
 
     The exit code says how it ended: 0 published; 64 bad description; 65 bad data; 66 missing input; 70 diverged; 71 out
@@ -39,4 +42,4 @@ def run(context: click.Context, file: Path, debug: bool, port: int | None, rerun
         raise CommandFailed(
             f"the trainer can't be loaded ({error}): install it with pip install 'finetune-cli[run]', or run the job "
             f"on a cluster with kubectl apply -f {file}", ExitCode.INTERNAL) from error
-    context.exit(run_job(job, port=port, rerun=rerun, console=Console(), debug=debug))
+    context.exit(run_job(job, port=port, rerun=rerun, console=Console(), debug=debug, allowed_plugins=plugins))

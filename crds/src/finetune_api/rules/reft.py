@@ -39,9 +39,18 @@ RULES: tuple[Rule, ...] = (
         "spec.method", "reft.reward.plugin",
         lambda method: ("plugin" in _part(method, "reward")) == (_reward_type(method) == "plugin"),
         "!has(self.reft) || has(self.reft.reward.plugin) == (self.reft.reward.type == 'plugin')",
-        "reward type plugin needs the function's name (package.module:function), and no other type takes one",
-        accepts={"type": "ReFT", "reft": {"reward": {"type": "plugin", "plugin": "rewards:score"}}},
+        "reward type plugin needs the plug-in's name, and no other type takes one",
+        accepts={"type": "ReFT", "reft": {"reward": {"type": "plugin", "plugin": "by-length"}}},
         refuses={"type": "ReFT", "reft": {"reward": {"type": "plugin"}}},
+    ),
+    Rule(
+        "spec.method", "reft.reward.plugin",
+        lambda method: ":" not in _part(method, "reward").get("plugin", ""),
+        "!has(self.reft) || !has(self.reft.reward.plugin) || !self.reft.reward.plugin.contains(':')",
+        "a plug-in is an entry point of the group finetune.rewards in the trainer's image: write the entry point's "
+        "name, not package.module:function",
+        accepts={"type": "ReFT", "reft": {"reward": {"type": "plugin", "plugin": "my_rewards.by-length"}}},
+        refuses={"type": "ReFT", "reft": {"reward": {"type": "plugin", "plugin": "rewards:score"}}},
     ),
     Rule(
         "spec.method", "reft.reward.answer",

@@ -15,7 +15,10 @@ from finetune_api.base import ApiModel
 from finetune_api.quantities import Duration
 from finetune_api.spec.dataset import Template
 
-PluginName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
+# With the colon of `module:function`, which was written once: a rule refuses it and says what to write instead.
+PluginName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]([A-Za-z0-9_.:-]*[A-Za-z0-9_])?$", max_length=100)]
+REWARD_PLUGINS = "finetune.rewards"
+"""The group of entry points that reward plug-ins belong to."""
 
 
 class ReftPolicy(StrEnum):
@@ -41,7 +44,7 @@ class RewardSpec(ApiModel):
     type: RewardType = RewardType.FINAL_ANSWER
     """`finalAnswer` reads what follows the last `trigger`; `json` compares the fields of one JSON object, with partial
     credit for each; `program` runs the response's Python function `solution` in a sandbox and takes what it returns;
-    `plugin` asks a Python function of the trainer's image."""
+    `plugin` asks a plug-in of the trainer's image."""
 
     trigger: Annotated[str, Field(min_length=1, max_length=100)] = "####"
     """What the final answer follows, in the data and in responses (`finalAnswer` and, where it occurs, `json`)."""
@@ -57,8 +60,10 @@ class RewardSpec(ApiModel):
     """Reward for an answer that can be read and has the right answer's type, but is wrong."""
 
     plugin: PluginName | None = None
-    """Function of type `plugin`, as `package.module:function`. It is called with the response, the right answer and the
-    row's columns, and returns a number from 0 to 1; 1 counts as right."""
+    """Plug-in of type `plugin`: the name of an entry point of the group `finetune.rewards` in the trainer's image,
+    allowed by the operator's settings (`allowed.rewardPlugins`) or by `finetune run --allow-plugin`. Its function is
+    called with the response, the right answer and the row's columns, and returns a number from 0 to 1; 1 counts as
+    right."""
 
     timeout: Duration | None = None
     """Longest that one program may take (`program`). Left out: 2s."""

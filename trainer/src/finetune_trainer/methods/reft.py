@@ -29,7 +29,6 @@ from finetune_trainer.model.device import peak_memory_bytes
 from finetune_trainer.reft.answers import Verdict
 from finetune_trainer.reft.collapse import collapsed, remark, stuck
 from finetune_trainer.reft.policy import Policy
-from finetune_trainer.reft.rewards import Judge
 from finetune_trainer.reft.rollout import Sampled, sample
 from finetune_trainer.reft.seen import Spent, see
 from finetune_trainer.reft.state import PpoState, RolloutExample, is_ppo_checkpoint
@@ -53,7 +52,7 @@ def train(run: TrainingRun) -> Trained:
     """Warm up, then reinforce; errors as in `fine_tune`, and these.
 
     Raises:
-        BadConfig: unknown target modules, or a reward that can't be had on this machine.
+        BadConfig: unknown target modules.
         BadData: a plug-in's reward that is none.
         Diverged: the policy collapsed; the last checkpoint is kept.
         OutOfMemory: responses don't fit.
@@ -108,7 +107,8 @@ class _Reinforcement:
         self._total = warm_up + self._ppo.steps
         self._seed = run.spec.training.seed
         self._chat = ChatFormat(run.tokenizer, run.spec.dataset.system)
-        self._judge = Judge(settings.reward)
+        assert run.judge is not None
+        self._judge = run.judge
         self._policy = Policy(tuned.model, int(run.tokenizer.pad_token_id), self._ppo.temperature,
                               run.device.dtype if settings.policy is ReftPolicy.FULL else torch.float32)
         assert self._ppo.learning_rate is not None and self._ppo.value_learning_rate is not None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import entry_points
 from typing import Any
 
 import jinja2
-from finetune_api.spec.reft import RewardSpec, RewardType
+from finetune_api.spec.reft import REWARD_PLUGINS, RewardSpec, RewardType
 from jinja2.exceptions import SecurityError
 
 from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow
@@ -36,13 +36,17 @@ Plugin = Callable[[str, str, Mapping[str, Any]], float]
 class Judge:
     """Judges responses to rows.
 
+    Args:
+        reward: what responses are worth.
+        allowed_plugins: the plug-ins that the administrator allows, by their names.
+
     Raises:
-        BadConfig: the plug-in can't be imported, or programs can't be confined on this machine.
+        BadConfig: the plug-in isn't allowed or can't be loaded, or programs can't be confined on this machine.
     """
 
-    def __init__(self, reward: RewardSpec) -> None:
+    def __init__(self, reward: RewardSpec, allowed_plugins: Collection[str] = ()) -> None:
         self.reward = reward
-        self._plugin = _load(reward.plugin) if reward.plugin else None
+        self._plugin = _load(reward.plugin, allowed_plugins) if reward.plugin else None
         if reward.type is RewardType.PROGRAM and (fault := sandbox_fault()):
             raise BadConfig(f"{_FIELD}.type: programs can't be run safely here: {fault}; they need Linux with seccomp "
                             "on x86_64 or aarch64")
@@ -87,15 +91,27 @@ def _right(row: Example) -> str:
     return row.target
 
 
-def _load(name: str) -> Plugin:
-    module, _, function = name.partition(":")
+def _load(name: str, allowed: Collection[str]) -> Plugin:
+    """The plug-in of a name. What is imported is named by an installed package, never by the job."""
+    if name not in allowed:
+        raise BadConfig(f"{_FIELD}.plugin: {name} is not allowed: it has to be in the operator's settings "
+                        f"(allowed.rewardPlugins), or given with finetune run --allow-plugin {name}")
+    installed = entry_points(group=REWARD_PLUGINS)
+    found = {point.value: point for point in installed if point.name == name}
+    if len(found) > 1:
+        raise BadConfig(f"{_FIELD}.plugin: {name} is the name of {len(found)} entry points "
+                        f"({', '.join(sorted(found))}); rename one of them")
+    if not found:
+        raise BadConfig(f"{_FIELD}.plugin: {name} is no entry point of the group {REWARD_PLUGINS} in the trainer's "
+                        f"image; there {'are ' + ', '.join(sorted(installed.names)) if installed else 'is none'}")
+    (point,) = found.values()
     try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise BadConfig(f"{_FIELD}.plugin: {name} can't be imported: {error}; is it in the trainer's image?") from error
-    if not callable(found):
-        raise BadConfig(f"{_FIELD}.plugin: {name} is no function")
-    plugin: Plugin = found
+        plugin: Plugin = point.load()
+    except Exception as error:  # A package's module may raise anything.
+        raise BadConfig(f"{_FIELD}.plugin: {name} ({point.value}) can't be loaded: {type(error).__name__}: {error}"
+                        ) from error
+    if not callable(plugin):
+        raise BadConfig(f"{_FIELD}.plugin: {name} ({point.value}) is no function")
     return plugin
 
 

@@ -15,6 +15,7 @@ from finetune_trainer.data.rows import PreparedData
 from finetune_trainer.distributed import World
 from finetune_trainer.limits import LimitsFile
 from finetune_trainer.model.device import Device
+from finetune_trainer.reft.rewards import Judge
 from finetune_trainer.reft.state import RolloutExample
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.storage import BackgroundUploader
@@ -46,6 +47,7 @@ class TrainingRun:
         clock: the time.
         world: the processes that train together.
         reload: loads the base model once more; for methods that divide it among several processes.
+        judge: judges responses, where the method has a reward.
     """
 
     spec: FineTuneJobSpec
@@ -65,6 +67,7 @@ class TrainingRun:
     clock: Clock
     world: World = field(default_factory=World)
     reload: Callable[[], PreTrainedModel] | None = None
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True)
