@@ -1,7 +1,7 @@
 -- How Argo CD sees a FineTuneJob: from its generation, phase and conditions. argocd-cm.yaml carries this file.
 local health = {status = "Progressing", message = "the operator has not looked at the job yet"}
 local status = obj.status
-if status == nil or status.conditions == nil then
+if status == nil or status.conditions == nil or status.observedGeneration == nil then
   return health
 end
 if status.observedGeneration ~= obj.metadata.generation then

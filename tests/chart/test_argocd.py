@@ -8,7 +8,7 @@ import lupa
 import pytest
 import yaml
 from finetune_api.messages import Outcome, ProgressMessage, Stage
-from finetune_api.status import Phase, Progress
+from finetune_api.status import UNSEEN_STATUS, Phase, Progress
 from finetune_operator.conditions import Told, tell
 
 from charts.generate import HEALTH
@@ -27,7 +27,7 @@ def at(stage):
 
 
 RECORDED = {
-    "not looked at": {},
+    "not looked at": UNSEEN_STATUS,
     Phase.PENDING: decide(raw_job(compute={"accelerator": "tpu"})).status,
     Phase.PREFLIGHT: tell(decide(raw_job()).status, Told(Phase.PREFLIGHT, "Preflight", "data are checked"), 1, NOW),
     Phase.QUEUED: decide(raw_job(started()), raw_attempt(), raw_pod(unschedulable="0/1 nodes")).status,
@@ -48,8 +48,7 @@ ARGO_CD = {
     Phase.SUCCEEDED: "Healthy", Phase.FAILED: "Degraded",
 }
 KSTATUS = {
-    # kstatus takes the absence of every known condition for Current: its rule, and nobody's who has no webhook.
-    "not looked at": "Current", Phase.PENDING: "Failed", Phase.SUSPENDED: "Current", Phase.SUCCEEDED: "Current",
+    Phase.PENDING: "Failed", Phase.SUSPENDED: "Current", Phase.SUCCEEDED: "Current",
     Phase.FAILED: "Failed",
 }
 

@@ -96,7 +96,7 @@ def test_a_whole_job_needs_nothing_that_the_charts_account_may_not_do(control_pl
         other = Work(api, teams[1])
         other.apply()
         if namespaced:
-            assert "phase" not in other.status()
+            assert "observedGeneration" not in other.status()
         else:
             other.until("Running")
         refused = {dict(labels).get("status") for name, labels in operator.metrics()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import finetune_operator
 from finetune_api.messages import Outcome
-from finetune_api.status import Phase
+from finetune_api.status import NOT_LOOKED_AT, Phase
 from finetune_operator.records import JOB_DELETED
 from finetune_operator.verdicts import OVERDUE, PREEMPTED
 
@@ -39,6 +39,6 @@ WRITTEN = set.union(*(found for _, found in _calls()))
 FAILURES = (set.union(*(found for name, found in _calls() if name in ("Verdict", "_finish")))
             | {str(one) for one in Outcome if one not in _GOOD and one is not Outcome.STOPPED} | {JOB_DELETED})
 """What a job can be Failed with."""
-TOLD = (WRITTEN | FAILURES | {OVERDUE, PREEMPTED} | {str(one) for one in Outcome}
+TOLD = (WRITTEN | FAILURES | {OVERDUE, PREEMPTED, NOT_LOOKED_AT} | {str(one) for one in Outcome}
         | {str(Phase.RUNNING), str(Phase.EVALUATING), str(Phase.UPLOADING)})
 """Every reason of a condition or of an attempt."""

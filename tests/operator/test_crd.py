@@ -7,11 +7,16 @@ import json
 import pytest
 import yaml
 from finetune_api.rules import RULES, STORED_RULES, Rule
+from finetune_api.status import Phase
+from finetune_operator.conditions import Told, tell
+from finetune_operator.reconcile import dump_status
+from finetune_operator.views import view_job
 
 from tests.api.jobs import document, nested
 from tests.cluster.waiting import wait_for
 from tests.operator.api import Refused
 from tests.operator.conftest import CRD
+from tests.operator.objects import NOW
 
 ALL = (*RULES, *STORED_RULES)
 DRY = "?dryRun=All&fieldValidation=Strict"
@@ -129,13 +134,51 @@ def test_kubectl_refuses_unknown_fields(control_plane, api, namespace):
     assert 'unknown field "spec.training.epoch"' in done.stderr
 
 
+COLUMNS = ["NAME", "PHASE", "REASON", "METHOD", "MODEL", "PROGRESS", "LOSS", "COST", "ETA", "AGE"]
+
+
+def _condition(kind, status="True", reason="Running", message="attempt 1 runs on node-a"):
+    return {"type": kind, "status": status, "reason": reason, "message": message, "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}
+
+
 def test_kubectl_shows_the_columns_and_explains_the_fields(control_plane, api, stored):
     api.patch("FineTuneJob", stored, "smallest", {"status": {
         "phase": "Running", "progress": {"step": 1, "totalSteps": 4, "percent": 25, "loss": 0.5},
+        "conditions": [_condition("Validated", reason="Valid"), _condition("Progressing")],
         "cost": {"spent": "0.1", "hourlyRate": "1"}}}, "status")
-    header, row = control_plane.kubectl("get", "finetune", "-n", stored).stdout.splitlines()
-    assert header.split() == ["NAME", "PHASE", "METHOD", "MODEL", "PROGRESS", "LOSS", "COST", "ETA", "AGE"]
-    assert row.split()[:7] == ["smallest", "Running", "LoRA", "owner/name", "25", "0.5", "0.1"]
+    shown = control_plane.kubectl("get", "ftj", "-n", stored).stdout
+    assert control_plane.kubectl("get", "finetune", "-n", stored).stdout == shown, "the category"
+    header, row = shown.splitlines()
+    assert header.split() == COLUMNS
+    assert row.split()[:8] == ["smallest", "Running", "Running", "LoRA", "owner/name", "25", "0.5", "0.1"]
+    assert "attempt 1 runs on node-a" in control_plane.kubectl("get", "ftj", "-n", stored, "-o", "wide").stdout
     explained = control_plane.kubectl("explain", "ftj.spec.method").stdout
     assert "How the model learns." in explained
     assert "arXiv:2305.14314" in explained
+
+
+def test_a_job_that_no_operator_has_seen_has_a_phase_and_a_reason(control_plane, api, namespace):
+    api.create("FineTuneJob", namespace, document())
+    row = control_plane.kubectl("get", "ftj", "-n", namespace).stdout.splitlines()[1]
+    assert row.split()[:3] == ["smallest", "Pending", "NotLookedAt"]
+    read = view_job(api.get("FineTuneJob", namespace, "smallest"))
+    first = tell(read.status, Told(Phase.PREFLIGHT, "Preflight", "checked"), 1, NOW)
+    assert {one.last_transition_time for one in first.conditions} == {NOW}, "the apiserver's times are no operator's"
+
+
+def test_kubectl_wait_returns_at_either_end(control_plane, api, stored):
+    for phase in (Phase.FAILED, Phase.SUCCEEDED):
+        known = view_job(api.get("FineTuneJob", stored, "smallest")).status
+        told = tell(known, Told(phase, "BadData", "row 7"), 1, NOW)
+        api.patch("FineTuneJob", stored, "smallest", {"status": dump_status(told)}, "status")
+        control_plane.kubectl("wait", "--for=condition=Finished", "ftj/smallest", "-n", stored, "--timeout=10s")
+
+
+def test_the_statuses_of_earlier_releases_are_taken_and_no_type_twice(api, stored):
+    kinds = ("Validated", "Admitted", "Progressing", "Reconciling", "Succeeded", "Failed", "Stalled")
+    told = [_condition(kind) for kind in kinds]
+    taken = api.patch("FineTuneJob", stored, "smallest", {"status": {"conditions": told}}, "status")
+    assert taken["status"]["conditions"] == told
+    with pytest.raises(Refused, match="Duplicate value"):
+        api.patch("FineTuneJob", stored, "smallest", {"status": {"conditions": [*told, told[0]]}}, "status")

@@ -40,7 +40,7 @@ def test_success_is_told_with_everything_that_is_known():
                      at=1801)
     assert telling(decided) == ("Succeeded", "Succeeded", "trained 10 steps")
     assert conditions(decided) == {"Validated": "True", "Progressing": "False", "Reconciling": "False",
-                                   "Succeeded": "True", "Failed": "False"}
+                                   "Finished": "True", "Succeeded": "True", "Failed": "False"}
     assert decided.status.adapter == ADAPTER
     assert decided.status.cost.spent == Decimal("0.5000")
     assert decided.status.completion_time is not None

@@ -17,12 +17,14 @@ from finetune_api.base import GROUP, VERSION
 from finetune_api.reference import reference
 from finetune_api.rules import FIXED_SECTIONS, RULES, STORED_RULES
 from finetune_api.spec.job import KIND, FineTuneJob, FineTuneJobSpec, Metadata
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import UNSEEN_STATUS, FineTuneJobStatus
 
 PLURAL = "finetunejobs"
 _HEADER = "# Generated from finetune_api by `make generate`; edit the models instead.\n"
-_COLUMNS = (
+_TOLD_LAST = '.status.conditions[?(@.type=="Progressing")]'
+_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("Phase", "string", ".status.phase"),
+    ("Reason", "string", f"{_TOLD_LAST}.reason"),
     ("Method", "string", ".spec.method.type"),
     ("Model", "string", ".spec.model.source"),
     ("Progress", "integer", ".status.progress.percent"),
@@ -31,6 +33,10 @@ _COLUMNS = (
     ("ETA", "string", ".status.progress.estimatedCompletionTime"),
     ("Age", "date", ".metadata.creationTimestamp"),
 )
+_WIDE_COLUMNS = (
+    ("Message", "string", f"{_TOLD_LAST}.message"),
+)
+"""Those that `kubectl get -o wide` adds."""
 _NOT_STRUCTURAL = {"title", "$defs", "additionalProperties", "discriminator"}
 
 
@@ -144,7 +150,8 @@ def crd() -> dict[str, Any]:
                 "storage": True,
                 "subresources": {"status": {}},
                 "additionalPrinterColumns": [
-                    {"name": name, "type": kind, "jsonPath": path} for name, kind, path in _COLUMNS
+                    {"name": name, "type": kind, "jsonPath": path, **({"priority": 1} if wide else {})}
+                    for wide, columns in enumerate((_COLUMNS, _WIDE_COLUMNS)) for name, kind, path in columns
                 ],
                 "schema": {"openAPIV3Schema": {
                     "type": "object",
@@ -156,7 +163,7 @@ def crd() -> dict[str, Any]:
                         "kind": {"type": "string", "description": "Kind of the resource."},
                         "metadata": {"type": "object", "properties": {"name": _name_schema()}},
                         "spec": _with_rules(schema_of(FineTuneJobSpec)),
-                        "status": schema_of(FineTuneJobStatus),
+                        "status": {**schema_of(FineTuneJobStatus), "default": UNSEEN_STATUS},
                     },
                 }},
             }],

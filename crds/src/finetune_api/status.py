@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -39,6 +39,7 @@ class ConditionType(StrEnum):
     VALIDATED = "Validated"
     ADMITTED = "Admitted"
     PROGRESSING = "Progressing"
+    FINISHED = "Finished"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     RECONCILING = "Reconciling"
@@ -279,8 +280,9 @@ class FineTuneJobStatus(Message):
     phase: Phase | None = None
     """Where the job is."""
 
-    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
-    """What is true of it, each with a reason and a sentence."""
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra={
+        "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})] = ()
+    """What is true of it, each with a reason and a sentence; one of each type."""
 
     observed_generation: int | None = None
     """The generation of the spec that this status speaks of."""
@@ -326,3 +328,21 @@ class FineTuneJobStatus(Message):
 
     completion_time: Time | None = None
     """When it was done."""
+
+
+NOT_LOOKED_AT = "NotLookedAt"
+"""The reason of a job that no operator has seen yet."""
+
+
+def _unseen(kind: ConditionType, holds: ConditionStatus) -> dict[str, Any]:
+    return Condition(type=kind, status=holds, reason=NOT_LOOKED_AT,
+                     message="no operator has looked at the job yet: see that one runs and serves this namespace",
+                     observed_generation=0, last_transition_time=datetime.fromtimestamp(0, UTC)).model_dump(mode="json")
+
+
+UNSEEN_STATUS: dict[str, Any] = {
+    "phase": Phase.PENDING.value,
+    "conditions": [_unseen(ConditionType.PROGRESSING, ConditionStatus.UNKNOWN),
+                   _unseen(ConditionType.RECONCILING, ConditionStatus.TRUE)],
+}
+"""What the apiserver shows of a job whose status nobody has written: no column is blank, and kstatus waits."""

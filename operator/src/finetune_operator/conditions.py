@@ -46,7 +46,9 @@ def tell(status: FineTuneJobStatus, told: Told, generation: int, now: datetime) 
     def condition(kind: ConditionType, holds: bool, reason: str, words: str) -> Condition:
         value = ConditionStatus.TRUE if holds else ConditionStatus.FALSE
         before = old.get(kind)
-        since = before.last_transition_time if before and before.status == value else now
+        # Those of generation 0 are the apiserver's own, of a job that nobody had looked at.
+        same = before is not None and before.observed_generation and before.status == value
+        since = before.last_transition_time if before and same else now
         return Condition(type=kind, status=value, reason=reason, message=words, observed_generation=generation,
                          last_transition_time=since)
 
@@ -63,6 +65,7 @@ def tell(status: FineTuneJobStatus, told: Told, generation: int, now: datetime) 
         yield condition(ConditionType.PROGRESSING, working, told.reason, message)
         yield condition(ConditionType.RECONCILING, working, told.reason, message)
         if finished:
+            yield condition(ConditionType.FINISHED, True, told.reason, message)
             yield condition(ConditionType.SUCCEEDED, told.phase is Phase.SUCCEEDED, told.reason, message)
             yield condition(ConditionType.FAILED, told.phase is Phase.FAILED, told.reason, message)
         if told.phase is Phase.FAILED or not told.valid:
@@ -76,8 +79,8 @@ def looked_at(status: FineTuneJobStatus, generation: int) -> FineTuneJobStatus:
     """The same status, told of a later generation: kstatus and Argo CD wait until it is."""
     if status.observed_generation == generation:
         return status
-    same = (one.model_copy(update={"observed_generation": generation}) for one in status.conditions)
-    return status.model_copy(update={"conditions": tuple(same), "observed_generation": generation})
+    same = {one.type: one.model_copy(update={"observed_generation": generation}) for one in status.conditions}
+    return status.model_copy(update={"conditions": tuple(same.values()), "observed_generation": generation})
 
 
 def notes(old: FineTuneJobStatus, new: FineTuneJobStatus) -> tuple[Note, ...]:

@@ -1,0 +1,39 @@
+"""How a decision is told: conditions that people, kubectl and Argo CD can rely on."""
+
+from __future__ import annotations
+
+import pytest
+from finetune_api.status import Condition, Phase
+from finetune_operator.conditions import Told, looked_at, tell
+from finetune_operator.views import view_job
+
+from tests.operator.objects import NOW, raw_job
+
+EMPTY = view_job(raw_job()).status
+
+
+def told(phase, reason="Reason", before=EMPTY):
+    return tell(before, Told(phase, reason, "what happened"), 1, NOW)
+
+
+def of(status, kind) -> Condition | None:
+    return next((one for one in status.conditions if one.type == kind), None)
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_finished_is_true_at_either_end_and_nowhere_else(phase):
+    finished = of(told(phase, "BadData"), "Finished")
+    if phase not in (Phase.SUCCEEDED, Phase.FAILED):
+        assert finished is None
+        return
+    assert (finished.status, finished.reason, finished.message) == ("True", "BadData", "what happened")
+
+
+def test_no_type_is_there_twice_whatever_was_there_before():
+    status = EMPTY
+    for phase in (*Phase, *reversed(Phase)):
+        status = told(phase, before=status.model_copy(update={"conditions": status.conditions * 2}))
+        types = [one.type for one in status.conditions]
+        assert len(types) == len(set(types))
+    doubled = status.model_copy(update={"conditions": status.conditions * 2})
+    assert looked_at(doubled, 2).conditions == looked_at(status, 2).conditions
