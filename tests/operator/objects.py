@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -129,8 +130,11 @@ def result(outcome: Outcome, message: str = "what happened", **known: Any) -> Re
 
 
 def observe(*raws: dict[str, Any], progress: ProgressMessage | None = None, polled: float | None = None,
-            attempt: int = 1, gone: tuple[dict[str, Any], ...] = ()) -> Observation:
-    """What a cache knows of the job that saw these objects, and others that were deleted again."""
+            attempt: int = 1, gone: tuple[dict[str, Any], ...] = (), earlier_run: dict[str, Any] | None = None
+            ) -> Observation:
+    """What a cache knows of the job that saw these objects, and others that were deleted again; and what an earlier
+    attempt got, once it is asked for.
+    """
     cache = Cache()
     for raw in (*raws, *gone):
         cache.note(raw)
@@ -140,7 +144,7 @@ def observe(*raws: dict[str, Any], progress: ProgressMessage | None = None, poll
         cache.polled[UID] = Polled(attempt, NOW + timedelta(seconds=polled), progress)
     seen = cache.observe(KEY)
     assert seen is not None
-    return seen
+    return replace(seen, earlier_run=earlier_run or {})
 
 
 def decide(*raws: dict[str, Any], at: float = 0, settings: Settings = SETTINGS, **known: Any) -> Plan:

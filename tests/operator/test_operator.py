@@ -122,13 +122,36 @@ def test_new_settings_restart_nothing(control_plane, api, work, namespace):
     pod = work.running_pod()
     work.until("Running")
     first.stop()
+    given = _written_by_another_release(api, namespace, pod)
     second = Operator(control_plane, namespace, identity="new", settings={"trainerImage": "registry.invalid/trainer:2"})
     try:
         work.end(75, Result(outcome=Outcome.STOPPED, message="stopped"))
         following = work.running_pod(2)
         assert following["spec"]["containers"][0]["image"] == pod["spec"]["containers"][0]["image"]
+        assert _run_json(api, namespace, following) == {**given, "attempt": 2}
     finally:
         second.stop()
+
+
+def _run_map(api, namespace, pod):
+    name = next(one["configMap"]["name"] for one in pod["spec"]["volumes"] if one["name"] == "run")
+    return api.get("ConfigMap", namespace, name)
+
+
+def _run_json(api, namespace, pod):
+    return json.loads(_run_map(api, namespace, pod)["data"]["run.json"])
+
+
+def _written_by_another_release(api, namespace, pod):
+    """Put a run configuration with fields of another release, and without one of this, in the place of a pod's."""
+    made = _run_map(api, namespace, pod)
+    content = {**json.loads(made["data"]["run.json"]), "fieldOfAnotherRelease": {"a": 1}}
+    del content["date"]
+    api.delete("ConfigMap", namespace, made["metadata"]["name"], "Background")
+    metadata = {key: made["metadata"][key] for key in ("name", "labels", "ownerReferences")}
+    api.create("ConfigMap", namespace, {"apiVersion": "v1", "kind": "ConfigMap", "immutable": True,
+                                        "metadata": metadata, "data": {"run.json": json.dumps(content)}})
+    return content
 
 
 def test_the_same_name_in_two_namespaces_is_two_jobs(control_plane, api):

@@ -31,10 +31,13 @@ def test_a_pod_runs_its_configuration_obeys_its_limits_and_leaves_its_result(tmp
     config, limits, log = folder / "config", folder / "limits", folder / "termination-log"
     config.mkdir()
     limits.mkdir()
-    (config / "run.json").write_text(RunConfig(
+    content = json.loads(RunConfig(
         namespace="team", name="tiny", uid="0123-abcd", attempt=2, spec=spec, spec_hash=spec_hash(spec),
         accelerator=Accelerator(name="cpu", hourly_rate="1.00"),
     ).model_dump_json(exclude_none=True))
+    # As an operator of a later release writes it.
+    content["spec"]["training"]["fieldOfTheFuture"] = content["fieldOfTheFuture"] = {"a": [1]}
+    (config / "run.json").write_text(json.dumps(content))
     (limits / "limits.json").write_text(Limits(stop=True).model_dump_json())
     done = _start(config, "--limits", limits, "--termination-log", log)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -6,7 +6,7 @@ import bisect
 import operator
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field
 
@@ -52,7 +52,11 @@ class Accelerator(Message):
 
 
 class RunConfig(ApiModel):
-    """Everything that one attempt needs: written once, never changed while it runs (`run.json`)."""
+    """Everything that one attempt needs (`run.json`): made once for a job, and the same for each of its attempts.
+
+    The image of a job stays what it was at its start, and the operator's does not: so the one reads what a later, or an
+    earlier, release of the other has written.
+    """
 
     namespace: str
     """Namespace of the job."""
@@ -89,6 +93,17 @@ class RunConfig(ApiModel):
     """The day, in UTC, that chat templates take for today. The check and every attempt of a job have the same one: its
     rows would differ otherwise. None where an earlier release wrote this, or there is no cluster.
     """
+
+    @classmethod
+    def read(cls, text: str | bytes) -> Self:
+        """Read a configuration of any release: fields that this one does not know are passed over, in the spec too.
+
+        A user's own file is read by `finetune_api.loading`, which refuses them.
+
+        Raises:
+            pydantic.ValidationError: a field that this release needs, or a value that it does not understand.
+        """
+        return cls.model_validate_json(text, extra="ignore")
 
 
 class Limits(Message):

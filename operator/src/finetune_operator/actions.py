@@ -43,9 +43,11 @@ class Plan:
 
     Attributes:
         requeue_after: look again then, even if nothing happens; None for only when something does.
+        needs_earlier_run: what an earlier attempt got has to be read; then it is decided again.
     """
 
     status: FineTuneJobStatus
     actions: tuple[Action, ...] = ()
     events: tuple[Note, ...] = ()
     requeue_after: timedelta | None = None
+    needs_earlier_run: bool = False

@@ -60,12 +60,12 @@ def run_config(job: JobView, spec: FineTuneJobSpec, number: int, image: str, sta
     )
 
 
-def run_map(job: JobView, config: RunConfig) -> Object:
+def run_map(job: JobView, number: int, text: str) -> Object:
     """The immutable ConfigMap with an attempt's run configuration."""
     return {
         "apiVersion": "v1", "kind": "ConfigMap", "immutable": True,
-        "metadata": child_metadata(job, run_name(job.name, job.uid, config.attempt), config.attempt),
-        "data": {RUN_FILE: config.model_dump_json(exclude_none=True)},
+        "metadata": child_metadata(job, run_name(job.name, job.uid, number), number),
+        "data": {RUN_FILE: text},
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from finetune_api.messages import ProgressMessage
 
@@ -25,6 +26,7 @@ class Observation:
         progress: what the running trainer said last.
         polled_at: when the trainer was asked last; costs of a running attempt are counted up to then, so that an idle
             pass changes nothing.
+        earlier_run: the run configuration of an earlier attempt, empty where there is none; None where it was not read.
     """
 
     job: JobView
@@ -35,3 +37,4 @@ class Observation:
     addresses: Mapping[str, str] = field(default_factory=dict)
     progress: ProgressMessage | None = None
     polled_at: datetime | None = None
+    earlier_run: Mapping[str, Any] | None = None

@@ -7,11 +7,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api.messages import Outcome, Result, Stage
-from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.training import Toggle
 from finetune_api.status import Phase, Retries
 
-from finetune_operator import accounting, admission, budget, isolation, manifests, preflighting, records
+from finetune_operator import accounting, admission, budget, frozen, isolation, manifests, preflighting, records
 from finetune_operator.actions import Action, Apply, Create, Delete, Plan
 from finetune_operator.children import identity
 from finetune_operator.conditions import Told, looked_at, notes, tell
@@ -295,22 +294,25 @@ class _Pass:
             return self._tell(Told(Phase.STARTING, "CannotStart", f"compute.accelerator {name} is no longer in the "
                                    "operator's catalogue (settings.accelerators): the next attempt waits until an "
                                    "administrator puts it back"))
+        if number > 1 and self.seen.earlier_run is None:
+            return Plan(self.status, needs_earlier_run=True)
         image = self.status.image or self.settings.image_for(self.spec.engine)
-        config = manifests.run_config(self.job, self._fitting_spec(), number, image, self.status, self.settings)
-        made = (manifests.run_map(self.job, config), self._limits_map(number),
+        made = (manifests.run_map(self.job, number, self._run_text(number, image)), self._limits_map(number),
                 manifests.attempt_job(self.job, self.spec, number, image, self.accelerator, self.settings, rendezvous))
         actions = tuple(Create(one) for one in made)
         if self.status.phase is Phase.STARTING:
             return Plan(self.status, actions)  # Told already: a write saved.
         return self._tell(Told(Phase.STARTING, "Starting", f"attempt {number} is being made"), actions)
 
-    def _fitting_spec(self) -> FineTuneJobSpec:
-        """The spec, with the smallest memory plan once the accelerator's memory did not suffice."""
-        if not any(one.reason == Outcome.OUT_OF_MEMORY for one in self.status.attempts):
-            return self.spec
-        training = self.spec.training.model_copy(update={
-            "micro_batch_size": 1, "gradient_checkpointing": Toggle.ENABLED})
-        return self.spec.model_copy(update={"training": training})
+    def _run_text(self, number: int, image: str) -> str:
+        """An attempt's run.json, with the smallest memory plan once the accelerator's memory did not suffice."""
+        smallest = any(one.reason == Outcome.OUT_OF_MEMORY for one in self.status.attempts)
+        spec = self.spec
+        if smallest:
+            spec = spec.model_copy(update={"training": spec.training.model_copy(update={
+                "micro_batch_size": 1, "gradient_checkpointing": Toggle.ENABLED})})
+        config = manifests.run_config(self.job, spec, number, image, self.status, self.settings)
+        return frozen.run_text(config, dict(self.seen.earlier_run or {}), smallest)
 
     def _tell(self, told: Told, actions: tuple[Action, ...] = (), requeue: timedelta | None = None) -> Plan:
         return Plan(tell(self.status, told, self.job.generation, self.now), actions, requeue_after=requeue)

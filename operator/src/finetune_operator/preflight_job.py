@@ -7,7 +7,7 @@ from finetune_api.spec.compute import ComputeSpec
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.policy import BudgetSpec
 
-from finetune_operator import admission, manifests
+from finetune_operator import admission, frozen, manifests
 from finetune_operator.names import ATTEMPT_LABEL, PREFLIGHT_LABEL, preflight_run_name
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.views import JobView
@@ -27,7 +27,7 @@ def preflight_map(job: JobView, spec: FineTuneJobSpec, settings: Settings, name:
                                               hourly_rate=one.hourly_price, currency=settings.currency)
                            for name, one in sorted(settings.accelerators.items()) if one.memory),
     })
-    made = manifests.run_map(job, config)
+    made = manifests.run_map(job, 1, frozen.run_text(config, {}, smallest=False))
     made["metadata"]["name"] = preflight_run_name(name, job.uid)
     _relabel(made, job.generation)
     return made

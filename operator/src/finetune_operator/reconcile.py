@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from aiohttp import ClientError
@@ -15,9 +16,11 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_operator import manifests
 from finetune_operator.actions import Action, Apply, Create, Delete, Plan
 from finetune_operator.cache import Cache, Key
-from finetune_operator.client import ApiError, Client, object_path
+from finetune_operator.client import ApiError, Client, list_path, object_path
 from finetune_operator.faults import reach
+from finetune_operator.frozen import earlier_run
 from finetune_operator.metrics import PASS_SECONDS, PASSES, QUEUED, WAIT_SECONDS
+from finetune_operator.names import UID_LABEL
 from finetune_operator.plan import plan, refused
 from finetune_operator.queue import WorkQueue
 from finetune_operator.settings import Settings
@@ -80,6 +83,9 @@ class Reconciler:
             self._queue.forget(key)
             return
         decided = plan(seen, self._settings, self._clock())
+        if decided.needs_earlier_run:
+            seen = replace(seen, earlier_run=await self._earlier_run(seen.job))
+            decided = plan(seen, self._settings, self._clock())
         try:
             for action in decided.actions:
                 await self._act(seen.job, action)
@@ -90,6 +96,12 @@ class Reconciler:
         await self._write_status(seen.job, decided)
         if decided.requeue_after is not None:
             self._queue.add_after(key, decided.requeue_after.total_seconds())
+
+    async def _earlier_run(self, job: JobView) -> manifests.Object:
+        """What an earlier attempt got. Attempts are few: the cache, which has every ConfigMap, need not hold it."""
+        maps: list[manifests.Object] = []
+        await self._client.list_into(list_path("v1", "ConfigMap", job.namespace), f"{UID_LABEL}={job.uid}", maps.append)
+        return earlier_run(job, maps)
 
     async def _act(self, job: JobView, action: Action) -> None:
         if isinstance(action, Create):

@@ -58,7 +58,7 @@ def _check(options: argparse.Namespace) -> tuple[int, bytes]:
                                   message=wrong.result.message).to_bytes()
         print(message.decode())  # noqa: T201
         return ExitCode(wrong.code), message
-    config = RunConfig.model_validate_json((options.config / RUN_FILE).read_bytes())
+    config = RunConfig.read((options.config / RUN_FILE).read_bytes())
     console = Console()
     checked = preflight(config, lambda text: console.print(text, markup=False, highlight=False))
     message = checked.result.to_bytes()
@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> tuple[int, bytes]
     stop.listen()
     if wrong := _bad_folder(options.config, options.limits):
         return _say(wrong)
-    config = RunConfig.model_validate_json((options.config / RUN_FILE).read_bytes())
+    config = RunConfig.read((options.config / RUN_FILE).read_bytes())
     limits = Limits()
     if options.limits:
         limits = Limits.model_validate_json((options.limits / LIMITS_FILE).read_bytes())
@@ -104,11 +104,12 @@ def _termination_log() -> Path | None:
 
 def _bad_folder(config: Path, limits: Path | None) -> Ending | None:
     """What is wrong with the configuration folders, or None."""
-    for path, model in ((config / RUN_FILE, RunConfig), (limits / LIMITS_FILE if limits else None, Limits)):
+    for path, read in ((config / RUN_FILE, RunConfig.read),
+                       (limits / LIMITS_FILE if limits else None, Limits.model_validate_json)):
         if path is None:
             continue
         try:
-            model.model_validate_json(path.read_bytes())
+            read(path.read_bytes())
         except OSError as error:
             return Ending(ExitCode.BAD_CONFIG, Result(outcome=Outcome.BAD_CONFIG, message=f"{path}: {error.strerror}"))
         except ValidationError as error:
