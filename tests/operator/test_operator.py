@@ -251,6 +251,11 @@ def test_what_the_apiserver_refuses_is_told_and_tried_again(operator, work, api,
     assert "exceeded quota: none" in words
     api("DELETE", f"{quotas}/none")
     work.until("Running")
+    counted = {name: value for name, value in operator.metrics().items() if "refused" in str(name)}
+    assert counted.get(("finetune_operator_reconciles_total", frozenset({("result", "refused")}))) >= 1
+    assert {dict(labels)["refused_by"] for (name, labels), _ in counted.items()
+            if name == "finetune_operator_api_requests_total"} == {"", "admission"}
+    assert operator.metrics()[("finetune_operator_reconciles_total", frozenset({("result", "error")}))] == 0
 
 
 def test_a_leader_that_lost_its_lease_ends(control_plane, api, namespace):

@@ -74,7 +74,8 @@ and watching.py. Nothing here reads a Secret. */ -}}
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [list, watch, create, patch, delete]
+# Read only where a Job has no pod: its controller's events say why.
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  verbs: [create, list]
 {{- end -}}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,27 @@ class NoCluster(Exception):
     """Neither a service account nor a kubeconfig is there."""
 
 
+AUTHORIZATION = "authorization"
+ADMISSION = "admission"
+_NOT_AUTHORIZED = re.compile(r'User ".*" cannot \S+ (resource|path) ')
+"""How every authorizer's refusal reads; those of admission (ResourceQuota, LimitRange, policies) say what they miss."""
+
+
 class ApiError(Exception):
-    """The apiserver's refusal: `status` is its HTTP code, `reason` its machine-readable word."""
+    """The apiserver's refusal: `status` is its HTTP code, `reason` its machine-readable word.
+
+    Attributes:
+        refused_by: of a 401 or 403, whether the operator may not ask for such a thing (AUTHORIZATION), or may, and a
+            quota or a policy does not take this one (ADMISSION); else an empty string.
+    """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         self.status = status
         self.reason = reason
+        self.refused_by = ""
+        if status in (401, 403):
+            unauthorized = status == 401 or _NOT_AUTHORIZED.search(message)
+            self.refused_by = AUTHORIZATION if unauthorized else ADMISSION
         super().__init__(f"{status} {reason}: {message}")
 
 
@@ -99,9 +115,10 @@ class Client:
             data = json.dumps(body)
         async with self._http.request(method, self._info.server + path, data=data, headers=headers) as response:
             content = await response.read()
-            REQUESTS.labels(method, response.status).inc()
-            if not response.ok:
-                raise _refusal(response.status, content)
+            refusal = None if response.ok else _refusal(response.status, content)
+            REQUESTS.labels(method, response.status, refusal.refused_by if refusal else "").inc()
+            if refusal:
+                raise refusal
         answer: Object = json.loads(content)
         return answer
 
@@ -128,6 +145,14 @@ class Client:
         except ApiError as error:
             if error.status != 404:
                 raise
+
+    async def failures_to_create(self, namespace: str, job_uid: str) -> list[Object]:
+        """The events that say why a Job's controller could not make a pod, at most a hundred."""
+        selector = f"involvedObject.kind=Job,involvedObject.uid={job_uid},reason=FailedCreate"
+        query = urlencode({"fieldSelector": selector, "limit": "100"})
+        answer = await self.request("GET", f"{list_path('v1', 'Event', namespace)}?{query}")
+        events: list[Object] = answer["items"]
+        return events
 
     async def list_into(self, path: str, selector: str, take: Callable[[Object], None]) -> int:
         """Hand every item of a list to `take`, page by page; the list's resource version."""

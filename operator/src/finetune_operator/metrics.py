@@ -11,12 +11,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from finetune_operator.views import time_of
+
 REGISTRY = CollectorRegistry()
 
-REQUESTS = Counter("finetune_operator_api_requests", "Requests to the apiserver, by method and HTTP status.",
-                   ("method", "status"), registry=REGISTRY)
-PASSES = Counter("finetune_operator_reconciles", "Passes over a job, by result (ok, conflict, error).", ("result",),
-                 registry=REGISTRY)
+REQUESTS = Counter("finetune_operator_api_requests", "Requests to the apiserver, by method and HTTP status; of a 401 "
+                   "or 403, by what refused it: authorization (the operator's role) or admission (a quota, a policy).",
+                   ("method", "status", "refused_by"), registry=REGISTRY)
+PASSES = Counter("finetune_operator_reconciles", "Passes over a job, by result (ok, conflict, error, and refused: what "
+                 "the job needs is not taken, which its condition says).", ("result",), registry=REGISTRY)
 PASS_SECONDS = Histogram("finetune_operator_reconcile_seconds", "Time of one pass over a job, requests included.",
                          registry=REGISTRY)
 WAIT_SECONDS = Histogram("finetune_operator_queue_wait_seconds", "Time from a job's becoming due to its pass.",
@@ -25,12 +28,15 @@ QUEUED = Gauge("finetune_operator_queue_jobs", "Jobs that wait for a pass.", reg
 POLLS = Counter("finetune_operator_polls", "Readings of trainers' progress, by result (ok, failed).", ("result",),
                 registry=REGISTRY)
 LEADER = Gauge("finetune_operator_leader", "1 while this replica leads.", registry=REGISTRY)
-for _result in ("ok", "conflict", "error"):
+for _result in ("ok", "conflict", "refused", "error"):
     PASSES.labels(_result)  # A rate needs a zero to start from.
 for _result in ("ok", "failed"):
     POLLS.labels(_result)
 
 _JOB = ("namespace", "job")
+_ONE_JOB = (*_JOB, "uid")
+"""A job that is made again under its name is another one, and its failure another failure."""
+
 _FINISHED = (Phase.SUCCEEDED, Phase.FAILED)
 _SERIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("finetune_job_loss_nats", "Training loss of the last step, in nats per answer token.",
@@ -60,20 +66,26 @@ class JobCollector(Collector):
             by_phase.add_metric((phase,), phases.get(phase, 0))
         yield by_phase
         about = GaugeMetricFamily("finetune_job_info", "1 for each job, with its phase and why it is there.",
-                                  labels=(*_JOB, "phase", "reason"))
+                                  labels=(*_ONE_JOB, "phase", "reason"))
+        completed = GaugeMetricFamily("finetune_job_completion_timestamp_seconds", "When the job was done, in seconds "
+                                      "since 1970.", labels=_ONE_JOB)
         refused = GaugeMetricFamily("finetune_job_refused", "1 while the job can't be run as it is written.",
                                     labels=_JOB)
         for job in jobs:
             names = (job["metadata"]["namespace"], job["metadata"]["name"])
+            one_job = (*names, job["metadata"]["uid"])
             status = job.get("status") or {}
             told = {one["type"]: one for one in status.get("conditions") or ()}
             reason = told.get(ConditionType.PROGRESSING, {}).get("reason", "")
-            about.add_metric((*names, status.get("phase", Phase.PENDING), reason), 1)
+            about.add_metric((*one_job, status.get("phase", Phase.PENDING), reason), 1)
+            if done := time_of(status.get("completionTime")):
+                completed.add_metric(one_job, done.timestamp())
             if status.get("phase") not in _FINISHED:
                 valid = told.get(ConditionType.VALIDATED, {}).get("status")
                 refused.add_metric(names, int(valid == ConditionStatus.FALSE))
         yield about
         yield refused
+        yield completed
         for name, text, path in _SERIES:
             family = GaugeMetricFamily(name, text, labels=_JOB)
             for job in jobs:

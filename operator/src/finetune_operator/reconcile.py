@@ -16,12 +16,13 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_operator import manifests
 from finetune_operator.actions import Action, Apply, Create, Delete, Plan
 from finetune_operator.cache import Cache, Key
-from finetune_operator.client import ApiError, Client, list_path, object_path
+from finetune_operator.client import AUTHORIZATION, ApiError, Client, list_path, object_path
 from finetune_operator.faults import reach
 from finetune_operator.frozen import earlier_run
 from finetune_operator.metrics import PASS_SECONDS, PASSES, QUEUED, WAIT_SECONDS
 from finetune_operator.names import UID_LABEL
 from finetune_operator.plan import plan, refused
+from finetune_operator.pod_refusals import with_words
 from finetune_operator.queue import WorkQueue
 from finetune_operator.settings import Settings
 from finetune_operator.views import JobView
@@ -36,6 +37,10 @@ _log = logging.getLogger(__name__)
 
 class NameTaken(Exception):
     """A child's name belongs to an object of somebody else."""
+
+
+class NotTaken(Exception):
+    """What a job needs is not taken, for a cause in its namespace that its condition tells."""
 
 
 class Reconciler:
@@ -62,7 +67,10 @@ class Reconciler:
                 PASSES.labels("conflict" if error.status == CONFLICT else "error").inc()
                 _log.log(logging.DEBUG if error.status == CONFLICT else logging.WARNING,
                          "%s/%s: %s; trying again", *key, error, extra=_about(key))
-            except (ClientError, OSError, TimeoutError, NameTaken) as error:
+            except NotTaken as error:
+                PASSES.labels("refused").inc()
+                _log.warning("%s/%s: %s; trying again", *key, error, extra=_about(key))
+            except (ClientError, OSError, TimeoutError) as error:
                 PASSES.labels("error").inc()
                 _log.warning("%s/%s: %s; trying again", *key, error or type(error).__name__, extra=_about(key))
             except Exception:
@@ -76,12 +84,13 @@ class Reconciler:
 
         Raises:
             ApiError: the apiserver refused something (409: what was planned with is out of date).
-            NameTaken: a child's name is taken.
+            NotTaken: a quota, a policy or somebody else's object stands in the way.
         """
         seen = self._cache.observe(key)
         if seen is None:
             self._queue.forget(key)
             return
+        seen = await with_words(seen, self._client.failures_to_create, self._clock())
         decided = plan(seen, self._settings, self._clock())
         if decided.needs_earlier_run:
             seen = replace(seen, earlier_run=await self._earlier_run(seen.job))
@@ -92,6 +101,8 @@ class Reconciler:
         except (ApiError, NameTaken) as error:
             if isinstance(error, NameTaken) or error.status in REFUSED:
                 await self._write_status(seen.job, refused(seen.job, decided, str(error), self._clock()))
+                if isinstance(error, NameTaken) or error.refused_by != AUTHORIZATION:
+                    raise NotTaken(str(error)) from error
             raise
         await self._write_status(seen.job, decided)
         if decided.requeue_after is not None:

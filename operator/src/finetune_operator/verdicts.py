@@ -164,6 +164,12 @@ def _advice(words: str) -> str:
     return "mend that, and apply the job again"
 
 
+def lacks_pod(attempt: AttemptView, now: datetime) -> bool:
+    """Whether an attempt that may run has been without a pod for long."""
+    waits = attempt.released_at is not None and now - attempt.released_at >= NO_POD
+    return waits and not (attempt.pods or attempt.finished or attempt.deleting)
+
+
 def waiting_words(attempt: AttemptView, looked_for: str, now: datetime) -> str | None:
     """Why an attempt's pod is not running yet, in words; None where there is nothing to tell.
 
@@ -172,9 +178,11 @@ def waiting_words(attempt: AttemptView, looked_for: str, now: datetime) -> str |
         looked_for: what kind of node it wants.
         now: the time.
     """
-    if not attempt.pods and attempt.released_at and now - attempt.released_at >= NO_POD:
-        return (f"no pod of it can be made: `kubectl describe job {attempt.name}` has the apiserver's words. Mostly "
-                "a ResourceQuota or LimitRange stands in the way, or a ServiceAccount or PriorityClass is missing")
+    if lacks_pod(attempt, now):
+        words = attempt.no_pod or (f"`kubectl describe job {attempt.name}` has the apiserver's words. Mostly a "
+                                   "ResourceQuota or LimitRange stands in the way, or a ServiceAccount or "
+                                   "PriorityClass is missing")
+        return f"no pod of it can be made: {words.rstrip('.')}. It goes on by itself once that is changed"
     for pod in attempt.present:
         if pod.unschedulable is not None:
             return (f"no node takes the pod, which looks for {looked_for}; the scheduler says: {pod.unschedulable}. "

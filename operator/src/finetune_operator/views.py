@@ -91,6 +91,8 @@ class AttemptView:
             yet.
         failed: reason and message of the Job's Failed condition.
         finished_at: when the Job was finished.
+        uid: of the Job, where it is there.
+        no_pod: why its controller can't make a pod, in the apiserver's words, where that was asked for.
     """
 
     number: int
@@ -104,6 +106,8 @@ class AttemptView:
     failed: tuple[str, str] | None
     finished_at: datetime | None
     pods: tuple[PodView, ...]
+    uid: str = ""
+    no_pod: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -173,6 +177,7 @@ def view_attempt(raw: Raw, pods: Iterable[PodView], label: str = ATTEMPT_LABEL) 
         failed=(failed.get("reason", ""), failed.get("message", "")) if failed else None,
         finished_at=time_of(ended.get("lastTransitionTime")) if ended else None,
         pods=tuple(sorted(pods, key=lambda pod: (pod.index, pod.name))),
+        uid=metadata["uid"],
     )
 
 

@@ -1,0 +1,133 @@
+"""Whom the apiserver refuses: the operator, or what a namespace's quotas and policies do not take."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from finetune_operator.client import ApiError, Client
+from finetune_operator.metrics import JobCollector
+from finetune_operator.plan import plan
+from finetune_operator.pod_refusals import with_words, words
+
+from tests.cluster.waiting import wait_for
+from tests.operator.objects import (
+    NOW,
+    SETTINGS,
+    decide,
+    observe,
+    raw_attempt,
+    raw_check,
+    raw_job,
+    raw_pod,
+    stamp,
+    started,
+    telling,
+)
+
+QUOTA = "exceeded quota: team, requested: limits.memory=24Gi, used: limits.memory=0, limited: limits.memory=8Gi"
+LIMIT_RANGE = 'spec.containers[0].resources.requests: Invalid value: "4": must be less than or equal to cpu limit of 1'
+
+
+@pytest.mark.parametrize(("status", "message", "by"), [
+    (403, 'jobs.batch is forbidden: User "system:serviceaccount:a:b" cannot create resource "jobs" in API group '
+          '"batch" in the namespace "team"', "authorization"),
+    (403, 'forbidden: User "x" cannot get path "/metrics"', "authorization"),
+    (401, "Unauthorized", "authorization"),
+    (403, f'jobs.batch "tune-1" is forbidden: {QUOTA}', "admission"),
+    (403, 'jobs.batch "tune-1" is forbidden: ValidatingAdmissionPolicy "x" denied request: no', "admission"),
+    (403, 'jobs.batch "tune-1" is forbidden: unable to create new content in namespace a because it is being '
+          'terminated', "admission"),
+    (409, "exists", ""), (500, "", ""),
+])
+def test_a_quota_or_policy_is_told_from_a_role_that_lacks_something(status, message, by):
+    assert ApiError(status, "Forbidden", message).refused_by == by
+
+
+def event(message, at=10.0, **known):
+    return {"metadata": {"creationTimestamp": stamp(0)}, "message": message, "lastTimestamp": stamp(at), **known}
+
+
+@pytest.mark.parametrize(("message", "told"), [
+    (f'Error creating: pods "tune-1-0-abcde" is forbidden: {QUOTA}', QUOTA),
+    (f'Error creating: Pod "tune-1-0-abcde" is invalid: {LIMIT_RANGE}', LIMIT_RANGE),
+    ("Error creating: Internal error occurred: a webhook failed", "Internal error occurred: a webhook failed"),
+    ("", None),
+])
+def test_the_words_are_those_of_the_apiserver_without_the_name_of_a_pod_that_changes(message, told):
+    assert words([event("older", at=1), event(message), event("oldest", at=0.0)]) == told
+    assert words([]) is None
+
+
+def look(seen, at, answer):
+    """What is observed after the events were asked for, and the Jobs that they were asked of."""
+    asked = []
+
+    async def events_of(namespace, uid):
+        asked.append((namespace, uid))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return asyncio.run(with_words(seen, events_of, NOW + timedelta(seconds=at))), asked
+
+
+def test_a_job_without_a_pod_is_told_in_the_words_of_its_controller():
+    seen, asked = look(observe(raw_job(started()), raw_attempt()), 31, [event(f"Error creating: {LIMIT_RANGE}")])
+    assert len(asked) == 1
+    told = telling(plan(seen, SETTINGS, NOW + timedelta(seconds=31)))
+    assert told[:2] == ("Starting", "CannotStart")
+    assert LIMIT_RANGE in told[2] and "kubectl describe job" not in told[2]
+
+
+def test_a_check_without_a_pod_likewise():
+    job = raw_job(decide(raw_job(runPolicy={"preflight": "Required"})).status, runPolicy={"preflight": "Required"})
+    seen, _ = look(observe(job, raw_check()), 31, [event(f"Error creating: {QUOTA}")])
+    told = telling(plan(seen, SETTINGS, NOW + timedelta(seconds=31)))
+    assert told[:2] == ("Preflight", "CannotStart")
+    assert QUOTA in told[2]
+
+
+@pytest.mark.parametrize(("raws", "at"), [
+    ([raw_attempt()], 29), ([raw_attempt(), raw_pod(running=True)], 60), ([raw_attempt(suspended=True)], 60),
+    ([raw_attempt(ended="Failed")], 90), ([raw_attempt(deleting=True)], 90), ([], 60),
+], ids=["young", "with a pod", "suspended", "ended", "being deleted", "no Job"])
+def test_events_are_asked_for_only_where_a_pod_is_missing(raws, at):
+    seen = observe(raw_job(started()), *raws)
+    assert look(seen, at, []) == (seen, [])
+
+
+def test_a_refused_question_leaves_the_general_advice():
+    seen, _ = look(observe(raw_job(started()), raw_attempt()), 31, ApiError(403, "Forbidden", ""))
+    assert "kubectl describe job tune-1" in telling(plan(seen, SETTINGS, NOW + timedelta(seconds=31)))[2]
+
+
+def test_a_real_controllers_words_about_a_limit_range_are_found(control_plane, api, namespace, monkeypatch):
+    limits = {"type": "Container", "default": {"cpu": "1"}, "defaultRequest": {"cpu": "1"}}
+    api("POST", f"/api/v1/namespaces/{namespace}/limitranges", {
+        "apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small"}, "spec": {"limits": [limits]}})
+    container = {"name": "trainer", "image": "x", "resources": {"requests": {"cpu": "4"}}}
+    pod = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "tune-1"}, "spec": {"template": pod}}
+    uid = api.create("Job", namespace, job)["metadata"]["uid"]
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
+
+    async def ask(of):
+        client = Client.connect()
+        try:
+            return words(await client.failures_to_create(namespace, of))
+        finally:
+            await client.close()
+
+    assert wait_for(lambda: asyncio.run(ask(uid)), "the controller's event") == LIMIT_RANGE
+    assert asyncio.run(ask("another")) is None
+
+
+def test_a_failure_is_counted_for_its_own_object_with_its_time():
+    raw = raw_job(started(completion_time=NOW))
+    samples = {family.name: family.samples for family in JobCollector(lambda: [raw]).collect()}
+    (done,) = samples["finetune_job_completion_timestamp_seconds"]
+    assert (done.value, done.labels) == (NOW.timestamp(), {
+        "namespace": "team", "job": "tune", "uid": raw["metadata"]["uid"]})
+    assert samples["finetune_job_info"][0].labels["uid"] == raw["metadata"]["uid"]
