@@ -206,19 +206,6 @@ def test_several_nodes_are_an_indexed_job_that_meets_at_a_services_address():
     assert variables["FINETUNE_RENDEZVOUS"] == "10.96.0.7:29400"
 
 
-def test_a_pod_template_is_merged_in_by_name():
-    settings = Settings(pod_template={
-        "metadata": {"labels": {"team": "a"}},
-        "spec": {"containers": [{"name": "trainer", "env": [{"name": "HTTPS_PROXY", "value": "http://p"}]},
-                                {"name": "sidecar", "image": "s"}]}})
-    template = created(decide(raw_job(started()), settings=settings), "Job")["spec"]["template"]
-    assert template["metadata"]["labels"]["team"] == "a"
-    trainer, sidecar = template["spec"]["containers"]
-    assert sidecar == {"name": "sidecar", "image": "s"}
-    assert {"name": "HTTPS_PROXY", "value": "http://p"} in trainer["env"]
-    assert {"name": "HOME", "value": "/tmp"} in trainer["env"]
-
-
 def test_numbers_of_an_earlier_job_of_that_name_are_passed_over():
     decided = decide(raw_job(started()), raw_attempt(1, uid="99999999"))
     assert "create Job tune-2" in acts(decided)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,6 +21,7 @@ from finetune_api.uris import Uri
 from finetune_operator import budget
 from finetune_operator.children import child_metadata, hashed
 from finetune_operator.names import INDEX_ANNOTATION, KUEUE_LABEL, attempt_name, labels, limits_name, run_name
+from finetune_operator.pod_template import merged
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.views import JobView
 
@@ -121,8 +121,8 @@ def attempt_job(job: JobView, spec: FineTuneJobSpec, number: int, image: str, ac
     body: Object = {
         "completionMode": "Indexed", "completions": compute.nodes, "parallelism": compute.nodes,
         "backoffLimit": 0, "podReplacementPolicy": "Failed",
-        "template": merge_template(_pod_template(job, spec, number, image, accelerator, settings, rendezvous),
-                                   settings.pod_template),
+        "template": merged(_pod_template(job, spec, number, image, accelerator, settings, rendezvous),
+                           settings.pod_template, accelerator.pod_template),
     }
     if compute.queue_name:
         body["suspend"] = True  # Kueue starts it; nobody else touches this field again.
@@ -254,29 +254,6 @@ def _claims(spec: FineTuneJobSpec) -> dict[str, bool]:
         if location.scheme == "pvc":
             claims[location.authority] = claims.get(location.authority, True) and read_only
     return claims
-
-
-def merge_template(template: Object, patch: Mapping[str, Any]) -> Object:
-    """A pod template with an administrator's merged in: objects by key, lists of named things by name."""
-    merged = dict(template)
-    for key, value in patch.items():
-        below = merged.get(key)
-        if isinstance(below, dict) and isinstance(value, Mapping):
-            merged[key] = merge_template(below, value)
-        elif isinstance(below, list) and isinstance(value, list):
-            merged[key] = _merge_lists(below, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _merge_lists(below: list[Any], patch: list[Any]) -> list[Any]:
-    if not all(isinstance(item, Mapping) and "name" in item for item in (*below, *patch)):
-        return [*below, *(item for item in patch if item not in below)]
-    named = {item["name"]: item for item in below}
-    for item in patch:
-        named[item["name"]] = merge_template(named[item["name"]], item) if item["name"] in named else item
-    return list(named.values())
 
 
 def _toleration(toleration: Toleration) -> Object:

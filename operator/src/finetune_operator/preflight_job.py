@@ -9,6 +9,7 @@ from finetune_api.spec.policy import BudgetSpec
 
 from finetune_operator import admission, frozen, manifests
 from finetune_operator.names import ATTEMPT_LABEL, PREFLIGHT_LABEL, preflight_run_name
+from finetune_operator.pod_template import for_check
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.views import JobView
 
@@ -39,9 +40,11 @@ def preflight_job(job: JobView, spec: FineTuneJobSpec, settings: Settings, name:
                           service_account_name=spec.compute.service_account_name,
                           priority_class_name=spec.compute.priority_class_name)
     plain = spec.model_copy(update={"compute": compute, "budget": BudgetSpec()})
-    cpu = Accelerator(resource=None, tolerations=(), cpu=settings.preflight.cpu,
-                      host_memory=settings.preflight.memory)
-    made = manifests.attempt_job(job, plain, 1, settings.trainer_image, cpu, settings)
+    own = settings.preflight.pod_template
+    cpu = Accelerator(resource=None, tolerations=(), cpu=settings.preflight.cpu, host_memory=settings.preflight.memory,
+                      pod_template=for_check(settings.pod_template) if own is None else own)
+    made = manifests.attempt_job(job, plain, 1, settings.trainer_image, cpu,
+                                 settings.model_copy(update={"pod_template": {}}))
     made["metadata"]["name"] = name
     template, body = made["spec"]["template"], made["spec"]
     manifests.limit_time(body, settings.preflight.timeout)

@@ -64,6 +64,9 @@ class Accelerator(ApiModel):
     host_memory: ResourceQuantity = Quantity("24Gi")
     """Memory request and limit of a trainer, for each accelerator, where the job names none."""
 
+    pod_template: dict[str, Any] = Field(default_factory=dict)
+    """Merged into the pod template of its trainers, after that of all: a runtime class, a device for RDMA."""
+
 
 DEFAULT_CATALOGUE = {
     **{name: Accelerator(node_selector={"nvidia.com/gpu.product": known.product}, memory=Quantity(
@@ -165,6 +168,10 @@ class PreflightSettings(ApiModel):
     timeout: Duration = timedelta(minutes=30)
     """How long it may run."""
 
+    pod_template: dict[str, Any] | None = None
+    """Merged into its pod template; null takes what the network needs of the trainers' own: the environment of the
+    container `trainer`, the ConfigMaps and Secrets that it mounts, imagePullSecrets."""
+
 
 class Settings(ApiModel):
     """The operator's settings."""
@@ -220,8 +227,8 @@ class Settings(ApiModel):
     """PersistentVolumeClaim, in the job's namespace, that keeps models between jobs; none keeps them in the pod."""
 
     pod_template: dict[str, Any] = Field(default_factory=dict)
-    """Merged into every trainer's pod template (a proxy's environment, a sidecar, more volumes); lists are merged by
-    name."""
+    """Merged into every trainer's pod template (a proxy's environment, a sidecar, more volumes). Lists are merged by
+    name, volumeMounts by mountPath; a volume or variable of another source takes the place of the one of its name."""
 
     trainer_network: TrainerNetwork | None = None
     """The NetworkPolicy of every job's pods; null makes none. The chart sets it: it knows the operator's labels."""
