@@ -54,8 +54,16 @@ def test_names_can_be_looked_up_everywhere():
     assert {"namespaceSelector": {}} in rule[0]["to"]
 
 
+NODES = ["169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32"]
+"""What every wider range leaves out: link-local addresses, Azure's host, Alibaba's metadata."""
+
+PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"]
+
+
 @pytest.mark.parametrize(("fields", "opened"), [
-    ({}, ("0.0.0.0/0", [METADATA])),
+    ({}, ("0.0.0.0/0", NODES)),
+    ({"destinations": [{"cidr": "168.0.0.0/6"}]}, ("168.0.0.0/6", NODES[:2])),
+    ({"destinations": [{"cidr": "169.254.170.23/32", "ports": [80]}]}, ("169.254.170.23/32", [])),
     ({}, ("::/0", ["fd00:ec2::254/128", "fd20:ce::254/128"])),
     ({"destinations": [{"cidr": "169.254.0.0/16"}]}, ("169.254.0.0/16", [METADATA])),
     ({"destinations": [{"cidr": "10.0.0.0/8", "ports": [9000]}]}, ("10.0.0.0/8", [])),
@@ -65,7 +73,26 @@ def test_names_can_be_looked_up_everywhere():
 def test_the_metadata_address_is_left_out_of_every_range_unless_it_is_allowed(fields, opened):
     assert opened in blocks(policy(**fields))
     if not fields.get("allowMetadata"):
-        assert all(METADATA in left_out for cidr, left_out in blocks(policy(**fields)) if cidr == "0.0.0.0/0")
+        assert all(left_out == NODES for cidr, left_out in blocks(policy(**fields)) if cidr == "0.0.0.0/0")
+
+
+@pytest.mark.parametrize(("destination", "left_out"), [
+    ({"cidr": "0.0.0.0/0"}, [*NODES[:2], *PRIVATE]),
+    ({"cidr": "::/0"}, ["fc00::/7"]),
+    ({"cidr": "10.0.0.0/8"}, []), ({"cidr": "10.1.2.3/32"}, []), ({"cidr": "172.0.0.0/8"}, ["172.16.0.0/12"]),
+])
+def test_private_ranges_are_left_out_where_that_is_set_unless_a_destination_names_one(destination, left_out):
+    destinations = [{"podLabels": {"app": "minio"}}, destination]
+    assert blocks(policy(allowPrivate=False, destinations=destinations))[-1] == (destination["cidr"], left_out)
+    assert policy(allowPrivate=False, destinations=destinations)["egress"][1] == {
+        "to": [{"podSelector": {"matchLabels": {"app": "minio"}}}]}
+    names = policy(allowPrivate=False, destinations=[])
+    assert blocks(names) == blocks(policy(destinations=[])), "a name server may have a private address"
+
+
+def test_names_are_looked_up_at_the_node_too_where_it_answers_them():
+    assert [cidr for cidr, _ in blocks(policy(destinations=[]))][2:] == ["169.254.20.10/32", "169.254.10.10/31"]
+    assert [cidr for cidr, _ in blocks(policy(destinations=[], nodeLocalDns=[]))] == ["0.0.0.0/0", "::/0"]
 
 
 def test_destinations_have_their_ports():
@@ -83,6 +110,8 @@ def test_only_pods_that_train_together_reach_each_other():
 
 @pytest.mark.parametrize(("fields", "words"), [
     ({"destinations": [{"cidr": METADATA}]}, "allowMetadata: true"),
+    ({"destinations": [{"cidr": "168.63.129.16/32"}]}, "allowMetadata: true"),
+    ({"nodeLocalDns": ["169.254.20.10/8"]}, "such as 10.0.0.0/8"),
     ({"destinations": [{"cidr": "10.0.0.1/8"}]}, "such as 10.0.0.0/8"),
     ({"destinations": [{"ports": [80]}]}, "either cidr, or namespaceLabels and podLabels"),
     ({"scrapers": [{"cidr": "10.0.0.0/8", "podLabels": {}}]}, "either cidr, or namespaceLabels and podLabels"),
@@ -145,6 +174,7 @@ def test_a_server_at_a_closed_port_is_refused_before_anything_is_bought(sections
 
 @pytest.mark.parametrize(("nodes", "fields"), [
     (1, {}), (2, {"scrapers": [OPERATOR]}), (1, {"allowMetadata": True, "destinations": [{"cidr": METADATA}]}),
+    (1, {"allowPrivate": False}),
     (1, {"destinations": [{"cidr": "169.254.0.0/16"}, {"cidr": "fd00::/8", "ports": [9000]}, {"podLabels": {}},
                           {"namespaceLabels": {}, "ports": [1, 65535]}]}),
 ])

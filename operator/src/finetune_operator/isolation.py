@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 
 from finetune_operator.children import Object, child_metadata, hashed, identity
 from finetune_operator.names import API_VERSIONS, UID_LABEL, policy_name
 from finetune_operator.observation import Observation
-from finetune_operator.settings import METADATA, Destination, Peer, Settings, TrainerNetwork
+from finetune_operator.settings import Destination, Peer, Settings, TrainerNetwork
 from finetune_operator.views import JobView
 
 EVERYWHERE = (Peer(cidr="0.0.0.0/0"), Peer(cidr="::/0"))
@@ -35,10 +35,11 @@ def network_policy(job: JobView, nodes: int, network: TrainerNetwork, port: int)
     ingress: list[Object] = []
     if network.scrapers:
         ingress.append({"from": [_selector(peer) for peer in network.scrapers], "ports": [_tcp(port)]})
-    names = [{"namespaceSelector": {}}, *(_selector(peer, network.allow_metadata) for peer in EVERYWHERE)]
+    names = [{"namespaceSelector": {}}, *(_selector(peer, network.node_addresses) for peer in EVERYWHERE),
+             *(_selector(Peer(cidr=cidr)) for cidr in network.node_local_dns)]
     egress: list[Object] = [
         {"to": names, "ports": [{"protocol": "UDP", "port": 53}, _tcp(53)]},
-        *(_rule(one, network.allow_metadata) for one in network.destinations),
+        *(_rule(one, network.left_out) for one in network.destinations),
     ]
     if nodes > 1:
         ingress.append({"from": [ours]})
@@ -51,18 +52,18 @@ def network_policy(job: JobView, nodes: int, network: TrainerNetwork, port: int)
     })
 
 
-def _rule(destination: Destination, allow_metadata: bool) -> Object:
-    rule: Object = {"to": [_selector(destination, allow_metadata)]}
+def _rule(destination: Destination, left_out: Sequence[str]) -> Object:
+    rule: Object = {"to": [_selector(destination, left_out)]}
     if destination.ports:
         rule["ports"] = [_tcp(port) for port in destination.ports]
     return rule
 
 
-def _selector(peer: Peer, allow_metadata: bool = True) -> Object:
+def _selector(peer: Peer, left_out: Sequence[str] = ()) -> Object:
     if peer.cidr is not None:
         block: Object = {"cidr": peer.cidr}
-        if excepted := () if allow_metadata else tuple(_within(peer.cidr)):
-            block["except"] = list(excepted)
+        if excepted := _within(peer.cidr, left_out):
+            block["except"] = excepted
         return {"ipBlock": block}
     selector: Object = {}
     if peer.namespace_labels is not None:
@@ -72,13 +73,15 @@ def _selector(peer: Peer, allow_metadata: bool = True) -> Object:
     return selector
 
 
-def _within(cidr: str) -> Iterator[str]:
-    """The metadata addresses in a range."""
-    outer = ip_network(cidr)
-    for address in METADATA:
-        inner = ip_network(address)
-        if inner.version == outer.version and inner.subnet_of(outer):  # type: ignore[arg-type]
-            yield address
+def _within(cidr: str, ranges: Sequence[str]) -> list[str]:
+    """Those of some ranges that a range holds and is wider than, without those that another of them holds."""
+    held = [one for one in ranges if _holds(cidr, one)]
+    return [one for one in held if not any(_holds(other, one) for other in held)]
+
+
+def _holds(outer: str, inner: str) -> bool:
+    wide, narrow = ip_network(outer), ip_network(inner)
+    return wide.version == narrow.version and wide != narrow and narrow.subnet_of(wide)  # type: ignore[arg-type]
 
 
 def _labelled(labels: Mapping[str, str]) -> Object:

@@ -126,8 +126,15 @@ class Destination(Peer):
     """TCP ports; none means all."""
 
 
-METADATA = ("169.254.169.254/32", "fd00:ec2::254/128", "fd20:ce::254/128")
-"""Where clouds hand a node's own credentials to whoever asks: everywhere, and over IPv6 at AWS and Google."""
+METADATA = ("169.254.169.254/32", "168.63.129.16/32", "100.100.100.200/32", "fd00:ec2::254/128", "fd20:ce::254/128")
+"""Where clouds hand a node's own credentials or configuration to whoever asks: most of them, Azure's host, Alibaba, and
+over IPv6 AWS and Google."""
+
+LINK_LOCAL = ("169.254.0.0/16",)
+"""What a node answers itself: agents that hand out credentials, beside METADATA."""
+
+PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+"""Addresses of the cluster's own networks and those beside it: RFC 1918, RFC 6598 and RFC 4193."""
 
 
 class TrainerNetwork(ApiModel):
@@ -138,10 +145,18 @@ class TrainerNetwork(ApiModel):
 
     destinations: tuple[Destination, ...] = (
         Destination(cidr="0.0.0.0/0", ports=(80, 443)), Destination(cidr="::/0", ports=(80, 443)))
-    """What trainers may reach: models, data, S3."""
+    """What trainers may reach: models, data, S3. A destination by labels opens those pods wherever they are."""
 
     allow_metadata: bool = False
-    """Let trainers reach the cloud's metadata address, where a node's own credentials can be had."""
+    """Let trainers reach the clouds' metadata addresses (METADATA, and all of 169.254.0.0/16), where a node's own
+    credentials can be had. A destination within 169.254.0.0/16 that is none of METADATA opens itself alone."""
+
+    allow_private: bool = True
+    """Whether a destination opens the private ranges (PRIVATE) within it too. With false, what lies in them is a
+    destination of its own: a narrower range, or pods by their labels."""
+
+    node_local_dns: tuple[Cidr, ...] = ("169.254.20.10/32", "169.254.10.10/31")
+    """Where nodes answer DNS themselves (NodeLocal DNSCache, AKS LocalDNS): open at port 53 alone."""
 
     @model_validator(mode="after")
     def _opens_no_metadata_by_the_way(self) -> Self:
@@ -150,6 +165,16 @@ class TrainerNetwork(ApiModel):
             raise ValueError(f"destinations name {', '.join(named)}, the cloud's metadata address: write "
                              "allowMetadata: true if trainers are meant to have the node's credentials")
         return self
+
+    @property
+    def node_addresses(self) -> tuple[str, ...]:
+        """Ranges that no wider destination opens, since a node's own credentials can be had there."""
+        return () if self.allow_metadata else (*LINK_LOCAL, *METADATA)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Ranges that no wider destination opens."""
+        return (*self.node_addresses, *(() if self.allow_private else PRIVATE))
 
     def opens(self, port: int) -> bool:
         """Whether a port can be reached anywhere."""
