@@ -70,7 +70,8 @@ class EvaluationSpec(ApiModel):
     """Measure a second time with decoding that can only write what the answer's JSON Schema allows. Reported apart."""
 
     max_new_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = None
-    """Longest generated answer in tokens. Left out: a quarter more than the longest expected answer."""
+    """Longest generated answer in tokens. Left out: a quarter more than the longest expected answer. Where a model
+    looks positions up in a table (GPT-2, OPT), an answer ends with the table."""
 
     reference: ReferenceSpec | None = None
     """Another model to compare with."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from peft import PeftModel
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from finetune_trainer.faults import run_out_of_memory
 from finetune_trainer.memory import halved
+from finetune_trainer.model.positions import batch_of, room_for_answers
 
 Check = Callable[[], None]
 
@@ -48,14 +57,15 @@ def generate(model: Any, prompts: Sequence[tuple[int, ...]], *, end_ids: Sequenc
              max_new_tokens: int, batch_size: int, check: Check,
              processor: Callable[[int], LogitsProcessor] | None = None,
              report: Callable[[int], None] | None = None) -> Generated:
-    """One greedy answer to each prompt, in the prompts' order.
+    """One greedy answer to each prompt, in the prompts' order: the likeliest token each time, whatever else the model's
+    own generation settings ask for (penalties, beams, forced or forbidden tokens, a time limit).
 
     Args:
-        model: a causal language model with transformers' `generate`.
+        model: a causal language model with transformers' `generate`; its generation settings come back afterwards.
         prompts: token ids.
         end_ids: tokens that end an answer.
         pad_id: id to pad with, on the left.
-        max_new_tokens: longest answer.
+        max_new_tokens: longest answer; shorter where a model has no positions for so many tokens.
         batch_size: prompts at once.
         check: called at every token; raises to stop.
         processor: makes a logits processor for a batch of that many rows.
@@ -69,10 +79,13 @@ def generate(model: Any, prompts: Sequence[tuple[int, ...]], *, end_ids: Sequenc
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers: list[tuple[int, ...]] = [()] * len(prompts)
     ends = set(end_ids)
+    room = room_for_answers(model)
     tokens = finished = 0
     start = 0
     while start < len(order):
-        batch = order[start:start + batch_size]
+        count, most = batch_of([len(prompts[index]) for index in order[start:start + batch_size]], batch_size, room,
+                               max_new_tokens)
+        batch = order[start:start + count]
         width = max(len(prompts[index]) for index in batch)
         ids = torch.full((len(batch), width), pad_id, dtype=torch.int64)
         mask = torch.zeros((len(batch), width), dtype=torch.int64)
@@ -81,11 +94,11 @@ def generate(model: Any, prompts: Sequence[tuple[int, ...]], *, end_ids: Sequenc
             mask[number, width - len(prompts[index]):] = 1
         try:
             run_out_of_memory(len(batch), "oom-answering")
-            with torch.inference_mode():
+            greedy = GenerationConfig(max_new_tokens=most, do_sample=False, num_beams=1, use_cache=True,
+                                      eos_token_id=list(end_ids), pad_token_id=pad_id)
+            with torch.inference_mode(), _settings(model, greedy):
                 output = model.generate(
-                    input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=max_new_tokens,
-                    do_sample=False, num_beams=1, use_cache=True, eos_token_id=list(end_ids), pad_token_id=pad_id,
-                    temperature=None, top_p=None, top_k=None,
+                    input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=greedy,
                     stopping_criteria=StoppingCriteriaList([_Heartbeat(check)]),
                     logits_processor=LogitsProcessorList([processor(len(batch))] if processor else []),
                 )
@@ -101,3 +114,14 @@ def generate(model: Any, prompts: Sequence[tuple[int, ...]], *, end_ids: Sequenc
         if report:
             report(start)
     return Generated(tuple(answers), tokens, finished)
+
+
+@contextmanager
+def _settings(model: Any, settings: GenerationConfig) -> Iterator[None]:
+    """Generation settings in place of the model's own, from which transformers takes all that a call leaves open."""
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    own, causal.generation_config = causal.generation_config, settings
+    try:
+        yield
+    finally:
+        causal.generation_config = own

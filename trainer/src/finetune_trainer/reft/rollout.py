@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune_trainer.faults import run_out_of_memory
+from finetune_trainer.model.positions import batch_of, room_for_answers
 
 _COMPACT_SHARE = 0.75
 """The batch shrinks once fewer of its rows than this go on: each time the whole cache is copied."""
@@ -42,7 +43,7 @@ def sample(model: Any, prompts: Sequence[tuple[int, ...]], *, end_ids: Sequence[
         prompts: token ids.
         end_ids: tokens that end a response.
         pad_id: id to pad with; which one doesn't matter, the mask tells what is padding.
-        max_new_tokens: longest response.
+        max_new_tokens: longest response; shorter where a model has no positions for so many tokens.
         batch_size: prompts at once. Another size draws other responses.
         temperature: logits are divided by it.
         generator: where chance comes from, on the model's device.
@@ -50,11 +51,16 @@ def sample(model: Any, prompts: Sequence[tuple[int, ...]], *, end_ids: Sequence[
     """
     # Prompts of like length together: little padding.
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+    room = room_for_answers(model)
     found: dict[int, tuple[tuple[int, ...], bool]] = {}
-    for start in range(0, len(order), batch_size):
-        batch = order[start:start + batch_size]
-        drawn = _sample_batch(model, [prompts[index] for index in batch], set(end_ids), pad_id, max_new_tokens,
-                              temperature, generator, check)
+    start = 0
+    while start < len(order):
+        count, most = batch_of([len(prompts[index]) for index in order[start:start + batch_size]], batch_size, room,
+                               max_new_tokens)
+        batch = order[start:start + count]
+        start += count
+        drawn = _sample_batch(model, [prompts[index] for index in batch], set(end_ids), pad_id, most, temperature,
+                              generator, check)
         found.update(zip(batch, drawn, strict=True))
     return Sampled(tuple(found[index][0] for index in range(len(prompts))),
                    tuple(found[index][1] for index in range(len(prompts))))
