@@ -31,7 +31,7 @@ GOOD = {
     "quantities": document(compute={"cpu": 4, "memory": "16Gi"}),
     "labels of nodes": document(compute={"nodeSelector": {"topology.kubernetes.io/zone": "a"}}),
     "tolerations": document(compute={"tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]}),
-    "a json schema": document(dataset={"answerFormat": {"type": "json", "schema": {"anyOf": [{"type": "null"}]}}}),
+    "a json schema": document(dataset={"answerFormat": {"type": "json", "schema": '{"anyOf": [{"type": "null"}]}'}}),
     "a chat": document(dataset={"prompt": None, "completion": None, "messages": "chat"}),
     "a status of the future": document() | {"status": {"phase": "Running", "fieldOfTheFuture": 1}},
     **{f"{rule.path}: {rule.message}": document(**nested(rule.section, rule.accepts)["spec"]) for rule in RULES},

@@ -44,6 +44,7 @@ def test_there_are_fields_of_spec_and_status():
     ("spec.compute.nodeSelector", "object", None, (), None),
     ("spec.compute.tolerations", "list of object", None, (), None),
     ("spec.method", "object", None, (), None),
+    ("spec.dataset.answerFormat.schema", "string", None, (), None),
     ("spec.dataset.sha256", "string", None, (), "of the form ^[0-9a-f]{64}$"),
     ("status.startTime", "string", None, (), None),
 ])

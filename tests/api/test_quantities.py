@@ -42,7 +42,7 @@ def test_what_is_no_duration_is_refused_with_an_example(value):
 
 
 def test_a_duration_beyond_all_calendars_is_refused():
-    with pytest.raises(ValueError, match="write a shorter duration"):
+    with pytest.raises(ValueError, match="write a duration of at most 87600h"):
         parse_duration("9" * 20 + "h")
 
 
@@ -102,3 +102,9 @@ def test_nothing_is_no_duration_and_no_resource(section, field, value):
 
 def test_a_budget_of_nothing_is_an_amount():
     assert job(budget={"maxCost": 0}).spec.budget.max_cost == 0
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, 10**5000, "9" * 41], ids=["text", "number", "41 digits"])
+def test_an_amount_of_any_length_is_refused_and_not_reckoned_with(value):
+    with pytest.raises(ValueError, match="write an amount of at most 1000000000000"):
+        parse_money(value)

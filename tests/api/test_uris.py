@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from finetune_api.uris import Uri, parse_uri
+from finetune_api.uris import Uri, is_address, parse_uri
 
 from tests.api.jobs import document, errors_of
 
@@ -129,3 +130,20 @@ def test_only_a_file_has_a_local_path():
 def test_a_slash_at_the_end_means_a_folder():
     assert parse_uri("s3://bucket/data/", ALL).is_folder
     assert not parse_uri("s3://bucket/data", ALL).is_folder
+
+
+@pytest.mark.parametrize("address", [
+    "http://minio:9000", "https://host_a.example/v1/", "https://[::1]:8443/v1", "http://[fd00::a:1]", "http://[::]",
+    "http://[1:2:3:4:5:6:7:8]:65535", "http://[1:2::8]/a[b]"])
+def test_an_address_of_a_server_is_one_that_every_client_can_parse(address):
+    assert is_address(address)
+    assert urlsplit(address).hostname
+    assert (urlsplit(address).port or 80) > 0
+
+
+@pytest.mark.parametrize("address", [
+    "https://[::1", "http://[abc", "http://[::::]", "http://[1:2:3:4:5:6:7]", "http://[::1%25eth0]", "http://host:0",
+    "http://host:65536", "http://host:x", "http://\u2100.example", "http://user@host", "http://:80", "http://", "ftp://host",
+    "http://host\n", "http://[1::2::3]"])
+def test_what_some_client_cannot_parse_is_no_address(address):
+    assert not is_address(address)

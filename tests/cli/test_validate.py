@@ -65,3 +65,14 @@ def test_without_a_file_the_usage_is_shown():
     result = call("validate")
     assert result.exit_code == 64
     assert "Missing argument 'FILE...'" in result.stderr
+
+
+def test_what_only_finetune_run_takes_is_told_with_what_a_cluster_takes(tmp_path):
+    path = write_job(tmp_path / "job.yaml", output={"uri": "file://./out"}, dataset={
+        "answerFormat": {"type": "json", "schema": {"type": "object"}}})
+    result = call("validate", path)
+    assert result.exit_code == 0
+    first, schema, output = result.stdout.splitlines()
+    assert first == f"{path}: OK for finetune run; kubectl apply refuses it:"
+    assert "spec.dataset.answerFormat.schema: write the JSON Schema as JSON text: `schema: |`" in schema
+    assert "spec.output.uri: file:// is for `finetune run` alone" in output

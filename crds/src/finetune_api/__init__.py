@@ -1,7 +1,7 @@
 """The contract of the project: what a user writes, what the programs tell each other, and what is published."""
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.loading import FieldError, InvalidJob, load_job, parse_job, parse_job_text
+from finetune_api.loading import FieldError, InvalidJob, cluster_errors, load_job, parse_job, parse_job_text
 from finetune_api.resolve import resolve_defaults, spec_hash
 from finetune_api.spec.job import FineTuneJob, FineTuneJobSpec
 
@@ -11,6 +11,7 @@ __all__ = [
     "FineTuneJob",
     "FineTuneJobSpec",
     "InvalidJob",
+    "cluster_errors",
     "load_job",
     "parse_job",
     "parse_job_text",

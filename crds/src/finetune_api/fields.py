@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -124,6 +124,9 @@ def _leaves(annotation: Any) -> list[Any]:
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is dict:
         return [dict]
+    written = [one.json_schema for one in arguments[1:] if isinstance(one, WithJsonSchema)]
+    if written and (written[0] or {}).get("type") == "string" and typing.get_origin(arguments[0]) is dict:
+        return [str]  # Plain data that is written as text.
     return [leaf for argument in arguments for leaf in _leaves(argument)] if arguments else [annotation]
 
 

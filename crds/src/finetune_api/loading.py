@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from finetune_api.fields import document_field, model_at
-from finetune_api.rules import broken_rules
+from finetune_api.json_schema import FORM
+from finetune_api.rules import STORED_RULES, broken_rules, look_up
 from finetune_api.spec.job import KIND, FineTuneJob
 
 _SHOWN = 80
@@ -62,12 +63,31 @@ def load_job(path: Path) -> FineTuneJob:
         InvalidJob: everything that is wrong with it.
         OSError: the file can't be read.
     """
+    return parse_job_text(_read(path), str(path))
+
+
+def cluster_errors(path: Path) -> tuple[FieldError, ...]:
+    """Why `kubectl apply` would refuse a file that `load_job` takes: what `finetune run` alone can do.
+
+    Raises:
+        InvalidJob: it holds no job.
+        OSError: the file can't be read.
+    """
+    document, lines = _job_document(_read(path), str(path))
+    errors = [FieldError(one.path, _shown(one.value), one.message, _line(one.path, lines))
+              for one in broken_rules(document, STORED_RULES)]
+    schema = "spec.dataset.answerFormat.schema"
+    if isinstance(look_up(document, schema), Mapping):
+        errors.append(FieldError(schema, None, FORM, _line(schema, lines)))
+    return tuple(sorted(errors, key=lambda error: error.line or 0))
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidJob([FieldError("", None, f"not UTF-8 at byte {error.start}: save the file as UTF-8")],
                          str(path)) from error
-    return parse_job_text(text, str(path))
 
 
 def parse_job_text(text: str, origin: str = "input") -> FineTuneJob:
@@ -75,6 +95,16 @@ def parse_job_text(text: str, origin: str = "input") -> FineTuneJob:
 
     Raises:
         InvalidJob: everything that is wrong with it.
+    """
+    document, lines = _job_document(text, origin)
+    return parse_job(document, origin, lines)
+
+
+def _job_document(text: str, origin: str) -> tuple[Any, Mapping[str, int]]:
+    """The one job of a YAML text as plain data, with the line of every key.
+
+    Raises:
+        InvalidJob: it is no YAML, or holds no job or several.
     """
     try:
         documents = _documents(text)
@@ -94,7 +124,7 @@ def parse_job_text(text: str, origin: str = "input") -> FineTuneJob:
         jobs = present
     if len(jobs) != 1:
         raise InvalidJob([FieldError("", None, f"{len(jobs)} documents of kind {KIND}: write exactly one")], origin)
-    return parse_job(jobs[0][0], origin, jobs[0][1])
+    return jobs[0]
 
 
 def parse_job(document: Any, origin: str = "input", lines: Mapping[str, int] | None = None) -> FineTuneJob:

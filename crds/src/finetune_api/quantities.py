@@ -16,7 +16,13 @@ from pydantic import AfterValidator, PlainSerializer, PlainValidator, WithJsonSc
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 MONEY_PATTERN = r"^[0-9]+(\.[0-9]{1,6})?$"
-QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+QUANTITY_PATTERN = r"^[0-9]{1,18}(\.[0-9]{1,18})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+LARGEST_AMOUNT = 10**12
+AMOUNT_FORM = f"write an amount of at most {LARGEST_AMOUNT}"
+LONGEST_DURATION = timedelta(hours=87_600)
+DURATION_FORM = "write a duration of at most 87600h (ten years)"
+_MOST_DIGITS = 40
+"""Of any amount, those in a status included."""
 
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
 _SUFFIXES: dict[str, Decimal] = {
@@ -38,10 +44,9 @@ def parse_duration(value: Any) -> timedelta:
     if not isinstance(value, str) or not re.fullmatch(DURATION_PATTERN, value):
         raise ValueError("write a duration with its unit, such as 90s, 45m or 1h30m")
     seconds = sum(Decimal(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
-    try:
-        return timedelta(microseconds=int(seconds * 1_000_000))
-    except OverflowError as error:
-        raise ValueError("write a shorter duration") from error
+    if seconds > LONGEST_DURATION.total_seconds():
+        raise ValueError(DURATION_FORM)
+    return timedelta(microseconds=int(seconds * 1_000_000))
 
 
 def format_duration(value: timedelta) -> str:
@@ -69,9 +74,17 @@ def parse_money(value: Any) -> Decimal:
         return value
     if isinstance(value, float):
         raise ValueError(f'write the amount in quotes: "{value}"')
+    if not _is_short(value):
+        raise ValueError(AMOUNT_FORM)
     if isinstance(value, bool) or not re.fullmatch(MONEY_PATTERN, str(value)):
         raise ValueError('write an amount that is not negative, such as 20 or "1.25"')
     return Decimal(str(value))
+
+
+def _is_short(value: Any) -> bool:
+    """Whether a number has few enough digits; Python refuses to write integers of more than 4,300."""
+    return len(value) <= _MOST_DIGITS if isinstance(value, str) else (
+        not isinstance(value, int) or abs(value) < 10**_MOST_DIGITS)
 
 
 class Quantity(str):
@@ -90,7 +103,7 @@ def parse_quantity(value: Any) -> Quantity:
     Raises:
         ValueError: the value is not a quantity; the message says what to write.
     """
-    if isinstance(value, bool | float) or not re.fullmatch(QUANTITY_PATTERN, str(value)):
+    if isinstance(value, bool | float) or not _is_short(value) or not re.fullmatch(QUANTITY_PATTERN, str(value)):
         raise ValueError("write a Kubernetes quantity, such as 4, 500m or 16Gi")
     return Quantity(value)
 
@@ -100,6 +113,12 @@ def _positive(value: Any) -> Any:
     if not number:
         raise ValueError("write a value above zero")
     return value
+
+
+def _payable(amount: Decimal) -> Decimal:
+    if amount > LARGEST_AMOUNT:
+        raise ValueError(AMOUNT_FORM)
+    return amount
 
 
 def _int_or_string(pattern: str, minimum: int) -> WithJsonSchema:
@@ -123,6 +142,9 @@ Money = Annotated[
     _int_or_string(MONEY_PATTERN, 0),
 ]
 """An exact amount (`Decimal`), in the currency of the accelerator catalogue: USD unless its administrator says else."""
+
+Amount = Annotated[Money, AfterValidator(_payable)]
+"""Money that a user writes: at most `LARGEST_AMOUNT`, so that no sum of it loses digits."""
 
 ResourceQuantity = Annotated[
     Quantity,

@@ -6,14 +6,33 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from finetune_api.base import Message, Sha256
+from finetune_api.nesting import leaves
 from finetune_api.quantities import Money
+from finetune_api.spec.evaluation import METRICS_OF_FIELDS, Metric
+
+_NUMBER = {"type": "number"}
+_DEEPEST_SCORES = 8
+
+
+def _bounded(scores: dict[str, Any]) -> dict[str, Any]:
+    for _ in leaves(scores, _DEEPEST_SCORES):
+        pass
+    return scores
+
 
 Scores = Annotated[
-    dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+    dict[str, Any],
+    AfterValidator(_bounded),
+    WithJsonSchema({"type": "object", "properties": {
+        str(metric): {"type": "object", "additionalProperties": _NUMBER, "description": f"`{metric}` of each field."}
+        if metric in METRICS_OF_FIELDS else {**_NUMBER, "description": f"`{metric}`."}
+        for metric in Metric}}),
 ]
+"""Scores by metric; those of fields by field. Readers take what they do not know, but nothing deep."""
+
 Text = Annotated[str, Field(max_length=4096)]
 Time = Annotated[datetime, Field(strict=False)]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 HUB_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
 _SHAPE = {
@@ -19,9 +19,17 @@ _SHAPE = {
     "hub": "owner/name of a model on the Hugging Face hub",
 }
 MAX_LENGTH = 1024
+_PORT = r"[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+HTTPS_PATTERN = rf"^https://[A-Za-z0-9][A-Za-z0-9.-]*(:({_PORT}))?/"
+_HEX = "[0-9A-Fa-f]{1,4}"
+_IPV6 = "|".join((f"({_HEX}:){{7}}{_HEX}", f"({_HEX}:){{1,7}}:", f":(:{_HEX}){{1,7}}", "::", *(
+    f"({_HEX}:){{1,{7 - count}}}(:{_HEX}){{1,{count}}}" for count in range(1, 7))))
+ADDRESS_PATTERN = rf"^https?://([A-Za-z0-9._-]+|\[({_IPV6})\])(:({_PORT}))?(/[^\s?#@]*)?$"
+ADDRESS_FORM = ("write an address such as https://host:8443/path: a host name, or an IPv6 address in brackets, and a "
+                "port from 1 to 65535")
 _AUTHORITY = {
     "s3": r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
-    "https": r"[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?",
+    "https": rf"[A-Za-z0-9][A-Za-z0-9.-]*(?::(?:{_PORT}))?",
     "pvc": r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?",
     "hf": r"[A-Za-z0-9][A-Za-z0-9._-]*",
 }
@@ -113,6 +121,22 @@ def parse_uri(value: Any, schemes: tuple[str, ...]) -> Uri:
     if (scheme == "hf" and not re.fullmatch(_HF_PATH, path)) or (scheme == "https" and not path):
         raise ValueError(f"write {_SHAPE[scheme]}")
     return Uri(scheme, authority, path)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is the address of a server that every client can parse."""
+    return re.fullmatch(ADDRESS_PATTERN, text) is not None
+
+
+def _check_address(text: str) -> str:
+    if not is_address(text):
+        raise ValueError(ADDRESS_FORM)
+    return text
+
+
+HttpAddress = Annotated[str, Field(pattern=r"^https?://[^\s?#@]+$", max_length=MAX_LENGTH),
+                        AfterValidator(_check_address)]
+"""The address of an HTTP server, without query, fragment and password."""
 
 
 def _pattern(schemes: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from finetune_api import ExitCode, InvalidJob
+from finetune_api import ExitCode, InvalidJob, cluster_errors
 
 from finetune_cli.errors import CommandFailed
 from finetune_cli.job_file import read_job
@@ -33,5 +33,8 @@ def _check(path: Path) -> int:
     except CommandFailed as error:
         error.show()
         return error.exit_code
-    click.echo(f"{path}: OK")
+    refused = cluster_errors(path)
+    click.echo(f"{path}: OK" + (" for finetune run; kubectl apply refuses it:" if refused else ""))
+    for refusal in refused:
+        click.echo(f"  {refusal}")
     return ExitCode.OK

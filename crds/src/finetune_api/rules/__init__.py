@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from finetune_api.rules import dataset, evaluation, method, reft, training
+from finetune_api.rules import dataset, evaluation, limits, method, reft, training
 from finetune_api.rules.locations import STORED_RULES
 from finetune_api.rules.rule import Rule, Section, Violation, look_up, merge_patch
 
 __all__ = ["FIXED_SECTIONS", "RULES", "SMALLEST_SPEC", "STORED_RULES", "Rule", "Section", "Violation", "broken_rules",
            "look_up", "merge_patch"]
 
-RULES: tuple[Rule, ...] = (*dataset.RULES, *method.RULES, *reft.RULES, *training.RULES, *evaluation.RULES)
+RULES: tuple[Rule, ...] = (*dataset.RULES, *method.RULES, *reft.RULES, *training.RULES, *evaluation.RULES,
+                           *limits.RULES)
 """What holds of every job, in the order in which errors are told."""
 
 FIXED_SECTIONS = ("model", "dataset", "output", "method", "engine", "training", "evaluation", "compute")
@@ -38,13 +39,13 @@ def _written(tree: Any) -> Any:
     return tree
 
 
-def broken_rules(job: Section) -> Iterator[Violation]:
+def broken_rules(job: Section, rules: tuple[Rule, ...] = RULES) -> Iterator[Violation]:
     """The rules that a job breaks, in their order.
 
     A rule that meets a value of an impossible type is passed over: that value has an error of its own.
     """
     job = _written(job)
-    for rule in RULES:
+    for rule in rules:
         section = look_up(job, rule.section)
         if not isinstance(section, Mapping):
             continue

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from finetune_api.json_schema import FORM, OBJECT_PATTERN
 from finetune_api.rules.rule import Rule, Section
 
 _CEL_HAS_SPLITS = "(self.source.startsWith('hf://') || self.source.endsWith('/'))"
@@ -62,7 +65,17 @@ RULES: tuple[Rule, ...] = (
         lambda data: "schema" not in data.get("answerFormat", {}) or data["answerFormat"].get("type") == "json",
         "!has(self.answerFormat) || !has(self.answerFormat.schema) || self.answerFormat.type == 'json'",
         "a schema needs answerFormat.type: json",
-        accepts={"answerFormat": {"type": "json", "schema": {"type": "object"}}},
-        refuses={"answerFormat": {"schema": {"type": "object"}}},
+        accepts={"answerFormat": {"type": "json", "schema": '{"type": "object"}'}},
+        refuses={"answerFormat": {"schema": '{"type": "object"}'}},
+    ),
+    Rule(
+        "spec.dataset", "answerFormat.schema",
+        lambda data: not isinstance(text := data.get("answerFormat", {}).get("schema"), str)
+        or re.match(OBJECT_PATTERN, text) is not None,
+        "!has(self.answerFormat) || !has(self.answerFormat.schema) || "
+        rf"self.answerFormat.schema.matches(r'{OBJECT_PATTERN}')",
+        FORM,
+        accepts={"answerFormat": {"type": "json", "schema": '\n  {"type": "object"}\n'}},
+        refuses={"answerFormat": {"type": "json", "schema": "type: object"}},
     ),
 )

@@ -46,7 +46,7 @@ RULES: tuple[Rule, ...] = (
         f"!has(self.evaluation) || !has(self.evaluation.metrics) || {_CEL_SCHEMA} || "
         "!self.evaluation.metrics.exists(m, m == 'schemaValid')",
         "schemaValid needs dataset.answerFormat.schema",
-        accepts={"dataset": {"answerFormat": {"type": "json", "schema": {"type": "object"}}},
+        accepts={"dataset": {"answerFormat": {"type": "json", "schema": '{"type": "object"}'}},
                  "evaluation": {"metrics": ["schemaValid"]}},
         refuses={"dataset": {"answerFormat": {"type": "json"}}, "evaluation": {"metrics": ["schemaValid"]}},
     ),
@@ -73,7 +73,7 @@ RULES: tuple[Rule, ...] = (
         lambda spec: not spec.get("evaluation", {}).get("constrained") or "schema" in _answers(spec),
         f"!has(self.evaluation) || !has(self.evaluation.constrained) || !self.evaluation.constrained || {_CEL_SCHEMA}",
         "constrained decoding needs dataset.answerFormat.schema",
-        accepts={"dataset": {"answerFormat": {"type": "json", "schema": {"type": "object"}}},
+        accepts={"dataset": {"answerFormat": {"type": "json", "schema": '{"type": "object"}'}},
                  "evaluation": {"constrained": True}},
         refuses={"evaluation": {"constrained": True}},
     ),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from finetune_api.rules.rule import Rule
+from finetune_api.uris import HTTPS_PATTERN
 
 
 def _location_rules(section: str, field: str, forms: str, stored: str, inside: str, outside: str) -> tuple[Rule, Rule]:
@@ -42,6 +45,13 @@ STORED_RULES: tuple[Rule, ...] = (
                      "https://host/rows.jsonl", "pvc://data/a..b.jsonl", "pvc://data/../rows.jsonl"),
     *_location_rules("spec.output", "uri", "s3://bucket/prefix or pvc://claim/folder",
                      "pvc://results/runs", "pvc://results/a..b", "pvc://results/.."),
+    Rule(
+        "spec.dataset", "source",
+        lambda data: not data["source"].startswith("https://") or bool(re.match(HTTPS_PATTERN, data["source"])),
+        f"!self.source.startsWith('https://') || self.source.matches(r'{HTTPS_PATTERN}')",
+        "write https://host/path or https://host:port/path, with a port from 1 to 65535",
+        accepts={"source": "https://host:8443/rows.jsonl"}, refuses={"source": "https://host:65536/rows.jsonl"},
+    ),
 )
 """What holds of a job in a cluster beside the rules of every job. A file for `finetune run` may break the first kind;
 the second is part of the locations' own type there, which CEL does not have."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
 from finetune_api.base import ApiModel, Sha256
+from finetune_api.json_schema import JsonSchema
 from finetune_api.uris import DatasetUri
 
 Template = Annotated[str, Field(min_length=1, max_length=20_000)]
 SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
-JsonSchema = Annotated[
-    dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
-]
 
 
 class DataFormat(StrEnum):
@@ -40,7 +38,8 @@ class AnswerFormat(ApiModel):
     """`text`, or `json` for answers that are one JSON value."""
 
     json_schema: JsonSchema | None = Field(default=None, alias="schema")
-    """JSON Schema (draft 2020-12) that each answer must match; only with type `json`."""
+    """JSON Schema (draft 2020-12) that each answer must match, as JSON text of at most 32768 characters and 64 levels:
+    `schema: |` and the object below it. Only with type `json`. `finetune run` also takes it as YAML."""
 
 
 class DatasetSpec(ApiModel):

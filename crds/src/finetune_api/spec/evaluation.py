@@ -9,6 +9,7 @@ from pydantic import Field
 
 from finetune_api.base import ApiModel
 from finetune_api.spec.model import SecretRef
+from finetune_api.uris import HttpAddress
 
 
 class Metric(StrEnum):
@@ -29,6 +30,8 @@ class Metric(StrEnum):
 LOWER_IS_BETTER = frozenset({Metric.LOSS, Metric.PERPLEXITY})
 JSON_METRICS = frozenset({Metric.JSON_VALID, Metric.SCHEMA_VALID, Metric.FIELDS_MATCH, Metric.FIELD_ACCURACY,
                           Metric.FIELD_F1_MACRO, Metric.FIELD_F1_MICRO})
+METRICS_OF_FIELDS = frozenset({Metric.FIELD_ACCURACY, Metric.FIELD_F1_MACRO, Metric.FIELD_F1_MICRO})
+"""Each field of the answers has its own score."""
 
 
 class GateSpec(ApiModel):
@@ -44,7 +47,7 @@ class GateSpec(ApiModel):
 class ReferenceSpec(ApiModel):
     """A model to compare with, behind an OpenAI-compatible endpoint: it answers the same held-out questions."""
 
-    url: Annotated[str, Field(pattern=r"^https?://[^\s?#@]+$", max_length=1024)]
+    url: HttpAddress
     """Base address of the endpoint, such as `https://api.openai.com/v1`."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from finetune_api.base import ApiModel
 from finetune_api.spec.model import SecretRef
-from finetune_api.uris import OutputUri
+from finetune_api.uris import HttpAddress, OutputUri
 
 
 class Export(StrEnum):
@@ -22,7 +22,7 @@ class Export(StrEnum):
 class S3Spec(ApiModel):
     """How to reach S3, for every `s3://` location of the job. Left out: AWS, and the environment's credentials."""
 
-    endpoint_url: Annotated[str, Field(pattern=r"^https?://[^\s?#@]+$", max_length=1024)] | None = None
+    endpoint_url: HttpAddress | None = None
     """Address of an S3-compatible server, such as `http://minio:9000`."""
 
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None

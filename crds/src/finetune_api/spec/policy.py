@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import ApiModel
-from finetune_api.quantities import Duration, Money
+from finetune_api.quantities import Amount, Duration
 
 
 class PreflightPolicy(StrEnum):
@@ -28,10 +28,10 @@ class RerunPolicy(StrEnum):
 class BudgetSpec(ApiModel):
     """Limits of money and time. When one is reached training stops, and what there is, is evaluated and published."""
 
-    max_cost: Money | None = None
+    max_cost: Amount | None = None
     """Most that the job may spend on accelerators, over all attempts."""
 
-    hourly_rate: Money | None = None
+    hourly_rate: Amount | None = None
     """Price of one accelerator hour. Left out: the catalogue's (`finetune run` on a CPU: 0)."""
 
     max_duration: Duration | None = None
@@ -47,7 +47,7 @@ class RunPolicy(ApiModel):
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = 3
     """How often an attempt that ended for an unknown reason is tried again."""
 
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
     """Seconds after which the pods of a finished job are deleted. Left out: they stay until the job is deleted."""
 
     preflight: PreflightPolicy = PreflightPolicy.REQUIRED

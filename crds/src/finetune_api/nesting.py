@@ -1,0 +1,28 @@
+"""Plain data of limited depth: what is nested too deeply, other programs cannot decode or copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def leaves(value: Any, deepest: int) -> Iterator[Any]:
+    """Every key and every value in plain data that is itself neither object nor list. Needs no recursion.
+
+    Args:
+        value: objects, lists, texts, numbers.
+        deepest: most levels of objects and lists.
+
+    Raises:
+        ValueError: it has more levels.
+    """
+    left = [(value, 1)]
+    while left:
+        one, depth = left.pop()
+        if not isinstance(one, Mapping | list | tuple):
+            yield one
+            continue
+        if depth > deepest:
+            raise ValueError(f"nested deeper than {deepest} levels; write a flatter value")
+        below = [*one, *one.values()] if isinstance(one, Mapping) else one
+        left += ((item, depth + 1) for item in below)
