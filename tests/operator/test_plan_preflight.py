@@ -154,6 +154,18 @@ def test_a_published_result_ends_the_job_without_any_attempt():
     assert decided.status.adapter == ADAPTER
     assert decided.status.completion_time == NOW
     assert decided.status.attempts == ()
+
+
+@pytest.mark.parametrize(("outcome", "end"), [
+    (Outcome.QUALITY_GATE, ("Failed", "QualityGate")), (Outcome.STOPPED_EARLY, ("Succeeded", "StoppedEarly")),
+    (Outcome.SUCCEEDED, ("Succeeded", "AlreadyPublished")), (Outcome.DIVERGED, ("Succeeded", "AlreadyPublished")),
+])
+def test_a_job_that_adopts_a_result_ends_as_the_run_that_published_it(outcome, end):
+    said = THERE.model_copy(update={"reason": outcome, "message": "it was so; runPolicy.rerun: Always trains again"})
+    decided = decide(job(decide(job()).status), *ended(0, said))
+    assert telling(decided) == (*end, said.message)
+    assert decided.status.adapter == ADAPTER
+    assert decided.status.completion_time == NOW
     assert acts(decided) == REMOVED
 
 

@@ -13,17 +13,17 @@ from finetune_api.estimate import read_architecture
 from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import (
     Accelerator,
-    Manifest,
     Outcome,
     PreflightResult,
     PreflightVerdict,
     Result,
     RunConfig,
 )
-from finetune_api.status import PublishedAdapter
+from finetune_trainer.model.content import folder_digest
 from finetune_trainer.preflight import preflight
 
 from tests.models import tiny_job
+from tests.trainer.manifests import publish
 from tests.trainer.runs import workshop
 
 REFT = {"type": "ReFT", "lora": None}
@@ -112,34 +112,29 @@ def test_a_job_that_cannot_fit_is_refused_with_the_change_that_makes_it_fit(fold
     assert "has no *.safetensors file" in again.result.message
 
 
-def published(folder, tmp_path, **change):
-    """A result of an earlier life of the job, as another cluster left it; and the job's output."""
-    job = config(folder, output={"uri": f"file://{tmp_path}"})
-    data_hash = preflight(job, lambda text: None).result.data_hash
-    adapter = PublishedAdapter(uri=f"file://{tmp_path}/x", sha256="0" * 64, size_bytes=1, base_model="m")
-    manifest = Manifest.model_validate({
-        "namespace": "team", "name": "tiny", "uid": "earlier", "attempt": 1, "spec_hash": job.spec_hash,
-        "data_hash": data_hash, "base_model": "m", "created": "2026-01-01T00:00:00Z", "files": (), "packages": {},
-        "run": {}, "result": Result(outcome=Outcome.SUCCEEDED, message="done", adapter=adapter, manifest="there"),
-        **change}, strict=False)
-    place = tmp_path / "team/tiny/earlier/manifest.json"
-    place.parent.mkdir(parents=True)
-    place.write_text(manifest.model_dump_json())
-    return {"uri": f"file://{tmp_path}"}
-
-
-def test_a_result_of_an_earlier_life_is_adopted(folder, tmp_path):
-    output = published(folder, tmp_path)
-    checked = check(folder, output=output)
+@pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.QUALITY_GATE])
+def test_a_result_of_an_earlier_life_is_adopted_with_its_outcome(folder, tmp_path, outcome):
+    output = {"uri": f"file://{tmp_path}"}
+    job = config(folder, output=output)
+    publish(job, tmp_path, outcome=outcome, data_hash=preflight(job, lambda text: None).result.data_hash,
+            base_revision=folder_digest(folder / "model"))
+    checked = preflight(job, lambda text: None)
     assert (checked.code, checked.result.verdict) == (ExitCode.OK, PreflightVerdict.ALREADY_PUBLISHED)
-    assert checked.result.published.adapter.uri == f"file://{tmp_path}/x"
+    wanted = Outcome.ALREADY_PUBLISHED if outcome is Outcome.SUCCEEDED else outcome
+    assert (checked.result.reason, checked.result.published.outcome) == (wanted, wanted)
+    assert "runPolicy.rerun: Always trains again" in checked.result.message
+    assert ("it was so" in checked.result.message) == (outcome is Outcome.QUALITY_GATE)
     assert check(folder, output=output, runPolicy={"rerun": "Always"}).result.verdict is PreflightVerdict.PASSED
 
 
-@pytest.mark.parametrize("change", [{"data_hash": "1" * 64}, {"spec_hash": "1" * 64}], ids=["rows", "spec"])
-def test_a_result_of_something_else_is_not(folder, tmp_path, change):
-    output = published(folder, tmp_path, **change)
-    assert check(folder, output=output).result.verdict is PreflightVerdict.PASSED
+def test_a_result_on_other_rows_or_a_replaced_base_is_not_adopted(folder, tmp_path):
+    job = config(folder, output={"uri": f"file://{tmp_path}"})
+    data_hash, notes = preflight(job, lambda text: None).result.data_hash, []
+    publish(job, tmp_path, uid="one", data_hash="1" * 64, base_revision=folder_digest(folder / "model"))
+    publish(job, tmp_path, uid="other", data_hash=data_hash, base_revision="1" * 64)
+    assert preflight(job, notes.append).result.verdict is PreflightVerdict.PASSED
+    assert notes == ["the result team/tiny/one is passed over: it belongs to other data",
+                     "the result team/tiny/other is passed over: it belongs to another revision of the base model"]
 
 
 def test_the_model_is_read_from_s3_without_its_weights(folder, s3_server, s3_bucket, monkeypatch):

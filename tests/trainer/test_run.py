@@ -262,18 +262,20 @@ def test_a_damaged_checkpoint_is_passed_over(folder):
 
 
 def test_a_late_writer_adopts_the_result_that_is_there(folder):
+    from finetune_api import parse_job
+    from finetune_trainer.adoption import published_result, wanted
     from finetune_trainer.clock import SystemClock
-    from finetune_trainer.publish import published_result
+    from finetune_trainer.local import run_config
     from finetune_trainer.storage import open_storage
 
     assert run(folder).code == 0
     content = manifest(folder)
-    from finetune_api.uris import parse_uri
-
-    storage = open_storage(parse_uri(f"file://{folder}/out", ("file",)), None)
+    config = run_config(parse_job(tiny_job(folder)))
+    storage = open_storage(config.spec.output.uri, None)
     prefix = f"default/tiny/{content['uid']}"
     assert storage.create(f"{prefix}/manifest.json", b"{}") is False
-    assert published_result(storage, prefix).adapter.sha256 == content["result"]["adapter"]["sha256"]
+    adopted = published_result(storage, prefix, wanted(config))
+    assert adopted.adapter.sha256 == content["result"]["adapter"]["sha256"]
     assert SystemClock().now() - datetime.fromisoformat(content["created"]) < timedelta(minutes=5)
     assert datetime.fromisoformat(content["created"]).tzinfo == UTC
 

@@ -1,6 +1,7 @@
 """Storage, against a folder and against a real S3 server: the same behaviour, and every failure a sentence."""
 
 import errno
+import hashlib
 import os
 import resource
 import secrets
@@ -76,12 +77,41 @@ def test_of_many_that_create_at_once_exactly_one_wins(storage):
     assert storage.get_bytes("one") == str(won[0]).encode()
 
 
-@pytest.mark.parametrize("key", ["../out", "/etc/passwd", "a/../../b", ""])
+@pytest.mark.parametrize("key", ["../out", "/etc/passwd", "a/../../b", "", "a//etc/passwd", "./a", "a/", "a\0b"])
 def test_a_key_cannot_leave_the_root(storage, key):
     with pytest.raises(BadConfig, match="is not a path below"):
         storage.put_bytes(key, b"x")
     with pytest.raises(BadConfig, match="is not a path below"):
         storage.get_bytes(key)
+
+
+def test_a_digest_is_that_of_the_file_as_it_is_there(storage, tmp_path):
+    content = os.urandom(20 << 20)
+    (tmp_path / "large").write_bytes(content)
+    storage.put_file("a/large", tmp_path / "large")
+    found = storage.digest("a/large")
+    assert (found.sha256, found.size_bytes) == (hashlib.sha256(content).hexdigest(), len(content))
+    assert storage.digest("a/none") is None
+
+
+def test_what_no_path_leads_to_is_not_listed(s3_server, s3_bucket, tmp_path):
+    client = s3_server.client()
+    for key in ("model/", "model/config.json", "model/sub/"):
+        client.put_object(Bucket=s3_bucket, Key=key, Body=b"x")
+    storage = open_storage(_uri(f"s3://{s3_bucket}/model"), S3Spec(endpoint_url=s3_server.endpoint))
+    assert storage.keys("") == ["config.json"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "out/link").symlink_to(tmp_path / "secret")
+    (tmp_path / "out/itself").symlink_to(tmp_path / "out/itself")
+    assert open_storage(_uri(f"file://{tmp_path}/out"), None).keys("") == []
+
+
+def test_a_manifest_that_would_fill_the_memory_is_not_read(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune_trainer.storage.interface._SMALL_BYTES", 100)
+    storage.put_bytes("manifest.json", b" " * 101)
+    with pytest.raises(MissingInput, match="it is no file of ours"):
+        storage.get_bytes("manifest.json")
 
 
 def test_a_missing_file_is_said_with_its_place(storage, tmp_path):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field
 
 from finetune_api.base import ApiModel, Message, Sha256
+from finetune_api.paths import RelativePath
 from finetune_api.quantities import Money
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import Cost, EvaluationScores, Memory, Progress, PublishedAdapter
@@ -327,20 +328,20 @@ class PreflightResult(Message):
 class PublishedFile(Message):
     """One file of a checkpoint or result."""
 
-    path: str
+    path: RelativePath
     """Path below the folder that lists it."""
 
     sha256: Sha256
     """Digest."""
 
-    size_bytes: int
+    size_bytes: Annotated[int, Field(ge=0)]
     """Size in bytes."""
 
 
 class CheckpointManifest(Message):
     """Written last into a checkpoint's folder: who sees it sees a complete checkpoint."""
 
-    step: int
+    step: Annotated[int, Field(ge=0)]
     """Optimizer steps done."""
 
     attempt: int

@@ -17,6 +17,8 @@ from finetune_operator.conditions import Told, tell
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Settings
 
+_ADOPTED = (Outcome.QUALITY_GATE, Outcome.STOPPED_EARLY)
+
 
 def before_start(seen: Observation, settings: Settings, now: datetime) -> Plan:
     """Refuse what can't be run; else record the start, before anything that costs is made."""
@@ -53,7 +55,10 @@ def _start(seen: Observation, spec: FineTuneJobSpec, checked: PreflightResult | 
         there = checked.published
         done = started.model_copy(update={"completion_time": now, "adapter": there.adapter if there else None,
                                           "evaluation": there.evaluation if there else None})
-        told = Told(Phase.SUCCEEDED, Outcome.ALREADY_PUBLISHED, checked.message)
+        # As the run ended that published it: what missed its gate then has not passed it by being applied again.
+        phase = Phase.FAILED if checked.reason is Outcome.QUALITY_GATE else Phase.SUCCEEDED
+        reason = checked.reason if checked.reason in _ADOPTED else Outcome.ALREADY_PUBLISHED
+        told = Told(phase, reason, checked.message)
         return Plan(tell(done, told, job.generation, now), preflighting.remove(seen))
     told = Told(Phase.STARTING, "Started", "the start is recorded; the first attempt is being made")
     return Plan(tell(started, told, job.generation, now))

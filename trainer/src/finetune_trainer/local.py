@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.layout import MANIFEST, job_prefix
+from finetune_api.layout import job_prefix
 from finetune_api.messages import Accelerator, RunConfig
 from finetune_api.resolve import resolve_defaults, spec_hash
 from finetune_api.spec.job import FineTuneJob
@@ -17,11 +21,13 @@ from finetune_api.spec.policy import RerunPolicy
 from finetune_api.uris import Uri
 from rich.console import Console
 
+from finetune_trainer.adoption import Wanted, damage, misfit, read_manifest, wanted
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.digests import file_digest
 from finetune_trainer.entry import quieten, run
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.limits import local_limits
+from finetune_trainer.model.content import content_digest
 from finetune_trainer.report.terminal import show_ending
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.storage import Storage, as_output, open_storage
@@ -52,7 +58,8 @@ def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console
     stop.listen()
     observer = ConsoleObserver(console, clock)
     try:
-        config = run_config(job, rerun).model_copy(update={"allowed_plugins": tuple(allowed_plugins)})
+        config = run_config(job, rerun, lambda note: console.print(note, markup=False, highlight=False)
+                            ).model_copy(update={"allowed_plugins": tuple(allowed_plugins)})
     except TrainerError as error:
         console.print(f"{error.outcome}: {error}", style="red", markup=False, highlight=False)
         return error.exit_code
@@ -64,11 +71,16 @@ def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console
     return ExitCode(ending.code)
 
 
-def run_config(job: FineTuneJob, rerun: bool = False) -> RunConfig:
+def run_config(job: FineTuneJob, rerun: bool = False, tell: Callable[[str], None] = lambda note: None) -> RunConfig:
     """The run configuration of a job on this machine.
 
     The job's identity follows from its name and everything that decides its result, local data included: the same job
-    resumes, or finds what it published; a changed one starts afresh beside it.
+    resumes, or finds what it published; a changed one starts afresh beside it, and so does one whose base was replaced.
+
+    Args:
+        job: the job.
+        rerun: train again even if the same job is published already.
+        tell: what to do with notes for people.
 
     Raises:
         OutputNotWritable: the output can't be read.
@@ -78,23 +90,43 @@ def run_config(job: FineTuneJob, rerun: bool = False) -> RunConfig:
     digest = spec_hash(spec)
     storage = open_storage(spec.output.uri, spec.output.s3)
     again = rerun or spec.run_policy.rerun is RerunPolicy.ALWAYS
-    name, namespace = job.metadata.name, job.metadata.namespace
-    with as_output():
-        uid = _identity(namespace, name, f"{digest}/{_data_digest(spec.dataset.source)}", storage, again)
-        attempts = _attempts_so_far(storage, job_prefix(namespace, name, uid))
-    return RunConfig(
-        namespace=namespace, name=name, uid=uid, attempt=attempts + 1, spec=spec,
+    config = RunConfig(
+        namespace=job.metadata.namespace, name=job.metadata.name, uid="unknown", attempt=1, spec=spec,
         spec_hash=digest, accelerator=_accelerator(spec.budget.hourly_rate),
     )
+    with as_output():
+        uid = _identity(config, storage, again, tell)
+        attempts = _attempts_so_far(storage, job_prefix(config.namespace, config.name, uid))
+    return config.model_copy(update={"uid": uid, "attempt": attempts + 1})
 
 
-def _identity(namespace: str, name: str, digest: str, storage: Storage, again: bool) -> str:
-    number = 0
-    while True:
-        uid = str(uuid.uuid5(_NAMESPACE, f"{namespace}/{name}/{digest}/{number}"))
-        if not again or storage.get_bytes(f"{job_prefix(namespace, name, uid)}/{MANIFEST}") is None:
+def _identity(config: RunConfig, storage: Storage, again: bool, tell: Callable[[str], None]) -> str:
+    """The first identity of the job whose folder has no result, or, if it may be adopted, this very job's."""
+    named = f"{config.namespace}/{config.name}/{config.spec_hash}/{_data_digest(config.spec.dataset.source)}"
+    want: Wanted | None = None
+    for number in itertools.count():
+        uid = str(uuid.uuid5(_NAMESPACE, f"{named}/{number}"))
+        prefix = job_prefix(config.namespace, config.name, uid)
+        found = read_manifest(storage, prefix)
+        if found is None:
             return uid
-        number += 1
+        if again:
+            continue
+        want = want or _wanted(config)
+        fault = found if isinstance(found, str) else misfit(found, want) or damage(storage, prefix, found)
+        if fault is None:
+            return uid
+        tell(f"the result {storage.root.join(prefix)} is passed over: {fault}")
+    raise AssertionError("there is always another number")
+
+
+def _wanted(config: RunConfig) -> Wanted:
+    """What a result has to be of, the content of a model that has no commit included."""
+    model = config.spec.model
+    if model.source.scheme == "hub":
+        return wanted(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        return replace(wanted(config), base_revision=content_digest(model, config.spec.output.s3, Path(scratch)))
 
 
 def _data_digest(source: Uri) -> str:
@@ -109,7 +141,7 @@ def _data_digest(source: Uri) -> str:
 def _attempts_so_far(storage: Storage, prefix: str) -> int:
     """The highest attempt that left a checkpoint or a result; 0 where there is none."""
     parts = [key.removeprefix(f"{prefix}/").split("/") for key in storage.keys(f"{prefix}/")]
-    return max((int(part[1]) for part in parts if len(part) > 2 and part[1].isdigit()), default=0)
+    return max((int(part[1]) for part in parts if len(part) > 2 and part[1].isdecimal()), default=0)
 
 
 def _accelerator(hourly_rate: Decimal | None) -> Accelerator:

@@ -17,6 +17,7 @@ from finetune_api.spec.policy import PreflightPolicy
 from finetune_api.status import EvaluationScores, Memory
 from transformers import PreTrainedModel
 
+from finetune_trainer.adoption import published_result, wanted
 from finetune_trainer.clock import Clock
 from finetune_trainer.distributed import connect
 from finetune_trainer.engines import unsloth
@@ -41,7 +42,7 @@ from finetune_trainer.model.device import (
 from finetune_trainer.model.files import find_model
 from finetune_trainer.model.load import describe, load_model, weights_digest
 from finetune_trainer.places import Place
-from finetune_trainer.publish import publish, published_result, remove_checkpoints
+from finetune_trainer.publish import publish, remove_checkpoints
 from finetune_trainer.report.card import render_card
 from finetune_trainer.report.facts import RunFacts
 from finetune_trainer.report.html import render_report
@@ -105,7 +106,7 @@ def run_attempt(attempt: Attempt) -> Finished:
     config, spec, state, stop = attempt.config, attempt.config.spec, attempt.state, attempt.stop
     prefix = job_prefix(config.namespace, config.name, config.uid)
     storage = open_storage(spec.output.uri, spec.output.s3)
-    earlier = published_result(storage, prefix)
+    earlier = published_result(storage, prefix, wanted(config))
     if earlier is not None:
         return Finished(earlier, None)
     if attempt.place.is_main:
@@ -174,7 +175,8 @@ def run_attempt(attempt: Attempt) -> Finished:
     state.enter(Stage.EXPORTING)
     results = attempt.scratch / "results"
     published = results / trained.tuned.folder
-    export_trained(trained.tuned, str(spec.model.source), spec.model.revision, published)
+    export_trained(trained.tuned, str(spec.model.source), files.revision if spec.model.source.scheme == "hub" else None,
+                   published)
     if Export.MERGED in spec.output.exports:
         export_merged(trained.tuned, published, files, spec.method.quantization, device, tokenizer, results / MERGED)
     stop.check()

@@ -9,18 +9,23 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.layout import MANIFEST, job_prefix
-from finetune_api.messages import JobEstimate, Manifest, Outcome, PreflightResult, PreflightVerdict, Result, RunConfig
+from finetune_api.layout import job_prefix
+from finetune_api.messages import JobEstimate, Outcome, PreflightResult, PreflightVerdict, Result, RunConfig
 from finetune_api.spec.policy import RerunPolicy
-from pydantic import ValidationError
 
+from finetune_trainer.adoption import adopted, candidates, damage, misfit, wanted
 from finetune_trainer.entry import new_scratch
 from finetune_trainer.errors import BadConfig, first_line, in_words
-from finetune_trainer.storage import Storage, as_output, open_storage, probe
+from finetune_trainer.model.content import content_digest
+from finetune_trainer.storage import as_output, open_storage, probe
+
+if TYPE_CHECKING:
+    from finetune_trainer.model.description import Description
 
 _GIB = 1024**3
 
@@ -70,12 +75,10 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     _, chat = open_chat(spec, description.files)
     data, _ = read_rows(config, chat, scratch, tell)
     revision, data_hash = description.files.revision or None, data.digest()
-    published = None if spec.run_policy.rerun is RerunPolicy.ALWAYS else _published(config, storage, data_hash)
-    if published is not None:
-        return PreflightResult(
-            verdict=PreflightVerdict.ALREADY_PUBLISHED, reason=Outcome.ALREADY_PUBLISHED, published=published,
-            message=f"the same job on the same rows is published already: {published.manifest}; runPolicy.rerun: "
-                    "Always trains again", model_revision=revision, data_hash=data_hash)
+    if spec.run_policy.rerun is not RerunPolicy.ALWAYS:
+        published = _published(config, description, data_hash, scratch, tell)
+        if published is not None:
+            return _adopting(published, revision, data_hash)
     _check_targets(config, description.files.folder)
     estimate = expect(config, description.config, [len(row) for row in data.train])
     description.check_weights()
@@ -116,16 +119,33 @@ def _check_targets(config: RunConfig, folder: Path) -> None:
         target_modules(model, settings.target_modules, f"spec.method.{field}")
 
 
-def _published(config: RunConfig, storage: Storage, data_hash: str) -> Result | None:
-    """A finished result of a job of this name with the same spec and rows, from another cluster or another life."""
-    with as_output():
-        keys = [key for key in storage.keys(f"{config.namespace}/{config.name}/")
-                if key.count("/") == 3 and key.endswith(f"/{MANIFEST}")]
-        for key in keys:
-            try:
-                manifest = Manifest.model_validate_json(storage.get_bytes(key) or b"")
-            except ValidationError:
-                continue
-            if (manifest.spec_hash, manifest.data_hash) == (config.spec_hash, data_hash):
-                return manifest.result.model_copy(update={"outcome": Outcome.ALREADY_PUBLISHED})
+def _published(config: RunConfig, description: Description, data_hash: str, scratch: Path,
+               tell: Callable[[str], None]) -> Result | None:
+    """A finished result of a job of this name on the same base and rows, from another cluster or another life.
+
+    The weights of a model that has no commit are read only where everything else fits: to buy them again costs more.
+    """
+    spec = config.spec
+    storage = open_storage(spec.output.uri, spec.output.s3)
+    want = replace(wanted(config), base_revision=description.files.revision or None, data_hash=data_hash)
+    for prefix, manifest in candidates(storage, want, tell):
+        if want.base_revision is None:
+            want = replace(want, base_revision=content_digest(spec.model, spec.output.s3, scratch))
+        with as_output():
+            fault = misfit(manifest, want) or damage(storage, prefix, manifest)
+        if fault is None:
+            return adopted(storage, prefix, manifest)
+        tell(f"the result {prefix} is passed over: {fault}")
     return None
+
+
+def _adopting(published: Result, revision: str | None, data_hash: str) -> PreflightResult:
+    """The answer where a result is there already: the job ends as the one that published it, and for its reason."""
+    how = {Outcome.QUALITY_GATE: "and missed its quality gate", Outcome.STOPPED_EARLY: "and was stopped early"}
+    words = (f"the same job on the same base and rows is published already: {published.manifest}; "
+             "runPolicy.rerun: Always trains again")
+    if published.outcome in how:
+        words = (f"the same job on the same base and rows was trained already {how[published.outcome]}: "
+                 f"{published.message}; it is published as {published.manifest}")
+    return PreflightResult(verdict=PreflightVerdict.ALREADY_PUBLISHED, reason=published.outcome, published=published,
+                           message=words, model_revision=revision, data_hash=data_hash)

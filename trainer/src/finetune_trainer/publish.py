@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from finetune_api.layout import CHECKPOINTS, MANIFEST, results_prefix
-from finetune_api.messages import Manifest, Outcome, PublishedFile, Result, RunConfig
+from finetune_api.messages import Manifest, PublishedFile, Result, RunConfig
 from finetune_api.status import PublishedAdapter
-from pydantic import ValidationError
 
+from finetune_trainer.adoption import published_result, wanted, weights_of
 from finetune_trainer.clock import Clock
-from finetune_trainer.errors import OutputNotWritable, TrainerError
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.faults import reach
 from finetune_trainer.model.device import package_versions
-from finetune_trainer.storage import Storage, as_output
+from finetune_trainer.storage import Storage
 from finetune_trainer.training.checkpoints import Identity, list_files
-
-
-def published_result(storage: Storage, prefix: str) -> Result | None:
-    """The result that a job has published already, or None.
-
-    Raises:
-        OutputNotWritable: the output can't be read, or what lies there is no manifest.
-    """
-    with as_output():
-        content = storage.get_bytes(f"{prefix}/{MANIFEST}")
-    if content is None:
-        return None
-    try:
-        result = Manifest.model_validate_json(content).result
-    except ValidationError as error:
-        raise OutputNotWritable(f"{storage.root.join(prefix, MANIFEST)} is not a manifest of ours; it is left alone. "
-                                "Choose another spec.output.uri, or remove it") from error
-    return result.model_copy(update={"outcome": Outcome.ALREADY_PUBLISHED})
 
 
 def publish(storage: Storage, prefix: str, folder: Path, trained: str, config: RunConfig, identity: Identity,
@@ -73,7 +55,8 @@ def publish(storage: Storage, prefix: str, folder: Path, trained: str, config: R
         result=result, packages=package_versions(), run=config.model_dump(mode="json", exclude_none=True),
     )
     if not storage.create(f"{prefix}/{MANIFEST}", manifest.model_dump_json(indent=2, exclude_none=True).encode()):
-        earlier = published_result(storage, prefix)
+        earlier = published_result(storage, prefix, replace(
+            wanted(config), data_hash=identity.data_hash, base_revision=base_revision))
         assert earlier is not None
         return earlier
     return result
@@ -89,12 +72,8 @@ def remove_checkpoints(storage: Storage, prefix: str) -> None:
 
 def _adapter(storage: Storage, prefix: str, target: str, trained: str, files: tuple[PublishedFile, ...],
              config: RunConfig, base_revision: str) -> PublishedAdapter:
-    weights = [file for file in files if file.path.startswith(f"{trained}/") and file.path.endswith(".safetensors")]
-    # A large model lies in several files; then it is the digest of theirs.
-    digest = weights[0].sha256 if len(weights) == 1 else \
-        hashlib.sha256("".join(file.sha256 for file in weights).encode()).hexdigest()
+    digest, size = weights_of(files, trained)
     return PublishedAdapter(
-        uri=str(storage.root.join(prefix, target, trained)), sha256=digest,
-        size_bytes=sum(file.size_bytes for file in weights),
+        uri=str(storage.root.join(prefix, target, trained)), sha256=digest, size_bytes=size,
         base_model=str(config.spec.model.source), base_revision=base_revision,
     )

@@ -80,7 +80,7 @@ def describe_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Call
                 storage.get_file(key, scratch / "description" / key)
         files, names = ModelFiles(scratch / "description", ""), tuple(keys)
     else:
-        folder = local_folder(spec.source, s3)
+        folder = local_folder(spec.source)
         files, names = ModelFiles(folder, ""), tuple(sorted(path.name for path in folder.iterdir()))
     if not (files.folder / "config.json").is_file():
         raise MissingInput(f"spec.model.source: {name} has no config.json")

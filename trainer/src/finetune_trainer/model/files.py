@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_api.paths import below
 from finetune_api.spec.model import ModelSpec
 from finetune_api.spec.output import S3Spec
 from finetune_api.uris import Uri
@@ -19,7 +19,8 @@ from finetune_api.uris import Uri
 from finetune_trainer.data.sources import fetch
 from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import BadConfig, MissingInput
-from finetune_trainer.storage import open_storage
+from finetune_trainer.model.content import check_links, folder_digest
+from finetune_trainer.storage import mounted_claim, open_storage
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt", "tokenizer*", "vocab*", "merges*")
@@ -49,7 +50,7 @@ def find_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable
 
     Raises:
         MissingInput: the model isn't there, or can't be opened.
-        BadConfig: its weights are pickled, or its files are not a model.
+        BadConfig: its weights are pickled, its files are not a model, or a link in its folder leads elsewhere.
     """
     if spec.source.scheme == "hub":
         files = from_hub(spec, tell, ("*.safetensors", *DESCRIPTION))
@@ -57,9 +58,9 @@ def find_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable
         return files
     if spec.source.path.lower().endswith(".gguf"):
         return _from_gguf(fetch(spec.source, s3, scratch), tell)
-    folder = _from_s3(spec.source, s3, scratch, tell) if spec.source.scheme == "s3" else local_folder(spec.source, s3)
+    folder = _from_s3(spec.source, s3, scratch, tell) if spec.source.scheme == "s3" else local_folder(spec.source)
     check_weights(sorted(path.name for path in folder.iterdir()), str(spec.source))
-    return ModelFiles(folder, _weights_digest(folder))
+    return ModelFiles(folder, folder_digest(folder))
 
 
 def from_hub(spec: ModelSpec, tell: Callable[[str], None], patterns: Sequence[str]) -> ModelFiles:
@@ -87,6 +88,7 @@ def from_hub(spec: ModelSpec, tell: Callable[[str], None], patterns: Sequence[st
     except (HfHubHTTPError, OSError) as error:
         raise MissingInput(f"spec.model.source: {name} can't be fetched from the hub: {type(error).__name__}"
                            ) from error
+    check_links(folder, name)
     return ModelFiles(folder, folder.name)
 
 
@@ -103,24 +105,26 @@ def _from_s3(source: Uri, s3: S3Spec | None, scratch: Path, tell: Callable[[str]
     return folder
 
 
-def local_folder(source: Uri, s3: S3Spec | None) -> Path:
+def local_folder(source: Uri) -> Path:
     """The folder of a model on this machine or on a claim.
 
     Raises:
         MissingInput: there is none.
+        BadConfig: a link in it leads elsewhere.
     """
-    folder = source.local_path() if source.scheme == "file" else _claim_folder(source, s3)
+    folder = source.local_path() if source.scheme == "file" else _claim_folder(source)
     if not folder.is_dir():
         raise MissingInput(f"spec.model.source: {source}: no such folder")
+    check_links(folder, str(source), mounted_claim(source) if source.scheme == "pvc" else None)
     return folder
 
 
-def _claim_folder(source: Uri, s3: S3Spec | None) -> Path:
-    from finetune_trainer.storage.local import LocalStorage
-
-    storage = open_storage(source, s3)
-    assert isinstance(storage, LocalStorage)
-    return storage.folder
+def _claim_folder(source: Uri) -> Path:
+    claim = mounted_claim(source)
+    try:
+        return below(claim, source.path.rstrip("/")) if source.path else claim
+    except ValueError as error:
+        raise BadConfig(f"spec.model.source: {source}: {error}") from error
 
 
 def check_weights(names: Sequence[str], name: str) -> None:
@@ -138,14 +142,6 @@ def check_weights(names: Sequence[str], name: str) -> None:
         raise MissingInput(f"spec.model.source: {name} has no *.safetensors file")
     if "config.json" not in names:
         raise MissingInput(f"spec.model.source: {name} has no config.json")
-
-
-def _weights_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode())
-        digest.update(file_digest(path).encode())
-    return digest.hexdigest()
 
 
 def _from_gguf(path: Path, tell: Callable[[str], None]) -> ModelFiles:

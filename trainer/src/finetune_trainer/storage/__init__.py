@@ -11,7 +11,8 @@ from finetune_trainer.storage.local import LocalStorage, mounted_claim
 from finetune_trainer.storage.probe import as_output, probe
 from finetune_trainer.storage.upload import BackgroundUploader
 
-__all__ = ["BackgroundUploader", "LocalStorage", "Storage", "as_output", "file_at", "open_storage", "probe"]
+__all__ = ["BackgroundUploader", "LocalStorage", "Storage", "as_output", "file_at", "mounted_claim", "open_storage",
+           "probe"]
 
 
 def open_storage(root: Uri, s3: S3Spec | None) -> Storage:

@@ -5,7 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from finetune_api.messages import PublishedFile
 from finetune_api.uris import Uri
+
+from finetune_trainer.errors import MissingInput
+
+_SMALL_BYTES = 64 << 20
+
+
+def require_small(size: int, place: str) -> None:
+    """Refuse to read into memory what is no manifest of ours, which are far smaller: somebody else may have written it.
+
+    Raises:
+        MissingInput: it has more than 64 MiB.
+    """
+    if size > _SMALL_BYTES:
+        raise MissingInput(f"{place} has {size} bytes, and may have {_SMALL_BYTES}: it is no file of ours")
 
 
 class Storage(Protocol):
@@ -32,8 +47,11 @@ class Storage(Protocol):
     def get_file(self, key: str, path: Path) -> None:
         """Copy a file to a local path, whose folder is made; a half-written file never stands there."""
 
+    def digest(self, key: str) -> PublishedFile | None:
+        """Digest and size of a file as it is there, which is not kept; None where it isn't there."""
+
     def keys(self, prefix: str) -> list[str]:
-        """The keys that start with `prefix`, sorted."""
+        """The keys that start with `prefix`, sorted; what is no relative path (`finetune_api.paths`) is left out."""
 
     def delete(self, keys: list[str]) -> None:
         """Remove files; those that aren't there don't matter."""

@@ -8,11 +8,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from finetune_api.messages import PublishedFile
+from finetune_api.paths import below
 from finetune_api.uris import Uri
 
+from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import BadConfig, MissingInput, OutputNotWritable
+from finetune_trainer.storage.interface import require_small
 
 _PART = ".part-"
 _RACES = 20
@@ -89,7 +93,9 @@ class LocalStorage:
     def get_bytes(self, key: str) -> bytes | None:
         """A small file's content, or None where it isn't there."""
         try:
-            return self._source(key).read_bytes()
+            source = self._source(key)
+            require_small(source.stat().st_size, self._place(key))
+            return source.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -109,12 +115,22 @@ class LocalStorage:
             partial.unlink(missing_ok=True)
             raise MissingInput(f"{self._place(key)} can't be copied to {path.parent}: {error.strerror}") from error
 
+    def digest(self, key: str) -> PublishedFile | None:
+        """Digest and size of a file as it is there."""
+        try:
+            source = self._source(key)
+            return PublishedFile(path=key, sha256=file_digest(source), size_bytes=source.stat().st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise MissingInput(f"{self._place(key)} can't be read: {error.strerror}") from error
+
     def keys(self, prefix: str) -> list[str]:
-        """The keys that start with `prefix`, sorted."""
+        """The keys that start with `prefix`, sorted; what a link only shows from elsewhere is none of them."""
         top = self.folder / prefix.rpartition("/")[0]
         found = (path.relative_to(self.folder).as_posix() for path in top.rglob("*")
-                 if path.is_file() and not path.name.startswith(_PART))
-        return sorted(key for key in found if key.startswith(prefix))
+                 if not path.name.startswith(_PART))
+        return sorted(key for key in found if key.startswith(prefix) and self._can_be_read(key))
 
     def delete(self, keys: list[str]) -> None:
         """Remove files, and the folders that they leave empty."""
@@ -133,25 +149,23 @@ class LocalStorage:
 
     def _source(self, key: str) -> Path:
         """The path to read: a link is followed, and may not lead out."""
-        path = self._named(key)
-        self._refuse_outside(path, key)
-        return path
+        return self._below(key, follow=True)
 
     def _target(self, key: str) -> Path:
         """The path to write: a link there is replaced, but its folder may not lead out."""
-        path = self._named(key)
-        self._refuse_outside(path.parent, key)
-        return path
+        return self._below(key, follow=False)
 
-    def _named(self, key: str) -> Path:
-        parts = PurePosixPath(key).parts
-        if not parts or key.startswith("/") or ".." in parts:
-            raise BadConfig(f"{key!r} is not a path below {self.root}")
-        return self.folder / key
+    def _below(self, key: str, follow: bool) -> Path:
+        try:
+            return below(self.folder, key, self._boundary, follow)
+        except ValueError as error:
+            raise BadConfig(f"{self.root}: {error}") from error
 
-    def _refuse_outside(self, path: Path, key: str) -> None:
-        if not path.resolve().is_relative_to(self._boundary.resolve()):
-            raise BadConfig(f"{key!r} is not a path below {self.root}: a link leads out of it")
+    def _can_be_read(self, key: str) -> bool:
+        try:
+            return self._source(key).is_file()
+        except BadConfig:
+            return False
 
     def _place(self, key: str) -> str:
         return f"{str(self.root).rstrip('/')}/{key}"

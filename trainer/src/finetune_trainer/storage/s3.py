@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -14,10 +15,13 @@ from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from finetune_api.messages import PublishedFile
+from finetune_api.paths import relative_path
 from finetune_api.spec.output import S3Spec
 from finetune_api.uris import Uri
 
 from finetune_trainer.errors import BadConfig, MissingInput, OutputNotWritable, TrainerError
+from finetune_trainer.storage.interface import require_small
 from finetune_trainer.storage.s3_reasons import code_of, reason, reason_of_code
 
 _TRANSFER = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=8 << 20, max_concurrency=4)
@@ -107,12 +111,26 @@ class S3Storage:
                 raise MissingInput(f"{self.root.join(key)} can't be copied to {path.parent}: {error.strerror}"
                                    ) from error
 
+    def digest(self, key: str) -> PublishedFile | None:
+        """Digest and size of a file as it is there."""
+        with self._words(key, MissingInput):
+            digest = _Digest()
+            try:
+                # boto3 goes on where a connection breaks, and writes in order to what can't be searched.
+                self._client.download_fileobj(self._bucket, self._key(key), digest, Config=_TRANSFER)
+            except ClientError as error:
+                if code_of(error) in _ABSENT:
+                    return None
+                raise
+            return PublishedFile(path=key, sha256=digest.sha256.hexdigest(), size_bytes=digest.size)
+
     def keys(self, prefix: str) -> list[str]:
-        """The keys that start with `prefix`, sorted."""
+        """The keys that start with `prefix`, sorted; those that are no paths, such as consoles' folders, left out."""
         with self._words(prefix, MissingInput):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix)
-            return sorted(item["Key"].removeprefix(self._prefix) for page in pages for item in page.get("Contents", ()))
+            found = (item["Key"].removeprefix(self._prefix) for page in pages for item in page.get("Contents", ()))
+            return sorted(filter(_is_path, found))
 
     def delete(self, keys: list[str]) -> None:
         """Remove files."""
@@ -128,17 +146,20 @@ class S3Storage:
 
     def _read(self, key: str) -> bytes | None:
         try:
-            content: bytes = self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"].read()
+            found = self._client.get_object(Bucket=self._bucket, Key=self._key(key))
         except ClientError as error:
             if code_of(error) in _ABSENT:
                 return None
             raise
+        require_small(found["ContentLength"], str(self.root.join(key)))
+        content: bytes = found["Body"].read()
         return content
 
     def _key(self, key: str) -> str:
-        if not key or key.startswith("/") or ".." in PurePosixPath(key).parts:
-            raise BadConfig(f"{key!r} is not a path below {self.root}")
-        return self._prefix + key
+        try:
+            return self._prefix + relative_path(key)
+        except ValueError as error:
+            raise BadConfig(f"{self.root}: {error}") from error
 
     @contextmanager
     def _words(self, key: str, kind: type[TrainerError]) -> Iterator[None]:
@@ -152,6 +173,26 @@ class S3Storage:
             # Not "from error": its text can hold the headers of the request, session token included.
             raise kind(f"s3://{self._bucket}/{self._prefix}{key} {doing}: "
                        f"{reason(error, self._client.meta.endpoint_url)}") from None
+
+
+class _Digest:
+    """A file that keeps nothing of what is written to it but digest and size."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, chunk: bytes) -> int:
+        self.sha256.update(chunk)
+        self.size += len(chunk)
+        return len(chunk)
+
+
+def _is_path(key: str) -> bool:
+    try:
+        return bool(relative_path(key))
+    except ValueError:
+        return False
 
 
 def _client(session: boto3.Session, settings: S3Spec, attempts: int, read_seconds: float) -> Any:

@@ -1,0 +1,47 @@
+"""The identity of a job without a cluster: which folder of its output is its own."""
+
+from __future__ import annotations
+
+import pytest
+from finetune_api import parse_job
+from finetune_trainer.local import run_config
+from finetune_trainer.model.content import folder_digest
+
+from tests.models import tiny_job, write_rows
+from tests.trainer.manifests import publish
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job on a model whose weights are none; nothing here loads them."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model.safetensors").write_bytes(b"weights")
+    write_rows(tmp_path / "rows.jsonl")
+    return parse_job(tiny_job(tmp_path))
+
+
+def test_a_published_job_is_found_again_unless_its_base_was_replaced_or_its_result_is_gone(job, tmp_path):
+    first = run_config(job)
+    digest = folder_digest(tmp_path / "model")
+    home = publish(first, tmp_path / "out", uid=first.uid, base_revision=digest)
+    assert run_config(job).uid == first.uid
+    again = run_config(job, rerun=True).uid
+    assert again != first.uid
+    notes = []
+    (tmp_path / "model/model.safetensors").write_bytes(b"replaced")
+    assert run_config(job, tell=notes.append).uid == again
+    assert len(notes) == 1 and "is passed over: it belongs to another revision of the base model" in notes[0]
+    (tmp_path / "model/model.safetensors").write_bytes(b"weights")
+    assert run_config(job).uid == first.uid
+    (home / "results/1/adapter/adapter_model.safetensors").unlink()
+    assert run_config(job, tell=notes.append).uid == again
+    assert "adapter_model.safetensors is missing" in notes[-1]
+
+
+def test_a_number_that_is_none_in_an_attempts_folder_is_no_attempt(job, tmp_path):
+    config = run_config(job)
+    for name in ("²", "3", "x"):
+        folder = tmp_path / "out/default/tiny" / config.uid / "checkpoints" / name
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("")
+    assert run_config(job).attempt == 4

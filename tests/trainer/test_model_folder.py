@@ -1,0 +1,78 @@
+"""A model's folder that somebody else made: what its links show is neither read nor published."""
+
+from __future__ import annotations
+
+import pytest
+from finetune_api import parse_job, resolve_defaults
+from finetune_api.uris import parse_uri
+from finetune_trainer.errors import BadConfig
+from finetune_trainer.model.content import check_links, content_digest, folder_digest
+from finetune_trainer.model.description import describe_model
+from finetune_trainer.model.files import find_model
+
+from tests.models import tiny_job
+
+
+def model(tmp_path, source):
+    return resolve_defaults(parse_job(tiny_job(tmp_path, model={"source": source})).spec).model
+
+
+@pytest.fixture
+def claim(tmp_path, monkeypatch):
+    """A claim with a model folder without links."""
+    monkeypatch.setenv("FINETUNE_PVC_ROOT", str(tmp_path / "pvc"))
+    folder = tmp_path / "pvc/models/llama"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+@pytest.mark.parametrize("source", ["pvc://models/llama", "file"])
+@pytest.mark.parametrize(("name", "target"), [
+    ("chat_template.jinja", "/proc/self/environ"), ("sub/tokenizer.json", "/etc/hostname"), ("more", "/etc"),
+    ("config.json", "../../../secret"), ("loop", "loop"),
+])
+def test_a_link_out_of_a_models_folder_is_refused_by_name(claim, tmp_path, source, name, target):
+    source = f"file://{claim}" if source == "file" else source
+    link = claim / name
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    for read in (find_model, describe_model):
+        with pytest.raises(BadConfig, match=f"{name}.*put the file itself in the place of the link"):
+            read(model(tmp_path, source), None, tmp_path, print)
+
+
+def test_links_within_a_claim_and_within_the_hubs_cache_are_followed(claim, tmp_path):
+    (claim.parent / "shared").write_bytes(b"weights")
+    (claim / "model-2.safetensors").symlink_to("../shared")
+    assert find_model(model(tmp_path, "pvc://models/llama"), None, tmp_path, print).folder == claim
+    snapshot = tmp_path / "models--owner--name/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--owner--name/blobs").mkdir()
+    (tmp_path / "models--owner--name/blobs/1").write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/1")
+    check_links(snapshot, "owner/name")
+    (snapshot / "chat_template.jinja").symlink_to("/proc/self/environ")
+    with pytest.raises(BadConfig, match="chat_template"):
+        check_links(snapshot, "owner/name")
+
+
+def test_a_folder_that_is_a_link_out_of_its_claim_is_refused(claim, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (claim.parent / "other").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadConfig, match="a link leads out of it"):
+        find_model(model(tmp_path, "pvc://models/other"), None, tmp_path, print)
+
+
+def test_the_digest_of_a_models_content_is_the_same_wherever_it_lies(claim, tmp_path, s3_server, s3_bucket):
+    wanted = find_model(model(tmp_path, "pvc://models/llama"), None, tmp_path, print).revision
+    s3_server.client().upload_file(str(claim / "model.safetensors"), s3_bucket, "llama/model.safetensors")
+    spec = resolve_defaults(parse_job(tiny_job(tmp_path, output={
+        "uri": f"s3://{s3_bucket}/out", "s3": {"endpointUrl": s3_server.endpoint}})).spec)
+    for source in ("pvc://models/llama", f"file://{claim}", f"s3://{s3_bucket}/llama"):
+        assert content_digest(model(tmp_path, source), spec.output.s3, tmp_path) == wanted
+    (claim / "model.safetensors").write_bytes(b"replaced")
+    assert folder_digest(claim) != wanted
+    assert parse_uri(f"file://{claim}", ("file",)).local_path() == claim

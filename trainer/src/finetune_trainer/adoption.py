@@ -1,0 +1,178 @@
+"""Taking over a result that is published already. Nothing of a manifest is believed that can be compared or verified.
+
+Who may write to an output can put a manifest there. It counts where it speaks of this job (namespace, name, spec, rows
+and base), names files below its own folder, and those are there, to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from finetune_api.layout import MANIFEST, job_prefix
+from finetune_api.messages import Manifest, Outcome, PublishedFile, Result, RunConfig
+from pydantic import ValidationError
+
+from finetune_trainer.errors import BadConfig, OutputNotWritable, TrainerError
+from finetune_trainer.storage import Storage, as_output
+
+_PUBLISHED = {Outcome.SUCCEEDED, Outcome.QUALITY_GATE, Outcome.STOPPED_EARLY, Outcome.ALREADY_PUBLISHED}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a published result has to be of.
+
+    Attributes:
+        namespace: the job's.
+        name: the job's.
+        spec_hash: digest of what decides the result.
+        base_model: location of the base model.
+        base_revision: its commit, or the digest of its weights; None where that is not known yet.
+        data_hash: digest of the prepared rows; None where that is not known yet.
+    """
+
+    namespace: str
+    name: str
+    spec_hash: str
+    base_model: str
+    base_revision: str | None = None
+    data_hash: str | None = None
+
+
+def wanted(config: RunConfig) -> Wanted:
+    """What is known of a job before its model and its rows are read: of a hub's model the commit, where that is set."""
+    model = config.spec.model
+    commit = model.revision if model.source.scheme == "hub" and re.fullmatch("[0-9a-f]{40}", model.revision or "") \
+        else None
+    return Wanted(config.namespace, config.name, config.spec_hash, str(model.source), commit)
+
+
+def published_result(storage: Storage, prefix: str, want: Wanted) -> Result | None:
+    """The result in a job's own folder, where nothing else can be published any more; None if there is none.
+
+    Raises:
+        OutputNotWritable: the output can't be read, or what lies there is not this job's result.
+    """
+    with as_output():
+        found = read_manifest(storage, prefix)
+        if found is None:
+            return None
+        fault = found if isinstance(found, str) else misfit(found, want) or damage(storage, prefix, found)
+    if fault is not None or isinstance(found, str):
+        raise OutputNotWritable(f"{storage.root.join(prefix, MANIFEST)} is not this job's result: {fault}. It is left "
+                                "alone: remove it, or choose another spec.output.uri (or `finetune run --rerun`)")
+    return adopted(storage, prefix, found)
+
+
+def candidates(storage: Storage, want: Wanted, tell: Callable[[str], None]) -> list[tuple[str, Manifest]]:
+    """Results of jobs of this namespace and name that fit as far as is known, with their folders, the newest first.
+
+    Those that don't are passed over, and said.
+
+    Raises:
+        OutputNotWritable: the output can't be listed.
+    """
+    with as_output():
+        keys = storage.keys(f"{want.namespace}/{want.name}/")
+    fitting = []
+    for key in keys:
+        prefix, _, name = key.rpartition("/")
+        if name != MANIFEST or prefix.count("/") != 2:
+            continue
+        try:
+            found = read_manifest(storage, prefix)
+        except TrainerError as error:
+            found = str(error)
+        fault = misfit(found, want) if isinstance(found, Manifest) else found
+        if fault:
+            tell(f"the result {prefix} is passed over: {fault}")
+        elif isinstance(found, Manifest):
+            fitting.append((prefix, found))
+    return sorted(fitting, key=lambda one: one[1].created.timestamp(), reverse=True)
+
+
+def read_manifest(storage: Storage, prefix: str) -> Manifest | str | None:
+    """The manifest in a job's folder, or what is wrong with it in words; None where there is none.
+
+    Raises:
+        MissingInput: it can't be read.
+    """
+    content = storage.get_bytes(f"{prefix}/{MANIFEST}")
+    if content is None:
+        return None
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError:
+        return "its manifest is none of ours"
+    adapter = manifest.result.adapter
+    if prefix != job_prefix(manifest.namespace, manifest.name, manifest.uid):
+        return f"its manifest is that of {manifest.namespace}/{manifest.name}/{manifest.uid}"
+    if adapter is None or manifest.result.outcome not in _PUBLISHED:
+        return "its manifest names nothing that was published"
+    home = f"{storage.root.join(prefix)}/"
+    if not adapter.uri.startswith(home):
+        return f"its manifest names {adapter.uri}, which is not below {home}"
+    digest, size = weights_of(manifest.files, adapter.uri.removeprefix(home))
+    if size == 0 or (digest, size) != (adapter.sha256, adapter.size_bytes):
+        return "its manifest names other weights than the files that it lists"
+    return manifest
+
+
+def misfit(manifest: Manifest, want: Wanted) -> str | None:
+    """Why a manifest doesn't speak of what is wanted, or None. Pure."""
+    for what, mine, its in (
+        ("namespace", want.namespace, manifest.namespace), ("name", want.name, manifest.name),
+        ("spec", want.spec_hash, manifest.spec_hash), ("base model", want.base_model, manifest.base_model),
+        ("revision of the base model", want.base_revision, manifest.base_revision),
+        ("data", want.data_hash, manifest.data_hash),
+    ):
+        if mine is not None and mine != its:
+            return f"it belongs to another {what}" if what != "data" else "it belongs to other data"
+    return None
+
+
+def damage(storage: Storage, prefix: str, manifest: Manifest) -> str | None:
+    """Which of a result's files is missing or another, or None.
+
+    Raises:
+        MissingInput: one can't be read.
+    """
+    for file in manifest.files:
+        try:
+            found = storage.digest(f"{prefix}/{file.path}")
+        except BadConfig as error:  # A link to elsewhere.
+            return str(error)
+        if found is None:
+            return f"{file.path} is missing"
+        if (found.sha256, found.size_bytes) != (file.sha256, file.size_bytes):
+            return f"{file.path} is damaged"
+    return None
+
+
+def adopted(storage: Storage, prefix: str, manifest: Manifest) -> Result:
+    """A result as that of a job that takes it over: a gate that was missed stays missed, and an early stop one.
+
+    Where it is, and of which base, is told as it was compared.
+    """
+    result, adapter = manifest.result, manifest.result.adapter
+    assert adapter is not None
+    kept = result.outcome in (Outcome.QUALITY_GATE, Outcome.STOPPED_EARLY)
+    return result.model_copy(update={
+        "outcome": result.outcome if kept else Outcome.ALREADY_PUBLISHED,
+        "message": f"{result.message} (an earlier run of the same job; runPolicy.rerun: Always trains again)"
+                   if kept else result.message,
+        "adapter": adapter.model_copy(update={"base_model": manifest.base_model,
+                                              "base_revision": manifest.base_revision}),
+        "manifest": str(storage.root.join(prefix, MANIFEST)),
+    })
+
+
+def weights_of(files: Sequence[PublishedFile], folder: str) -> tuple[str, int]:
+    """Digest and size of the weights in a folder of a result; of a large model's files, the digest of theirs."""
+    weights = [file for file in files if file.path.startswith(f"{folder}/") and file.path.endswith(".safetensors")]
+    digest = weights[0].sha256 if len(weights) == 1 else \
+        hashlib.sha256("".join(file.sha256 for file in weights).encode()).hexdigest()
+    return digest, sum(file.size_bytes for file in weights)

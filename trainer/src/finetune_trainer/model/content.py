@@ -1,0 +1,75 @@
+"""A model's files, whoever wrote them: which links may be followed, and the digest that tells a replaced model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from finetune_api.paths import below
+from finetune_api.spec.model import ModelSpec
+from finetune_api.spec.output import S3Spec
+
+from finetune_trainer.data.sources import fetch
+from finetune_trainer.digests import file_digest
+from finetune_trainer.errors import BadConfig
+from finetune_trainer.storage import open_storage
+
+_WEIGHTS = ".safetensors"
+
+
+def check_links(folder: Path, name: str, boundary: Path | None = None) -> None:
+    """Refuse a model's folder in which a link leads elsewhere: what it shows would be published with `merged`.
+
+    Args:
+        folder: the model's folder.
+        name: the model's location, for people.
+        boundary: what links to files may not lead out of, such as the claim; left out: the folder itself. In the hub's
+            cache a snapshot's files are links to the blobs of the same model.
+
+    Raises:
+        BadConfig: there is such a link.
+    """
+    if boundary is None:
+        boundary = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            try:
+                below(folder, path.relative_to(folder).as_posix(), folder if path.is_dir() else boundary)
+            except ValueError as error:
+                raise BadConfig(f"spec.model.source: {name}: {error}; put the file itself in the place of the link"
+                                ) from error
+
+
+def weights_digest(digests: Mapping[str, str]) -> str:
+    """One digest of the digests of a model's weights, by their names."""
+    whole = hashlib.sha256()
+    for name in sorted(digests):
+        whole.update(name.encode())
+        whole.update(digests[name].encode())
+    return whole.hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """The digest of the weights in a folder."""
+    return weights_digest({path.name: file_digest(path) for path in folder.glob(f"*{_WEIGHTS}")})
+
+
+def content_digest(spec: ModelSpec, s3: S3Spec | None, scratch: Path) -> str:
+    """The digest of a model's weights, which are read and not kept: what `find_model` calls its revision.
+
+    Raises:
+        MissingInput: they can't be read.
+        ValueError: it is a model on the hub, where the commit tells.
+    """
+    source = spec.source
+    if source.scheme == "hub":
+        raise ValueError(f"{source} has a commit")
+    if source.path.lower().endswith(".gguf"):
+        return file_digest(fetch(source, s3, scratch))
+    if source.scheme == "file":
+        return folder_digest(source.local_path())
+    storage = open_storage(source, s3)
+    names = [key for key in storage.keys("") if "/" not in key and key.endswith(_WEIGHTS)]
+    found = {name: storage.digest(name) for name in names}
+    return weights_digest({name: file.sha256 for name, file in found.items() if file})
