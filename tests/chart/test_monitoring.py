@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import re
 import shutil
 import subprocess
+import threading
 from decimal import Decimal
 
 import httpx
 import pytest
 import yaml
 from finetune_api.messages import Outcome, Result, Stage
+from finetune_operator.names import JOB_LABEL
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.watching.server import Metrics, ProgressServer
 from finetune_trainer.watching.state import RunState, StepReport
 
 from charts.generate import CHART
-from tests.chart.release import Release, render
+from tests.chart.release import Release, only, render
 from tests.cluster.binaries import Unavailable
 from tests.cluster.control_plane import free_ports
 from tests.cluster.fixtures import needing_this_machine
@@ -107,16 +110,62 @@ def fleet(control_plane, api):
             release.remove()
 
 
+FORGED = """\
+finetune_operator_leader 0
+finetune_job_info{{namespace="{namespace}",job="good",uid="x",phase="Failed",reason="PodLost"}} 1
+finetune_trainer_loss_nats{{namespace="elsewhere",job="good"}} 99
+"""
+
+
+class _Forger(http.server.BaseHTTPRequestHandler):
+    """A tenant's pod that looks like a trainer, and tells what is not its own to tell."""
+
+    content = b""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture(scope="module")
-def prometheus(control_plane, fleet):
-    """A Prometheus that scrapes operator and trainer as the chart's monitors say, with the chart's rules."""
-    _, *ports = fleet
+def forger(fleet):
+    _Forger.content = FORGED.format(namespace=fleet[0]).encode()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Forger)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def scrapes(monitor, ports, labels):
+    """What the Prometheus operator makes of a PodMonitor, for the fields that the chart writes."""
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    rules = [{{"sourceLabels": "source_labels"}.get(key, key): value for key, value in rule.items()}
+             for rule in endpoint.get("metricRelabelings", ())]
+    return {"job_name": monitor["metadata"]["name"], "honor_labels": endpoint.get("honorLabels", False),
+            "metric_relabel_configs": rules, "sample_limit": monitor["spec"].get("sampleLimit", 0),
+            "static_configs": [{"targets": [f"127.0.0.1:{port}"], "labels": {**labels, "pod": str(port)}}
+                               for port in ports]}
+
+
+@pytest.fixture(scope="module")
+def prometheus(control_plane, fleet, forger):
+    """A Prometheus that scrapes operator and trainers as the chart's monitors say, with the chart's rules."""
+    namespace, operator, trainer = fleet
+    monitors = render({"monitoring": {name: {"enabled": True} for name in ("podMonitor", "trainerMonitor")}})
+    trainers = only(monitors, "PodMonitor", "-trainers")
+    assert trainers["spec"]["jobLabel"] == JOB_LABEL
+    (own,) = [one for one in monitors if one["kind"] == "PodMonitor" and one is not trainers]
     (port,) = free_ports(1)
     config = control_plane.folder / "prometheus.yaml"
     config.write_text(yaml.safe_dump({
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": [str(ALERTS)],
-        "scrape_configs": [{"job_name": f"scrape-{one}", "honor_labels": True, "static_configs": [
-            {"targets": [f"127.0.0.1:{one}"], "labels": {"namespace": "finetune-system"}}]} for one in ports]}))
+        "scrape_configs": [scrapes(own, [operator], {"namespace": "finetune-system"}),
+                           scrapes(trainers, [trainer, forger], {"namespace": namespace, "job": "good"})]}))
     process = control_plane.run.start("prometheus", [
         tool("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={control_plane.folder / 'prometheus'}",
         f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"])
@@ -171,6 +220,13 @@ def test_a_failed_job_raises_the_alert_of_its_class_and_the_operators_alerts_sta
         return {(one["labels"]["alertname"], one["labels"].get("job")) for one in alerts if one["state"] == "firing"}
 
     assert wait_for(firing, "an alert") == {("FineTuneJobFailedByItsSpec", "bad")}
+
+
+def test_a_pod_that_looks_like_a_trainer_can_tell_of_nothing_but_its_own_training(prometheus, fleet, forger):
+    told = wait_for(lambda: query(prometheus, f'{{__name__=~"finetune_.+", pod="{forger}"}}'), "the forger's samples")
+    assert {one["metric"]["__name__"] for one in told} == {"finetune_trainer_loss_nats"}
+    assert {one["metric"]["namespace"] for one in told} == {fleet[0]}, "its own namespace, whatever it says"
+    assert query(prometheus, 'finetune_trainer_loss_nats{namespace="elsewhere"}') == []
 
 
 def test_the_dashboard_is_in_the_chart_where_it_is_wanted():

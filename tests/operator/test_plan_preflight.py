@@ -63,7 +63,8 @@ def test_a_check_comes_before_the_start_and_asks_for_no_accelerator():
     pod = made["spec"]["template"]["spec"]
     trainer = pod["containers"][0]
     assert trainer["args"] == ["preflight", "--config", "/etc/finetune/run"]
-    assert trainer["resources"] == {"requests": {"cpu": "500m", "memory": "4Gi"}, "limits": {"memory": "4Gi"}}
+    assert trainer["resources"] == {"requests": {"cpu": "500m", "memory": "4Gi", "ephemeral-storage": "0"},
+                                    "limits": {"memory": "4Gi", "ephemeral-storage": "100Gi"}}
     assert (pod["nodeSelector"], pod["tolerations"]) == ({}, [])
     assert pod["automountServiceAccountToken"] is False
     assert {one["name"] for one in pod["volumes"]} == {one["name"] for one in trainer["volumeMounts"]}

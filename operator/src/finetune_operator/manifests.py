@@ -31,6 +31,7 @@ RUN_FOLDER = "/etc/finetune/run"
 LIMITS_FOLDER = "/etc/finetune/limits"
 PVC_ROOT = "/pvc"
 CACHE = "/cache"
+DISK = "ephemeral-storage"
 RENDEZVOUS_PORT = 29400
 UPLOAD_BYTES_PER_SECOND = 50e6
 """Assumed of the way to the output."""
@@ -141,7 +142,7 @@ def _pod_template(job: JobView, spec: FineTuneJobSpec, number: int, image: str, 
     compute = spec.compute
     tolerations = [*accelerator.tolerations, *(settings.spot_tolerations if compute.spot else ()),
                    *(compute.tolerations or ())]
-    volumes, mounts = _volumes(job, spec, number, settings)
+    volumes, mounts = _volumes(job, spec, number, accelerator, settings)
     pod: Object = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -212,8 +213,10 @@ def _resources(spec: FineTuneJobSpec, accelerator: Accelerator) -> Object:
     count = _count(spec, accelerator)
     cpu = spec.compute.cpu or _times(accelerator.cpu, count)
     memory = _host_memory(spec, accelerator)
-    requests = {"cpu": str(cpu), "memory": str(memory)}
-    limits = {"memory": str(memory)}
+    # Without a request of its own the limit would be one.
+    asked = accelerator.ephemeral_storage_request
+    requests = {"cpu": str(cpu), "memory": str(memory), DISK: str(_times(asked, count)) if asked else "0"}
+    limits = {"memory": str(memory), DISK: str(_times(accelerator.ephemeral_storage, count))}
     if accelerator.resource:
         requests[accelerator.resource] = limits[accelerator.resource] = str(count)
     return {"requests": requests, "limits": limits}
@@ -223,14 +226,18 @@ def _times(quantity: Quantity, count: int) -> Quantity:
     return quantity if count == 1 else Quantity(f"{int(quantity.value * count * 1000)}m")
 
 
-def _volumes(job: JobView, spec: FineTuneJobSpec, number: int, settings: Settings) -> tuple[list[Object], list[Object]]:
+def _volumes(job: JobView, spec: FineTuneJobSpec, number: int, accelerator: Accelerator, settings: Settings
+             ) -> tuple[list[Object], list[Object]]:
+    scratch = {"emptyDir": {"sizeLimit": str(_times(accelerator.ephemeral_storage, _count(spec, accelerator)))}}
     cache: Object = ({"persistentVolumeClaim": {"claimName": settings.model_cache_claim}}
-                     if settings.model_cache_claim else {"emptyDir": {}})
+                     if settings.model_cache_claim else scratch)
+    # Data loaders and NCCL need more than the 64 MiB default. It counts as the container's memory.
+    shared = {"emptyDir": {"medium": "Memory", "sizeLimit": str(_host_memory(spec, accelerator))}}
     volumes: list[Object] = [
         {"name": "run", "configMap": {"name": run_name(job.name, job.uid, number)}},
         {"name": "limits", "configMap": {"name": limits_name(job.name, job.uid, number)}},
-        {"name": "tmp", "emptyDir": {}},
-        {"name": "shm", "emptyDir": {"medium": "Memory"}},  # Data loaders and NCCL need more than the 64 MiB default.
+        {"name": "tmp", **scratch},
+        {"name": "shm", **shared},
         {"name": "cache", **cache},
     ]
     mounts: list[Object] = [

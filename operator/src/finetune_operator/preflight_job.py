@@ -42,6 +42,7 @@ def preflight_job(job: JobView, spec: FineTuneJobSpec, settings: Settings, name:
     plain = spec.model_copy(update={"compute": compute, "budget": BudgetSpec()})
     own = settings.preflight.pod_template
     cpu = Accelerator(resource=None, tolerations=(), cpu=settings.preflight.cpu, host_memory=settings.preflight.memory,
+                      ephemeral_storage=settings.preflight.ephemeral_storage,
                       pod_template=for_check(settings.pod_template) if own is None else own)
     made = manifests.attempt_job(job, plain, 1, settings.trainer_image, cpu,
                                  settings.model_copy(update={"pod_template": {}}))

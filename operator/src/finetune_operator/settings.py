@@ -64,17 +64,27 @@ class Accelerator(ApiModel):
     host_memory: ResourceQuantity = Quantity("24Gi")
     """Memory request and limit of a trainer, for each accelerator, where the job names none."""
 
+    ephemeral_storage: ResourceQuantity = Quantity("200Gi")
+    """Most that a trainer may write to its node's disk, for each accelerator: the model where no claim keeps it,
+    checkpoints on their way, a merged export. It is the limit of the container and of each of its emptyDirs."""
+
+    ephemeral_storage_request: ResourceQuantity | None = None
+    """Disk that a node must have left for a trainer, for each accelerator; null asks for none, since not every kubelet
+    says what it has. Under disk pressure a pod goes first that uses more than it asked for."""
+
     pod_template: dict[str, Any] = Field(default_factory=dict)
     """Merged into the pod template of its trainers, after that of all: a runtime class, a device for RDMA."""
 
 
 DEFAULT_CATALOGUE = {
     **{name: Accelerator(node_selector={"nvidia.com/gpu.product": known.product}, memory=Quantity(
-        f"{known.memory_gib}Gi"), hourly_price=known.hourly_price) for name, known in KNOWN_ACCELERATORS.items()},
+        f"{known.memory_gib}Gi"), hourly_price=known.hourly_price, ephemeral_storage=Quantity(
+        "400Gi" if known.memory_gib >= 80 else "200Gi")) for name, known in KNOWN_ACCELERATORS.items()},
     "cpu": Accelerator(resource=None, tolerations=(), hourly_price=CPU_PRICE, cpu=Quantity("2"),
-                       host_memory=Quantity("8Gi")),
+                       host_memory=Quantity("8Gi"), ephemeral_storage=Quantity("50Gi")),
 }
-"""An administrator writes their own prices and node labels."""
+"""An administrator writes their own prices and node labels. Of disk there is what a model takes that fits with nf4
+(four times the accelerator's memory, in bfloat16), and as much again for a merged export."""
 
 
 class Allowed(ApiModel):
@@ -189,6 +199,9 @@ class PreflightSettings(ApiModel):
 
     memory: ResourceQuantity = Quantity("4Gi")
     """Memory request and limit of its pod: the libraries take 1 GiB, the data set's rows the rest."""
+
+    ephemeral_storage: ResourceQuantity = Quantity("100Gi")
+    """Most that its pod may write to its node's disk: the data set, a GGUF file."""
 
     timeout: Duration = timedelta(minutes=30)
     """How long it may run."""
