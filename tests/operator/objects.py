@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -68,8 +69,13 @@ def raw_attempt(number: int = 1, *, uid: str = UID, ended: str | None = None, re
 def raw_pod(number: int = 1, *, index: int = 0, uid: str = UID, scheduled: float | None = 0, running: bool = False,
             waiting: tuple[str, str] | None = None, exit_code: int | None = None, said: Result | str = "",
             oom: bool = False, at: float = 60, unschedulable: str | None = None, disruption: str | None = None,
-            image_id: str = "", leaving: bool = False, overdue: bool = False) -> dict[str, Any]:
-    """A trainer's pod in one of its states."""
+            image_id: str = "", leaving: bool = False, overdue: bool = False, node: str = "node-a",
+            ended_by: tuple[str, str] | None = None, beside: float | None = None) -> dict[str, Any]:
+    """A trainer's pod in one of its states.
+
+    `ended_by` is reason and message of a kubelet that refused or evicted it; `beside` is when a container beside the
+    trainer ends, which runs on until the trainer has ended where it is infinite.
+    """
     conditions: list[dict[str, Any]] = []
     if unschedulable is not None:
         conditions.append({"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
@@ -92,7 +98,7 @@ def raw_pod(number: int = 1, *, index: int = 0, uid: str = UID, scheduled: float
         "metadata": {"namespace": KEY[0], "name": f"{KEY[1]}-{number}-{index}-x", "uid": f"{uid}-pod-{number}-{index}",
                      "resourceVersion": "1", "creationTimestamp": stamp(0), "labels": names.labels(KEY[1], uid, number),
                      "annotations": {"batch.kubernetes.io/job-completion-index": str(index)}},
-        "spec": {"nodeName": "node-a" if unschedulable is None else None},
+        "spec": {"nodeName": node if unschedulable is None else None},
         "status": {"phase": "Running" if running else "Pending", "podIP": "10.0.0.9", "conditions": conditions,
                    "containerStatuses": [{"name": "trainer", "state": state, "imageID": image_id}] if state else []},
     }
@@ -100,6 +106,13 @@ def raw_pod(number: int = 1, *, index: int = 0, uid: str = UID, scheduled: float
         raw["metadata"]["deletionTimestamp"] = stamp(at)
     if overdue:
         raw["status"]["reason"] = "DeadlineExceeded"
+    if ended_by:
+        raw["status"] |= {"phase": "Failed", "reason": ended_by[0], "message": ended_by[1]}
+    if beside is not None:
+        goes_on = beside == math.inf
+        raw["status"]["phase"] = "Running" if goes_on else "Failed" if exit_code else "Succeeded"
+        raw["status"]["containerStatuses"].append({"name": "proxy", "state": {"running": {}} if goes_on else {
+            "terminated": {"exitCode": 0, "finishedAt": stamp(beside)}}})
     return raw
 
 
@@ -198,6 +211,12 @@ def attempt(number: int = 1, reason: str = "Running", start: float = 0.0, end: f
     """The status' record of an attempt; times in seconds after NOW."""
     return Attempt.model_validate({"number": number, "reason": reason, "startTime": stamp(start),
                                    "endTime": stamp(end) if end is not None else None, **known}, strict=False)
+
+
+def brief(decided: Plan) -> tuple[Attempt, ...]:
+    """The attempts' records of a decision, without where and with what words they ended."""
+    words = {"node": None, "exit_code": None, "message": None, "checkpoint_step": None}
+    return tuple(one.model_copy(update=words) for one in decided.status.attempts)
 
 
 def through(status: FineTuneJobStatus, *raws: dict[str, Any], at: float = 70.0, **sections: Any) -> tuple[Plan, Plan]:

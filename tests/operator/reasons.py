@@ -10,7 +10,7 @@ import finetune_operator
 from finetune_api.messages import Outcome
 from finetune_api.status import NOT_LOOKED_AT, Phase
 from finetune_operator.records import JOB_DELETED
-from finetune_operator.verdicts import OVERDUE, PREEMPTED
+from finetune_operator.verdicts import DISRUPTED, NODE_REFUSED, OVERDUE, POD_LOST, PREEMPTED
 
 _POSITION = {"Told": 1, "Verdict": 1, "_finish": 1, "condition": 2, "_telling": 2}
 """Calls that tell a reason, and the argument that it is."""
@@ -37,8 +37,9 @@ def _words(argument: ast.expr) -> set[str]:
 
 WRITTEN = set.union(*(found for _, found in _calls()))
 FAILURES = (set.union(*(found for name, found in _calls() if name in ("Verdict", "_finish")))
-            | {str(one) for one in Outcome if one not in _GOOD and one is not Outcome.STOPPED} | {JOB_DELETED})
+            | {str(one) for one in Outcome if one not in _GOOD and one is not Outcome.STOPPED}
+            | {JOB_DELETED, POD_LOST})
 """What a job can be Failed with."""
-TOLD = (WRITTEN | FAILURES | {OVERDUE, PREEMPTED, NOT_LOOKED_AT} | {str(one) for one in Outcome}
-        | {str(Phase.RUNNING), str(Phase.EVALUATING), str(Phase.UPLOADING)})
+TOLD = (WRITTEN | FAILURES | {OVERDUE, PREEMPTED, DISRUPTED, NODE_REFUSED, NOT_LOOKED_AT}
+        | {str(one) for one in Outcome} | {str(Phase.RUNNING), str(Phase.EVALUATING), str(Phase.UPLOADING)})
 """Every reason of a condition or of an attempt."""

@@ -15,6 +15,7 @@ from tests.operator.objects import (
     SETTINGS,
     acts,
     attempt,
+    brief,
     conditions,
     created,
     decide,
@@ -230,7 +231,7 @@ def test_progress_memory_and_cost_flow_into_the_status():
     assert telling(decided) == ("Running", "Running", "attempt 1 is training")
     assert decided.status.progress.percent == 50
     assert decided.status.cost.spent == Decimal("1.0000")
-    assert decided.status.attempts == (attempt(resumedFromStep=0, lastStep=5),)
+    assert brief(decided) == (attempt(resumedFromStep=0, lastStep=5),)
     assert conditions(decided)["Admitted"] == "True"
 
 

@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 from finetune_api.messages import JobEstimate, Outcome, PreflightResult, PreflightVerdict, Result
 from finetune_api.status import Phase, PreflightStatus
+from finetune_operator import names
 
 from tests.operator.objects import (
     ADAPTER,
@@ -38,7 +39,7 @@ TOO_LARGE = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=Outcome.OUT
 THERE = PreflightResult(
     verdict=PreflightVerdict.ALREADY_PUBLISHED, reason=Outcome.ALREADY_PUBLISHED, message="published already: there",
     published=Result(outcome=Outcome.ALREADY_PUBLISHED, message="done", adapter=ADAPTER))
-REMOVED = ["delete Job tune-preflight-1", "delete ConfigMap tune-preflight-1-11111111"]
+REMOVED = ["delete Job tune-1-preflight", "delete ConfigMap tune-1-preflight-11111111"]
 
 
 def job(status=None, **known):
@@ -55,7 +56,7 @@ def ended(code, said: PreflightResult | str = "", generation=1, **known):
 
 def test_a_check_comes_before_the_start_and_asks_for_no_accelerator():
     decided = decide(job())
-    assert acts(decided) == ["create ConfigMap tune-preflight-1-11111111", "create Job tune-preflight-1"]
+    assert acts(decided) == ["create ConfigMap tune-1-preflight-11111111", "create Job tune-1-preflight"]
     assert telling(decided)[:2] == ("Preflight", "Preflight")
     assert conditions(decided) == {"Validated": "True", "Progressing": "True", "Reconciling": "True"}
     assert decided.status.start_time is None
@@ -190,14 +191,14 @@ def test_a_refusal_without_words_has_those_of_its_exit_code():
 def test_an_edited_job_is_checked_again():
     refused = decide(job(decide(job()).status), *ended(71, TOO_LARGE)).status
     decided = decide(job(refused, generation=2))
-    assert acts(decided) == ["create ConfigMap tune-preflight-2-11111111", "create Job tune-preflight-2"]
+    assert acts(decided) == ["create ConfigMap tune-2-preflight-11111111", "create Job tune-2-preflight"]
     assert "Stalled" not in conditions(decided)
     assert decided.status.preflight == PreflightStatus(generation=2)
 
 
 def test_an_edit_while_a_check_runs_replaces_it():
     decided = decide(job(decide(job()).status, generation=2), raw_check(), raw_check_pod(running=True))
-    assert acts(decided) == [*REMOVED, "create ConfigMap tune-preflight-2-11111111", "create Job tune-preflight-2"]
+    assert acts(decided) == [*REMOVED, "create ConfigMap tune-2-preflight-11111111", "create Job tune-2-preflight"]
 
 
 @pytest.mark.parametrize(("code", "failures"), [(None, 1), (1, 1), (137, 1), (75, 0)],
@@ -212,7 +213,7 @@ def test_what_is_nobodys_fault_is_tried_again(code, failures):
     assert stale.status.preflight.failures == failures, "one end counts once"
     waiting = decide(job(decided.status), at=5)
     assert (acts(waiting), waiting.requeue_after.total_seconds()) == ([], 5)
-    name = f"tune-preflight-1{'-2' if failures else ''}"
+    name = f"tune-1{'r1' if failures else ''}-preflight"
     assert acts(decide(job(decided.status), at=10)) == [f"create ConfigMap {name}-11111111", f"create Job {name}"]
 
 
@@ -224,9 +225,9 @@ def test_a_check_on_a_silent_node_is_made_again_beside_it():
     assert lost.status.preflight.failures == 1
     assert acts(lost) == REMOVED
     again = decide(job(lost.status), raw_check(deleting=True), silent, at=370)
-    assert acts(again) == ["create ConfigMap tune-preflight-1-2-11111111", "create Job tune-preflight-1-2"]
+    assert acts(again) == ["create ConfigMap tune-1r1-preflight-11111111", "create Job tune-1r1-preflight"]
     new = raw_check()
-    new["metadata"] |= {"name": "tune-preflight-1-2", "uid": "new", "creationTimestamp": stamp(370)}
+    new["metadata"] |= {"name": "tune-1r1-preflight", "uid": "new", "creationTimestamp": stamp(370)}
     waits = decide(job(again.status), raw_check(deleting=True), silent, new, at=371)
     assert (acts(waits), waits.status.preflight.failures) == ([], 1)
 
@@ -236,10 +237,29 @@ def test_a_check_that_takes_long_asks_for_no_pass_of_its_own():
     assert decide(job(decide(job()).status), raw_check(), running, at=660).requeue_after is None
 
 
+def test_a_check_that_an_earlier_release_made_goes_on():
+    status = decide(job()).status
+    running, pod = raw_check(), raw_check_pod(running=True)
+    running["metadata"]["name"] = "tune-preflight-1"
+    assert acts(decide(job(status), running, pod, at=5)) == []
+    done, pod = ended(0, PASSED)
+    done["metadata"]["name"] = "tune-preflight-1"
+    assert decide(job(status), done, pod).status.start_time == NOW
+
+
+def test_no_two_children_of_any_jobs_share_a_name():
+    jobs = ["x", "x-preflight", "x-1", "x-1-preflight", "x-1r1", "x-1r1-preflight", "x-1-1"]
+    attempts = [names.attempt_name(one, number) for one in jobs for number in (1, 2, 11)]
+    checks = [names.preflight_name(one, generation, failures)
+              for one in jobs for generation in (1, 2, 11) for failures in (0, 1, 2, 11)]
+    assert len({*attempts, *checks}) == len(attempts) + len(checks)
+    assert len(names.preflight_name("x" * 40, 99999, 10) + "-0") <= 63, "a pod's hostname"
+
+
 def test_it_is_not_tried_for_ever():
     status = decide(job()).status.model_copy(update={"preflight": PreflightStatus(generation=1, failures=3)})
     fourth, pod = ended(1)
-    fourth["metadata"]["name"] += "-4"
+    fourth["metadata"]["name"] = names.preflight_name("tune", 1, 3)
     decided = decide(job(status), fourth, pod)
     assert telling(decided)[:2] == ("Pending", "PreflightFailed")
     assert "tried 4 times" in telling(decided)[2]
@@ -289,7 +309,7 @@ def test_a_check_whose_pod_never_starts_fails_the_job_after_the_start_timeout():
 def test_a_check_that_somebody_deleted_is_made_again():
     status = decide(job()).status
     assert acts(decide(job(status), raw_check(deleting=True))) == []
-    assert acts(decide(job(status)))[-1] == "create Job tune-preflight-1"
+    assert acts(decide(job(status)))[-1] == "create Job tune-1-preflight"
 
 
 def test_an_attempt_is_no_check_and_a_check_is_no_attempt():

@@ -13,6 +13,7 @@ from tests.operator.objects import (
     FINAL,
     acts,
     attempt,
+    brief,
     created,
     decide,
     raw_attempt,
@@ -58,7 +59,7 @@ def test_a_preempted_attempt_ends_and_the_next_waits_in_the_queue_once_its_job_i
     ended, following = through(leaving.status, *over, **QUEUE)
     assert telling(ended)[1] == "Retrying"
     assert "preempted" in telling(ended)[2]
-    assert ended.status.attempts == (attempt(reason="Preempted", end=60, resumedFromStep=0, lastStep=7),)
+    assert brief(ended) == (attempt(reason="Preempted", end=60, resumedFromStep=0, lastStep=7),)
     assert ended.status.retries == Retries()
     assert acts(following) == ["delete Job tune-1"], "Kueue could start it again beside the next"
     again = [raw_attempt(), raw_pod(running=True)]
@@ -73,7 +74,7 @@ def test_a_preempted_attempt_ends_and_the_next_waits_in_the_queue_once_its_job_i
 def test_a_preemption_costs_nothing_after_it_and_is_counted_only_without_progress():
     pulling = raw_pod(waiting=("ContainerCreating", ""), leaving=True)
     decided = decide(raw_job(started(), **QUEUE), raw_attempt(suspended=True, at=36), gone=(pulling,), at=4000)
-    assert decided.status.attempts == (attempt(reason="Preempted", end=36),)
+    assert brief(decided) == (attempt(reason="Preempted", end=36),)
     assert decided.status.cost.spent == Decimal("0.0100")
     assert decided.status.retries == Retries(without_progress=1)
 

@@ -24,7 +24,7 @@ TOO_LARGE = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=Outcome.OUT
 def test_a_job_is_checked_then_trained_and_the_check_leaves_nothing(operator, work, api, namespace):
     work.apply(runPolicy=CHECK)
     work.until("Preflight")
-    work.end(0, PASSED, "preflight-1", "Completed")
+    work.end(0, PASSED, "1-preflight", "Completed")
     status = work.until("Running")
     assert status["memory"] == {"estimatedBytes": 17 * 2**30, "acceleratorBytes": 24 * 2**30}
     assert status["cost"]["projected"] == "1.50"
@@ -40,7 +40,7 @@ def test_a_job_is_checked_then_trained_and_the_check_leaves_nothing(operator, wo
 def test_a_refused_job_is_edited_and_checked_again_on_the_same_object(operator, work):
     work.apply(runPolicy=CHECK)
     work.until("Preflight")
-    work.end(71, TOO_LARGE, "preflight-1")
+    work.end(71, TOO_LARGE, "1-preflight")
     status = work.until("Pending", "OutOfMemory")
     conditions = {one["type"]: one for one in status["conditions"]}
     assert (conditions["Validated"]["status"], conditions["Stalled"]["status"]) == ("False", "True")
@@ -49,9 +49,9 @@ def test_a_refused_job_is_edited_and_checked_again_on_the_same_object(operator, 
     wait_for(lambda: work.jobs() == [], "the check to leave")
     work.change(method={"quantization": "nf4"})
     work.until("Preflight")
-    work.end(0, PASSED, "preflight-2", "Completed")
+    work.end(0, PASSED, "2-preflight", "Completed")
     work.until("Running")
-    assert "tune-preflight-1" not in work.jobs()
+    assert "tune-1-preflight" not in work.jobs()
     with pytest.raises(Refused, match="the job has started"):
         work.change(method={"quantization": "int8"})
 
@@ -61,7 +61,7 @@ def test_a_published_result_is_adopted_without_any_trainer(operator, work):
     work.until("Preflight")
     said = PreflightResult(verdict=PreflightVerdict.ALREADY_PUBLISHED, reason=Outcome.ALREADY_PUBLISHED,
                            message="published already", published=DONE)
-    work.end(0, said, "preflight-1", "Completed")
+    work.end(0, said, "1-preflight", "Completed")
     status = work.until("Succeeded", "AlreadyPublished")
     assert status["adapter"]["uri"] == DONE.adapter.uri
     assert "attempts" not in status or status["attempts"] == []
@@ -71,8 +71,8 @@ def test_a_published_result_is_adopted_without_any_trainer(operator, work):
 def test_a_check_that_is_killed_is_made_again(operator, work):
     work.apply(runPolicy=CHECK)
     work.until("Preflight", "Preflight")
-    work.end(137, None, "preflight-1")
-    work.end(0, PASSED, "preflight-1-2", "Completed")
+    work.end(137, None, "1-preflight")
+    work.end(0, PASSED, "1r1-preflight", "Completed")
     status = work.until("Running")
     wait_for(lambda: work.jobs() == ["tune-1"], "the checks to leave")
     assert [one["number"] for one in status["attempts"]] == [1]
@@ -81,10 +81,10 @@ def test_a_check_that_is_killed_is_made_again(operator, work):
 def test_a_check_that_is_evicted_is_made_again_and_that_counts_for_nothing(operator, work):
     work.apply(runPolicy=CHECK)
     work.until("Preflight", "Preflight")
-    first = work.running_pod("preflight-1")["metadata"]["uid"]
-    work.end(75, None, "preflight-1")
-    wait_for(lambda: work.running_pod("preflight-1")["metadata"]["uid"] != first, "the second check")
-    work.end(0, PASSED, "preflight-1", "Completed")
+    first = work.running_pod("1-preflight")["metadata"]["uid"]
+    work.end(75, None, "1-preflight")
+    wait_for(lambda: work.running_pod("1-preflight")["metadata"]["uid"] != first, "the second check")
+    work.end(0, PASSED, "1-preflight", "Completed")
     assert work.until("Running")["preflight"]["failures"] == 0
 
 
@@ -93,7 +93,7 @@ def test_an_operator_that_is_killed_around_a_check_changes_nothing(control_plane
     first = Operator(control_plane, namespace, fault=moment, identity="first")
     work.apply(runPolicy=CHECK)
     work.until("Preflight")
-    work.end(0, PASSED, "preflight-1", "Completed")
+    work.end(0, PASSED, "1-preflight", "Completed")
     first.process.popen.wait(60)
     second = Operator(control_plane, namespace, identity="second")
     try:

@@ -9,13 +9,17 @@ from decimal import Decimal
 from finetune_api.messages import Outcome
 from finetune_api.status import Attempt, Cost, FineTuneJobStatus, Retries
 
-from finetune_operator.verdicts import OVERDUE, PREEMPTED, Answer, Verdict
+from finetune_operator.verdicts import DISRUPTED, OVERDUE, PREEMPTED, UNSTARTED, Answer, Verdict
 
 KEPT_ATTEMPTS = 10
 FREE_RETRIES = 10
 _LONGEST_DELAY = timedelta(minutes=10)
+_LONGEST_DELAY_UNSTARTED = timedelta(hours=1)
+"""An attempt that never starts may hold its node for ten minutes: most of the time it must not."""
+AVOIDED = timedelta(minutes=5)
+"""How long the attempts that follow keep away from a node that refused one, from when the next may be made."""
 _FRACTION = Decimal("0.0001")
-_AT_ONCE = {Outcome.STOPPED, Outcome.OUT_OF_MEMORY, PREEMPTED, OVERDUE}
+_AT_ONCE = {Outcome.STOPPED, Outcome.OUT_OF_MEMORY, PREEMPTED, OVERDUE, DISRUPTED}
 
 
 def spent(status: FineTuneJobStatus, accelerators: int, until: datetime | None) -> Decimal:
@@ -55,28 +59,46 @@ def shorten(status: FineTuneJobStatus, accelerators: int) -> FineTuneJobStatus:
     return status.model_copy(update={"attempts": status.attempts[-KEPT_ATTEMPTS:], "cost": cost})
 
 
-def count(retries: Retries, verdict: Verdict, deleted: bool) -> Retries:
-    """The retries after one more ending. An attempt that was deleted (suspended) counts for nothing."""
-    if deleted:
-        return retries
+def count(retries: Retries, verdict: Verdict, newer: bool = False) -> Retries:
+    """The retries after one more ending.
+
+    Args:
+        retries: those before.
+        verdict: what the ending means.
+        newer: whether the attempt brought a newer checkpoint: what follows is another stretch of work.
+    """
+    if verdict.answer is Answer.RETRY_ELSEWHERE:
+        return retries.model_copy(update={"unstarted": retries.unstarted + 1})
+    before = Retries() if newer else retries.model_copy(update={"unstarted": 0})
     if verdict.answer is Answer.RETRY_COUNTED:
-        return retries.model_copy(update={"counted": retries.counted + 1})
-    if verdict.answer is Answer.RETRY_FREE:
-        result = verdict.result
-        newer = result is not None and result.checkpoint_step > result.resumed_from_step
-        return retries.model_copy(update={"without_progress": 0 if newer else retries.without_progress + 1})
-    return retries
+        return before.model_copy(update={"counted": before.counted + 1})
+    if verdict.answer is Answer.RETRY_FREE and not newer:
+        return before.model_copy(update={"without_progress": before.without_progress + 1})
+    return before
 
 
 def retry_at(last: Attempt | None, retries: Retries, delay: timedelta) -> datetime | None:
     """When the next attempt may start; None for at once."""
-    if last is None or last.end_time is None or last.reason in _AT_ONCE or not retries.counted:
+    if last is None or last.end_time is None:
         return None
-    return last.end_time + backoff(retries.counted, delay)
+    if last.reason in UNSTARTED:
+        return last.end_time + backoff(retries.unstarted, delay, _LONGEST_DELAY_UNSTARTED)
+    return None if last.reason in _AT_ONCE or not retries.counted else last.end_time + backoff(retries.counted, delay)
 
 
-def backoff(failures: int, delay: timedelta) -> timedelta:
-    """The wait after so many counted endings: doubled with each one, ten minutes at most."""
+def avoided(status: FineTuneJobStatus, delay: timedelta, now: datetime) -> dict[str, datetime]:
+    """The nodes that an attempt made now has to keep away from, and until when: they did not start one.
+
+    Not for good: where there is no other, the attempt waits for nothing.
+    """
+    wait = backoff(status.retries.unstarted if status.retries else 0, delay, _LONGEST_DELAY_UNSTARTED) + AVOIDED
+    until = {one.node: one.end_time + wait for one in status.attempts
+             if one.node and one.end_time and one.reason in UNSTARTED}
+    return {node: end for node, end in sorted(until.items()) if now < end}
+
+
+def backoff(failures: int, delay: timedelta, longest: timedelta = _LONGEST_DELAY) -> timedelta:
+    """The wait after so many endings: doubled with each one, up to the longest."""
     # Past ten doublings every delay is at its longest.
     factor: int = 2 ** min(max(failures - 1, 0), 10)
-    return min(delay * factor, _LONGEST_DELAY)
+    return min(delay * factor, longest)

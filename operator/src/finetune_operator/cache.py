@@ -232,6 +232,7 @@ def _shortened(raw: Object) -> Object:
     elif raw["kind"] == "Pod":
         spec, status = raw.get("spec", {}), raw.get("status", {})
         short["spec"] = {"nodeName": spec.get("nodeName")}
-        short["status"] = {key: status[key] for key in ("podIP", "reason", "conditions", "containerStatuses")
+        short["status"] = {key: status[key] for key in ("podIP", "phase", "reason", "message", "conditions",
+                                                         "containerStatuses")
                            if key in status}
     return short

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -130,6 +132,21 @@ def attempt_job(job: JobView, spec: FineTuneJobSpec, number: int, image: str, ac
     if spec.budget.max_duration:
         limit_time(body, spec.budget.max_duration + budget.RESERVE)
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": body}
+
+
+def keep_away(job: Object, nodes: Iterable[str]) -> None:
+    """Keep a Job's pods away from nodes, whatever else an administrator's template asks of one."""
+    avoided = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    if not avoided:
+        return
+    pod = job["spec"]["template"]["spec"]
+    pod["affinity"] = copy.deepcopy(pod.get("affinity", {}))  # It may be the settings' own.
+    required = pod["affinity"].setdefault("nodeAffinity", {}).setdefault(
+        "requiredDuringSchedulingIgnoredDuringExecution", {})
+    terms: list[Object] = required.get("nodeSelectorTerms") or [{}]
+    # One term is enough for a node to fit, so each of them has to say it.
+    required["nodeSelectorTerms"] = [{**term, "matchFields": [*term.get("matchFields", ()), *avoided]}
+                                     for term in terms]
 
 
 def limit_time(body: Object, time: timedelta) -> None:

@@ -46,7 +46,17 @@ def policy_name(job: str, uid: str) -> str:
 
 def preflight_name(job: str, generation: int, failures: int = 0) -> str:
     """Name of the Job that checks a generation of a spec; after failures another one, since that of a check whose node
-    is silent stays taken."""
+    is silent stays taken.
+
+    No attempt of any job has it, since theirs end with a number; and no other check, since the number before the last
+    word has no dash in it.
+    """
+    return f"{job}-{generation}{f'r{failures}' if failures else ''}-preflight"
+
+
+def earlier_preflight_name(job: str, generation: int, failures: int) -> str:
+    """What releases up to 2026-11-26 called a check: one that runs is not made again. Job x-preflight's first attempt
+    was called like job x's first check."""
     return f"{job}-preflight-{generation}" + (f"-{failures + 1}" if failures else "")
 
 

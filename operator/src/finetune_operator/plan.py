@@ -6,9 +6,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import Outcome, Result, Stage
 from finetune_api.spec.training import Toggle
-from finetune_api.status import Phase, Retries
+from finetune_api.status import FineTuneJobStatus, Phase, Retries
 
 from finetune_operator import accounting, admission, budget, frozen, isolation, manifests, preflighting, records
 from finetune_operator.actions import Action, Apply, Create, Delete, Plan
@@ -44,7 +45,7 @@ def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
     if seen.job.deleting:
         return Plan(status)  # Its children go with it, by their owner references.
     if status.completion_time is not None:
-        return _clean_up(seen, status.completion_time, now)
+        return _clean_up(seen, settings, status.completion_time, now)
     if status.start_time is None:
         decided = before_start(seen, settings, now)
     else:
@@ -64,9 +65,9 @@ def refused(job: JobView, decided: Plan, words: str, now: datetime) -> Plan:
     return Plan(status, events=notes(job.status, status))
 
 
-def _clean_up(seen: Observation, completed: datetime, now: datetime) -> Plan:
+def _clean_up(seen: Observation, settings: Settings, completed: datetime, now: datetime) -> Plan:
     """A finished job: nothing of it runs on; its children go when their time has come."""
-    status = looked_at(seen.job.status, seen.job.generation)
+    status = looked_at(_settled(seen, settings, now), seen.job.generation)
     still = (*preflighting.remove(seen), *(
         _delete_job(attempt) for attempt in seen.attempts if not attempt.finished and not attempt.deleting))
     spec = seen.job.spec
@@ -82,6 +83,17 @@ def _clean_up(seen: Observation, completed: datetime, now: datetime) -> Plan:
     gone += [Delete(API_VERSIONS[kind], kind, name) for kind, name, _ in sorted(seen.applied)]
     gone += [Delete("v1", "ConfigMap", run_name(seen.job.name, seen.job.uid, number)) for number in maps]
     return Plan(status, tuple(gone))
+
+
+def _settled(seen: Observation, settings: Settings, now: datetime) -> FineTuneJobStatus:
+    """The status of a finished job, with what its last attempt cost until its pod was gone."""
+    before, spec = seen.job.status, seen.job.spec
+    status = records.released(seen, before, now)
+    if status.attempts == before.attempts or status.cost is None or spec is None:
+        return status
+    count = admission.accelerators_of(spec, settings.accelerators.get(spec.compute.accelerator, Accelerator()))
+    return status.model_copy(update={
+        "cost": status.cost.model_copy(update={"spent": accounting.spent(status, count, None)})})
 
 
 def _delete_job(attempt: AttemptView) -> Delete:
@@ -168,7 +180,10 @@ class _Pass:
                     "step": result.step, "total_steps": result.total_steps,
                     "percent": 100 * result.step // result.total_steps, "estimated_completion_time": None})
         if self.status.cost:
-            update["cost"] = self.status.cost.model_copy(update={"projected": None, "used_up_at": None})
+            # A node that is still held is paid for until now; the rest is added once it is known.
+            so_far = accounting.spent(self.status, self.count, self.now)
+            update["cost"] = self.status.cost.model_copy(update={
+                "spent": so_far, "projected": None, "used_up_at": None})
         self.status = self.status.model_copy(update=update)
         return self._tell(Told(phase, reason, message))
 
@@ -187,12 +202,10 @@ class _Pass:
             return stopping
         never = judge_start(active, self.now, self.settings.start_timeout)
         if never is not None:
-            # It held its node all the while: that is paid for.
-            self.status = self.status.model_copy(update={"attempts": tuple(
-                one if one.end_time else one.model_copy(update={"reason": never.reason, "end_time": self.now})
-                for one in self.status.attempts)})
-            self._account()
-            return self._finish(Phase.FAILED, never.reason, never.message, None)
+            if records.has_run(self.status):
+                never = replace(never, answer=Answer.RETRY_ELSEWHERE)
+            self.status = records.unstarted(self.status, never)
+            return self._after(never)
         self._pin_image(active)
         actions = tuple(Apply(one) for one in self._adjustable(active.number)
                         if identity(one) not in self.seen.applied)
@@ -203,7 +216,7 @@ class _Pass:
             return self._tell(self._running(active), actions)
         why = waiting_words(active, admission.node_words(self.spec, self.accelerator), self.now)
         if any(pod.unschedulable is not None for pod in active.present):
-            return self._tell(Told(Phase.QUEUED, "Unschedulable", why or "", admitted=False), actions)
+            return self._unschedulable(active, why or "", actions)
         scheduled = records.scheduled_at(active.present)
         if why is None and (scheduled is None or self.now - scheduled < QUICK_START):
             # Most pods run in a moment, and then that is told: a write saved.
@@ -213,6 +226,14 @@ class _Pass:
                     why or f"attempt {active.number} has a node; its image is pulled and its container is started",
                     admitted=True)
         return self._tell(told, actions, scheduled + self.settings.start_timeout - self.now if scheduled else None)
+
+    def _unschedulable(self, active: AttemptView, why: str, actions: tuple[Action, ...]) -> Plan:
+        """No node takes an attempt: made anew once it need not keep away any longer from one that might."""
+        told = Told(Phase.QUEUED, "Unschedulable", why, admitted=False)
+        kept_away = accounting.avoided(self.status, self.settings.retry_delay, active.created_at)
+        if any(end <= self.now for end in kept_away.values()):
+            return self._tell(told, (_delete_job(active),))
+        return self._tell(told, actions, min(kept_away.values()) - self.now if kept_away else None)
 
     def _stopping(self, active: AttemptView) -> Plan | None:
         """What is told of an attempt that is to end, or ends, before it is done; None for one that goes on."""
@@ -229,6 +250,8 @@ class _Pass:
             words = (f"the queue {self.spec.compute.queue_name} takes back the quota that it gave the job; the trainer "
                      "checkpoints and stops")
             return self._tell(Told(phase, PREEMPTED, words), delete if surely else ())
+        if any(pod.lingers and pod.exit_code != ExitCode.OK for pod in active.present) and not active.deleting:
+            return self._tell(Told(phase, "Stopping", "one of its trainers has failed: the others are stopped"), delete)
         if active.deleting:
             return self._tell(Told(phase, PREEMPTED if known else "Stopping", "the attempt's Job is being deleted; the "
                                                                               "next one starts when its pods are gone"))
@@ -297,8 +320,9 @@ class _Pass:
         if number > 1 and self.seen.earlier_run is None:
             return Plan(self.status, needs_earlier_run=True)
         image = self.status.image or self.settings.image_for(self.spec.engine)
-        made = (manifests.run_map(self.job, number, self._run_text(number, image)), self._limits_map(number),
-                manifests.attempt_job(self.job, self.spec, number, image, self.accelerator, self.settings, rendezvous))
+        attempt = manifests.attempt_job(self.job, self.spec, number, image, self.accelerator, self.settings, rendezvous)
+        manifests.keep_away(attempt, accounting.avoided(self.status, self.settings.retry_delay, self.now))
+        made = (manifests.run_map(self.job, number, self._run_text(number, image)), self._limits_map(number), attempt)
         actions = tuple(Create(one) for one in made)
         if self.status.phase is Phase.STARTING:
             return Plan(self.status, actions)  # Told already: a write saved.

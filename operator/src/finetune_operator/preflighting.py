@@ -12,11 +12,11 @@ from finetune_api.status import Phase, PreflightStatus
 from finetune_operator import accounting, records
 from finetune_operator.actions import Action, Create, Delete, Plan
 from finetune_operator.conditions import Told, tell
-from finetune_operator.names import preflight_name, preflight_run_name
+from finetune_operator.names import earlier_preflight_name, preflight_name, preflight_run_name
 from finetune_operator.observation import Observation
 from finetune_operator.preflight_job import preflight_job, preflight_map
 from finetune_operator.settings import Settings
-from finetune_operator.verdicts import NO_POD, OVERDUE, Answer, judge_end, judge_start, waiting_words
+from finetune_operator.verdicts import NO_POD, OVERDUE, POD_LOST, Answer, judge_end, judge_start, waiting_words
 from finetune_operator.views import AttemptView
 
 _CHECKING = "data, model and memory are being checked on a CPU; no accelerator is asked for before that"
@@ -32,7 +32,8 @@ def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: da
     if known is None or known.generation != job.generation:
         known = PreflightStatus(generation=job.generation)
     name = preflight_name(job.name, job.generation, known.failures)
-    check = next((one for one in seen.preflights if one.name == name), None)
+    usual = (name, earlier_preflight_name(job.name, job.generation, known.failures))
+    check = next((one for one in seen.preflights if one.name in usual), None)
     old = _remove(seen, [one for one in seen.preflights if one is not check])
     if known.refused is not None:
         return _refuse(seen, known, now)
@@ -44,7 +45,7 @@ def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: da
         return _telling(seen, known, "Preflight", _CHECKING, now, (*old, *made))
     if check.deleting and known.failed_at is not None:
         return Plan(job.status, old)  # It was evicted, which counts for nothing; the next one has its name.
-    if check.finished or records.ended_at(check, now):
+    if check.finished or records.ended_at(check, now) or records.lingering(check, now):
         return _judge(seen, known, check, spec, now)
     if check.deleting:
         return Plan(job.status, old)
@@ -70,7 +71,8 @@ def _judge(seen: Observation, known: PreflightStatus, check: AttemptView, spec: 
            ) -> Plan | PreflightResult:
     """What the end of a check means: its own words, else those of the table of exit codes."""
     said = next((pod.preflight for pod in check.pods if pod.preflight), None)
-    if check.complete and said and said.verdict is not PreflightVerdict.REFUSED:
+    ended_well = check.complete or (check.pods and all(pod.exit_code == ExitCode.OK for pod in check.pods))
+    if ended_well and said and said.verdict is not PreflightVerdict.REFUSED:
         return said
     end = judge_end(check)
     reason, message = end.reason, end.message
@@ -83,7 +85,8 @@ def _judge(seen: Observation, known: PreflightStatus, check: AttemptView, spec: 
         reason, message = said.reason, said.message
     if end.answer in (Answer.FAIL, Answer.RETRY_SMALLER):
         return _refuse(seen, known.model_copy(update={"refused": str(reason), "message": message[:4096]}), now)
-    failures = known.failures + (0 if end.answer is Answer.RETRY_FREE else 1)
+    # One on a silent node keeps its name, so the next has to have another.
+    failures = known.failures + (1 if end.answer is Answer.RETRY_COUNTED or end.reason == POD_LOST else 0)
     if failures > spec.run_policy.backoff_limit:
         words = f"{said.message if said else message} (tried {failures} times)"
         return _refuse(seen, known.model_copy(update={"refused": "PreflightFailed", "message": words[:4096]}), now)

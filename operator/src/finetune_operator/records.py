@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from finetune_api.exit_codes import ExitCode
@@ -13,11 +13,12 @@ from finetune_operator import accounting
 from finetune_operator.conditions import progressing
 from finetune_operator.names import attempt_name
 from finetune_operator.observation import Observation
-from finetune_operator.verdicts import PREEMPTED, Answer, Verdict, judge_end, preempted
+from finetune_operator.verdicts import PREEMPTED, Answer, Verdict, judge_end, most_telling, preempted
 from finetune_operator.views import AttemptView, PodView
 
 RUNNING = "Running"
 JOB_DELETED = "JobDeleted"
+_LONGEST = 1024
 LOST_AFTER = timedelta(minutes=5)
 """How long after it should be gone a pod counts as lost: its node is silent, and may stay so for ever."""
 
@@ -38,29 +39,84 @@ def kept(seen: Observation, status: FineTuneJobStatus, suspended: bool, now: dat
     first = min(records, default=0)
     verdict: Verdict | None = None
     for number in sorted({*records, *views}):
-        earlier, view, before = records.get(number), views.get(number), records.get(number - 1)
-        if earlier is not None and earlier.end_time is not None:
-            continue
+        earlier, view = records.get(number), views.get(number)
         if earlier is None and number < first:
             continue  # It is no longer listed, or never had a node: what is listed came after its end.
+        if earlier is not None and earlier.reason != RUNNING:
+            records[number] = _released(earlier, view, status, now)
+            continue
         if view is None:
             assert earlier is not None
             verdict = preempted() if told_preempted(status) else Verdict(
                 Answer.RETRY_COUNTED, JOB_DELETED,
                 f"the Job {attempt_name(seen.job.name, number)} was deleted while it ran")
-            records[number] = earlier.model_copy(update={"reason": verdict.reason, "end_time": now})
+            records[number] = _ended(earlier, verdict, now)
             # Deleted by a suspend, and the pods' last words were not seen: that is nobody's failure.
-            retries = accounting.count(retries, verdict, suspended)
+            retries = retries if suspended else accounting.count(retries, verdict, _brought_checkpoint(earlier))
             continue
-        end = judge_end(view) if over(view, status, now) else None
+        ended = over(view, status, now)
+        end = judge_end(view) if ended or lingering(view, now) else None
+        made = _record(seen, view, earlier, [records[one] for one in sorted(records) if one < number], end)
+        if made is None:
+            continue
+        if _shows_unseen_checkpoint(made, earlier, records):
+            retries = Retries()
         if end is not None:
-            retries = accounting.count(retries, end, view.deleting and suspended)
+            if not (view.deleting and suspended):
+                retries = accounting.count(retries, end, _brought_checkpoint(made))
             verdict = end
-        made = _record(view, earlier, before, *_said(seen, view, end), end, _ended_at(view, status, now))
-        if made is not None:
-            records[number] = made
+            made = _ended(made, end, (_ended_at(view, status, now) or made.start_time) if ended else None)
+        records[number] = made
     attempts = tuple(records[number] for number in sorted(records))
     return status.model_copy(update={"attempts": attempts, "retries": retries}), verdict
+
+
+def released(seen: Observation, status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
+    """The status with the ends of attempts that are judged and held a node for longer, for containers beside theirs."""
+    views = {view.number: view for view in seen.attempts}
+    return status.model_copy(update={"attempts": tuple(
+        one if one.reason == RUNNING else _released(one, views.get(one.number), status, now)
+        for one in status.attempts)})
+
+
+def _released(record: Attempt, view: AttemptView | None, status: FineTuneJobStatus, now: datetime) -> Attempt:
+    if record.end_time is not None or (view is not None and not over(view, status, now)):
+        return record
+    end = (_ended_at(view, status, now) or record.start_time) if view is not None else now
+    return record.model_copy(update={"end_time": max(end, record.start_time)})
+
+
+def _ended(record: Attempt, verdict: Verdict, end: datetime | None) -> Attempt:
+    """An attempt's record once it is known what its end means; `end` is None while its node is held."""
+    words = verdict.message if len(verdict.message) <= _LONGEST else verdict.message[:_LONGEST - 1] + "…"
+    return record.model_copy(update={"reason": verdict.reason, "end_time": end, "message": words})
+
+
+def unstarted(status: FineTuneJobStatus, verdict: Verdict) -> FineTuneJobStatus:
+    """The status once the running attempt is given up before its trainer ran. Until its pod is gone it holds a node."""
+    return status.model_copy(update={
+        "retries": accounting.count(status.retries or Retries(), verdict),
+        "attempts": tuple(_ended(one, verdict, None) if one.reason == RUNNING else one for one in status.attempts)})
+
+
+def has_run(status: FineTuneJobStatus) -> bool:
+    """Whether a trainer of the job has run before."""
+    return status.progress is not None or status.stage is not None or any(
+        one.exit_code is not None for one in status.attempts)
+
+
+def _brought_checkpoint(record: Attempt) -> bool:
+    return (record.checkpoint_step or 0) > (record.resumed_from_step or 0)
+
+
+def _shows_unseen_checkpoint(record: Attempt, earlier: Attempt | None, records: Mapping[int, Attempt]) -> bool:
+    """Whether an attempt goes on from a checkpoint that nobody saw the one before it write, such as just before a node
+    was lost."""
+    if not record.resumed_from_step or (earlier is not None and earlier.resumed_from_step is not None):
+        return False
+    before = [one for number, one in records.items() if number < record.number]
+    known = max((max(one.checkpoint_step or 0, one.resumed_from_step or 0) for one in before), default=0)
+    return bool(before) and record.resumed_from_step > known
 
 
 def told_preempted(status: FineTuneJobStatus) -> bool:
@@ -71,7 +127,7 @@ def told_preempted(status: FineTuneJobStatus) -> bool:
 
 def under_way(seen: Observation, status: FineTuneJobStatus, now: datetime) -> AttemptView | None:
     """The attempt that has not ended; None where none is."""
-    ended = {one.number for one in status.attempts if one.end_time}
+    ended = {one.number for one in status.attempts if one.reason != RUNNING}
     going = (one for one in reversed(seen.attempts) if one.number not in ended and not over(one, status, now))
     return next(going, None)
 
@@ -98,52 +154,69 @@ def ended_at(attempt: AttemptView, now: datetime, had_node: bool = False) -> dat
         now: the time.
         had_node: whether it is known to have had one, also where its pods are not there any more.
     """
-    finished = [pod.finished_at for pod in attempt.pods if pod.finished_at]
+    released = [at for pod in attempt.pods if (at := _released_at(pod, now))]
     if attempt.finished:
-        return max(finished, default=attempt.finished_at)
-    lost = [pod.leaving_at for pod in attempt.pods
-            if not pod.finished_at and not pod.gone and pod.leaving_at and now - pod.leaving_at >= LOST_AFTER]
-    gone = [pod for pod in attempt.pods if pod.gone and not pod.finished_at]
-    if len(finished) + len(lost) + len(gone) < len(attempt.pods):
+        return max(released, default=attempt.finished_at)
+    lost = [pod.leaving_at for pod in attempt.pods if pod.leaving_at and _is_lost(pod, now)]
+    gone = [pod for pod in attempt.pods if pod.gone and not _released_at(pod, now)]
+    if len(released) + len(lost) + len(gone) < len(attempt.pods):
         return None
     if attempt.suspended:
         # Preempted: what its Job makes next would be another run. Pods that ended well before that make it Complete.
         complete_soon = attempt.pods and all(
             pod.exit_code == ExitCode.OK and not pod.leaving_at and not pod.gone for pod in attempt.pods)
         started = had_node or scheduled_at(attempt.pods)
-        return max(finished + lost, default=attempt.suspended_at) if started and not complete_soon else None
-    return max(finished + lost, default=None) if attempt.deleting or lost else None
+        return max(released + lost, default=attempt.suspended_at) if started and not complete_soon else None
+    return max(released + lost, default=None) if attempt.deleting or lost else None
 
 
-def _record(attempt: AttemptView, earlier: Attempt | None, before: Attempt | None,
-            said: Result | ProgressMessage | None, step: int | None, verdict: Verdict | None, end: datetime | None
-            ) -> Attempt | None:
+def lingering(attempt: AttemptView, now: datetime) -> bool:
+    """Whether all trainers of an attempt have ended, and it goes on only for containers beside them."""
+    return any(pod.lingers for pod in attempt.pods) and all(
+        pod.exit_code is not None or pod.gone or _is_lost(pod, now) for pod in attempt.pods)
+
+
+def _released_at(pod: PodView, now: datetime) -> datetime | None:
+    """When a pod let go of its node; of one that is gone, and was last seen with containers beside the trainer: at
+    the latest when it had to."""
+    if pod.released_at or not pod.gone or not pod.finished_at:
+        return pod.released_at
+    return max(pod.finished_at, min(pod.leaving_at, now)) if pod.leaving_at else pod.finished_at
+
+
+def _is_lost(pod: PodView, now: datetime) -> bool:
+    return bool(pod.leaving_at and not pod.released_at and not pod.gone and now - pod.leaving_at >= LOST_AFTER)
+
+
+def _record(seen: Observation, view: AttemptView, earlier: Attempt | None, before: Sequence[Attempt],
+            verdict: Verdict | None) -> Attempt | None:
     """An attempt's record as it is now; None for one that has no node yet.
 
     Args:
-        attempt: what is observed.
+        seen: everything that is observed.
+        view: what is observed of the attempt.
         earlier: its record so far.
-        before: the record of the attempt before it.
-        said: what the trainer said last.
-        step: the step that it was at then.
+        before: the records of those before it.
         verdict: what its end means, once it has ended.
-        end: when that was, where it is known.
     """
-    start = earlier.start_time if earlier else scheduled_at(attempt.pods)
+    start = earlier.start_time if earlier else scheduled_at(view.pods)
     if start is None and verdict is None:
         return None
-    if start is None:  # It never had a node, and cost nothing.
-        start = end = end or attempt.created_at
-    resumed = said.resumed_from_step if said else (earlier.resumed_from_step if earlier else None)
-    last = max(step or 0, (earlier.last_step if earlier else None) or 0) or None
+    if start is None:  # It never had a node that anybody saw, and cost nothing.
+        start = view.finished_at or view.created_at
+    known = earlier or Attempt(number=view.number, reason=RUNNING, start_time=start)
+    said, step = _said(seen, view, verdict)
+    resumed = said.resumed_from_step if said else known.resumed_from_step
+    checkpoint = max((said.checkpoint_step if said else 0), known.checkpoint_step or 0) or None
     lost = None
-    if resumed is not None and before is not None and before.last_step is not None:
-        lost = max(before.last_step - resumed, 0)
-    return Attempt(
-        number=attempt.number, reason=verdict.reason if verdict else RUNNING, start_time=start,
-        end_time=(end or start) if verdict else None, resumed_from_step=resumed, last_step=last,
-        lost_steps=lost,
-    )
+    if resumed is not None and before and before[-1].number == view.number - 1 and before[-1].last_step is not None:
+        lost = max(before[-1].last_step - resumed, 0)
+    pod = most_telling(view)
+    return known.model_copy(update={
+        "resumed_from_step": resumed, "last_step": max(step or 0, known.last_step or 0) or None,
+        "checkpoint_step": checkpoint, "lost_steps": lost, "node": (pod.node if pod else None) or known.node,
+        "exit_code": pod.exit_code if pod and verdict else None,
+    })
 
 
 def _said(seen: Observation, view: AttemptView, end: Verdict | None

@@ -27,12 +27,17 @@ _UNSAID: dict[int, str] = {
     ExitCode.OUTPUT_NOT_WRITABLE: "the output can't be written: check output.uri and its credentials",
     ExitCode.STOPPED: "the trainer was asked to stop, and checkpointed",
 }
+_LOST = "the trainer's pod is gone without an exit code (node lost, or pod deleted by force)"
 KILLED = 137
 NO_POD = timedelta(seconds=30)
 """How long a Job that may run can be without a pod before that is told."""
 
 PREEMPTED = "Preempted"
 OVERDUE = "DeadlineExceeded"
+DISRUPTED = "Disrupted"
+NODE_REFUSED = "NodeRefused"
+POD_LOST = "PodLost"
+_EVICTED = "Evicted"
 
 
 class Answer(Enum):
@@ -43,6 +48,7 @@ class Answer(Enum):
     RETRY_FREE = "retry, free"
     RETRY_SMALLER = "retry once with a smaller plan"
     RETRY_COUNTED = "retry, up to backoffLimit"
+    RETRY_ELSEWHERE = "retry, for as long as it takes, on another node"
 
 
 @dataclass(frozen=True)
@@ -65,19 +71,40 @@ def judge_end(attempt: AttemptView) -> Verdict:
     """What the end of a finished attempt means."""
     if attempt.complete:
         return _judge_success(attempt)
-    if attempt.pods and all(pod.exit_code == ExitCode.OK and pod.result for pod in attempt.pods):
-        return _judge_success(attempt)  # Its Job was about to be Complete when it was deleted.
-    pod = _most_telling(tuple(pod for pod in attempt.pods if pod.scheduled_at))
+    if attempt.pods and all(pod.exit_code == ExitCode.OK for pod in attempt.pods):
+        # Containers beside them go on, or the Job was about to be Complete when it was deleted.
+        return _judge_success(attempt)
+    pod = most_telling(attempt)
     if pod and pod.overdue and pod.exit_code not in _FINAL:
         return Verdict(Answer.RETRY_FREE, OVERDUE, "the trainer still ran two hours after budget.maxDuration, and the "
                        "kubelet stopped it", pod.result)
     if attempt.suspended and not attempt.finished:
         return preempted(pod)
-    if pod is None or pod.exit_code is None:
-        words = f": {pod.disruption}" if pod and pod.disruption else ""
-        return Verdict(Answer.RETRY_COUNTED, "PodLost",
-                       f"the trainer's pod is gone without an exit code (node lost, or pod deleted by force){words}")
-    return _judge_exit(pod)
+    if pod is None:
+        return Verdict(Answer.RETRY_COUNTED, POD_LOST, _LOST)
+    if pod.exit_code is not None and (pod.oom_killed or pod.exit_code in _UNSAID):
+        return _judge_exit(pod)
+    return _judge_from_outside(pod)
+
+
+def _judge_from_outside(pod: PodView) -> Verdict:
+    """What an ending means that the trainer had no part in, or can't tell of: the kubelet's words come first."""
+    node = f"node {pod.node}" if pod.node else "its node"
+    reason, words = pod.ended_by or ("", "")
+    told = f"{reason}: {words}" if words else reason
+    if reason and pod.exit_code is None and not pod.running:
+        return Verdict(Answer.RETRY_ELSEWHERE, NODE_REFUSED, f"{node} refused the pod: {told}")
+    if pod.disruption or reason not in ("", _EVICTED):
+        both = "; ".join(dict.fromkeys(text for text in (pod.disruption, told) if text))
+        return Verdict(Answer.RETRY_FREE, DISRUPTED, f"the pod was taken from {node}: {both}", pod.result)
+    if reason:
+        # A lack of the node would be a disruption too: this is a limit of the pod's own.
+        return Verdict(Answer.RETRY_COUNTED, "Evicted", f"the kubelet evicted the pod: {words}", pod.result)
+    if pod.exit_code is not None:
+        return _judge_exit(pod)
+    if pod.leaving_at and not pod.gone:
+        return Verdict(Answer.RETRY_FREE, POD_LOST, f"{node} is silent: the trainer's pod should have ended long ago")
+    return Verdict(Answer.RETRY_COUNTED, POD_LOST, _LOST)
 
 
 def preempted(pod: PodView | None = None) -> Verdict:
@@ -100,18 +127,20 @@ def _judge_success(attempt: AttemptView) -> Verdict:
     return Verdict(Answer.SUCCEED, result.outcome, result.message, result)
 
 
-def _most_telling(pods: tuple[PodView, ...]) -> PodView | None:
-    """The pod whose ending explains the attempt's: when one fails, the others are only asked to stop."""
+def most_telling(attempt: AttemptView) -> PodView | None:
+    """The pod whose ending explains an attempt's: when one fails, the others are only asked to stop."""
     def rank(pod: PodView) -> int:
-        if pod.exit_code is None:
-            return 3
-        if pod.exit_code == ExitCode.OK:
-            return 4
         if pod.exit_code in _FINAL or pod.exit_code == ExitCode.OUT_OF_MEMORY or pod.oom_killed:
             return 0
-        return 2 if pod.exit_code == ExitCode.STOPPED else 1
+        if pod.ended_by or pod.disruption:
+            return 1  # The others only miss it.
+        if pod.exit_code is None:
+            return 4
+        if pod.exit_code == ExitCode.OK:
+            return 5
+        return 3 if pod.exit_code == ExitCode.STOPPED else 2
 
-    return min(pods, key=rank, default=None)
+    return min((pod for pod in attempt.pods if pod.scheduled_at or pod.node), key=rank, default=None)
 
 
 def _judge_exit(pod: PodView) -> Verdict:
@@ -123,9 +152,8 @@ def _judge_exit(pod: PodView) -> Verdict:
     if code not in _UNSAID:
         if result:
             return Verdict(Answer.RETRY_COUNTED, result.outcome, result.message, result)
-        words = f": {pod.disruption}" if pod.disruption else ""
         return Verdict(Answer.RETRY_COUNTED, "Killed" if code == KILLED else "UnknownExit",
-                       f"the trainer ended with exit code {code}{words}")
+                       f"the trainer ended with exit code {code}")
     known = ExitCode(code)
     said = result.message if result else _UNSAID[known]
     reason = str(result.outcome) if result else known.name.title().replace("_", "")
@@ -137,8 +165,15 @@ def _judge_exit(pod: PodView) -> Verdict:
     return Verdict(Answer.FAIL, reason, said, result)
 
 
+UNSTARTED = frozenset({NODE_REFUSED, "ImagePullFailed", "ContainerConfigError", "StartTimeout"})
+"""Endings of attempts whose trainer was never run: they are the node's, the registry's or a volume's."""
+
+
 def judge_start(attempt: AttemptView, now: datetime, patience: timedelta) -> Verdict | None:
-    """Whether an attempt that has a node will never start; None while there is hope."""
+    """Whether an attempt that has a node will never start; None while there is hope.
+
+    It fails the job; but where an earlier attempt did start, something has changed since that will change again.
+    """
     for pod in attempt.present:
         if pod.running or pod.exit_code is not None or pod.scheduled_at is None:
             continue

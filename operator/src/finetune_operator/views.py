@@ -15,6 +15,10 @@ from pydantic import ValidationError
 
 from finetune_operator.names import ATTEMPT_LABEL, HASH_ANNOTATION, INDEX_ANNOTATION
 
+_OVERDUE = "DeadlineExceeded"
+_ENDED = ("Succeeded", "Failed")
+"""Phases of pods without any container that runs."""
+
 Raw = Mapping[str, Any]
 _Said = TypeVar("_Said", Result, PreflightResult)
 
@@ -52,10 +56,14 @@ class PodView:
         unschedulable: the scheduler's words, while no node takes it.
         waiting: reason and message of the kubelet, while its container can't start.
         exit_code: of the trainer, once it ended.
+        lingers: its trainer has ended, and another of its containers has not: it holds its node.
+        released_at: when the last of its containers ended.
         result: what the trainer said at its end, where that can be read.
         preflight: what a check said at its end, where that can be read.
         said: its termination message as it stands there.
         overdue: the kubelet ended it because its activeDeadlineSeconds had passed.
+        ended_by: reason and message of the kubelet, which refused the pod or ended it.
+        disruption: why it was taken from its node, in the words of who did it.
         image_id: what the node really pulled.
     """
 
@@ -71,11 +79,14 @@ class PodView:
     running: bool
     finished_at: datetime | None
     exit_code: int | None
+    lingers: bool
+    released_at: datetime | None
     oom_killed: bool
     result: Result | None
     preflight: PreflightResult | None
     said: str
     overdue: bool
+    ended_by: tuple[str, str] | None
     disruption: str | None
     image_id: str | None
 
@@ -187,9 +198,11 @@ def view_pod(raw: Raw, gone: bool = False) -> PodView:
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", {})
     disruption = conditions.get("DisruptionTarget", {})
-    container: Raw = next((one for one in status.get("containerStatuses") or () if one["name"] == "trainer"), {})
-    state = container.get("state") or {}
-    terminated = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
+    disrupted = disruption.get("status") == "True"
+    containers = status.get("containerStatuses") or ()
+    container: Raw = next((one for one in containers if one["name"] == "trainer"), {})
+    state, terminated = container.get("state") or {}, _terminated(container)
+    others_run = any(not _terminated(one) for one in containers)
     waiting = state.get("waiting") or {}
     said = terminated.get("message") or ""
     return PodView(
@@ -205,14 +218,31 @@ def view_pod(raw: Raw, gone: bool = False) -> PodView:
         running="running" in state,
         finished_at=time_of(terminated.get("finishedAt")),
         exit_code=terminated.get("exitCode"),
+        lingers=bool(terminated) and others_run and not gone and status.get("phase") not in _ENDED,
+        released_at=None if others_run else max(
+            (at for one in containers if (at := time_of(_terminated(one).get("finishedAt")))), default=None),
         oom_killed=terminated.get("reason") == "OOMKilled",
         result=_read(Result, said),
         preflight=_read(PreflightResult, said),
         said=said,
-        overdue=status.get("reason") == "DeadlineExceeded",
-        disruption=disruption.get("message") if disruption.get("status") == "True" else None,
+        overdue=status.get("reason") == _OVERDUE,
+        ended_by=_ended_by(status),
+        disruption=(disruption.get("message") or disruption.get("reason")) if disrupted else None,
         image_id=container.get("imageID") or None,
     )
+
+
+def _terminated(container: Raw) -> Raw:
+    for state in container.get("state"), container.get("lastState"):
+        if found := (state or {}).get("terminated"):
+            ended: Raw = found
+            return ended
+    return {}
+
+
+def _ended_by(status: Raw) -> tuple[str, str] | None:
+    reason = status.get("reason") if status.get("phase") == "Failed" else None
+    return (reason, status.get("message") or "") if reason and reason != _OVERDUE else None
 
 
 def _read(kind: type[_Said], said: str) -> _Said | None:

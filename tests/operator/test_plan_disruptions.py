@@ -1,0 +1,240 @@
+"""The decision about what a platform does to a job: nodes that go, that refuse it, or that cannot start it any more."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from finetune_api.messages import Outcome, ProgressMessage, Stage
+from finetune_api.status import Progress, Retries
+from finetune_operator.settings import Settings
+
+from tests.operator.objects import (
+    acts,
+    attempt,
+    brief,
+    created,
+    decide,
+    raw_attempt,
+    raw_job,
+    raw_pod,
+    result,
+    started,
+    telling,
+    through,
+)
+
+REFUSALS = [
+    ("UnexpectedAdmissionError", "Allocate failed due to no healthy devices present, which is unexpected"),
+    ("OutOfnvidia.com/gpu", "Node didn't have enough resource: nvidia.com/gpu, requested: 1, used: 1, capacity: 1"),
+    ("TopologyAffinityError", "Resources cannot be allocated with Topology locality"),
+    ("NodeShutdown", "Pod was rejected as the node is shutting down."),
+    ("Evicted", "The node had condition: [DiskPressure]."),
+]
+DRAINED = "Eviction API: evicting"
+
+
+def progress(step: int, checkpoint: int, resumed: int = 0) -> ProgressMessage:
+    """What a trainer says while it trains."""
+    return ProgressMessage(stage=Stage.TRAINING, progress=Progress(step=step, total_steps=100, percent=step),
+                           checkpoint_step=checkpoint, resumed_from_step=resumed)
+
+
+def refused(number: int = 1, node: str = "node-a", at: float = 60, words: tuple[str, str] = REFUSALS[0]
+            ) -> list[dict[str, Any]]:
+    """An attempt whose pod a kubelet refused, as its Job and that pod show it."""
+    return [raw_attempt(number, ended="Failed", at=at), raw_pod(number, scheduled=None, node=node, ended_by=words)]
+
+
+def affinity(decided: Any) -> Any:
+    """The nodes that the next attempt's pods want."""
+    return created(decided, "Job")["spec"]["template"]["spec"].get("affinity")
+
+
+def away_from(*nodes: str) -> Any:
+    """The affinity that keeps a pod away from nodes."""
+    terms = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchFields": terms}]}}}
+
+
+# Disruptions
+
+@pytest.mark.parametrize(("code", "how"), [
+    (137, {"disruption": DRAINED}), (143, {"disruption": DRAINED}), (1, {"disruption": DRAINED}),
+    (None, {"disruption": DRAINED, "running": True}), (None, {"disruption": DRAINED, "waiting": ("X", "")}),
+    (137, {"ended_by": ("Terminated", DRAINED)}), (137, {"ended_by": ("Preempting", DRAINED)}),
+    (137, {"ended_by": ("Evicted", "The node was low on memory."), "disruption": DRAINED}),
+])
+def test_a_disruption_is_free_and_told_in_the_words_of_who_did_it(code, how):
+    ended, following = through(started(), raw_attempt(ended="Failed"), raw_pod(exit_code=code, **how))
+    assert telling(ended)[1] == "Retrying"
+    assert "taken from node node-a" in telling(ended)[2]
+    assert DRAINED in telling(ended)[2]
+    (record,) = ended.status.attempts
+    assert (record.reason, record.node, record.exit_code) == ("Disrupted", "node-a", code)
+    assert DRAINED in record.message
+    assert ended.status.retries == Retries(without_progress=1)
+    assert "create Job tune-2" in acts(following), "at once"
+
+
+@pytest.mark.parametrize("code", [65, 71])
+def test_a_disruption_hides_no_failure_of_the_trainer(code):
+    said = result(Outcome.BAD_DATA if code == 65 else Outcome.OUT_OF_MEMORY, "why")
+    decided = decide(raw_job(started()), raw_attempt(ended="Failed"),
+                     raw_pod(exit_code=code, said=said, disruption=DRAINED))
+    assert decided.status.attempts[0].reason == said.outcome
+
+
+def test_a_pod_that_was_evicted_for_a_limit_of_its_own_is_a_counted_retry():
+    words = "Pod ephemeral local storage usage exceeds the total limit of containers 20Gi."
+    pod = raw_pod(exit_code=137, ended_by=("Evicted", words))
+    decided = decide(raw_job(started()), raw_attempt(ended="Failed"), pod)
+    assert (decided.status.attempts[0].reason, decided.status.retries.counted) == ("Evicted", 1)
+    assert words in telling(decided)[2]
+
+
+def test_a_lost_node_is_free_and_the_pod_that_missed_it_explains_nothing():
+    lost = raw_pod(index=0, running=True, leaving=True, disruption="Taint manager: deleting")
+    other = raw_pod(index=1, exit_code=1, at=100)
+    decided = decide(raw_job(started(), compute={"nodes": 2}), raw_attempt(), lost, other, at=360)
+    assert decided.status.attempts[0].reason == "Disrupted"
+    assert decided.status.retries == Retries(without_progress=1)
+
+
+@pytest.mark.parametrize(("pod", "retries"), [
+    (raw_pod(exit_code=137, disruption=DRAINED), Retries()),
+    (raw_pod(exit_code=137), Retries(counted=1)),
+    (raw_pod(running=True), Retries(counted=1)),
+], ids=["disrupted", "killed", "lost"])
+def test_a_newer_checkpoint_makes_every_count_start_anew(pod, retries):
+    before = Retries(counted=3, without_progress=10)
+    running = decide(raw_job(started(retries=before)), raw_attempt(), raw_pod(running=True),
+                     progress=progress(9, checkpoint=8), polled=50, at=50)
+    ended = decide(raw_job(running.status), raw_attempt(ended="Failed"), pod, at=70)
+    assert ended.status.retries == retries
+    assert ended.status.attempts[0].checkpoint_step == 8
+    stuck = decide(raw_job(started(retries=before)), raw_attempt(ended="Failed"), pod, at=70)
+    assert telling(stuck)[0] == "Failed", "without one, there is an end to it"
+
+
+def test_a_checkpoint_that_only_the_next_attempt_shows_counts_too():
+    status = started(retries=Retries(counted=2, without_progress=3), attempts=(
+        attempt(1, "Killed", end=60, resumedFromStep=0), attempt(2, "Killed", end=70)))
+    pods = raw_attempt(3), raw_pod(3, scheduled=80, running=True)
+    shown = decide(raw_job(status), *pods, progress=progress(9, 8, resumed=8), polled=90, attempt=3, at=90)
+    assert shown.status.retries == Retries()
+    same = started(retries=Retries(counted=2), attempts=(attempt(1, "Killed", end=60, resumedFromStep=8),
+                                                         attempt(2, "Killed", end=70)))
+    shown = decide(raw_job(same), *pods, progress=progress(9, 8, resumed=8), polled=90, attempt=3, at=90)
+    assert shown.status.retries == Retries(counted=2)
+
+
+def test_an_attempts_record_has_its_node_its_exit_code_and_its_words():
+    running = decide(raw_job(started()), raw_attempt(), raw_pod(running=True, node="node-b"), at=10)
+    (record,) = running.status.attempts
+    assert (record.node, record.exit_code, record.message) == ("node-b", None, None)
+    ended = decide(raw_job(running.status), raw_attempt(ended="Complete"),
+                   raw_pod(node="node-b", exit_code=0, said=result(Outcome.SUCCEEDED, "w" * 2000)))
+    (record,) = ended.status.attempts
+    assert (record.node, record.exit_code, len(record.message)) == ("node-b", 0, 1024)
+
+
+# Nodes that refuse
+
+@pytest.mark.parametrize("words", REFUSALS, ids=[reason for reason, _ in REFUSALS])
+def test_a_refusal_costs_nothing_counts_for_nothing_and_is_told_in_the_kubelets_words(words):
+    ended, following = through(started(retries=Retries(counted=3, without_progress=10)), *refused(words=words), at=65)
+    assert telling(ended)[1] == "Retrying"
+    assert ": ".join(words) in telling(ended)[2]
+    (record,) = ended.status.attempts
+    assert (record.reason, record.node) == ("NodeRefused", "node-a")
+    assert words[1] in record.message
+    assert ended.status.retries == Retries(counted=3, without_progress=10, unstarted=1)
+    assert ended.status.cost.spent == 0
+    assert (acts(following), following.requeue_after.total_seconds()) == ([], 5), "ten seconds after it"
+
+
+def test_the_next_attempt_keeps_away_from_nodes_that_refused_one():
+    status = started(retries=Retries(unstarted=2), attempts=(
+        attempt(1, "NodeRefused", end=1, node="node-a"), attempt(2, "Stopped", end=2, node="node-c"),
+        attempt(3, "NodeRefused", end=30, node="node-b")))
+    assert affinity(decide(raw_job(status), at=100)) == away_from("node-a", "node-b")
+    assert affinity(decide(raw_job(status), at=325)) == away_from("node-b"), "not for good"
+    assert affinity(decide(raw_job(status), at=350)) is None
+
+
+def test_an_administrators_affinity_still_holds_beside_it():
+    zones = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]} for zone in "ab"]
+    template = {"spec": {"affinity": {"nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": zones}}}}}
+    settings = Settings(trainer_image="registry/trainer:1", pod_template=template)
+    status = started(retries=Retries(unstarted=1), attempts=(attempt(1, "NodeRefused", end=1, node="node-a"),))
+    made = affinity(decide(raw_job(status), at=60, settings=settings))
+    (fields,) = away_from("node-a")["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"]
+    assert made["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"] == [
+        {**zone, **fields} for zone in zones]
+    assert affinity(decide(raw_job(started()), settings=settings)) == template["spec"]["affinity"], "nor the settings"
+    assert "matchFields" not in str(settings.pod_template)
+
+
+def test_an_attempt_that_finds_no_other_node_may_come_back_after_a_while():
+    status = started(retries=Retries(unstarted=1), attempts=(attempt(1, "NodeRefused", start=-50, end=-50, node="n"),))
+    waits = raw_attempt(2), raw_pod(2, unschedulable="0/1 nodes: 1 node(s) didn't match")
+    early = decide(raw_job(status), *waits, at=100)
+    assert telling(early)[1] == "Unschedulable"
+    assert ("delete Job tune-2" in acts(early), early.requeue_after.total_seconds()) == (False, 160)
+    late = decide(raw_job(early.status), *waits, at=260)
+    assert acts(late) == ["delete Job tune-2"]
+    again = decide(raw_job(late.status), at=261)
+    assert affinity(again) is None
+    assert "create Job tune-2" in acts(again), "it never had a node, and counts for nothing"
+    assert again.status.retries == status.retries
+
+
+def test_the_waits_grow_up_to_an_hour():
+    def wait(unstarted: int) -> float:
+        status = started(retries=Retries(unstarted=unstarted), attempts=(attempt(1, "NodeRefused", end=0),))
+        return decide(raw_job(status), at=0).requeue_after.total_seconds()
+
+    assert [wait(count) for count in (1, 2, 3, 9, 99)] == [10, 20, 40, 2560, 3600]
+
+
+# Attempts that do not start
+
+WAITING = [(("ImagePullBackOff", "Back-off"), "ImagePullFailed"), (("CreateContainerConfigError", "x"),
+                                                                   "ContainerConfigError"),
+           (("ContainerCreating", ""), "StartTimeout")]
+
+
+@pytest.mark.parametrize(("waiting", "reason"), WAITING)
+def test_what_started_once_is_tried_again_for_as_long_as_it_takes(waiting, reason):
+    """A registry that is away, a volume that is still attached elsewhere: no job ends by it that was paid for."""
+    before = started(retries=Retries(counted=3, without_progress=10, unstarted=40),
+                     attempts=(attempt(1, "Stopped", end=1, exitCode=75),))
+    stuck = raw_attempt(2), raw_pod(2, waiting=waiting)
+    assert "StartTimeout" not in telling(decide(raw_job(before), *stuck, at=599))
+    late = decide(raw_job(before), *stuck, at=600)
+    assert telling(late)[:2] == ("Starting", "Retrying")
+    assert brief(late)[-1] == attempt(2, reason), "its node is held until its pod is gone"
+    assert late.status.retries.unstarted == 41
+    assert acts(late) == [], "first the status"
+    assert acts(decide(raw_job(late.status), *stuck, at=601)) == ["delete Job tune-2"]
+    gone = decide(raw_job(late.status), at=660)
+    assert brief(gone)[-1] == attempt(2, reason, end=660)
+    assert gone.status.cost.spent == Decimal("0.1836")
+    assert "create Job tune-3" in acts(decide(raw_job(gone.status), at=660 + 3600))
+
+
+def test_progress_that_was_seen_once_is_a_start_too():
+    status = started(progress=Progress(step=1, total_steps=2, percent=50))
+    late = decide(raw_job(status), raw_attempt(), raw_pod(waiting=WAITING[0][0]), at=600)
+    assert telling(late)[1] == "Retrying"
+
+
+def test_an_attempt_that_ran_ends_the_count_of_those_that_did_not():
+    ran = [raw_attempt(ended="Failed"), raw_pod(exit_code=75, said=result(Outcome.STOPPED))]
+    assert decide(raw_job(started(retries=Retries(unstarted=5))), *ran, at=70).status.retries == Retries(
+        without_progress=1)
