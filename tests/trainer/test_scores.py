@@ -2,9 +2,9 @@
 
 import json
 
-import jsonschema
 import pytest
 from finetune_api.spec.evaluation import GateSpec, Metric
+from finetune_trainer.data.json_answers import AnswerSchema
 from finetune_trainer.evaluation.scores import (
     categorical_fields,
     f1_macro,
@@ -37,7 +37,7 @@ def test_answers_are_scored_field_by_field():
     expected = _answers(1, 1, 0, 2)
     answers = ['{"fine": 1, "reason": "other"}', '{"fine": 0, "reason": "x"}', "no JSON", expected[3]]
     schema = {"type": "object", "properties": {"fine": {"enum": [1, 2]}}}
-    scores = score(expected, answers, ALL, jsonschema.Draft202012Validator(schema))
+    scores = score(expected, answers, ALL, AnswerSchema(schema))
     assert scores["jsonValid"] == 0.75
     assert scores["schemaValid"] == 0.5
     assert scores["exactMatch"] == 0.25

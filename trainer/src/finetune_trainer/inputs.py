@@ -10,6 +10,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from transformers import PreTrainedTokenizerBase
 
 from finetune_trainer.data.chat import ChatFormat
+from finetune_trainer.data.checks import schema_validator
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.rows import PreparedData
 from finetune_trainer.errors import BadConfig
@@ -40,11 +41,13 @@ def open_chat(spec: FineTuneJobSpec, files: ModelFiles) -> tuple[PreTrainedToken
     """The model's tokenizer, and how it writes a conversation.
 
     Raises:
-        BadConfig: there is no tokenizer that ends its answers, or the answers' schema can't be forced while decoding.
+        BadConfig: there is no tokenizer that ends its answers, or the answers' schema can't be used, or not be forced
+            while decoding.
     """
     tokenizer = load_tokenizer(files)
     chat = ChatFormat(tokenizer, spec.dataset.system)
     schema = spec.dataset.answer_format.json_schema
+    schema_validator(schema)
     if spec.evaluation.constrained and schema is not None:
         SchemaGuide(tokenizer, schema, chat.end_of_turn)
     return tokenizer, chat

@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-import jsonschema
 from finetune_api.spec.dataset import AnswerFormat, AnswerType
 from finetune_api.spec.training import LongRows
 
+from finetune_trainer.data.json_answers import SECONDS, AnswerSchema, NotJson, parse_json
 from finetune_trainer.data.rows import Example, Finding, Severity, TokenRow
 from finetune_trainer.errors import BadConfig
+from finetune_trainer.time_limit import TookTooLong
 
 _LEAST_PROMPT = 16
 
 
-def schema_validator(schema: dict[str, Any] | None) -> jsonschema.Draft202012Validator | None:
-    """A validator of answers; None where there is no schema.
+def schema_validator(schema: dict[str, Any] | None) -> AnswerSchema | None:
+    """What holds answers against a schema; None where there is no schema.
 
     Raises:
-        BadConfig: the schema itself is not valid.
+        BadConfig: the schema can't be used.
     """
-    if schema is None:
-        return None
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise BadConfig(f"spec.dataset.answerFormat.schema: not a valid JSON Schema: {error.message}") from error
-    return jsonschema.Draft202012Validator(schema)
+    return None if schema is None else AnswerSchema(schema)
 
 
 def answer_findings(examples: Sequence[Example], answer_format: AnswerFormat) -> list[Finding]:
-    """Answers that don't have the form that the job says."""
+    """Answers that don't have the form that the job says.
+
+    Raises:
+        BadConfig: the schema can't be used, or takes too long to hold an answer against; all others might, too.
+    """
     if answer_format.type is not AnswerType.JSON:
         return []
-    validator = schema_validator(answer_format.json_schema)
+    schema = schema_validator(answer_format.json_schema)
     findings = []
     for example in examples:
         try:
-            value = json.loads(example.answer)
-        except json.JSONDecodeError as error:
-            findings.append(Finding(Severity.ERROR, example.place, f"the answer is not valid JSON: {error.msg} at "
-                                                                   f"character {error.pos + 1}"))
-            continue
-        fault = jsonschema.exceptions.best_match(validator.iter_errors(value)) if validator else None
+            value = parse_json(example.answer)
+            fault = schema.fault(value) if schema else None
+        except NotJson as error:
+            fault = f"the answer is not valid JSON: {error}"
+        except TookTooLong as error:
+            raise BadConfig(f"spec.dataset.answerFormat.schema: to hold the answer of {example.place} against it takes "
+                            f"more than {SECONDS:g} s: simplify its patterns and references") from error
         if fault is not None:
-            findings.append(Finding(Severity.ERROR, example.place, f"the answer breaks the schema at {fault.json_path}"
-                                                                   f": {fault.message[:200]}"))
+            findings.append(Finding(Severity.ERROR, example.place, fault))
     return findings
 
 

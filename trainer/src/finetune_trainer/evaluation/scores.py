@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jsonschema
 from finetune_api.spec.evaluation import Metric
+
+from finetune_trainer.data.json_answers import AnswerSchema, NotJson, parse_json
 
 Scores = dict[str, Any]
 _MOST_TEXTS = 10
@@ -27,18 +28,15 @@ def perplexity(loss: float) -> float:
 
 
 def parse(answer: str) -> Any:
-    """An answer's JSON value; `_MISSING` where it is not valid JSON (NaN and Infinity aren't)."""
-    def refuse(name: str) -> Any:
-        raise ValueError(name)
-
+    """An answer's JSON value; `_MISSING` where it is none that can be judged (NaN and Infinity aren't)."""
     try:
-        return json.loads(answer, parse_constant=refuse)
-    except (ValueError, RecursionError):
+        return parse_json(answer)
+    except NotJson:
         return _MISSING
 
 
 def score(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Metric],
-          validator: jsonschema.Draft202012Validator | None = None) -> Scores:
+          schema: AnswerSchema | None = None) -> Scores:
     """The metrics that compare answers, for answers in the order of what was expected.
 
     Shares are rounded to six digits; per-field metrics are mappings from field to score.
@@ -59,8 +57,8 @@ def score(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Met
         ])
     if Metric.JSON_VALID in wanted:
         results[Metric.JSON_VALID] = share([value is not _MISSING for value in values])
-    if Metric.SCHEMA_VALID in wanted and validator is not None:
-        results[Metric.SCHEMA_VALID] = share([value is not _MISSING and validator.is_valid(value)
+    if Metric.SCHEMA_VALID in wanted and schema is not None:
+        results[Metric.SCHEMA_VALID] = share([value is not _MISSING and schema.is_valid(value)
                                               for value in values])
     if Metric.FIELDS_MATCH in wanted and fields:
         results[Metric.FIELDS_MATCH] = share([

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_trainer.data.json_answers import NotJson, parse_json
+
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?(?:/\d+)?")
 _DECORATION = re.compile(r"[,\s$€£%]")
 _AROUND = "<> \t\r\n.,;:!?$€£%()[]{}\"'`*_"
@@ -89,13 +91,9 @@ def judge_answer(found: str | None, right: str, tolerance: float, partial: float
 def json_answer(text: str, trigger: str) -> Mapping[str, Any] | None:
     """The JSON object that a text is, or that follows its last trigger; None where there is none."""
     _, found, rest = text.rpartition(trigger)
-
-    def refuse(name: str) -> Any:
-        raise ValueError(name)
-
     try:
-        value = json.loads((rest if found else text).strip(), parse_constant=refuse)
-    except (ValueError, RecursionError):
+        value = parse_json((rest if found else text).strip())
+    except NotJson:
         return None
     return value if isinstance(value, Mapping) else None
 

@@ -14,6 +14,7 @@ import jinja2
 from finetune_api.spec.reft import REWARD_PLUGINS, RewardSpec, RewardType
 from jinja2.exceptions import SecurityError
 
+from finetune_trainer.data.json_answers import NotJson, parse_json
 from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow
 from finetune_trainer.data.templates import template_environment
 from finetune_trainer.errors import BadConfig, BadData
@@ -67,7 +68,7 @@ class Judge:
         if reward.type is RewardType.PLUGIN:
             return [self._ask_plugin(response, row) for response, row in pairs]
         if reward.type is RewardType.JSON:
-            return [judge_json(json_answer(response, reward.trigger), json.loads(_right(row)), reward.tolerance,
+            return [judge_json(json_answer(response, reward.trigger), parse_json(_right(row)), reward.tolerance,
                                reward.partial) for response, row in pairs]
         return [judge_answer(final_answer(response, reward.trigger), _right(row), reward.tolerance, reward.partial)
                 for response, row in pairs]
@@ -181,8 +182,8 @@ def _fault(example: Example, reward: RewardSpec) -> str | None:
         return "reward.answer gives no right answer"
     if reward.type is RewardType.JSON:
         try:
-            value = json.loads(example.target)
-        except ValueError:
+            value = parse_json(example.target)
+        except NotJson:
             value = None
         if not isinstance(value, dict) or not value:
             return f"the right answer {example.target[:60]!r} is not a JSON object with fields"

@@ -1,0 +1,153 @@
+"""Answers that are JSON: reading them, and holding them against a schema.
+
+A model, a data set or a schema's author can write anything: numbers of 400 digits, a thousand brackets, half a
+surrogate pair, a pattern that takes for ever. What can't be judged is wrong, within a second, and nothing is raised.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jsonschema
+from jsonschema_specifications import REGISTRY
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
+
+from finetune_trainer.errors import BadConfig
+from finetune_trainer.time_limit import TookTooLong, within
+
+SECONDS = 1.0
+"""Longest that one answer is held against a schema."""
+
+_LEVELS = 64
+"""Deepest nesting of an answer: Python's stack has to hold a schema's rules for each level."""
+
+_FIELD = "spec.dataset.answerFormat.schema"
+
+
+class NotJson(ValueError):
+    """A text that is no JSON value which can be judged; the message says why."""
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value that a text is.
+
+    RFC 8259, with these limits: no NaN and no Infinity (which Python reads), numbers that a float64 holds, text that is
+    Unicode, at most 64 levels.
+
+    Raises:
+        NotJson: it is none, or goes beyond a limit.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except NotJson:
+        raise
+    except json.JSONDecodeError as error:
+        raise NotJson(f"{error.msg} at character {error.pos + 1}") from error
+    except RecursionError as error:
+        raise NotJson(f"nested more than {_LEVELS} levels deep") from error
+    except ValueError as error:  # Python reads no number of more than 4300 digits.
+        raise NotJson("a number has too many digits") from error
+    _check(value)
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise NotJson(f"{name} is no value of JSON")
+
+
+def _check(value: Any) -> None:
+    items = [value]
+    for level in range(_LEVELS + 1):
+        below: list[Any] = []
+        for item in items:
+            if level == _LEVELS and isinstance(item, dict | list):
+                raise NotJson(f"nested more than {_LEVELS} levels deep")
+            if isinstance(item, dict):
+                below += item.keys()
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, str):
+                if not item.isascii() and any("\ud800" <= character <= "\udfff" for character in item):
+                    raise NotJson("half a surrogate pair is no character")
+            elif isinstance(item, int | float) and not -sys.float_info.max <= item <= sys.float_info.max:
+                raise NotJson("a number is too large for 64 bits")
+        items = below
+
+
+class AnswerSchema:
+    """A JSON Schema (draft 2020-12) that answers are held against.
+
+    Raises:
+        BadConfig: it is no valid schema, or refers to something that isn't in it. Nothing is ever fetched.
+    """
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        try:
+            jsonschema.Draft202012Validator.check_schema(schema)
+            unresolved = _unresolved(schema)
+        except jsonschema.SchemaError as error:
+            raise BadConfig(f"{_FIELD}: not a valid JSON Schema: {error.message[:200]}") from error
+        except Exception as error:  # A pattern alone has several ways to be no pattern.
+            raise BadConfig(f"{_FIELD}: not a JSON Schema that can be used: {type(error).__name__}: {error}") from error
+        if unresolved is not None:
+            raise BadConfig(f"{_FIELD}: the reference {unresolved!r} leads to nothing in the schema; schemas are not "
+                            "fetched from elsewhere: put what it means under $defs and refer to that, as "
+                            "#/$defs/NAME")
+        self._validator = jsonschema.Draft202012Validator(schema, registry=REGISTRY)
+
+    def fault(self, value: Any) -> str | None:
+        """Where an answer breaks the schema, in words, or why that can't be told; None where it doesn't.
+
+        Raises:
+            TookTooLong: it takes more than `SECONDS`.
+        """
+        try:
+            found = within(SECONDS, jsonschema.exceptions.best_match, self._validator.iter_errors(value))
+        except TookTooLong:
+            raise
+        except RecursionError:
+            return "the answer can't be held against the schema, which refers to itself without end"
+        except Exception as error:  # Arithmetic, say: jsonschema divides whatever numbers it is given.
+            return f"the answer can't be held against the schema: {type(error).__name__}: {error}"
+        return found and f"the answer breaks the schema at {found.json_path}: {found.message[:200]}"
+
+    def is_valid(self, value: Any) -> bool:
+        """Whether an answer keeps the schema; one for which that can't be told doesn't."""
+        try:
+            return within(SECONDS, self._validator.is_valid, value)
+        except Exception:  # Whatever it is: the answer can't be judged, and the run goes on.
+            return False
+
+
+def _unresolved(schema: Mapping[str, Any]) -> str | None:
+    """The first reference that leads to nothing within the schema; None where there is none."""
+    root = DRAFT202012.create_resource(schema)
+    pending = [(REGISTRY.resolver_with_root(root), root)]
+    seen: set[int] = set()
+    while pending:
+        resolver, resource = pending.pop()
+        if not isinstance(resource.contents, Mapping) or id(resource.contents) in seen:
+            continue
+        seen.add(id(resource.contents))
+        for reference in _references(resource.contents):
+            try:
+                found = resolver.lookup(reference)
+            except (Unresolvable, ValueError):
+                return reference
+            pending.append((found.resolver, DRAFT202012.create_resource(found.contents)))
+        pending += [(resolver.in_subresource(below), below) for below in resource.subresources()]
+        for pattern in (resource.contents.get("pattern", ""), *resource.contents.get("patternProperties", {})):
+            re.compile(pattern)
+    return None
+
+
+def _references(contents: Mapping[str, Any]) -> Iterator[str]:
+    for keyword in ("$ref", "$dynamicRef"):
+        if isinstance(reference := contents.get(keyword), str):
+            yield reference
