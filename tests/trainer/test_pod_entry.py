@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from finetune_api import parse_job, resolve_defaults, spec_hash
-from finetune_api.messages import RESULT_BYTES, Accelerator, Limits, Outcome, Result, RunConfig
+from finetune_api.exit_codes import ExitCode
+from finetune_api.messages import RESULT_BYTES, Accelerator, Limits, Outcome, PreflightResult, Result, RunConfig
 from finetune_trainer.data.rows import EvaluationRow, Example, TokenRow
 from finetune_trainer.errors import MissingInput
 from finetune_trainer.evaluation.reference import ask_reference
 
+from tests.cluster.waiting import wait_for
 from tests.models import tiny_job
 from tests.trainer.runs import workshop
 
@@ -60,6 +63,25 @@ def test_a_configuration_that_cannot_be_read_ends_with_64(tmp_path, content, mes
     assert done.returncode == 64, done.stderr
     assert message in json.loads(log.read_bytes())["message"]
     assert "Traceback" not in done.stderr
+
+
+def _pipe_that_is_read(path):
+    """The writing end of a pipe, whose reader waits for its end; None before there is one."""
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb")
+    except OSError:
+        return None
+
+
+def test_a_check_that_is_asked_to_stop_ends_at_once_and_says_so(tmp_path):
+    os.mkfifo(tmp_path / "run.json")
+    log = tmp_path / "log"
+    check = subprocess.Popen([sys.executable, "-m", "finetune_trainer", "preflight", "--config", str(tmp_path),
+                              "--termination-log", str(log)])
+    with wait_for(lambda: _pipe_that_is_read(tmp_path / "run.json"), "the check to read"):
+        check.send_signal(signal.SIGTERM)
+        assert check.wait(60) == ExitCode.STOPPED, "without a handler, the first process of a container would go on"
+    assert PreflightResult.model_validate_json(log.read_bytes()).reason is Outcome.STOPPED
 
 
 @pytest.fixture
