@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_operator.settings import Allowed, Settings
+from finetune_operator.settings import Allowed, PreflightSettings, Settings
 from pydantic.json_schema import GenerateJsonSchema
 
 Schema = dict[str, Any]
@@ -52,7 +52,9 @@ def _settings() -> tuple[Schema, Schema]:
     for image in ("trainerImage", "unslothImage"):
         del schema["properties"][image]
     # Helm drops a null, so that an empty string stands for one.
-    schema["properties"]["modelCacheClaim"] = {"anyOf": [schema["properties"]["modelCacheClaim"], {"const": ""}]}
+    for properties, name in ((schema["properties"], "modelCacheClaim"),
+                             (definitions[PreflightSettings.__name__]["properties"], "queueName")):
+        properties[name] = {"anyOf": [properties[name], {"const": ""}]}
     # The template reads these: they are there, or the section is not.
     definitions[Allowed.__name__]["required"] = [field.alias for field in Allowed.model_fields.values()]
     return schema, definitions

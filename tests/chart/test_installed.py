@@ -164,6 +164,7 @@ def test_an_upgrade_restarts_no_job_and_an_uninstall_keeps_them(control_plane, a
     (("list", "finetunejobs"), True), (("update", "finetunejobs/status"), True), (("create", "jobs"), True),
     (("update", "finetunejobs/finalizers"), True), (("patch", "networkpolicies"), True), (("create", "events"), True),
     (("list", "events"), True), (("watch", "events"), False),
+    (("get", "persistentvolumeclaims"), True), (("list", "persistentvolumeclaims"), False),
     (("get", "secrets"), False), (("list", "secrets"), False), (("create", "secrets"), False),
     (("create", "pods"), False), (("create", "pods/exec"), False), (("update", "finetunejobs"), False),
     (("delete", "finetunejobs"), False), (("create", "rolebindings"), False), (("get", "serviceaccounts"), False),

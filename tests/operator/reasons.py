@@ -10,7 +10,15 @@ import finetune_operator
 from finetune_api.messages import Outcome
 from finetune_api.status import NOT_LOOKED_AT, Phase
 from finetune_operator.records import JOB_DELETED
-from finetune_operator.verdicts import DISRUPTED, NODE_REFUSED, OVERDUE, POD_LOST, PREEMPTED
+from finetune_operator.verdicts import (
+    CHECKING,
+    DISRUPTED,
+    NODE_REFUSED,
+    OVERDUE,
+    POD_LOST,
+    PREEMPTED,
+    WAITING_FOR_CHECK,
+)
 
 _POSITION = {"Told": 1, "Verdict": 1, "_finish": 1, "condition": 2, "_telling": 2}
 """Calls that tell a reason, and the argument that it is."""
@@ -40,6 +48,6 @@ FAILURES = (set.union(*(found for name, found in _calls() if name in ("Verdict",
             | {str(one) for one in Outcome if one not in _GOOD and one is not Outcome.STOPPED}
             | {JOB_DELETED, POD_LOST})
 """What a job can be Failed with."""
-TOLD = (WRITTEN | FAILURES | {OVERDUE, PREEMPTED, DISRUPTED, NODE_REFUSED, NOT_LOOKED_AT}
+TOLD = (WRITTEN | FAILURES | {CHECKING, WAITING_FOR_CHECK, OVERDUE, PREEMPTED, DISRUPTED, NODE_REFUSED, NOT_LOOKED_AT}
         | {str(one) for one in Outcome} | {str(Phase.RUNNING), str(Phase.EVALUATING), str(Phase.UPLOADING)})
 """Every reason of a condition or of an attempt."""

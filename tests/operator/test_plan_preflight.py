@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 from finetune_api.messages import JobEstimate, Outcome, PreflightResult, PreflightVerdict, Result
 from finetune_api.status import Phase, PreflightStatus
 from finetune_operator import names
+from finetune_operator.observation import Checks
+from finetune_operator.plan import plan
+from finetune_operator.preflighting import claims_to_ask_for
+from finetune_operator.settings import PreflightSettings, Settings
 
 from tests.operator.objects import (
     ADAPTER,
@@ -18,6 +23,7 @@ from tests.operator.objects import (
     conditions,
     created,
     decide,
+    observe,
     raw_attempt,
     raw_check,
     raw_check_pod,
@@ -316,3 +322,91 @@ def test_an_attempt_is_no_check_and_a_check_is_no_attempt():
     decided = decide(job(decide(job()).status), raw_attempt(1, uid="2" * 36), raw_check(), raw_check_pod(running=True))
     assert acts(decided) == []
     assert SETTINGS.preflight.timeout.total_seconds() == 1800
+
+
+# Where it goes
+
+def place(*, bound=(), settings=SETTINGS, **sections):
+    """Node selector and taints that a check has, once it is known which claims have a volume."""
+    seen = replace(observe(job(**sections)), bound_claims=frozenset(bound))
+    pod = created(plan(seen, settings, NOW), "Job")["spec"]["template"]["spec"]
+    return pod["nodeSelector"], {one["key"] for one in pod["tolerations"]}, pod["containers"][0]
+
+
+@pytest.mark.parametrize(("section", "uri"), [("output", "pvc://results/out"), ("dataset", "pvc://results/rows.jsonl"),
+                                              ("model", "pvc://results/base")])
+def test_a_check_that_may_be_the_first_to_use_a_claim_goes_where_the_trainer_will(section, uri):
+    field = "uri" if section == "output" else "source"
+    sections = {section: {field: uri}, "compute": {"spot": True}}
+    selector, taints, container = place(**sections)
+    assert selector == {"nvidia.com/gpu.product": "NVIDIA-L4"}
+    assert taints == {"nvidia.com/gpu", "cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"}
+    assert "nvidia.com/gpu" not in container["resources"]["limits"], "but asks for no accelerator"
+    variables = {one["name"]: one.get("value") for one in container["env"]}
+    assert (variables["CUDA_VISIBLE_DEVICES"], variables["NVIDIA_VISIBLE_DEVICES"]) == ("", "void"), "and sees none"
+    assert place(bound=["results"], **sections)[:2] == ({}, set()), "the volume decides where it can be mounted"
+
+
+def test_the_models_cache_is_such_a_claim_too():
+    settings = Settings(trainer_image="registry/trainer:1", model_cache_claim="models")
+    assert place(settings=settings)[0] == {"nvidia.com/gpu.product": "NVIDIA-L4"}
+    assert place(settings=settings, bound=["models"])[0] == {}
+    assert place(settings=settings, output={"uri": "pvc://results/out"}, bound=["models"])[0] != {}
+
+
+def test_a_claim_is_asked_for_only_where_a_check_is_made():
+    seen = observe(job(output={"uri": "pvc://results/out"}))
+    made = plan(seen, SETTINGS, NOW)
+    assert claims_to_ask_for(seen, made, SETTINGS) == {"results"}
+    assert claims_to_ask_for(replace(seen, bound_claims=frozenset({"results"})), made, SETTINGS) == set()
+    under_way = observe(job(made.status, output={"uri": "pvc://results/out"}), raw_check(), raw_check_pod(running=True))
+    assert claims_to_ask_for(under_way, plan(under_way, SETTINGS, NOW), SETTINGS) == set()
+    assert claims_to_ask_for(observe(job()), decide(job()), SETTINGS) == set()
+
+
+# Queues and turns
+
+def test_a_check_that_a_queue_holds_back_says_so():
+    status = decide(job()).status
+    held = decide(job(status), raw_check(suspended=True))
+    assert telling(held)[:2] == ("Preflight", "WaitingForQuota")
+    assert "preflight.queueName" in telling(held)[2]
+    assert (acts(held), held.requeue_after) == ([], None)
+    settings = Settings(trainer_image="registry/trainer:1", preflight=PreflightSettings(queue_name="checks"))
+    assert "the queue checks has not admitted it" in telling(
+        decide(job(status), raw_check(suspended=True), settings=settings))[2]
+
+
+def test_an_attempt_that_is_held_back_without_a_queue_says_so():
+    status = decide(raw_job()).status
+    assert "manageJobsWithoutQueueName" in telling(decide(raw_job(status), raw_attempt(suspended=True)))[2]
+
+
+def test_checks_have_a_queue_of_their_own():
+    settings = Settings(trainer_image="registry/trainer:1", preflight=PreflightSettings(queue_name="checks"))
+    made = created(decide(job(compute={"queueName": "gpus"}), settings=settings), "Job")
+    assert (made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"], made["spec"]["suspend"]) == ("checks", True)
+    made = created(decide(job(compute={"queueName": "gpus"})), "Job")
+    assert "suspend" not in made["spec"] and "kueue.x-k8s.io/queue-name" not in made["metadata"]["labels"]
+
+
+@pytest.mark.parametrize(("checks", "field"), [
+    (Checks(working=20), "preflight.parallelism "), (Checks(in_namespace=10), "preflight.parallelismPerNamespace"),
+    (Checks(working=19, in_namespace=9), None),
+])
+def test_checks_are_bounded_and_a_job_that_waits_for_its_turn_says_so(checks, field):
+    seen = replace(observe(job()), checks=checks)
+    decided = plan(seen, SETTINGS, NOW)
+    if field is None:
+        assert created(decided, "Job")["metadata"]["labels"]["finetune.dev/preflight"] == "1"
+        return
+    assert telling(decided)[:2] == ("Preflight", "WaitingForCheck")
+    assert field in telling(decided)[2]
+    assert (acts(decided), decided.requeue_after) == ([], None)
+    again = plan(replace(observe(job(decided.status)), checks=checks), SETTINGS, NOW)
+    assert (again.status, again.actions, again.requeue_after) == (decided.status, (), None), "no loop"
+
+
+def test_a_check_that_is_under_way_needs_no_turn():
+    seen = observe(job(decide(job()).status), *ended(0, PASSED))
+    assert plan(replace(seen, checks=Checks(99, 99)), SETTINGS, NOW).status.start_time == NOW

@@ -10,7 +10,7 @@ from finetune_api.messages import JobEstimate, Outcome, PreflightResult, Preflig
 from tests.cluster.waiting import wait_for
 from tests.operator.api import Refused
 from tests.operator.operators import Operator
-from tests.operator.work import DONE
+from tests.operator.work import DONE, Work
 
 CHECK = {"preflight": "Required"}
 PASSED = PreflightResult(
@@ -86,6 +86,44 @@ def test_a_check_that_is_evicted_is_made_again_and_that_counts_for_nothing(opera
     wait_for(lambda: work.running_pod("1-preflight")["metadata"]["uid"] != first, "the second check")
     work.end(0, PASSED, "1-preflight", "Completed")
     assert work.until("Running")["preflight"]["failures"] == 0
+
+
+def test_checks_take_turns_and_the_next_is_made_when_one_has_ended(control_plane, api, namespace):
+    operator = Operator(control_plane, namespace, settings={"preflight": {"parallelism": 1}}, identity="bounded")
+    try:
+        first, second = works = [Work(api, namespace, name) for name in ("first", "second")]
+        first.apply(runPolicy=CHECK)
+        first.until("Preflight", "Preflight")
+        second.apply(runPolicy=CHECK)
+        second.until("Preflight", "WaitingForCheck")
+        assert second.jobs() == []
+        first.end(0, PASSED, "1-preflight", "Completed")
+        second.until("Preflight", "Preflight")
+        assert [len(work.jobs()) for work in works][1] == 1
+    finally:
+        operator.stop()
+
+
+def test_a_check_looks_for_the_trainers_nodes_until_its_claim_has_a_volume(operator, api, namespace):
+    storage = {"accessModes": ["ReadWriteOnce"], "storageClassName": namespace}
+    claims = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
+    volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": namespace}, "spec": {
+        **storage, "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/nowhere"},
+        "claimRef": {"namespace": namespace, "name": "bound"}}}
+    for name in ("bound", "new"):
+        api("POST", claims, {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
+                             "spec": {**storage, "resources": {"requests": {"storage": "1Gi"}}}})
+    api("POST", "/api/v1/persistentvolumes", volume)
+    try:
+        wait_for(lambda: api("GET", f"{claims}/bound")["status"].get("phase") == "Bound", "the claim to be bound")
+        for name, selector in (("new", {"nvidia.com/gpu.product": "NVIDIA-L4"}), ("bound", None)):
+            work = Work(api, namespace, name)
+            work.apply(runPolicy=CHECK, output={"uri": f"pvc://{name}/out"})
+            wait_for(work.jobs, "the check")
+            (check,) = [one for one in api.list("Job", namespace) if one["metadata"]["name"].startswith(name)]
+            assert check["spec"]["template"]["spec"].get("nodeSelector") == selector, name
+    finally:
+        api("DELETE", f"/api/v1/persistentvolumes/{namespace}")
 
 
 @pytest.mark.parametrize("moment", ["start", "started"])

@@ -41,6 +41,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $settings := deepCopy .Values.settings -}}
 {{- $_ := set $settings "trainerImage" (include "operator.image" (dict "image" .Values.trainerImage "version" .Chart.AppVersion)) -}}
 {{- $_ := set $settings "unslothImage" (include "operator.image" (dict "image" .Values.unslothImage "version" .Chart.AppVersion)) -}}
+{{- if not $settings.preflight.queueName -}}{{- $_ := unset $settings.preflight "queueName" -}}{{- end -}}
 {{- if not $settings.modelCacheClaim -}}{{- $_ := unset $settings "modelCacheClaim" -}}{{- end -}}
 {{- if $settings.trainerNetwork -}}
 {{- $scrapers := concat (include "operator.scrapers" . | fromYamlArray) ($settings.trainerNetwork.scrapers | default list) -}}
@@ -74,6 +75,10 @@ and watching.py. Nothing here reads a Secret. */ -}}
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [list, watch, create, patch, delete]
+# Read only where a check mounts it: whether it has a volume.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get]
 # Read only where a Job has no pod: its controller's events say why.
 - apiGroups: [""]
   resources: [events]

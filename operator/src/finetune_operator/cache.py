@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_api.messages import ProgressMessage
 
+from finetune_operator.check_turns import CheckTurns, reason_in
 from finetune_operator.names import (
     API_VERSIONS,
     ATTEMPT_LABEL,
@@ -20,7 +21,7 @@ from finetune_operator.names import (
     UID_LABEL,
     attempt_name,
 )
-from finetune_operator.observation import Observation
+from finetune_operator.observation import Checks, Observation
 from finetune_operator.views import AttemptView, PodView, child_hash, time_of, view_attempt, view_job, view_pod
 
 Key = tuple[str, str]
@@ -46,6 +47,7 @@ class Cache:
         self._children: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._gone: set[str] = set()
         self.polled: dict[str, Polled] = {}
+        self.turns = CheckTurns()
 
     def note(self, raw: Object, deleted: bool = False) -> Key | None:
         """Take in an object as a watch or a write delivered it; its job's key, or None for no news.
@@ -63,8 +65,10 @@ class Cache:
                 if held is None or held["metadata"]["uid"] == metadata["uid"]:
                     self._jobs.pop(key, None)
                     self.polled.pop(metadata["uid"], None)
+                    self.turns.note(key, None)
             elif _is_newer(raw, held):
                 self._jobs[key] = _shortened(raw)
+                self.turns.note(key, reason_in(raw.get("status") or {}))
             else:
                 return None
             self._tidy(key)
@@ -124,6 +128,11 @@ class Cache:
         """Every job."""
         return self._jobs.items()
 
+    def next_checks(self, key: Key) -> tuple[Key, ...]:
+        """After a pass over a job, whatever came of it: the jobs whose turn it may be to be checked."""
+        self.turns.note(key, reason_in(self._jobs.get(key, {}).get("status") or {}))
+        return self.turns.next()
+
     def observe(self, key: Key) -> Observation | None:
         """Everything that is known of a job; None for one that is not there."""
         raw = self._jobs.get(key)
@@ -148,6 +157,7 @@ class Cache:
                               if child["kind"] in API_VERSIONS and (digest := child_hash(child))),
             addresses={child["metadata"]["name"]: child["spec"]["clusterIP"] for child in ours
                        if child["kind"] == "Service" and child["spec"]["clusterIP"]},
+            checks=Checks() if job.status.start_time else self.turns.beside(key),
             progress=fresh.message if fresh else None, polled_at=fresh.at if fresh else None,
         )
 

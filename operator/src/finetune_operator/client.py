@@ -26,7 +26,8 @@ TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
 _PAGE = 500
 _PLURALS = {"Job": "jobs", "ConfigMap": "configmaps", "Service": "services", "Event": "events", "Pod": "pods",
-            "Lease": "leases", "NetworkPolicy": "networkpolicies", "FineTuneJob": "finetunejobs"}
+            "Lease": "leases", "NetworkPolicy": "networkpolicies",
+            "PersistentVolumeClaim": "persistentvolumeclaims", "FineTuneJob": "finetunejobs"}
 
 
 class NoCluster(Exception):

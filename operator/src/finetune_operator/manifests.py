@@ -173,7 +173,7 @@ def _pod_template(job: JobView, spec: FineTuneJobSpec, number: int, image: str, 
         "containers": [{
             "name": "trainer", "image": image, "imagePullPolicy": settings.image_pull_policy,
             "args": _arguments(settings),
-            "env": _environment(spec, rendezvous),
+            "env": _environment(spec, accelerator, rendezvous),
             "ports": [{"name": "metrics", "containerPort": settings.trainer_port}],
             "resources": _resources(spec, accelerator),
             "volumeMounts": mounts,
@@ -195,9 +195,12 @@ def _arguments(settings: Settings) -> list[str]:
     return ["run", "--config", RUN_FOLDER, "--limits", LIMITS_FOLDER, "--port", str(settings.trainer_port)]
 
 
-def _environment(spec: FineTuneJobSpec, rendezvous: str | None) -> list[Object]:
+def _environment(spec: FineTuneJobSpec, accelerator: Accelerator, rendezvous: str | None) -> list[Object]:
     plain = {"HOME": "/tmp", "TMPDIR": "/tmp", "HF_HOME": f"{CACHE}/huggingface", "FINETUNE_CACHE": CACHE,
              "FINETUNE_PVC_ROOT": PVC_ROOT}
+    if accelerator.resource is None:
+        # On a node with accelerators, where the runtime hands all of them to a pod that asks for none.
+        plain |= {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
     if rendezvous is not None:
         plain |= {"FINETUNE_NODES": str(spec.compute.nodes), "FINETUNE_RENDEZVOUS": f"{rendezvous}:{RENDEZVOUS_PORT}"}
     variables: list[Object] = [{"name": name, "value": value} for name, value in plain.items()]
@@ -268,6 +271,12 @@ def _volumes(job: JobView, spec: FineTuneJobSpec, number: int, accelerator: Acce
         volumes.append({"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only}})
         mounts.append({"name": f"claim-{index}", "mountPath": f"{PVC_ROOT}/{claim}", "readOnly": read_only})
     return volumes, mounts
+
+
+def claims(spec: FineTuneJobSpec, settings: Settings) -> frozenset[str]:
+    """The names of the claims that a job's pods mount."""
+    cache = (settings.model_cache_claim,) if settings.model_cache_claim else ()
+    return frozenset((*_claims(spec), *cache))
 
 
 def _claims(spec: FineTuneJobSpec) -> dict[str, bool]:

@@ -13,6 +13,19 @@ from finetune_operator.views import AttemptView, JobView
 
 
 @dataclass(frozen=True)
+class Checks:
+    """How many other jobs are being checked.
+
+    Attributes:
+        working: everywhere, without those that wait for a node, a quota or a queue.
+        in_namespace: in the job's own namespace, all of them.
+    """
+
+    working: int = 0
+    in_namespace: int = 0
+
+
+@dataclass(frozen=True)
 class Observation:
     """What is known of one job.
 
@@ -23,6 +36,8 @@ class Observation:
         taken: numbers whose Job name belongs to somebody else (an earlier job of this name).
         applied: digests of the applied children that exist, by kind and name.
         addresses: of its Services, by name.
+        bound_claims: claims that are known to have a volume; they are asked for only where a check is made.
+        checks: of other jobs.
         progress: what the running trainer said last.
         polled_at: when the trainer was asked last; costs of a running attempt are counted up to then, so that an idle
             pass changes nothing.
@@ -35,6 +50,8 @@ class Observation:
     taken: frozenset[int] = frozenset()
     applied: frozenset[tuple[str, str, str]] = frozenset()
     addresses: Mapping[str, str] = field(default_factory=dict)
+    bound_claims: frozenset[str] = frozenset()
+    checks: Checks = Checks()
     progress: ProgressMessage | None = None
     polled_at: datetime | None = None
     earlier_run: Mapping[str, Any] | None = None

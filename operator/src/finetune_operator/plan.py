@@ -19,7 +19,7 @@ from finetune_operator.names import API_VERSIONS, attempt_name, run_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.starting import before_start
-from finetune_operator.verdicts import NO_POD, PREEMPTED, Answer, Verdict, judge_start, waiting_words
+from finetune_operator.verdicts import NO_POD, NO_QUEUE, PREEMPTED, Answer, Verdict, judge_start, waiting_words
 from finetune_operator.views import AttemptView, JobView
 
 _PHASES = {
@@ -210,8 +210,10 @@ class _Pass:
         actions = tuple(Apply(one) for one in self._adjustable(active.number)
                         if identity(one) not in self.seen.applied)
         if active.suspended:
-            return self._tell(Told(Phase.QUEUED, "WaitingForQuota", f"the queue {self.spec.compute.queue_name} has not "
-                                   "admitted the job yet (Kueue starts it)", admitted=False), actions)
+            queue = self.spec.compute.queue_name
+            words = f"the queue {queue} has not admitted the job yet (Kueue starts it)" if queue else NO_QUEUE.format(
+                "compute.queueName names one, in a new job")
+            return self._tell(Told(Phase.QUEUED, "WaitingForQuota", words, admitted=False), actions)
         if any(pod.running or pod.exit_code is not None for pod in active.present):
             return self._tell(self._running(active), actions)
         why = waiting_words(active, admission.node_words(self.spec, self.accelerator), self.now)

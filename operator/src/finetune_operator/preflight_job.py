@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+from typing import Any
+
 from finetune_api.messages import Accelerator as AcceleratorMessage
 from finetune_api.spec.compute import ComputeSpec
 from finetune_api.spec.job import FineTuneJobSpec
@@ -34,16 +37,32 @@ def preflight_map(job: JobView, spec: FineTuneJobSpec, settings: Settings, name:
     return made
 
 
-def preflight_job(job: JobView, spec: FineTuneJobSpec, settings: Settings, name: str) -> manifests.Object:
-    """A trainer's Job with its account, its Secrets and its claims, but on any node, without accelerator and limits."""
-    compute = ComputeSpec(accelerator=spec.compute.accelerator,
-                          service_account_name=spec.compute.service_account_name,
-                          priority_class_name=spec.compute.priority_class_name)
+def preflight_job(job: JobView, spec: FineTuneJobSpec, settings: Settings, name: str, bound: Set[str] = frozenset()
+                  ) -> manifests.Object:
+    """A trainer's Job with its account, its Secrets and its claims, but without accelerator and limits, on any node.
+
+    Args:
+        job: the job.
+        spec: its spec.
+        settings: the administrator's.
+        name: of the Job.
+        bound: claims that are known to have a volume. Where another one is mounted, the check goes where the trainer's
+            nodes are: who uses a claim first may decide in which zone its volume is made (WaitForFirstConsumer).
+    """
+    wanted, trainers = spec.compute, settings.accelerators[spec.compute.accelerator]
+    compute = ComputeSpec(accelerator=wanted.accelerator, queue_name=settings.preflight.queue_name,
+                          service_account_name=wanted.service_account_name,
+                          priority_class_name=wanted.priority_class_name)
+    where: dict[str, Any] = {"tolerations": ()}
+    if not manifests.claims(spec, settings) <= bound:
+        compute = compute.model_copy(update={name: getattr(wanted, name) for name in (
+            "node_selector", "tolerations", "spot")})
+        where = {"tolerations": trainers.tolerations, "node_selector": trainers.node_selector}
     plain = spec.model_copy(update={"compute": compute, "budget": BudgetSpec()})
     own = settings.preflight.pod_template
-    cpu = Accelerator(resource=None, tolerations=(), cpu=settings.preflight.cpu, host_memory=settings.preflight.memory,
+    cpu = Accelerator(resource=None, cpu=settings.preflight.cpu, host_memory=settings.preflight.memory,
                       ephemeral_storage=settings.preflight.ephemeral_storage,
-                      pod_template=for_check(settings.pod_template) if own is None else own)
+                      pod_template=for_check(settings.pod_template) if own is None else own, **where)
     made = manifests.attempt_job(job, plain, 1, settings.trainer_image, cpu,
                                  settings.model_copy(update={"pod_template": {}}))
     made["metadata"]["name"] = name

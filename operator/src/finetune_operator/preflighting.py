@@ -9,14 +9,26 @@ from finetune_api.messages import Outcome, PreflightResult, PreflightVerdict
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import Phase, PreflightStatus
 
-from finetune_operator import accounting, records
+from finetune_operator import accounting, admission, manifests, records
 from finetune_operator.actions import Action, Create, Delete, Plan
 from finetune_operator.conditions import Told, tell
-from finetune_operator.names import earlier_preflight_name, preflight_name, preflight_run_name
-from finetune_operator.observation import Observation
+from finetune_operator.names import PREFLIGHT_LABEL, earlier_preflight_name, preflight_name, preflight_run_name
+from finetune_operator.observation import Checks, Observation
 from finetune_operator.preflight_job import preflight_job, preflight_map
-from finetune_operator.settings import Settings
-from finetune_operator.verdicts import NO_POD, OVERDUE, POD_LOST, Answer, judge_end, judge_start, waiting_words
+from finetune_operator.settings import PreflightSettings, Settings
+from finetune_operator.verdicts import (
+    CHECKING,
+    NO_POD,
+    NO_QUEUE,
+    OVERDUE,
+    POD_LOST,
+    RETRYING,
+    WAITING_FOR_CHECK,
+    Answer,
+    judge_end,
+    judge_start,
+    waiting_words,
+)
 from finetune_operator.views import AttemptView
 
 _CHECKING = "data, model and memory are being checked on a CPU; no accelerator is asked for before that"
@@ -41,8 +53,11 @@ def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: da
         wait_until = _retry_at(known, settings.retry_delay)
         if wait_until is not None and now < wait_until:
             return Plan(job.status, old, requeue_after=wait_until - now)
-        made = (Create(preflight_map(job, spec, settings, name)), Create(preflight_job(job, spec, settings, name)))
-        return _telling(seen, known, "Preflight", _CHECKING, now, (*old, *made))
+        if taken := _no_turn(seen.checks, settings.preflight):
+            return _telling(seen, known, WAITING_FOR_CHECK, taken, now, old)
+        made = (Create(preflight_map(job, spec, settings, name)),
+                Create(preflight_job(job, spec, settings, name, seen.bound_claims)))
+        return _telling(seen, known, CHECKING, _CHECKING, now, (*old, *made))
     if check.deleting and known.failed_at is not None:
         return Plan(job.status, old)  # It was evicted, which counts for nothing; the next one has its name.
     if check.finished or records.ended_at(check, now) or records.lingering(check, now):
@@ -56,15 +71,48 @@ def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: da
                                                "completion_time": now})
         told = Told(Phase.FAILED, never.reason, never.message)
         return Plan(tell(status, told, job.generation, now), remove(seen))
-    why = waiting_words(check, f"{settings.preflight.cpu} CPU and {settings.preflight.memory} of memory", now)
+    return _under_way(seen, known, check, spec, settings, now, old)
+
+
+def _no_turn(checks: Checks, settings: PreflightSettings) -> str | None:
+    """Why no further check may be made now, in words that do not change while it waits; None where one may."""
+    if checks.in_namespace >= settings.parallelism_per_namespace:
+        return (f"the check before the start waits for its turn: {settings.parallelism_per_namespace} others of this "
+                "namespace are there (preflight.parallelismPerNamespace in the operator's settings)")
+    if checks.working >= settings.parallelism:
+        return (f"the check before the start waits for its turn: {settings.parallelism} others run "
+                "(preflight.parallelism in the operator's settings)")
+    return None
+
+
+def claims_to_ask_for(seen: Observation, decided: Plan, settings: Settings) -> frozenset[str]:
+    """The claims that a check that is about to be made mounts, and of which is not known whether they have a volume."""
+    makes = any(isinstance(action, Create) and PREFLIGHT_LABEL in action.manifest["metadata"]["labels"]
+                for action in decided.actions)
+    return manifests.claims(seen.job.spec, settings) - seen.bound_claims if makes and seen.job.spec else frozenset()
+
+
+def _under_way(seen: Observation, known: PreflightStatus, check: AttemptView, spec: FineTuneJobSpec,
+               settings: Settings, now: datetime, actions: tuple[Action, ...]) -> Plan:
+    """What is told of a check that is there and has not ended."""
+    if check.suspended:
+        queue = settings.preflight.queue_name
+        words = f"the queue {queue} has not admitted it yet (Kueue starts it)" if queue else NO_QUEUE.format(
+            "an administrator names one in preflight.queueName")
+        return _telling(seen, known, "WaitingForQuota", f"the check before the start: {words}", now, actions)
+    looked_for = f"{settings.preflight.cpu} CPU and {settings.preflight.memory} of memory"
+    if manifests.claims(spec, settings):
+        nodes = settings.accelerators[spec.compute.accelerator].model_copy(update={"resource": None})
+        looked_for += f" (where it is the first to use a claim, on a node of {admission.node_words(spec, nodes)})"
+    why = waiting_words(check, looked_for, now)
     scheduled = records.scheduled_at(check.present)
     left = None if check.pods else NO_POD
     if scheduled and not any(pod.running for pod in check.present):
         left = scheduled + settings.start_timeout - now
     if why is None:
-        return _telling(seen, known, "Preflight", _CHECKING, now, old, left)
+        return _telling(seen, known, CHECKING, _CHECKING, now, actions, left)
     reason = "Unschedulable" if any(pod.unschedulable is not None for pod in check.present) else "CannotStart"
-    return _telling(seen, known, reason, f"the check before the start: {why}", now, old, left)
+    return _telling(seen, known, reason, f"the check before the start: {why}", now, actions, left)
 
 
 def _judge(seen: Observation, known: PreflightStatus, check: AttemptView, spec: FineTuneJobSpec, now: datetime
@@ -91,7 +139,7 @@ def _judge(seen: Observation, known: PreflightStatus, check: AttemptView, spec: 
         words = f"{said.message if said else message} (tried {failures} times)"
         return _refuse(seen, known.model_copy(update={"refused": "PreflightFailed", "message": words[:4096]}), now)
     again = known.model_copy(update={"failures": failures, "failed_at": now})
-    return _telling(seen, again, "Retrying", f"the check before the start is made again: {message}", now, remove(seen))
+    return _telling(seen, again, RETRYING, f"the check before the start is made again: {message}", now, remove(seen))
 
 
 def _retry_at(known: PreflightStatus, delay: timedelta) -> datetime | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
@@ -16,6 +17,7 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_operator import manifests
 from finetune_operator.actions import Action, Apply, Create, Delete, Plan
 from finetune_operator.cache import Cache, Key
+from finetune_operator.check_turns import reason_of
 from finetune_operator.client import AUTHORIZATION, ApiError, Client, list_path, object_path
 from finetune_operator.faults import reach
 from finetune_operator.frozen import earlier_run
@@ -23,6 +25,7 @@ from finetune_operator.metrics import PASS_SECONDS, PASSES, QUEUED, WAIT_SECONDS
 from finetune_operator.names import UID_LABEL
 from finetune_operator.plan import plan, refused
 from finetune_operator.pod_refusals import with_words
+from finetune_operator.preflighting import claims_to_ask_for
 from finetune_operator.queue import WorkQueue
 from finetune_operator.settings import Settings
 from finetune_operator.views import JobView
@@ -78,6 +81,8 @@ class Reconciler:
                 _log.exception("%s/%s: a pass failed; trying again", *key, extra=_about(key))
             finally:
                 self._queue.done(key, failed)
+                for waiting in self._cache.next_checks(key):
+                    self._queue.add(waiting)
 
     async def reconcile(self, key: Key) -> None:
         """One pass over one job.
@@ -95,6 +100,11 @@ class Reconciler:
         if decided.needs_earlier_run:
             seen = replace(seen, earlier_run=await self._earlier_run(seen.job))
             decided = plan(seen, self._settings, self._clock())
+        if asked := claims_to_ask_for(seen, decided, self._settings):
+            bound = await self._bound(seen.job.namespace, asked)
+            seen = replace(seen, bound_claims=bound, checks=self._cache.turns.beside(key))
+            decided = plan(seen, self._settings, self._clock())
+        self._cache.turns.note(key, reason_of(decided.status))  # Before anybody else decides.
         try:
             for action in decided.actions:
                 await self._act(seen.job, action)
@@ -113,6 +123,17 @@ class Reconciler:
         maps: list[manifests.Object] = []
         await self._client.list_into(list_path("v1", "ConfigMap", job.namespace), f"{UID_LABEL}={job.uid}", maps.append)
         return earlier_run(job, maps)
+
+    async def _bound(self, namespace: str, claims: Iterable[str]) -> frozenset[str]:
+        """Those of some claims that have a volume. One that can't be read counts as one that has none."""
+        bound = set()
+        for name in claims:
+            path = object_path({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                                "metadata": {"namespace": namespace, "name": name}})
+            with suppress(ApiError):
+                if (await self._client.request("GET", path)).get("status", {}).get("phase") == "Bound":
+                    bound.add(name)
+        return frozenset(bound)
 
     async def _act(self, job: JobView, action: Action) -> None:
         if isinstance(action, Create):

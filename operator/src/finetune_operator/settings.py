@@ -206,6 +206,15 @@ class PreflightSettings(ApiModel):
     timeout: Duration = timedelta(minutes=30)
     """How long it may run."""
 
+    queue_name: Name | None = None
+    """LocalQueue of Kueue, in the job's namespace, that its Job is put into; null puts it into none."""
+
+    parallelism: Annotated[int, Field(ge=1)] = 20
+    """Checks that may run at the same time. Those that no node takes, or whose pod can't be made, are not counted."""
+
+    parallelism_per_namespace: Annotated[int, Field(ge=1)] = 10
+    """Checks that a namespace may have at the same time, whatever state they are in: none keeps the others waiting."""
+
     pod_template: dict[str, Any] | None = None
     """Merged into its pod template; null takes what the network needs of the trainers' own: the environment of the
     container `trainer`, the ConfigMaps and Secrets that it mounts, imagePullSecrets."""

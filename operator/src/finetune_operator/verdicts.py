@@ -28,10 +28,19 @@ _UNSAID: dict[int, str] = {
     ExitCode.STOPPED: "the trainer was asked to stop, and checkpointed",
 }
 _LOST = "the trainer's pod is gone without an exit code (node lost, or pod deleted by force)"
+_MORE_DISK = ("More disk is ephemeralStorage of the accelerator in the operator's settings (preflight.ephemeralStorage "
+              "for a check); modelCacheClaim keeps models elsewhere")
 KILLED = 137
 NO_POD = timedelta(seconds=30)
 """How long a Job that may run can be without a pod before that is told."""
 
+NO_QUEUE = ("its Job is suspended, though it is in no queue: something holds every such Job back (Kueue's "
+            "manageJobsWithoutQueueName); {}")
+"""With what is to be done about it."""
+
+CHECKING = "Preflight"
+WAITING_FOR_CHECK = "WaitingForCheck"
+RETRYING = "Retrying"
 PREEMPTED = "Preempted"
 OVERDUE = "DeadlineExceeded"
 DISRUPTED = "Disrupted"
@@ -99,7 +108,8 @@ def _judge_from_outside(pod: PodView) -> Verdict:
         return Verdict(Answer.RETRY_FREE, DISRUPTED, f"the pod was taken from {node}: {both}", pod.result)
     if reason:
         # A lack of the node would be a disruption too: this is a limit of the pod's own.
-        return Verdict(Answer.RETRY_COUNTED, "Evicted", f"the kubelet evicted the pod: {words}", pod.result)
+        return Verdict(Answer.RETRY_COUNTED, "Evicted", f"the kubelet evicted the pod: {words} {_MORE_DISK}",
+                       pod.result)
     if pod.exit_code is not None:
         return _judge_exit(pod)
     if pod.leaving_at and not pod.gone:
