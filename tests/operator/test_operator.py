@@ -31,8 +31,8 @@ def test_a_job_runs_from_apply_to_its_adapter(operator, work):
     assert status["adapter"]["uri"] == ADAPTER.uri
     assert status["attempts"][0]["reason"] == "Succeeded"
     assert {one["type"]: one["status"] for one in status["conditions"]} == {
-        "Validated": "True", "Admitted": "True", "Progressing": "False", "Reconciling": "False", "Succeeded": "True",
-        "Failed": "False"}
+        "Validated": "True", "Admitted": "True", "Progressing": "False", "Reconciling": "False", "Finished": "True",
+        "Succeeded": "True", "Failed": "False"}
     reasons = wait_for(lambda: [one["reason"] for one in work.events()] if len(work.events()) >= 3 else None, "events")
     assert sorted({*reasons, "Starting"}) == ["Running", "Started", "Starting", "Succeeded"], reasons
     assert len(reasons) == len(set(reasons)), "each once"

@@ -7,8 +7,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from finetune_api.messages import RunConfig
+from finetune_api.messages import Outcome, RunConfig
 from finetune_api.quantities import Quantity
+from finetune_api.rules import merge_patch
 from finetune_operator import names
 from finetune_operator.frozen import earlier_run
 from finetune_operator.plan import plan
@@ -16,7 +17,24 @@ from finetune_operator.settings import DEFAULT_CATALOGUE, Allowed, Settings
 from finetune_operator.views import view_job
 
 from tests.api import recorded
-from tests.operator.objects import NOW, SETTINGS, UID, attempt, created, decide, observe, raw_job, run_json, started
+from tests.operator.objects import (
+    ADAPTER,
+    NOW,
+    SETTINGS,
+    UID,
+    acts,
+    attempt,
+    created,
+    decide,
+    observe,
+    raw_attempt,
+    raw_job,
+    raw_pod,
+    result,
+    run_json,
+    started,
+    telling,
+)
 
 
 def job_of(content: dict[str, Any], *attempts: Any) -> dict[str, Any]:
@@ -72,6 +90,36 @@ def test_what_a_pod_has_now_is_told_to_its_trainer():
     second = run_json(decide(raw_job(status), earlier_run=first, at=70, settings=settings))
     assert (second["image"], second["accelerator"]["hostMemoryBytes"]) == ("registry/trainer@sha256:1", 48 * 2**30)
     assert second["accelerator"]["hourlyRate"] == first["accelerator"]["hourlyRate"]
+
+
+# What a release no longer takes, and an earlier one did.
+ODD = {"method": {"type": "Telepathy"}, "dataset": {"answerFormat": {"type": "runes"}}}
+
+
+def odd_job(status: Any = None, **sections: Any) -> dict[str, Any]:
+    """A job with a spec that this release would refuse."""
+    raw = raw_job(status)
+    return {**raw, "spec": merge_patch(raw["spec"], {**ODD, **sections})}
+
+
+def test_a_job_goes_on_though_this_release_could_not_have_started_it():
+    assert telling(decide(odd_job()))[1] == "InvalidSpec"
+    first = run_json(decide(raw_job(started())))
+    first["spec"] |= ODD
+    running = decide(odd_job(started()), raw_attempt(), raw_pod(running=True), at=60)
+    assert telling(running)[:2] == ("Running", "Running")
+    done = raw_pod(exit_code=0, said=result(Outcome.SUCCEEDED, adapter=ADAPTER))
+    assert decide(odd_job(running.status), raw_attempt(ended="Complete"), done).status.adapter == ADAPTER
+    stopped = odd_job(started(attempts=(attempt(1, "Stopped", end=60),)))
+    assert run_json(decide(stopped, earlier_run=first, at=70)) == {**first, "attempt": 2}
+    assert telling(decide(stopped, at=70))[1] == "InvalidSpec", "nobody knows what its trainers got"
+    assert telling(decide(odd_job(started())))[1] == "InvalidSpec"
+
+
+def test_what_this_release_cannot_read_of_where_a_job_runs_makes_no_attempt():
+    stopped = odd_job(started(attempts=(attempt(1, "Stopped", end=60),)), compute={"nodes": "many"})
+    decided = decide(stopped, earlier_run=run_json(decide(raw_job(started()))), at=70)
+    assert (telling(decided)[1], acts(decided)) == ("InvalidSpec", [])
 
 
 def test_only_plug_ins_that_are_allowed_now_go_along():

@@ -111,8 +111,7 @@ class _Pass:
     def decide(self) -> Plan:
         spec = self.job.spec
         if spec is None:
-            return self._tell(Told(self.status.phase or Phase.PENDING, "InvalidSpec",
-                                   self.job.spec_error or "the spec can't be read", valid=False))
+            return self._unreadable()
         self.spec = spec
         # The catalogue may have changed since: what is needed of it is only how an attempt is made.
         self.accelerator = self.settings.accelerators.get(spec.compute.accelerator, Accelerator())
@@ -124,6 +123,10 @@ class _Pass:
             return self._after(ending)
         active = records.under_way(self.seen, self.status, self.now)
         return self._watch(active) if active else self._next()
+
+    def _unreadable(self) -> Plan:
+        return self._tell(Told(self.status.phase or Phase.PENDING, "InvalidSpec",
+                               self.job.spec_error or "the spec can't be read", valid=False))
 
     def _account(self) -> None:
         """Derive the cost from the attempts."""
@@ -321,6 +324,8 @@ class _Pass:
                                    "administrator puts it back"))
         if number > 1 and self.seen.earlier_run is None:
             return Plan(self.status, needs_earlier_run=True)
+        if self.job.spec_error and not self.seen.earlier_run:
+            return self._unreadable()
         image = self.status.image or self.settings.image_for(self.spec.engine)
         attempt = manifests.attempt_job(self.job, self.spec, number, image, self.accelerator, self.settings, rendezvous)
         manifests.keep_away(attempt, accounting.avoided(self.status, self.settings.retry_delay, self.now))

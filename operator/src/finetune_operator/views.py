@@ -19,6 +19,9 @@ _OVERDUE = "DeadlineExceeded"
 _ENDED = ("Succeeded", "Failed")
 """Phases of pods without any container that runs."""
 
+_TRAINERS = ("dataset", "method", "training", "evaluation")
+"""Sections of a spec that trainers alone go by: they have them from the start of the job on."""
+
 Raw = Mapping[str, Any]
 _Said = TypeVar("_Said", Result, PreflightResult)
 
@@ -29,8 +32,9 @@ class JobView:
 
     Attributes:
         created_at: when it was made.
-        spec: the spec, without fields that this version does not know; None where it can't be read.
-        spec_error: why it can't be read, by field.
+        spec: the spec, without fields that this version does not know; None where it can't be read. Of a job that has
+            started, also without what another version let through and only trainers read.
+        spec_error: why it can't be read as a whole, by field.
         status: what the operator wrote last.
     """
 
@@ -139,12 +143,14 @@ def time_of(text: str | None) -> datetime | None:
 def view_job(raw: Raw) -> JobView:
     """Read a stored FineTuneJob."""
     metadata = raw["metadata"]
+    status = _read_status(raw.get("status") or {})
     spec, error = _read_spec(raw.get("spec") or {})
+    if spec is None and status.start_time is not None:
+        spec = _read_in_part(raw.get("spec") or {})
     created = time_of(metadata["creationTimestamp"])
     assert created is not None
     return JobView(metadata["namespace"], metadata["name"], metadata["uid"], metadata.get("generation", 1),
-                   metadata["resourceVersion"], created, "deletionTimestamp" in metadata, spec, error,
-                   _read_status(raw.get("status") or {}))
+                   metadata["resourceVersion"], created, "deletionTimestamp" in metadata, spec, error, status)
 
 
 def _read_status(raw: Raw) -> FineTuneJobStatus:
@@ -162,6 +168,18 @@ def _read_spec(raw: Raw) -> tuple[FineTuneJobSpec | None, str | None]:
     except ValidationError as error:
         faults = (f"spec.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         return None, "; ".join(faults)
+
+
+def _read_in_part(raw: Raw) -> FineTuneJobSpec | None:
+    """A spec without the fields that this version can't read; None where it is more than its trainers need."""
+    try:
+        return FineTuneJobSpec.model_validate_json(json.dumps(raw), extra="ignore")
+    except ValidationError as error:
+        unread = {tuple(map(str, fault["loc"][:2])) for fault in error.errors()}
+    if any(len(place) < 2 or place[0] not in _TRAINERS or place[1] not in raw[place[0]] for place in unread):
+        return None
+    return _read_in_part({name: {key: value for key, value in section.items() if (name, key) not in unread}
+                          if name in _TRAINERS else section for name, section in raw.items()})
 
 
 def view_attempt(raw: Raw, pods: Iterable[PodView], label: str = ATTEMPT_LABEL) -> AttemptView:
