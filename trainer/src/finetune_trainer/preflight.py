@@ -20,11 +20,12 @@ from finetune_api.spec.policy import RerunPolicy
 
 from finetune_trainer.adoption import adopted, candidates, damage, misfit, wanted
 from finetune_trainer.entry import new_scratch
-from finetune_trainer.errors import BadConfig, first_line, in_words
+from finetune_trainer.errors import in_words
 from finetune_trainer.model.content import content_digest
 from finetune_trainer.storage import as_output, open_storage, probe
 
 if TYPE_CHECKING:
+    from finetune_trainer.model.base import Base
     from finetune_trainer.model.description import Description
 
 _GIB = 1024**3
@@ -65,7 +66,9 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     # Imported late: they need torch and transformers, and a wrong configuration should be told at once.
     from finetune_trainer.expectations import expect
     from finetune_trainer.inputs import check_shares, open_chat, read_rows
+    from finetune_trainer.model.base import open_base
     from finetune_trainer.model.description import describe_model
+    from finetune_trainer.model.stored import stored_quantization
 
     spec = config.spec
     storage = open_storage(spec.output.uri, spec.output.s3)
@@ -79,9 +82,12 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
         published = _published(config, description, data_hash, scratch, tell)
         if published is not None:
             return _adopting(published, revision, data_hash)
-    _check_targets(config, description.files.folder)
+    base = open_base(description.files.folder, description.source)
+    _check_targets(config, base)
     estimate = expect(config, description.config, [len(row) for row in data.train])
-    description.check_weights()
+    stored_quantization(base.config, spec.method.quantization, base.source)
+    if (held := description.held()) is not None:
+        base.check(held, spec.method.quantization)
     return PreflightResult(verdict=PreflightVerdict.PASSED, reason=Outcome.SUCCEEDED, estimate=estimate,
                            message=_words(config, estimate, data.counts), model_revision=revision,
                            data_hash=data_hash)
@@ -98,25 +104,17 @@ def _words(config: RunConfig, estimate: JobEstimate | None, counts: Mapping[str,
             f"{config.accelerator.currency} (estimates)")
 
 
-def _check_targets(config: RunConfig, folder: Path) -> None:
+def _check_targets(config: RunConfig, base: Base) -> None:
     """Whether the layers that an adapter wants exist, on a model without storage for its weights.
 
     Raises:
         BadConfig: a layer that there is none of, or a model that is not known.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from finetune_trainer.model.targets import target_modules
 
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), trust_remote_code=False)
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        raise BadConfig(f"spec.model.source: the model can't be loaded: {first_line(error)}") from error
     if low_rank := config.spec.method.low_rank:
         field, settings = low_rank
-        target_modules(model, settings.target_modules, f"spec.method.{field}")
+        target_modules(base.empty(), settings.target_modules, f"spec.method.{field}")
 
 
 def _published(config: RunConfig, description: Description, data_hash: str, scratch: Path,

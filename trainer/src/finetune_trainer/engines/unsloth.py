@@ -47,6 +47,9 @@ def load_model(files: ModelFiles, spec: FineTuneJobSpec, device: Device) -> Any:
     import torch
     from unsloth import FastLanguageModel
 
+    from finetune_trainer.model.load import check_base
+
+    check_base(files, spec.method.quantization)
     try:
         model, _ = FastLanguageModel.from_pretrained(
             model_name=str(files.folder),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ from finetune_api.spec.output import S3Spec
 
 from finetune_trainer.data.sources import fetch
 from finetune_trainer.errors import BadConfig, MissingInput
-from finetune_trainer.model.files import DESCRIPTION, ModelFiles, check_weights, from_hub, local_folder
+from finetune_trainer.model.files import (
+    DESCRIPTION,
+    ModelFiles,
+    check_weights,
+    from_hub,
+    local_folder,
+    weights_on_hub,
+)
+from finetune_trainer.model.reading import reading
+from finetune_trainer.model.weights import Tensor, read_weights, refuse_adapters, start_of
 from finetune_trainer.storage import open_storage
 
 
@@ -26,11 +36,13 @@ class Description:
         files: configuration and tokenizer; the revision is empty but for the hub's.
         names: all files of the model, as far as they can be told; None for the hub's.
         source: where it comes from, for people.
+        weights: reads from the weight files what they say that they hold; None for a GGUF file.
     """
 
     files: ModelFiles
     names: tuple[str, ...] | None
     source: str
+    weights: Callable[[], Mapping[str, Tensor] | None] | None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -47,15 +59,18 @@ class Description:
             raise BadConfig(f"spec.model.source: the config.json of {self.source} is no JSON object")
         return content
 
-    def check_weights(self) -> None:
-        """Refuse a model without weights in safetensors, by the names of its files.
+    def held(self) -> Mapping[str, Tensor] | None:
+        """What the weight files say that they hold; None where that can't be told without fetching them.
 
         Raises:
-            MissingInput: it has none.
+            MissingInput: there are none, or one is missing or damaged.
             BadConfig: they are pickled.
         """
+        if self.weights is None:
+            return None
         if self.names is not None:
             check_weights(self.names, self.source)
+        return self.weights()
 
 
 def describe_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable[[str], None]) -> Description:
@@ -66,10 +81,13 @@ def describe_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Call
         BadConfig: it is no model.
     """
     name = str(spec.source)
+    weights: Callable[[], Mapping[str, Tensor] | None] | None
     if spec.source.scheme == "hub":
         files, names = from_hub(spec, tell, DESCRIPTION), None
+        weights = partial(weights_on_hub, spec, files.folder)
     elif spec.source.path.lower().endswith(".gguf"):
         files, names = _from_gguf(fetch(spec.source, s3, scratch), scratch / "description"), None
+        weights = None
     elif spec.source.scheme == "s3":
         storage = open_storage(spec.source, s3)
         keys = storage.keys("")
@@ -78,21 +96,26 @@ def describe_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Call
         for key in keys:
             if "/" not in key and any(fnmatch(key, pattern) for pattern in DESCRIPTION):
                 storage.get_file(key, scratch / "description" / key)
-        files, names = ModelFiles(scratch / "description", ""), tuple(keys)
+        files, names = ModelFiles(scratch / "description", "", name), tuple(keys)
+        weights = partial(read_weights, files.folder, names, storage.get_start, name)
     else:
         folder = local_folder(spec.source)
-        files, names = ModelFiles(folder, ""), tuple(sorted(path.name for path in folder.iterdir()))
+        files, names = ModelFiles(folder, "", name), tuple(sorted(path.name for path in folder.iterdir()))
+        weights = partial(read_weights, folder, names, start_of(folder), name)
+    refuse_adapters(files.folder, [path.name for path in files.folder.iterdir()], name)
     if not (files.folder / "config.json").is_file():
         raise MissingInput(f"spec.model.source: {name} has no config.json")
-    return Description(files, names, name)
+    return Description(files, names, name, weights)
 
 
 def _from_gguf(path: Path, folder: Path) -> ModelFiles:
     from transformers import AutoConfig, AutoTokenizer
 
-    try:
-        AutoConfig.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    with reading(f"{path.name} as GGUF"):
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        # The weights are dequantised before they are used.
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        config.save_pretrained(folder)
         AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
-    except (ValueError, OSError, KeyError, NotImplementedError) as error:
-        raise BadConfig(f"spec.model.source: {path.name} can't be read as GGUF: {error}") from error
-    return ModelFiles(folder, "")
+    return ModelFiles(folder, "", path.name)

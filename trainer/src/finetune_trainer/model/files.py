@@ -18,8 +18,10 @@ from finetune_api.uris import Uri
 
 from finetune_trainer.data.sources import fetch
 from finetune_trainer.digests import file_digest
-from finetune_trainer.errors import BadConfig, MissingInput
+from finetune_trainer.errors import BadConfig, MissingInput, first_line
 from finetune_trainer.model.content import check_links, folder_digest
+from finetune_trainer.model.reading import reading
+from finetune_trainer.model.weights import Tensor, read_weights, refuse_adapters, start_of
 from finetune_trainer.storage import mounted_claim, open_storage
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -34,10 +36,17 @@ class ModelFiles:
     Attributes:
         folder: safetensors, configuration and tokenizer.
         revision: the hub's commit, or the SHA-256 of the weights.
+        source: where it comes from, for people.
     """
 
     folder: Path
     revision: str
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """What people are told."""
+        return self.source or self.folder.name
 
 
 def cache_folder() -> Path:
@@ -59,8 +68,10 @@ def find_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable
     if spec.source.path.lower().endswith(".gguf"):
         return _from_gguf(fetch(spec.source, s3, scratch), tell)
     folder = _from_s3(spec.source, s3, scratch, tell) if spec.source.scheme == "s3" else local_folder(spec.source)
-    check_weights(sorted(path.name for path in folder.iterdir()), str(spec.source))
-    return ModelFiles(folder, folder_digest(folder))
+    names = sorted(path.name for path in folder.iterdir())
+    refuse_adapters(folder, names, str(spec.source))
+    check_weights(names, str(spec.source))
+    return ModelFiles(folder, folder_digest(folder), str(spec.source))
 
 
 def from_hub(spec: ModelSpec, tell: Callable[[str], None], patterns: Sequence[str]) -> ModelFiles:
@@ -89,7 +100,40 @@ def from_hub(spec: ModelSpec, tell: Callable[[str], None], patterns: Sequence[st
         raise MissingInput(f"spec.model.source: {name} can't be fetched from the hub: {type(error).__name__}"
                            ) from error
     check_links(folder, name)
-    return ModelFiles(folder, folder.name)
+    return ModelFiles(folder, folder.name, name)
+
+
+def weights_on_hub(spec: ModelSpec, folder: Path) -> dict[str, Tensor] | None:
+    """What the weight files of a hub model say that they hold: their headers are fetched, and no weights.
+
+    Args:
+        spec: the model.
+        folder: what was fetched of it.
+
+    Returns:
+        None where only the local cache can be asked, and holds no weights.
+
+    Raises:
+        MissingInput: there are no weights in safetensors, or they can't be read.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
+
+    name = str(spec.source)
+    try:
+        found = HfApi(token=os.environ.get("HF_TOKEN")).get_safetensors_metadata(name, revision=folder.name)
+    except NotASafetensorsRepoError as error:
+        raise MissingInput(f"spec.model.source: {name} has no model.safetensors; use a revision in safetensors, or "
+                           "convert it") from error
+    except SafetensorsParsingError as error:
+        raise MissingInput(f"spec.model.source: the weights of {name} can't be read: {first_line(error)}") from error
+    except (HfHubHTTPError, OSError):
+        names = sorted(path.name for path in folder.iterdir())
+        if not any(file.endswith(".safetensors") for file in names):
+            return None
+        return read_weights(folder, names, start_of(folder), name)
+    return {tensor: Tensor(str(one.dtype), tuple(one.shape)) for file in found.files_metadata.values()
+            for tensor, one in file.tensors.items()}
 
 
 def _from_s3(source: Uri, s3: S3Spec | None, scratch: Path, tell: Callable[[str], None]) -> Path:
@@ -149,19 +193,22 @@ def _from_gguf(path: Path, tell: Callable[[str], None]) -> ModelFiles:
     digest = file_digest(path)
     folder = cache_folder() / "gguf" / digest
     if (folder / "config.json").is_file():
-        return ModelFiles(folder, digest)
+        return ModelFiles(folder, digest, path.name)
     tell(f"converting {path.name} to safetensors (once; kept in {cache_folder()})")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from finetune_trainer.model.load_report import refuse_made_up
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
     try:
-        try:
-            model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        with reading(f"{path.name} as GGUF"):
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True,
+                ignore_mismatched_sizes=True)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except (ValueError, OSError, KeyError, NotImplementedError) as error:
-            raise BadConfig(f"spec.model.source: {path.name} can't be read as GGUF: {error}") from error
+        refuse_made_up(report, model.config, type(model).__name__, False, path.name)
         # The weights are dequantised: what says otherwise would refuse a quantization of our own.
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
@@ -179,4 +226,4 @@ def _from_gguf(path: Path, tell: Callable[[str], None]) -> ModelFiles:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     logging.getLogger(__name__).info("converted %s", path.name)
-    return ModelFiles(folder, digest)
+    return ModelFiles(folder, digest, path.name)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from finetune_api.spec.method import Quantization
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -17,9 +16,13 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from finetune_trainer.errors import BadConfig, OutOfMemory, first_line
+from finetune_trainer.errors import OutOfMemory
+from finetune_trainer.model.base import Base, open_base
 from finetune_trainer.model.device import Device
 from finetune_trainer.model.files import ModelFiles
+from finetune_trainer.model.reading import reading
+from finetune_trainer.model.stored import as_mapping, stored_quantization
+from finetune_trainer.model.weights import read_weights, refuse_adapters, start_of
 
 
 def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
@@ -28,10 +31,8 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     Raises:
         BadConfig: the files hold no tokenizer that can be read.
     """
-    try:
+    with reading(f"the tokenizer of {files.name}"):
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
-        raise BadConfig(f"spec.model.source: the tokenizer can't be loaded: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -41,25 +42,34 @@ def load_model(files: ModelFiles, quantization: Quantization, device: Device) ->
     """The base model, frozen, on its device.
 
     Raises:
-        BadConfig: its architecture is not known, or needs code of its own.
+        BadConfig: its architecture is not known or needs code of its own, or its files are not all of it.
+        MissingInput: a file of it is missing or damaged.
         OutOfMemory: it doesn't fit on the accelerator.
     """
     disable_progress_bar()
+    base = check_base(files, quantization)
+    stored = stored_quantization(base.config, quantization, base.source)
+    if stored is Quantization.NF4:
+        # What it computes in is this device's to say, and not that of whoever quantized it.
+        base.config.quantization_config = {**as_mapping(base.config.quantization_config),
+                                           "bnb_4bit_compute_dtype": str(device.dtype).removeprefix("torch.")}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            files.folder,
-            dtype=device.dtype,
-            attn_implementation=device.attention,
-            quantization_config=_quantization_config(quantization, device),
-            device_map={"": device.torch_device},
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        with reading(f"the model {files.name}"):
+            model, report = base.model_class.from_pretrained(
+                files.folder,
+                config=base.config,
+                dtype=device.dtype,
+                attn_implementation=attention(base.model_class, device),
+                quantization_config=None if stored else _quantization_config(quantization, device),
+                device_map={"": device.torch_device},
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(f"the base model doesn't fit on the accelerator ({quantization} weights): write "
                           "spec.method.quantization: nf4, or choose an accelerator with more memory") from error
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        raise BadConfig(f"spec.model.source: the model can't be loaded: {first_line(error)}") from error
+    base.refuse_made_up(report)
     model.requires_grad_(False)
     model.config.use_cache = False
     text = model.config.get_text_config()
@@ -68,6 +78,23 @@ def load_model(files: ModelFiles, quantization: Quantization, device: Device) ->
         text.output_router_logits = False
     _keep_training_layout(model)
     return model
+
+
+def check_base(files: ModelFiles, quantization: Quantization) -> Base:
+    """The base model without its weights, once its files are known to hold them all; errors as in `load_model`."""
+    names = [path.name for path in files.folder.iterdir()]
+    refuse_adapters(files.folder, names, files.name)
+    base = open_base(files.folder, files.name)
+    base.check(read_weights(files.folder, names, start_of(files.folder), files.name), quantization)
+    return base
+
+
+def attention(model_class: type[PreTrainedModel], device: Device) -> str | None:
+    """The attention implementation of an architecture; None for transformers' own choice.
+
+    That is SDPA, and eager where an architecture has scores that SDPA can't make: soft caps, sinks, biases by distance.
+    """
+    return device.attention if device.attention != "sdpa" and model_class._supports_flash_attn else None
 
 
 def _quantization_config(quantization: Quantization, device: Device) -> BitsAndBytesConfig | None:

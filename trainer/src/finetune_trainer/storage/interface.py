@@ -44,6 +44,9 @@ class Storage(Protocol):
     def get_bytes(self, key: str) -> bytes | None:
         """A small file's content, or None where it isn't there."""
 
+    def get_start(self, key: str, count: int) -> tuple[bytes, int]:
+        """The first bytes of a file, as many as are asked for or there are; and how many it has."""
+
     def get_file(self, key: str, path: Path) -> None:
         """Copy a file to a local path, whose folder is made; a half-written file never stands there."""
 

@@ -101,6 +101,14 @@ class LocalStorage:
         except OSError as error:
             raise MissingInput(f"{self._place(key)} can't be read: {error.strerror}") from error
 
+    def get_start(self, key: str, count: int) -> tuple[bytes, int]:
+        """The first bytes of a file, and how many it has."""
+        try:
+            with self._source(key).open("rb") as file:
+                return file.read(count), os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise MissingInput(f"{self._place(key)} can't be read: {error.strerror}") from error
+
     def get_file(self, key: str, path: Path) -> None:
         """Copy a file to a local path."""
         source = self._source(key)

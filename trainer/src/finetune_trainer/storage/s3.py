@@ -101,6 +101,16 @@ class S3Storage:
         with self._words(key, MissingInput):
             return self._read(key)
 
+    def get_start(self, key: str, count: int) -> tuple[bytes, int]:
+        """The first bytes of a file, and how many it has."""
+        with self._words(key, MissingInput):
+            size = int(self._client.head_object(Bucket=self._bucket, Key=self._key(key))["ContentLength"])
+            if not size:
+                return b"", 0
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._key(key), Range=f"bytes=0-{count - 1}")
+            content: bytes = answer["Body"].read()
+        return content[:count], size
+
     def get_file(self, key: str, path: Path) -> None:
         """Copy a file to a local path; boto3 writes beside it and renames."""
         with self._words(key, MissingInput):
