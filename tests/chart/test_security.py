@@ -14,7 +14,8 @@ from tests.operator.api import Api, Refused
 from tests.operator.work import DONE, Work
 
 ALLOWED = {"serviceAccountNames": ["trainer"], "priorityClassNames": ["low"], "nodeLabels": ["pool"],
-           "tolerationKeys": ["spare"], "rewardPlugins": ["by-length"]}
+           "tolerationKeys": ["spare"], "rewardPlugins": ["by-length"],
+           "datasetHosts": ["data.corp.example"]}
 VALUES = {"settings": {"progressInterval": "1s", "allowed": ALLOWED}}
 USER = "mallory"
 ROLE = """

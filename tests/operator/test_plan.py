@@ -72,6 +72,14 @@ def test_a_reward_plugin_runs_only_where_the_settings_allow_it():
     assert run_json(made)["allowedPlugins"] == ["by-length", "by-colour"]
 
 
+@pytest.mark.parametrize(("hosts", "said"), [((), ""), (("a.example", "10.1.2.3"), "a.example,10.1.2.3")])
+def test_a_trainer_knows_from_which_private_hosts_data_may_come(hosts, said):
+    settings = Settings(allowed=Allowed(dataset_hosts=hosts))
+    status = decide(raw_job(), settings=settings).status
+    trainer = created(decide(raw_job(status), settings=settings), "Job")["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "FINETUNE_DATASET_HOSTS", "value": said} in trainer["env"]
+
+
 def test_what_the_settings_allow_is_taken_over():
     allowed = Allowed(service_account_names=("trainer",), priority_class_names=("low",),
                       node_labels=("zone",), toleration_keys=("team",))

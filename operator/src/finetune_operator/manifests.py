@@ -173,7 +173,7 @@ def _pod_template(job: JobView, spec: FineTuneJobSpec, number: int, image: str, 
         "containers": [{
             "name": "trainer", "image": image, "imagePullPolicy": settings.image_pull_policy,
             "args": _arguments(settings),
-            "env": _environment(spec, accelerator, rendezvous),
+            "env": _environment(spec, accelerator, settings, rendezvous),
             "ports": [{"name": "metrics", "containerPort": settings.trainer_port}],
             "resources": _resources(spec, accelerator),
             "volumeMounts": mounts,
@@ -195,9 +195,10 @@ def _arguments(settings: Settings) -> list[str]:
     return ["run", "--config", RUN_FOLDER, "--limits", LIMITS_FOLDER, "--port", str(settings.trainer_port)]
 
 
-def _environment(spec: FineTuneJobSpec, accelerator: Accelerator, rendezvous: str | None) -> list[Object]:
+def _environment(spec: FineTuneJobSpec, accelerator: Accelerator, settings: Settings, rendezvous: str | None
+                 ) -> list[Object]:
     plain = {"HOME": "/tmp", "TMPDIR": "/tmp", "HF_HOME": f"{CACHE}/huggingface", "FINETUNE_CACHE": CACHE,
-             "FINETUNE_PVC_ROOT": PVC_ROOT}
+             "FINETUNE_PVC_ROOT": PVC_ROOT, "FINETUNE_DATASET_HOSTS": ",".join(settings.allowed.dataset_hosts)}
     if accelerator.resource is None:
         # On a node with accelerators, where the runtime hands all of them to a pod that asks for none.
         plain |= {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}

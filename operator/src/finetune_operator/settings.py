@@ -21,6 +21,7 @@ GIB = 1024**3
 GPU = "nvidia.com/gpu"
 
 
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -107,6 +108,9 @@ class Allowed(ApiModel):
     reward_plugins: tuple[PluginName, ...] = ()
     """Plug-ins that may reward responses (`method.reft.reward.plugin`): entry points of the group `finetune.rewards` in
     the trainer's image."""
+
+    dataset_hosts: tuple[HostName, ...] = ()
+    """Hosts that `https://` data sets may come from although their addresses are not public."""
 
 
 class Peer(ApiModel):

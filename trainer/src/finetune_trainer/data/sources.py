@@ -5,22 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import httpx
 from finetune_api.spec.dataset import DataFormat, DatasetSpec
 from finetune_api.spec.output import S3Spec
 from finetune_api.uris import Uri
 
+from finetune_trainer.data.download import download
 from finetune_trainer.data.formats import format_of, read_rows
 from finetune_trainer.data.rows import Columns, SourceRow, places
 from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import BadConfig, BadData, MissingInput, first_line
 from finetune_trainer.storage import file_at
-
-_TIMEOUT_SECONDS = 30.0
-_MOST_BYTES = 20 * 1024**3
 
 
 def read_splits(spec: DatasetSpec, s3: S3Spec | None, seed: int, scratch: Path
@@ -95,35 +92,6 @@ def fetch(source: Uri, s3: S3Spec | None, scratch: Path) -> Path:
     return path
 
 
-def download(url: str, scratch: Path, client: httpx.Client | None = None) -> Path:
-    """A file from the web, streamed to disk.
-
-    Raises:
-        MissingInput: the server can't be reached, or doesn't give the file.
-    """
-    path = scratch / "inputs" / hashlib.sha256(url.encode()).hexdigest()[:16] / Path(httpx.URL(url).path).name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    try:
-        with (client or httpx.Client(timeout=_TIMEOUT_SECONDS, follow_redirects=True)) as opened, \
-                opened.stream("GET", url) as response:
-            response.raise_for_status()
-            size = 0
-            with partial.open("wb") as file:
-                for chunk in response.iter_bytes(1 << 20):
-                    size += len(chunk)
-                    if size > _MOST_BYTES:
-                        raise MissingInput(f"{url}: larger than {_MOST_BYTES >> 30} GiB; put it on s3:// instead")
-                    file.write(chunk)
-    except httpx.HTTPStatusError as error:
-        raise MissingInput(f"{url}: the server answered {error.response.status_code}") from error
-    except httpx.HTTPError as error:
-        raise MissingInput(f"{url}: can't be fetched ({type(error).__name__}); is the address right, and is there a "
-                           "network?") from error
-    partial.replace(path)
-    return path
-
-
 def _from_hub(spec: DatasetSpec, split: str) -> Sequence[Columns]:
     """Rows of a hub data set, by the `datasets` library; script data sets are read from their parquet conversion."""
     import datasets
@@ -131,8 +99,11 @@ def _from_hub(spec: DatasetSpec, split: str) -> Sequence[Columns]:
     name, _, config = spec.source.path.partition("/")
     repository = f"{spec.source.authority}/{name}"
     try:
-        loaded = datasets.load_dataset(repository, config or None, split=split, revision=spec.revision,
-                                       token=os.environ.get("HF_TOKEN"))
+        builder = datasets.load_dataset_builder(repository, config or None, revision=spec.revision,
+                                                token=os.environ.get("HF_TOKEN"))
+        _refuse_files_elsewhere(builder.config.data_files or {}, spec.source)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset(split=split)
     except ValueError as error:
         raise BadConfig(f"spec.dataset: {spec.source}: {first_line(error)}") from error
     except RuntimeError as error:
@@ -144,3 +115,16 @@ def _from_hub(spec: DatasetSpec, split: str) -> Sequence[Columns]:
         raise MissingInput(f"spec.dataset.source: {spec.source} can't be loaded from the hub: {first_line(error)}"
                            ) from error
     return list(loaded)
+
+
+def _refuse_files_elsewhere(files: Mapping[str, Sequence[str]], source: Uri) -> None:
+    """Refuse files beside the hub: a data set's card can name any path of this machine, and any address.
+
+    Raises:
+        BadConfig: there are such.
+    """
+    for file in (str(file) for several in files.values() for file in several):
+        # What is in an archive stands before it.
+        if not file.rpartition("::")[2].startswith("hf://"):
+            raise BadConfig(f"spec.dataset.source: the card of {source} names the file {file[:200]}, which is not on "
+                            "the hub; write another data set, or this file's own location")
