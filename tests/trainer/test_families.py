@@ -2,21 +2,28 @@
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
+import torch
 from finetune_api import parse_job, resolve_defaults
+from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import Quantization
 from finetune_api.spec.training import Precision
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.prepare import prepare
+from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.data.steps import step_rows
+from finetune_trainer.distributed import World
 from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.local import run_job
 from finetune_trainer.model.device import choose_device
 from finetune_trainer.model.files import ModelFiles
 from finetune_trainer.model.load import load_model, load_tokenizer
+from finetune_trainer.training.packing import rows_mix, settle_packing
 from rich.console import Console
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from tests.models import save_tiny_family, tiny_job, write_rows
 from tests.trainer.runs import published
@@ -27,6 +34,7 @@ EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_co
 def run_here(folder, **sections):
     """The tiny job in this process: the metrics of each step."""
     job = parse_job(tiny_job(folder, **sections))
+    folder = Path(str(job.spec.output.uri).removeprefix("file://")).parent
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert run_job(job, port=None, rerun=True, console=Console(quiet=True)) == 0
@@ -68,3 +76,53 @@ def test_a_run_of_a_single_step_learns_at_its_learning_rate(tmp_path):
     assert all(value.any() for name, value in learnt.items() if ".lora_B." in name)
 
 
+
+
+LINEAR = {"layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4, "head_dim": 8,
+          "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+MAMBA = {"layer_types": ["mamba", "attention"], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8,
+         "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 64}
+CONVOLUTION = {"layer_types": ["conv", "full_attention"], "block_multiple_of": 16}
+MIXING = {"opt": {"ffn_dim": 64, "word_embed_proj_dim": 32}, "falcon": {}, "bloom": {}, "lfm2": CONVOLUTION,
+          "qwen3_5_text": LINEAR, "granitemoehybrid": MAMBA}
+APART = {"llama": {}, "gpt2": {}, "gemma2": {"head_dim": 8}, "mixtral": EXPERTS, "phi": {}}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(("family", "settings", "mix"), [*((name, MIXING[name], True) for name in MIXING),
+                                                         *((name, APART[name], False) for name in APART)])
+def test_a_model_is_asked_whether_rows_of_a_line_change_each_other(tmp_path, family, settings, mix, dtype):
+    model = AutoModelForCausalLM.from_pretrained(save_tiny_family(tmp_path, family, **settings), dtype=dtype)
+    rows = [TokenRow(tuple(range(3, 3 + length)), tuple(range(90, 99))) for length in (9, 40, 1)]
+    assert rows_mix(model, rows) is mix
+    assert rows_mix(model, rows[:1]) is mix, "a single row, which a step may take several times"
+
+
+def test_rows_that_change_each_other_get_lines_of_their_own_and_that_is_told(tmp_path):
+    save_tiny_family(tmp_path / "model", "lfm2", **CONVOLUTION)
+    write_rows(tmp_path / "rows.jsonl", 12)
+    packed, apart = (run_here(tmp_path, output={"uri": f"file://{tmp_path}/{packing}/out"}, evaluation={"samples": 1},
+                              training={"packing": packing, "maxSteps": 2}) for packing in (True, False))
+    assert packed[0]["loss"] == pytest.approx(base_loss(tmp_path, tmp_path, 1), rel=1e-4)
+    assert [step["loss"] for step in packed] == [step["loss"] for step in apart]
+    words = "rows that share a line change each other in Lfm2ForCausalLM"
+    assert words in (published(tmp_path / "True") / "report.html").read_text()
+    assert words not in (published(tmp_path / "False") / "report.html").read_text()
+
+
+def test_packing_is_off_everywhere_where_one_process_sees_rows_change_each_other(tiny_model_folder):
+    class Other(World):
+        """Another process of this world sees a difference."""
+
+        def any(self, flag):
+            assert not flag, "a Llama keeps rows apart here"
+            return True
+
+    spec = resolve_defaults(parse_job(tiny_job(tiny_model_folder.parent)).spec)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    rows = [TokenRow((5, 6, 7), (8, 9))]
+    told = []
+    assert settle_packing(spec, model, rows, World(), told.append) == (spec, []) and not told
+    settled, said = settle_packing(spec, model, rows, Other(), told.append)
+    assert isinstance(settled, FineTuneJobSpec)
+    assert not settled.training.packing and said == told

@@ -49,6 +49,7 @@ from finetune_trainer.report.html import render_report
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.storage import BackgroundUploader, Storage, open_storage, probe
 from finetune_trainer.training.checkpoints import CheckpointStore, Identity
+from finetune_trainer.training.packing import settle_packing
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.watching.metrics_log import MetricsLog
 from finetune_trainer.watching.state import RunState
@@ -152,8 +153,9 @@ def run_attempt(attempt: Attempt) -> Finished:
 
     with BackgroundUploader() as uploader, world.training(device, stop.check):
         state.enter(Stage.WARM_UP if spec.method.reft else Stage.TRAINING)
+        settled, findings = settle_packing(spec, model, data.train, world, state.note)
         trained = METHODS[spec.method.type](TrainingRun(
-            spec=spec, model=model, tokenizer=tokenizer, data=data, device=device, identity=identity,
+            spec=settled, model=model, tokenizer=tokenizer, data=data, device=device, identity=identity,
             checkpoints=CheckpointStore(storage, prefix, config.attempt, uploader, state.note), uploader=uploader,
             state=state, metrics=attempt.metrics, limits=attempt.limits, reserve=_reserve(before, state), stop=stop,
             scratch=attempt.scratch, clock=attempt.clock, world=world, reload=load, judge=judge,
@@ -182,8 +184,8 @@ def run_attempt(attempt: Attempt) -> Finished:
     stop.check()
 
     state.enter(Stage.PUBLISHING)
-    facts = _facts(attempt, device, base, files.revision, data.counts, [str(f) for f in data.findings], before, after,
-                   majority, reference, trained)
+    facts = _facts(attempt, device, base, files.revision, data.counts, [*map(str, data.findings), *findings], before,
+                   after, majority, reference, trained)
     (results / REPORT).write_text(render_report(facts), encoding="utf-8")
     (published / "README.md").write_text(render_card(facts), encoding="utf-8")
     (results / METRICS).write_bytes(attempt.metrics.path.read_bytes())

@@ -71,7 +71,9 @@ class TrainingSpec(ApiModel):
 
     packing: bool = True
     """Lay several rows of a step side by side instead of padding them. Rows never see each other, and the gradient is
-    the same. Prompt and prefix tuning never do, since every row needs virtual tokens of its own."""
+    the same: a model that can't keep them apart (its layers carry a state, or take no positions) is found before
+    training and gets one row a line. Prompt and prefix tuning never do, since every row needs virtual tokens of its
+    own."""
 
     scheduler: Scheduler = Scheduler.COSINE
     """Learning rate after the warm-up: falling to zero by `cosine` or `linear`, or `constant`."""
