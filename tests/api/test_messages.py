@@ -18,6 +18,7 @@ from finetune_api.messages import (
     Stage,
 )
 from finetune_api.status import EvaluationScores, Memory, Progress, PublishedAdapter
+from pydantic import ValidationError
 
 PUBLISHED = {Outcome.SUCCEEDED, Outcome.QUALITY_GATE, Outcome.STOPPED_EARLY, Outcome.ALREADY_PUBLISHED}
 ADAPTER = PublishedAdapter(uri="s3://bucket/ns/name/uid/results/1/adapter", sha256="0" * 64, size_bytes=10**8,
@@ -84,6 +85,25 @@ def test_a_loss_that_is_no_number_can_be_reported():
 def test_a_reader_passes_over_fields_of_a_newer_writer():
     assert Limits.model_validate_json('{"stop": true, "maxCost": "2.50", "fieldOfTheFuture": 1}') == Limits(
         stop=True, max_cost=Decimal("2.50"))
+
+
+@pytest.mark.parametrize("text", [
+    '{"outcome": "Succeeded", "message": "done", "evaluation": {"after": "good"}, "memory": [], "step": 3}',
+    '{"outcome": "Succeeded", "message": "done", "totalSteps": "many", "step": 3}',
+    '{"outcome": "Succeeded", "message": "done", "evaluation": {"after": {"loss": ' + "[" * 80 + "]" * 80 + '}}, '
+    '"step": 3}',
+], ids=["sections", "number", "deep"])
+def test_what_a_reader_cannot_understand_of_a_result_costs_no_result(text):
+    assert Result.read(text) == Result(outcome=Outcome.SUCCEEDED, message="done", step=3)
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", "null", '{"outcome": "Succeeded"}', '{"outcome": "Strange", "message": "m"}', "[" * 99999,
+    '{"outcome": "Succeeded", "message": "done", "total_steps": "many"}',
+])
+def test_what_is_no_result_is_none(text):
+    with pytest.raises(ValidationError):
+        Result.read(text)
 
 
 def test_every_bad_exit_code_has_an_outcome_of_the_same_name():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 GROUP = "finetune.dev"
@@ -35,3 +36,22 @@ class Message(ApiModel):
     """Something that one program writes and another reads: a reader takes newer fields without failing."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=True)
+
+    @classmethod
+    def read(cls, text: str | bytes) -> Self:
+        """Read a message of any release: a field that can be absent, and that this one can't read, is passed over.
+
+        Raises:
+            pydantic.ValidationError: it is no such message, or a field that it must have can't be read.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            unread = {str(fault["loc"][0]) if fault["loc"] else "" for fault in error.errors(include_input=False)}
+            optional = {field.alias for field in cls.model_fields.values() if not field.is_required()}
+            if not unread <= optional:
+                raise
+            content = json.loads(text)
+            if not unread & set(content):
+                raise
+        return cls.read(json.dumps({name: value for name, value in content.items() if name not in unread}))

@@ -76,4 +76,4 @@ async def _read(http: aiohttp.ClientSession, address: str) -> ProgressMessage:
             content += piece
             if len(content) > _BYTES:
                 raise ValueError(f"more than {_BYTES} bytes")
-    return ProgressMessage.model_validate_json(content)
+    return ProgressMessage.read(content)

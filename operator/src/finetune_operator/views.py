@@ -265,7 +265,7 @@ def _ended_by(status: Raw) -> tuple[str, str] | None:
 
 def _read(kind: type[_Said], said: str) -> _Said | None:
     try:
-        return kind.model_validate_json(said)
+        return kind.read(said)
     except ValidationError:
         return None
 
