@@ -17,10 +17,25 @@ from finetune_trainer.reft.program import run_program, run_programs, sandbox_fau
     ("def solution():\n    return 1 if len('x') is 1 else 2", "1"),  # a warning must not look for the source's file
     ("def half(x):\n    return x / 2\ndef solution():\n    return half(9)", "4.5"),
     ("def solution():\n    print('thinking')\n    return 'B'", "B"),
+    ("def solution():\n    return math.floor(2.7)", "2"),  # as in the paper's engine: math is there
     ("def solution():\n    return sum(sorted({3, 1, 2})[:2]) if all([1]) else 0", "3"),
 ])
 def test_a_program_that_computes_gives_what_it_returns(source, answer):
     assert run_program(source, 2.0).answer == answer
+
+
+@pytest.mark.parametrize(("source", "fault"), [
+    ("def solution(:", "SyntaxError: invalid syntax (<unknown>, line 1)"),
+    ("def solution():\nreturn 1", "IndentationError: expected an indented block"),
+    ("def solution():\n    return 'a", "SyntaxError: unterminated string literal"),
+    ("def solution():\n    return x", "NameError: name 'x' is not defined"),
+    ("def solution():\n    return 1 / 0", "ZeroDivisionError: division by zero"),
+    ("import os", "ImportError: os"),
+    ("def solution():\n    return __x", "SyntaxError: a name begins with an underscore"),
+    ("def solution():\n    return solution()", "RecursionError"),
+])
+def test_a_program_that_fails_is_told_in_pythons_words(source, fault):
+    assert run_program(source, 2.0).fault.startswith(fault)
 
 
 @pytest.mark.parametrize("source", [

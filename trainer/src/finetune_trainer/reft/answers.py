@@ -11,8 +11,12 @@ from typing import Any
 
 from finetune_trainer.data.json_answers import NotJson, parse_json
 
-_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?(?:/\d+)?")
-_DECORATION = re.compile(r"[,\s$€£%]")
+# An integer, perhaps in groups: 1,234,567 or 12,34,567 with commas, 1 234 567 with blanks of whatever width.
+_INTEGER = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+|\d+)"
+_NUMBER = re.compile(rf"(?:([-+\u2212])\s*[$€£]?|[$€£]\s*([-+\u2212]?))?\s*"
+                     rf"((?:{_INTEGER}(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?:\s*/\s*({_INTEGER}))?\s*[%$€£]?")
+_OPENING, _CLOSING = "<*_`'\"([{ \t\r\n", ">*_`'\")]} \t\r\n.,;:!?"
+_BETWEEN_GROUPS = re.compile(r"[,\s]")
 _AROUND = "<> \t\r\n.,;:!?$€£%()[]{}\"'`*_"
 _CHOICE = re.compile(r"\(?([A-Za-z])\)?(?:[).:].*)?", re.DOTALL)
 
@@ -45,18 +49,24 @@ def final_answer(text: str, trigger: str) -> str | None:
 
 
 def number(text: str) -> float | None:
-    """A text that is one number, with the signs of money, thousands and percent around it; None where it isn't.
+    """A text that is one number, as people write it; None where it isn't.
 
-    A fraction such as 3/4 is its quotient.
+    In this order, blanks between them: marks around it (`<`, `*`, `_`, quotes, brackets; behind it also `.,;:!?`); a
+    sign and a sign of money, either first; digits, perhaps in groups (`1,234`, `12,34,567`, `1 234`), a point and
+    more digits, an exponent; a divisor (`3/4` is its quotient); a sign of percent or money. Nothing else: `12 34`,
+    `1,5`, `1 1/2` and `5 apples` are none.
     """
-    plain = _DECORATION.sub("", text.strip().strip("<>*_`'\"()[]")).rstrip(".")
-    if not _NUMBER.fullmatch(plain):
+    found = _NUMBER.fullmatch(text.lstrip(_OPENING).rstrip(_CLOSING))
+    if not found:
         return None
-    above, _, below = plain.partition("/")
-    if below and not float(below):
+    one, other, above, below = found.groups()
+    divisor = float(_BETWEEN_GROUPS.sub("", below)) if below else 1.0
+    if not divisor:
         return None
-    value = float(above) / (float(below) if below else 1.0)
-    return value if math.isfinite(value) else None
+    value = float(_BETWEEN_GROUPS.sub("", above)) / divisor
+    if not math.isfinite(value):
+        return None
+    return value if (one or other or "+") == "+" else -value
 
 
 def same_text(one: str, other: str) -> bool:

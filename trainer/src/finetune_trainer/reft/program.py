@@ -3,10 +3,13 @@
 The child (`program_child.py`) is a fresh interpreter (`python -I -S`) without environment, site packages or
 inherited files, in a session of its own. Before it looks at the program it limits its CPU time, memory, file size and
 number of processes, and installs a seccomp filter with a short list of system calls that still work: memory, clocks,
-and writing to its one pipe. Everything else (opening a file, a socket, a process, a signal to another) ends it on the
-spot, as does the parent at the timeout, with all its children. Before that filter stands a weaker one, of the language:
-no names with a leading underscore, few built-in functions, few modules. The result is bytes of JSON of bounded length;
-nothing is unpickled. The right answer is never in the child.
+and writing to its one pipe. No file can be opened: none is there. Everything else (a socket, a process, a signal to
+another) ends it on the spot, as does the parent at the timeout, with all its children. The result is bytes of JSON of
+bounded length; nothing is unpickled. The right answer is never in the child.
+
+The guard is that filter of the kernel's, with those limits. The child also filters the language (no names with a
+leading underscore, few built-in functions, few modules): that is a convenience, which tells honest programs early
+what they can't have; whoever means harm gets around it, and nothing here relies on it.
 
 What this does not stop: using the CPU until the timeout, or a fault of the kernel's within the few calls that are left.
 """
