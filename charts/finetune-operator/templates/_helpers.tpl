@@ -79,7 +79,7 @@ and watching.py. Nothing here reads a Secret. */ -}}
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]
-# Read only where a Job has no pod: its controller's events say why.
+# Read only where a Job gets no pod, or a pod does not start: its events say why.
 - apiGroups: [""]
   resources: [events]
   verbs: [create, list]

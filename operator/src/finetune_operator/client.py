@@ -147,9 +147,8 @@ class Client:
             if error.status != 404:
                 raise
 
-    async def failures_to_create(self, namespace: str, job_uid: str) -> list[Object]:
-        """The events that say why a Job's controller could not make a pod, at most a hundred."""
-        selector = f"involvedObject.kind=Job,involvedObject.uid={job_uid},reason=FailedCreate"
+    async def events(self, namespace: str, selector: str) -> list[Object]:
+        """The events of a namespace that a field selector has, at most a hundred."""
         query = urlencode({"fieldSelector": selector, "limit": "100"})
         answer = await self.request("GET", f"{list_path('v1', 'Event', namespace)}?{query}")
         events: list[Object] = answer["items"]

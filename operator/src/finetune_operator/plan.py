@@ -19,7 +19,16 @@ from finetune_operator.names import API_VERSIONS, attempt_name, run_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.starting import before_start
-from finetune_operator.verdicts import NO_POD, NO_QUEUE, PREEMPTED, Answer, Verdict, judge_start, waiting_words
+from finetune_operator.verdicts import (
+    NO_POD,
+    NO_QUEUE,
+    PREEMPTED,
+    Answer,
+    Verdict,
+    judge_start,
+    look_again,
+    waiting_words,
+)
 from finetune_operator.views import AttemptView, JobView
 
 _PHASES = {
@@ -230,7 +239,7 @@ class _Pass:
         told = Told(Phase.STARTING, "CannotStart" if why else "Starting",
                     why or f"attempt {active.number} has a node; its image is pulled and its container is started",
                     admitted=True)
-        return self._tell(told, actions, scheduled + self.settings.start_timeout - self.now if scheduled else None)
+        return self._tell(told, actions, look_again(scheduled, self.now, self.settings.start_timeout))
 
     def _unschedulable(self, active: AttemptView, why: str, actions: tuple[Action, ...]) -> Plan:
         """No node takes an attempt: made anew once it need not keep away any longer from one that might."""

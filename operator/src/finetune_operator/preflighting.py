@@ -27,6 +27,7 @@ from finetune_operator.verdicts import (
     Answer,
     judge_end,
     judge_start,
+    look_again,
     waiting_words,
 )
 from finetune_operator.views import AttemptView
@@ -108,7 +109,7 @@ def _under_way(seen: Observation, known: PreflightStatus, check: AttemptView, sp
     scheduled = records.scheduled_at(check.present)
     left = None if check.pods else NO_POD
     if scheduled and not any(pod.running for pod in check.present):
-        left = scheduled + settings.start_timeout - now
+        left = look_again(scheduled, now, settings.start_timeout)
     if why is None:
         return _telling(seen, known, CHECKING, _CHECKING, now, actions, left)
     reason = "Unschedulable" if any(pod.unschedulable is not None for pod in check.present) else "CannotStart"

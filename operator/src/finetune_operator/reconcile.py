@@ -24,7 +24,7 @@ from finetune_operator.frozen import earlier_run
 from finetune_operator.metrics import PASS_SECONDS, PASSES, QUEUED, WAIT_SECONDS
 from finetune_operator.names import UID_LABEL
 from finetune_operator.plan import plan, refused
-from finetune_operator.pod_refusals import with_words
+from finetune_operator.pod_events import with_words
 from finetune_operator.preflighting import claims_to_ask_for
 from finetune_operator.queue import WorkQueue
 from finetune_operator.settings import Settings
@@ -95,7 +95,7 @@ class Reconciler:
         if seen is None:
             self._queue.forget(key)
             return
-        seen = await with_words(seen, self._client.failures_to_create, self._clock())
+        seen = await with_words(seen, self._client.events, self._clock())
         decided = plan(seen, self._settings, self._clock())
         if decided.needs_earlier_run:
             seen = replace(seen, earlier_run=await self._earlier_run(seen.job))

@@ -16,6 +16,7 @@ from finetune_operator.views import AttemptView, PodView
 
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _CONTAINER = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_BEING_MADE = {"ContainerCreating", "PodInitializing"}
 _FINAL = {ExitCode.BAD_CONFIG, ExitCode.BAD_DATA, ExitCode.MISSING_INPUT, ExitCode.DIVERGED,
           ExitCode.OUTPUT_NOT_WRITABLE}
 _UNSAID: dict[int, str] = {
@@ -197,8 +198,8 @@ def judge_start(attempt: AttemptView, now: datetime, patience: timedelta) -> Ver
             return Verdict(Answer.FAIL, "ContainerConfigError", f"the trainer's container can't start: "
                            f"{words or reason}; {_advice(words)}")
         return Verdict(Answer.FAIL, "StartTimeout", f"the trainer's pod did not start in {patience}: "
-                       f"{words or reason or 'the kubelet gives no reason'}; `kubectl describe pod {pod.name}` shows "
-                       "its volumes and events")
+                       f"{f'{reason}: {words}' if words else reason or 'the kubelet gives no reason'}; "
+                       f"`kubectl describe pod {pod.name}` shows its volumes and events")
     return None
 
 
@@ -213,6 +214,20 @@ def lacks_pod(attempt: AttemptView, now: datetime) -> bool:
     """Whether an attempt that may run has been without a pod for long."""
     waits = attempt.released_at is not None and now - attempt.released_at >= NO_POD
     return waits and not (attempt.pods or attempt.finished or attempt.deleting)
+
+
+def starts_silently(pod: PodView, now: datetime) -> bool:
+    """Whether a pod has had a node for long, and its state does not say why it has not started: a volume, a network."""
+    if pod.running or pod.exit_code is not None or pod.scheduled_at is None:
+        return False
+    return now - pod.scheduled_at >= NO_POD and (pod.waiting is None or pod.waiting[0] in _BEING_MADE)
+
+
+def look_again(scheduled: datetime | None, now: datetime, patience: timedelta) -> timedelta | None:
+    """When to look again at a pod that has a node and is not started; None where it has none."""
+    if scheduled is None:
+        return None
+    return scheduled + (NO_POD if now - scheduled < NO_POD else patience) - now
 
 
 def waiting_words(attempt: AttemptView, looked_for: str, now: datetime) -> str | None:
@@ -232,7 +247,7 @@ def waiting_words(attempt: AttemptView, looked_for: str, now: datetime) -> str |
         if pod.unschedulable is not None:
             return (f"no node takes the pod, which looks for {looked_for}; the scheduler says: {pod.unschedulable}. "
                     "It waits, which costs nothing; another compute.accelerator is another job")
-        if pod.waiting and pod.waiting[0] not in ("ContainerCreating", "PodInitializing"):
+        if pod.waiting and pod.waiting[0] not in _BEING_MADE:
             reason, words = pod.waiting
             return f"the pod can't start yet: {reason}: {words}" if words else f"the pod can't start yet: {reason}"
     return None

@@ -1,4 +1,4 @@
-"""Whom the apiserver refuses: the operator, or what a namespace's quotas and policies do not take."""
+"""Whom the apiserver refuses, and what keeps a pod from being made or started: told in the words of who knows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import pytest
 from finetune_operator.client import ApiError, Client
 from finetune_operator.metrics import JobCollector
 from finetune_operator.plan import plan
-from finetune_operator.pod_refusals import with_words, words
+from finetune_operator.pod_events import with_words, words
 
 from tests.cluster.waiting import wait_for
 from tests.operator.objects import (
     NOW,
     SETTINGS,
+    UID,
     decide,
     observe,
     raw_attempt,
@@ -46,26 +47,26 @@ def test_a_quota_or_policy_is_told_from_a_role_that_lacks_something(status, mess
 
 
 def event(message, at=10.0, **known):
-    return {"metadata": {"creationTimestamp": stamp(0)}, "message": message, "lastTimestamp": stamp(at), **known}
+    return {"metadata": {"creationTimestamp": stamp(0)}, "type": "Warning", "message": message,
+            "lastTimestamp": stamp(at), **known}
 
 
 @pytest.mark.parametrize(("message", "told"), [
     (f'Error creating: pods "tune-1-0-abcde" is forbidden: {QUOTA}', QUOTA),
     (f'Error creating: Pod "tune-1-0-abcde" is invalid: {LIMIT_RANGE}', LIMIT_RANGE),
     ("Error creating: Internal error occurred: a webhook failed", "Internal error occurred: a webhook failed"),
-    ("", None),
+    ("", ""),
 ])
 def test_the_words_are_those_of_the_apiserver_without_the_name_of_a_pod_that_changes(message, told):
-    assert words([event("older", at=1), event(message), event("oldest", at=0.0)]) == told
-    assert words([]) is None
+    assert words(event(message)) == told
 
 
 def look(seen, at, answer):
-    """What is observed after the events were asked for, and the Jobs that they were asked of."""
+    """What is observed after the events were asked for, and by which selectors."""
     asked = []
 
-    async def events_of(namespace, uid):
-        asked.append((namespace, uid))
+    async def events_of(namespace, selector):
+        asked.append(selector)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -74,8 +75,9 @@ def look(seen, at, answer):
 
 
 def test_a_job_without_a_pod_is_told_in_the_words_of_its_controller():
-    seen, asked = look(observe(raw_job(started()), raw_attempt()), 31, [event(f"Error creating: {LIMIT_RANGE}")])
-    assert len(asked) == 1
+    seen, asked = look(observe(raw_job(started()), raw_attempt()), 31, [
+        event("older", at=1), event(f"Error creating: {LIMIT_RANGE}"), event("oldest", at=0.0)])
+    assert asked == [f"involvedObject.kind=Job,involvedObject.uid={UID}-job-1,reason=FailedCreate"]
     told = telling(plan(seen, SETTINGS, NOW + timedelta(seconds=31)))
     assert told[:2] == ("Starting", "CannotStart")
     assert LIMIT_RANGE in told[2] and "kubectl describe job" not in told[2]
@@ -89,10 +91,32 @@ def test_a_check_without_a_pod_likewise():
     assert QUOTA in told[2]
 
 
+MOUNT = {"reason": "FailedMount", "message": 'MountVolume.SetUp failed for volume "ca": configmap "ca" not found'}
+
+
+@pytest.mark.parametrize("waiting", [None, ("ContainerCreating", "")])
+def test_a_pod_that_does_not_start_is_told_in_the_words_of_its_node_long_before_it_fails(waiting):
+    raws = [raw_job(started()), raw_attempt(), raw_pod(waiting=waiting)]
+    young = plan(observe(*raws), SETTINGS, NOW + timedelta(seconds=10))
+    assert young.requeue_after == timedelta(seconds=20), "it is looked at again then"
+    seen, asked = look(observe(*raws), 30, [event(**MOUNT)])
+    assert asked == ["involvedObject.kind=Pod,involvedObject.name=tune-1-0-x"]
+    told = telling(plan(seen, SETTINGS, NOW + timedelta(seconds=30)))
+    assert told == ("Starting", "CannotStart", f"the pod can't start yet: FailedMount: {MOUNT['message']}")
+    pulls = [event(**MOUNT), event("Pulling image", at=20.0, type="Normal", reason="Pulling")]
+    assert look(observe(*raws), 30, pulls)[0] == observe(*raws), "that is over"
+    seen, _ = look(observe(*raws), 600, [event(**MOUNT)])
+    assert MOUNT["message"] in telling(plan(seen, SETTINGS, NOW + timedelta(seconds=600)))[2], "and when it fails"
+
+
 @pytest.mark.parametrize(("raws", "at"), [
+    ([raw_attempt(), raw_pod()], 29), ([raw_attempt(), raw_pod(waiting=("ImagePullBackOff", "no such tag"))], 60),
+    ([raw_attempt(), raw_pod(unschedulable="0/3 nodes")], 60),
+    ([raw_attempt(ended="Failed"), raw_pod(exit_code=1)], 90),
     ([raw_attempt()], 29), ([raw_attempt(), raw_pod(running=True)], 60), ([raw_attempt(suspended=True)], 60),
     ([raw_attempt(ended="Failed")], 90), ([raw_attempt(deleting=True)], 90), ([], 60),
-], ids=["young", "with a pod", "suspended", "ended", "being deleted", "no Job"])
+], ids=["just scheduled", "says why", "no node", "has run", "young", "with a pod", "suspended", "ended",
+        "being deleted", "no Job"])
 def test_events_are_asked_for_only_where_a_pod_is_missing(raws, at):
     seen = observe(raw_job(started()), *raws)
     assert look(seen, at, []) == (seen, [])
@@ -116,12 +140,13 @@ def test_a_real_controllers_words_about_a_limit_range_are_found(control_plane, a
     async def ask(of):
         client = Client.connect()
         try:
-            return words(await client.failures_to_create(namespace, of))
+            selector = f"involvedObject.kind=Job,involvedObject.uid={of},reason=FailedCreate"
+            return [words(one) for one in await client.events(namespace, selector)]
         finally:
             await client.close()
 
-    assert wait_for(lambda: asyncio.run(ask(uid)), "the controller's event") == LIMIT_RANGE
-    assert asyncio.run(ask("another")) is None
+    assert set(wait_for(lambda: asyncio.run(ask(uid)), "the controller's event")) == {LIMIT_RANGE}
+    assert asyncio.run(ask("another")) == []
 
 
 def test_a_failure_is_counted_for_its_own_object_with_its_time():

@@ -1,0 +1,78 @@
+"""What keeps a pod from being made or started, from its events: asked for only where nothing else says it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from aiohttp import ClientError
+
+from finetune_operator.client import ApiError
+from finetune_operator.observation import Observation
+from finetune_operator.verdicts import lacks_pod, starts_silently
+from finetune_operator.views import AttemptView
+
+_LONGEST = 1000
+_PREFIX = re.compile(r'^(Error creating: )?([Pp]ods? "[^"]*" is (forbidden|invalid): )?')
+"""It names a pod that is never made, and another one each time: without it the same cause reads the same."""
+_log = logging.getLogger(__name__)
+EventsOf = Callable[[str, str], Awaitable[list[Any]]]
+
+
+async def with_words(seen: Observation, events_of: EventsOf, now: datetime) -> Observation:
+    """The same with the words of its controller for a Job without a pod, or of its node for a pod that does not start.
+
+    Args:
+        seen: what is observed.
+        events_of: asks for the events of a namespace that a field selector has: at most one request for a pass.
+        now: the time.
+    """
+    if seen.job.status.completion_time is not None:
+        return seen
+    lacking = next(((view, selector) for view in (*seen.attempts, *seen.preflights)
+                    if (selector := _selector(view, now))), None)
+    if lacking is None:
+        return seen
+    view, selector = lacking
+    try:
+        newest = max(await events_of(seen.job.namespace, selector), key=_when, default=None)
+    except (ApiError, ClientError, OSError, TimeoutError) as error:
+        _log.debug("the events of the Job %s can't be read: %s", view.name, error)
+        return seen
+    if newest is None or newest.get("type") != "Warning":  # What went wrong before is over: an image is pulled now.
+        return seen
+    informed = _informed(view, newest, now)
+    return replace(seen, attempts=tuple(informed if one is view else one for one in seen.attempts),
+                   preflights=tuple(informed if one is view else one for one in seen.preflights))
+
+
+def _selector(view: AttemptView, now: datetime) -> str | None:
+    """Which events tell what an attempt or a check waits for; None where they need not be asked for."""
+    if lacks_pod(view, now):
+        return f"involvedObject.kind=Job,involvedObject.uid={view.uid},reason=FailedCreate"
+    if view.finished or view.deleting:
+        return None
+    silent = next((pod.name for pod in view.present if starts_silently(pod, now)), None)
+    return f"involvedObject.kind=Pod,involvedObject.name={silent}" if silent else None
+
+
+def _informed(view: AttemptView, event: Mapping[str, Any], now: datetime) -> AttemptView:
+    said = words(event)
+    if not view.pods:
+        return replace(view, no_pod=said or None)
+    waiting = (event.get("reason") or "Warning", said)
+    return replace(view, pods=tuple(
+        replace(pod, waiting=waiting) if starts_silently(pod, now) else pod for pod in view.pods))
+
+
+def words(event: Mapping[str, Any]) -> str:
+    """What an event says, without what changes each time."""
+    return _PREFIX.sub("", event.get("message") or "", count=1)[:_LONGEST]
+
+
+def _when(event: Mapping[str, Any]) -> str:
+    return event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
