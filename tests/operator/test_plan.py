@@ -80,6 +80,13 @@ def test_a_trainer_knows_from_which_private_hosts_data_may_come(hosts, said):
     assert {"name": "FINETUNE_DATASET_HOSTS", "value": said} in trainer["env"]
 
 
+def test_a_trainer_knows_how_many_processors_its_pod_asked_for():
+    status = decide(raw_job()).status
+    trainer = created(decide(raw_job(status)), "Job")["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "FINETUNE_CPUS", "valueFrom": {"resourceFieldRef": {
+        "resource": "requests.cpu", "divisor": "1"}}} in trainer["env"]
+
+
 def test_what_the_settings_allow_is_taken_over():
     allowed = Allowed(service_account_names=("trainer",), priority_class_names=("low",),
                       node_labels=("zone",), toleration_keys=("team",))
@@ -161,7 +168,8 @@ def test_secrets_come_by_name_and_fixed_keys_only():
                                              "apiKeySecretRef": {"name": "openai"}}}}
     job = created(decide(raw_job(started(), **sections)), "Job")
     variables = {one["name"]: one["valueFrom"]["secretKeyRef"]
-                 for one in job["spec"]["template"]["spec"]["containers"][0]["env"] if "valueFrom" in one}
+                 for one in job["spec"]["template"]["spec"]["containers"][0]["env"]
+                 if "secretKeyRef" in one.get("valueFrom", {})}
     assert variables == {
         "HF_TOKEN": {"name": "hub", "key": "HF_TOKEN"},
         "AWS_ACCESS_KEY_ID": {"name": "s3", "key": "AWS_ACCESS_KEY_ID"},

@@ -227,3 +227,16 @@ def test_a_merge_that_host_memory_cannot_hold_is_refused_before_training(folder)
     large = L4.model_copy(update={"host_memory_bytes": 24 * 2**30})
     assert check(folder, accelerator=large, **merged).code == ExitCode.OK
     assert check(folder, accelerator=small).code == ExitCode.OK
+
+
+@pytest.mark.parametrize(("gib", "fits"), [(4.25, False), (4.75, True)])
+def test_programs_that_do_not_fit_beside_the_trainer_are_refused_before_the_start(folder, gib, fits):
+    reward = {"type": "program", "answer": "{{ label.level }}"}
+    chains = {"completion": "def solution():\n    return {{ label.level }}", "answerFormat": None}
+    small = L4.model_copy(update={"host_memory_bytes": int(gib * 2**30)})
+    checked = check(folder, accelerator=small, method={**REFT, "reft": {"reward": reward}}, dataset=chains)
+    assert (checked.code is ExitCode.OK) is fits, checked.result.message
+    if not fits:
+        assert checked.result.message.startswith(
+            "spec.method.reft.reward.type: each program that is run for its reward may take 512 MiB beside the "
+            "trainer, together about 4.5 GiB of 4.2 GiB of host memory: write a larger spec.compute.memory (5Gi)")

@@ -205,6 +205,9 @@ def _environment(spec: FineTuneJobSpec, accelerator: Accelerator, settings: Sett
     if rendezvous is not None:
         plain |= {"FINETUNE_NODES": str(spec.compute.nodes), "FINETUNE_RENDEZVOUS": f"{rendezvous}:{RENDEZVOUS_PORT}"}
     variables: list[Object] = [{"name": name, "value": value} for name, value in plain.items()]
+    # What the pod asked for, rounded up, with what podTemplate made of it: a host has more, for others.
+    variables.append({"name": "FINETUNE_CPUS",
+                      "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu", "divisor": "1"}}})
     reference = spec.evaluation.reference
     for secret, keys in (
         (spec.model.token_secret_ref, ("HF_TOKEN",)),

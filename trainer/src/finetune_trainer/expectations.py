@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_api.estimate import (
+    PROCESS,
+    PROGRAM,
     Architecture,
     Memory,
     On,
@@ -18,6 +20,7 @@ from finetune_api.estimate import (
 )
 from finetune_api.messages import JobEstimate, RunConfig
 from finetune_api.spec.output import Export
+from finetune_api.spec.reft import RewardType
 
 from finetune_trainer.data.steps import total_steps
 from finetune_trainer.errors import BadConfig, OutOfMemory
@@ -67,10 +70,22 @@ def expect(config: RunConfig, model_config: Mapping[str, Any], lengths: Sequence
 
 
 def _check_host(config: RunConfig, model: Architecture, memory: Memory) -> None:
-    """Merging comes after training: that it can't work is said before."""
+    """Merging comes after training, and programs are run after the warm-up: that it can't work is said before."""
     there = config.accelerator.host_memory_bytes
     machine = machine_for(config.accelerator.name, config.spec.training.precision)
-    if there is None or Export.MERGED not in config.spec.output.exports:
+    if there is None:
+        return
+    reft = config.spec.method.reft
+    if reft and reft.reward.type is RewardType.PROGRAM:
+        # One for each process; more run at once where there is more.
+        shares = config.spec.compute.gpus_per_node if machine.gpu else 1
+        needed = shares * (PROCESS + PROGRAM) + (0 if machine.gpu else memory.total)
+        if needed > there:
+            raise BadConfig(f"spec.method.reft.reward.type: each program that is run for its reward may take "
+                            f"{PROGRAM >> 20} MiB beside the trainer, together about {needed / _GIB:.1f} GiB of "
+                            f"{there / _GIB:.1f} GiB of host memory: write a larger spec.compute.memory "
+                            f"({math.ceil(needed / _GIB)}Gi)")
+    if Export.MERGED not in config.spec.output.exports:
         return
     # On a CPU the trained model is in host memory too.
     needed = merging_bytes(model, machine) + (0 if machine.gpu else memory.weights)

@@ -10,12 +10,14 @@
 
 from finetune_api.estimate.architecture import Architecture, UnknownArchitecture, read_architecture
 from finetune_api.estimate.fit import Plan, advice, choose
-from finetune_api.estimate.host import merging_bytes
+from finetune_api.estimate.host import PROCESS, PROGRAM, merging_bytes, programs_at_once
 from finetune_api.estimate.job import Estimate, On, estimate_job
 from finetune_api.estimate.memory import Machine, Memory, Portion, checkpoint_bytes, estimate_memory, machine_for
 from finetune_api.estimate.speed import Duration, estimate_duration
 
 __all__ = [
+    "PROCESS",
+    "PROGRAM",
     "Architecture",
     "Duration",
     "Estimate",
@@ -33,5 +35,6 @@ __all__ = [
     "estimate_memory",
     "machine_for",
     "merging_bytes",
+    "programs_at_once",
     "read_architecture",
 ]

@@ -1,4 +1,4 @@
-"""Host memory that publishing takes, in bytes. Training itself takes little of it on a GPU."""
+"""Host memory that publishing and programs take, in bytes. Training itself takes little of it on a GPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from finetune_api.estimate.memory import Machine
 PROCESS = 4 * 1024**3
 """Assumed: what a trainer's process holds beside the model: libraries, CUDA, rows."""
 
+PROGRAM = 512 * 1024**2
+"""Most that one program of a model may take, which is run for its reward."""
+
 _WHILE_DEQUANTIZING = 1.2
 """By the whole model: 1.10 was measured for nf4, 0.96 for none (a random Llama of 551 million parameters, bfloat16)."""
 
@@ -17,3 +20,14 @@ _WHILE_DEQUANTIZING = 1.2
 def merging_bytes(model: Architecture, machine: Machine) -> int:
     """What `exports: [merged]` takes: the whole model is put together in host memory."""
     return PROCESS + math.ceil(_WHILE_DEQUANTIZING * model.parameters * machine.dtype_bytes)
+
+
+def programs_at_once(processors: int, memory_bytes: int, held_bytes: int = PROCESS) -> int:
+    """How many programs may run at once beside a trainer: one for each processor, as far as memory goes, at least one.
+
+    Args:
+        processors: those of the pod that the trainer may use.
+        memory_bytes: the pod's memory, for the trainer's share of it.
+        held_bytes: what the trainer itself holds.
+    """
+    return max(1, min(processors, (memory_bytes - held_bytes) // PROGRAM))

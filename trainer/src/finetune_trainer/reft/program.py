@@ -25,16 +25,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from finetune_api.estimate import programs_at_once
+
+from finetune_trainer.host import memory_bytes, processors, resident_bytes
 
 _CHILD = Path(__file__).with_name("program_child.py")
 _FENCE = re.compile(r"```[A-Za-z0-9]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _MOST_SOURCE = 32 * 1024
 _MOST_OUTPUT = 16 * 1024
 _START_SECONDS = 10.0
+_RESERVE = 1024**3
+"""Memory in bytes that a trainer may come to hold while programs run."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,16 @@ def source_of(text: str) -> str:
 
 
 def run_programs(sources: Sequence[str], timeout: float, at_once: int | None = None) -> list[Ran]:
-    """Run programs, as many at once as there are processors; see `run_program`."""
-    with ThreadPoolExecutor(at_once or os.cpu_count() or 1) as pool:
+    """Run programs, as many at once as this process has processors and memory for; see `run_program`."""
+    with ThreadPoolExecutor(at_once or _at_once(os.environ)) as pool:
         return list(pool.map(lambda source: run_program(source, timeout), sources))
+
+
+def _at_once(environment: Mapping[str, str]) -> int:
+    """How many programs may run at once: of what the pod has, each of its trainers has an equal share."""
+    trainers = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    return programs_at_once(processors(environment) // trainers, memory_bytes() // trainers,
+                            resident_bytes() + _RESERVE)
 
 
 def run_program(source: str, timeout: float, language_checks: bool = True) -> Ran:
