@@ -95,15 +95,21 @@ def _one(scores: dict[str, Any], metric: Metric) -> float:
 
 def _majority(job: Path) -> dict[str, Any]:
     """Scores of always giving the commonest answer, on the job's own rows."""
+    from finetune_trainer.data.held_out import divide, sample
     from finetune_trainer.data.sources import read_splits
     from finetune_trainer.data.templates import to_examples
     from finetune_trainer.evaluation.scores import majority_scores
 
     spec = load_job(job).spec
-    learn, held_out = read_splits(spec.dataset, None, spec.training.seed, job.parent)
-    train, held = (to_examples(rows, spec.dataset)[0] for rows in (learn, held_out))
+    seed = spec.training.seed
+    rows, others = read_splits(spec.dataset, None, job.parent)
+    train = to_examples(rows, spec.dataset)[0]
+    if others is None:
+        train, held, _ = divide(train, spec.dataset.evaluation_fraction or 0.0, seed)
+    else:
+        held = to_examples(others, spec.dataset)[0]
     scores = majority_scores([example.answer for example in train],
-                             [example.answer for example in held][: spec.evaluation.samples], list(FIGURES))
+                             [example.answer for example in sample(held, spec.evaluation.samples, seed)], list(FIGURES))
     assert scores is not None, "the answers have no fields to count"
     return {str(metric): value for metric, value in scores.items()}
 

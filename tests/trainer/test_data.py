@@ -4,13 +4,13 @@ import json
 
 import pytest
 from finetune_api import parse_job, resolve_defaults
-from finetune_api.spec.training import LongRows
+from finetune_api.spec.training import LongRows, TrainingSpec
 from finetune_trainer.data.chat import ChatFormat
-from finetune_trainer.data.checks import fit
 from finetune_trainer.data.formats import read_rows
+from finetune_trainer.data.held_out import hold_out
+from finetune_trainer.data.lengths import fit
 from finetune_trainer.data.prepare import prepare
-from finetune_trainer.data.rows import Severity, TokenRow
-from finetune_trainer.data.sources import hold_out
+from finetune_trainer.data.rows import Example, Severity
 from finetune_trainer.errors import BadConfig, BadData, MissingInput
 
 from tests.models import tiny_job, tiny_tokenizer, write_rows
@@ -136,10 +136,13 @@ def test_an_empty_data_set_is_refused(folder):
 
 
 def test_a_question_that_is_held_out_too_is_left_out_of_training_and_said(folder):
-    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-    _write(folder, rows + rows)
-    data = _prepare(folder)
-    assert data.counts["duplicates"] > 0
+    data_folder = folder / "data"
+    data_folder.mkdir()
+    write_rows(data_folder / "train.jsonl", 20)
+    write_rows(data_folder / "test.jsonl", 6)
+    data = _prepare(folder, dataset={"source": f"file://{data_folder}/", "evaluationFraction": None,
+                                     "evaluationSplit": "test"})
+    assert data.counts["duplicates"] == 6
     asked = {row.tokens.prompt for row in data.held_out}
     assert not any(row.prompt in asked for row in data.train)
     finding = data.findings[0]
@@ -147,19 +150,36 @@ def test_a_question_that_is_held_out_too_is_left_out_of_training_and_said(folder
     assert "which is held out: left out of training" in str(finding)
 
 
-def test_a_long_row_loses_the_middle_of_its_question_and_never_its_answer():
-    row = TokenRow(tuple(range(100)), (7, 8, 9))
-    cut, finding = fit(row, "train row 5", 23, LongRows.CUT_PROMPT)
-    assert cut.answer == row.answer
-    assert cut.prompt == (*range(10), *range(90, 100))
-    assert str(finding) == "train row 5: 103 tokens, more than maxLength 23: the middle of its question was cut"
-    assert fit(row, "", 23, LongRows.DROP)[0] is None
-    assert fit(row, "", 23, LongRows.REFUSE)[1].severity is Severity.ERROR
-    assert fit(row, "", 103, LongRows.REFUSE) == (row, None)
+def _fit(question, answer, most, long_rows=LongRows.CUT_PROMPT, system=None):
+    chat = ChatFormat(tiny_tokenizer(), system)
+    example = Example("train row 5", ({"role": "user", "content": question},), answer)
+    kept, finding = fit(example, chat, TrainingSpec(maxLength=most, longRows=long_rows))
+    if kept is None:
+        return None, finding
+    return tuple(tiny_tokenizer().decode(list(ids)) for ids in (kept.tokens.prompt, kept.tokens.answer)), finding
+
+
+def test_a_long_row_loses_the_middle_of_its_question_and_neither_its_markers_nor_its_system_prompt():
+    # Every character is a token of the tiny tokenizer, and a marker is one.
+    question = "a" * 50 + "b" * 50
+    (prompt, answer), finding = _fit(question, "xyz", 60, system="be brief")
+    assert answer == "xyz<|im_end|>"
+    assert prompt == ("<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\naaaaaaaaaabbbbbbbbb<|im_end|>\n"
+                      "<|im_start|>assistant\n")
+    assert str(finding) == "train row 5: 141 tokens, more than maxLength 60: the middle of its question was cut"
+    assert _fit(question, "xyz", 60, LongRows.DROP, "be brief")[0] is None
+    assert _fit(question, "xyz", 60, LongRows.REFUSE)[1].severity is Severity.ERROR
+    assert _fit(question, "xyz", 200, LongRows.REFUSE)[1] is None
+
+
+def test_a_cut_row_is_no_longer_than_allowed_and_loses_little_more_than_it_has_to():
+    (prompt, _), _ = _fit("ab " * 200 + "판결 " * 40 + "!", "yes", 200)
+    assert 190 <= len(tiny_tokenizer()(prompt + "yes<|im_end|>")["input_ids"]) <= 200
+    assert prompt.endswith("판결 !<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_an_answer_that_does_not_fit_is_an_error_and_not_cut():
-    kept, finding = fit(TokenRow(tuple(range(20)), tuple(range(50))), "train row 1", 40, LongRows.CUT_PROMPT)
+    kept, finding = _fit("q" * 20, "a" * 49, 40)
     assert kept is None
     assert "the answer alone has 50" in str(finding)
 

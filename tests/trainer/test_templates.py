@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+from decimal import Decimal
 
 import pytest
 from finetune_api.spec.dataset import DatasetSpec
@@ -45,3 +47,83 @@ def test_the_environments_secrets_are_no_variables(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     with pytest.raises(BadConfig, match="no row has a column AWS_SECRET_ACCESS_KEY"):
         to_examples(ROWS, spec("{{ AWS_SECRET_ACCESS_KEY }}"))
+
+
+def _text(template, **columns):
+    rows = [SourceRow("train row 1", columns)]
+    examples, findings = to_examples(rows, DatasetSpec.model_validate_json(json.dumps(
+        {"source": "s3://bucket/rows.jsonl", "prompt": template, "completion": "a"})))
+    return examples[0].question if examples else str(findings[0])
+
+
+@pytest.mark.parametrize(("template", "text"), [
+    ("a{{ none }}b{{ null }}c", "abc"),
+    ("{{ null ~ '.' ~ nested.null ~ '.' ~ flag }}", "..true"),
+    ("{{ [null, flag, 1] | join('-') }}", "-true-1"),
+    ("{{ null | default('x', true) }}{{ 'none' if null is none else 'some' }}{{ null == none }}", "xnonetrue"),
+    ("{% for item in null %}{{ item }}{% endfor %}.", "."),
+    ("{{ tags }} {{ nested }} {{ flag }}", '["a", null] {"null": null, "items": [1]} true'),
+    ("{{ null | tojson }} {{ nested | tojson }}", 'null {"null": null, "items": [1]}'),
+    ("{{ row.items }} {{ items }} {{ nested.items }}", "a column a column [1]"),
+    ("{% for key, value in other.items() %}{{ key }}{{ value }}{% endfor %}", "k1"),
+    ("{{ row['Question Text'] }} {{ row['input-text'] }}", "spaced hyphened"),
+    ("{{ price }} {{ big }} {{ {'p': price, 'b': big} | tojson }}", '0.50 1000 {"p": 0.50, "b": 1000}'),
+    ("{{ day }} {{ when }} {{ [day, when, at] | tojson }}",
+     '2024-01-31 2024-01-31 09:30:00 ["2024-01-31", "2024-01-31T09:30:00", "09:30:00"]'),
+    ("{{ raw }} {{ raw | tojson }} {{ when.year }}", 'abc "abc" 2024'),
+    ("{{ text.upper() }}{% set ns = namespace(n=1) %}{{ ns.n }}{{ dict(a=1) }}{{ range(2) | list }}",
+     'T1{"a": 1}[0, 1]'),
+])
+def test_a_template_writes_data_as_text_and_as_json_and_nothing_of_python(template, text):
+    day = datetime.date(2024, 1, 31)
+    when = datetime.datetime(2024, 1, 31, 9, 30)
+    columns = {"null": None, "flag": True, "tags": ["a", None], "nested": {"null": None, "items": [1]},
+               "items": "a column", "Question Text": "spaced", "input-text": "hyphened", "price": Decimal("0.50"),
+               "big": Decimal("1E+3"), "day": day, "when": when, "at": when.time(), "raw": b"abc", "text": "t",
+               "other": {"k": 1}}
+    assert _text(template, **columns) == text
+
+
+@pytest.mark.parametrize(("template", "words"), [
+    ("{{ q.upper }}", "train row 1: prompt: upper is a function, and no column"),
+    ("{{ q.upper ~ '' }}", "train row 1: prompt: upper is a function, and no column"),
+    ("{{ q.upper | string }}", "train row 1: prompt: upper is a function, and no column"),
+    ("{{ '%s' | format(q.upper) }}", "upper is a function, and no column"),
+    ("{{ q | attr('upper') }}", "upper is a function, and no column"),
+    ("{{ row.keys | tojson }}", "keys is a function, and no column"),
+    ("{{ [1] | map('string') }}", "it is a generator, which has no form as text"),
+    ("{% macro m() %}{% endmacro %}{{ m }}", "it is a Macro, which has no form as text"),
+    ("{{ score }}", "nan is no number that JSON or a text can hold"),
+    ("{{ score | tojson }}", "nan is no number that JSON or a text can hold"),
+    ("{{ large * large }}", "Out of range float values"),
+    ("{{ bytes }}", "it is bytes that are not UTF-8"),
+    ("{{ half }}", "train row 1: prompt: character 1 is a lone surrogate (U+D83D)"),
+    ("{{ missing.x.y }}", "prompt"),
+])
+def test_what_has_no_form_as_text_is_refused_with_its_row(template, words):
+    columns = {"q": "x", "large": 1e300, "score": float("nan"), "bytes": b"\xff", "half": "\ud83d", "missing": {}}
+    assert words in _text(template, **columns)
+
+
+def test_a_function_of_jinja_is_a_column_that_no_row_has():
+    with pytest.raises(BadConfig, match="prompt: no row has a column dict; the columns are q"):
+        _text("{{ dict }}", q="x")
+    assert _text("{{ dict }} {{ range }}", dict="d", range="r") == "d r"
+
+
+@pytest.mark.parametrize("template", ["{{ Question Text }}", "{{ Question-Text }}", "{{ Question }}"])
+def test_how_a_column_with_blanks_is_written_is_said_where_a_template_fails(template):
+    with pytest.raises(BadConfig, match=r"a column such as 'Question Text' is written \{\{ row\[.Question Text.\]"):
+        _text(template, **{"Question Text": "x"})
+
+
+def test_the_indentation_of_a_first_line_stays_and_blank_lines_around_a_text_go():
+    assert _text("{{ code }}", code="\n  \n    return 1\n\n") == "    return 1"
+    assert _text("\n  {{ code }}  \n", code="  x") == "  x"
+
+
+def test_a_column_that_is_nested_too_deeply_is_refused_with_its_row():
+    deep = []
+    for _ in range(3000):
+        deep = [deep]
+    assert _text("{{ q }}", q="x", z=deep) == "train row 1: a column is nested too deeply to be read"

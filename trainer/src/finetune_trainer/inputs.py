@@ -49,7 +49,7 @@ def open_chat(spec: FineTuneJobSpec, files: ModelFiles) -> tuple[PreTrainedToken
     schema = spec.dataset.answer_format.json_schema
     schema_validator(schema)
     if spec.evaluation.constrained and schema is not None:
-        SchemaGuide(tokenizer, schema, chat.end_of_turn)
+        SchemaGuide(tokenizer, schema, chat.end_of_turn, chat.form.lead)
     return tokenizer, chat
 
 

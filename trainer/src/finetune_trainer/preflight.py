@@ -19,6 +19,7 @@ from finetune_api.messages import JobEstimate, Outcome, PreflightResult, Preflig
 from finetune_api.spec.policy import RerunPolicy
 
 from finetune_trainer.adoption import adopted, candidates, damage, misfit, wanted
+from finetune_trainer.data.rows import LEFT_OUT
 from finetune_trainer.entry import new_scratch
 from finetune_trainer.errors import in_words
 from finetune_trainer.model.content import content_digest
@@ -95,7 +96,8 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
 
 def _words(config: RunConfig, estimate: JobEstimate | None, counts: Mapping[str, int]) -> str:
     rows = f"{counts['train']} rows to learn from, {counts['heldOut']} held out"
-    if left_out := [f"{counts[name]} {name}" for name in ("cut", "dropped", "duplicates") if counts.get(name)]:
+    left_out = [f"{counts[name]} {words}" for name, words in {"cut": "cut", **LEFT_OUT}.items() if counts.get(name)]
+    if left_out:
         rows += f" ({', '.join(left_out)})"
     if estimate is None:
         return f"{rows}; the model's family is not known here, so memory and time are not estimated"

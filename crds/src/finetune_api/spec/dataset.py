@@ -46,9 +46,11 @@ class DatasetSpec(ApiModel):
     """Rows with columns, made into question and answer by two templates, or by one column of chat messages."""
 
     source: DatasetUri
-    """`hf://owner/name` or `hf://owner/name/config`, or a jsonl, json, csv or parquet file at `s3://`, `https://`,
-    `pvc://` or, with `finetune run`, `file://`. With a slash at its end it is a folder, and each split is the file
-    named after it (`train.jsonl`)."""
+    """`hf://owner/name` or `hf://owner/name/config`, or a jsonl, json, csv, tsv or parquet file, plain or compressed
+    (`.gz`, `.bz2`, `.xz`), at `s3://`, `https://`, `pvc://` or, with `finetune run`, `file://`. A `*` in the file's
+    name stands for anything: all files that match are read, in the order of their names. With a slash at its end it is
+    a folder, and each split is the file named after it (`train.jsonl`), or its parts
+    (`train-00000-of-00002.jsonl`)."""
 
     format: DataFormat | None = None
     """How the file is written; by default its name's ending tells."""
@@ -66,18 +68,21 @@ class DatasetSpec(ApiModel):
     """The split to evaluate on; or use `evaluationFraction`."""
 
     evaluation_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the rows held out for evaluation, chosen by `training.seed`. With neither this nor `evaluationSplit`,
-    0.1 is held out."""
+    """Share of the distinct questions held out for evaluation, with all of their rows, chosen by `training.seed`. With
+    neither this nor `evaluationSplit`, 0.1 is held out."""
 
     prompt: Template | None = None
-    """Jinja template of the question over the row's columns, such as `{{ facts }}`; together with `completion`."""
+    """Jinja template of the question over the row's columns, such as `{{ facts }}`, or `{{ row["Question Text"] }}`
+    for a name that is no word; together with `completion`. A null is written as nothing, lists and mappings as JSON.
+    Blank lines before a text and blanks after it are left out."""
 
     completion: Template | None = None
     """Jinja template of the expected answer. `{{ label | tojson }}` writes a column as JSON."""
 
     messages: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """Name of the column with chat messages (`[{"role": …, "content": …}, …]`); the last one is the answer. Instead
-    of `prompt` and `completion`."""
+    """Name of the column with chat messages (`[{"role": …, "content": …}, …]`, or ShareGPT's `from` and `value`); the
+    last one is the answer, or the last whose `weight` is not 0. A column `tools` beside it holds the functions that may
+    be called. Instead of `prompt` and `completion`."""
 
     system: Template | None = None
     """System prompt, a plain text put before every question. A model without a system role gets it at the start of the

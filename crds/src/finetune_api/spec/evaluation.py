@@ -64,7 +64,8 @@ class EvaluationSpec(ApiModel):
     """What to measure. Left out: all that the answer format allows."""
 
     samples: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """At most this many held-out rows, the same before and after."""
+    """At most this many held-out rows, chosen by `training.seed`, each question once before any a second time; the same
+    rows before and after."""
 
     baseline: bool = True
     """Also measure the model before training."""

@@ -66,7 +66,7 @@ class TrainingSpec(ApiModel):
     """Longest row in tokens, question and answer together."""
 
     long_rows: LongRows = LongRows.CUT_PROMPT
-    """Rows longer than `maxLength`: `cutPrompt` removes tokens from the middle of the question, `drop` leaves the row
+    """Rows longer than `maxLength`: `cutPrompt` removes the middle of the question, `drop` leaves the row
     out, `refuse` ends the job. Each is counted in the report."""
 
     packing: bool = True

@@ -1,27 +1,76 @@
-"""From question and answer to token ids, by the model's own chat template."""
+"""From question and answer to token ids, by the model's own chat template.
+
+The answer is what stands between the template's opening of an answer and its end. Whatever the template writes before
+(`<think>\n\n</think>`, a channel's name) is prompt, so that training, generation and constrained decoding begin at the
+same place. Question and answer stand in the text as the row has them: the answer is put there without the template's
+help, and a question that the template drops, doubles or rewrites is a fault of the row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import jinja2
-
-from finetune_trainer.data.rows import Example, TokenRow
-from finetune_trainer.errors import BadConfig
+from finetune_trainer.data.control import REASONING, ControlTokens
+from finetune_trainer.data.rows import Example, Message, TokenRow
+from finetune_trainer.data.values import trimmed
+from finetune_trainer.errors import BadConfig, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = Mapping[str, str]
 _MARK = "\u241ffinetune\u241f"
+_SHORTEST_DOUBLE = 16
+"""A text of fewer characters may well stand in a template by chance."""
+
+_SHOWN = 160
+
+
+class RowFault(ValueError):
+    """A row that can't be written as the row says; the message says why."""
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """What a template writes around an answer.
+
+    Attributes:
+        opening: what stands after the generation prompt and before the answer; it belongs to the prompt.
+        lead: blanks before the answer, which the model has to write: alone they would be tokens that it never saw.
+        end: what stands after the answer, up to the token that ends the turn.
+        end_of_turn: that token.
+    """
+
+    opening: str
+    lead: str
+    end: str
+    end_of_turn: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """A row as the model reads it.
+
+    Attributes:
+        tokens: its ids.
+        example: the row; its answer is what the model has to write, without what the prompt holds of it already.
+        notes: what a user should know of it.
+    """
+
+    tokens: TokenRow
+    example: Example
+    notes: tuple[str, ...] = ()
 
 
 class ChatFormat:
     """How one model writes a conversation.
 
     A model without a chat template gets the plain question and, after a line break, the answer. A template without a
-    system role (it refuses one, or drops it) gets the system prompt at the start of the first question.
+    system role (it refuses one, or drops it) gets the system prompt at the start of the first question. Calls of a
+    template that writes none are written as JSON between `<tool_call>` and `</tool_call>`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None) -> None:
@@ -29,74 +78,228 @@ class ChatFormat:
             raise BadConfig("spec.model.source: the tokenizer has no end token, so that answers would never end")
         self._tokenizer = tokenizer
         self._system = system
+        self._control = ControlTokens(tokenizer)
         self._has_template = bool(tokenizer.chat_template)
-        self._system_role = self._has_template and self._keeps_system_role()
-        self.end_of_turn = self._end_of_turn()
+        self._suffixes: dict[str, list[int]] = {}
+        self._parts = False
+        try:
+            self._first_ids: tuple[int, ...] = () if self._has_template else self._put_before()
+            self._parts = self._has_template and self._wants_parts()
+            self._system_role = self._has_template and self._keeps(
+                [{"role": "system", "content": _MARK}, {"role": "user", "content": "?"}])
+            self.form = self._answer_form()
+            self._call_form = self._has_template and self._keeps(
+                [{"role": "user", "content": "?"},
+                 {"role": "assistant", "content": "", "tool_calls": [
+                     {"type": "function", "function": {"name": _MARK, "arguments": {}}}]}])
+        except RowFault as error:
+            raise BadConfig(f"spec.model.source: {error}") from error
+        self.end_of_turn = self.form.end_of_turn
 
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Ids of a conversation up to where the answer begins."""
-        return self._ids(self._prompt_text(messages))
+        return self.row(Example("", tuple(messages), "")).prompt
 
     def row(self, example: Example) -> TokenRow:
-        """An example as ids. Prompt and answer are tokenised apart, as they are when the model generates."""
-        prompt = self._prompt_text(example.messages)
-        return TokenRow(self._ids(prompt), self._ids(self._answer_text(example.messages, prompt, example.answer)))
+        """An example as ids. Prompt and answer are tokenised apart, as they are when the model generates.
+
+        Raises:
+            RowFault: the template refuses it, or drops, doubles or rewrites its question.
+        """
+        return self.write(example).tokens
+
+    def write(self, example: Example) -> Written:
+        """An example as the model reads it; errors as in `row`."""
+        shown, notes = self._without_control_tokens(example)
+        messages = self._conversation(shown.messages)
+        prompt = self._prompt_text(messages, shown.tools)
+        if self._has_template:
+            _check(messages, prompt, shown.tools)
+        answer = shown.answer
+        if shown.calls is not None:
+            answer, whole = self._calls_text(messages, shown, prompt)
+            rest = answer + ("" if whole else self.form.end)
+            opening, lead = "", ""
+        else:
+            opening, answer = self._opened(prompt, answer)
+            lead = self.form.lead if opening == self.form.opening else ""
+            rest = lead + answer + self.form.end
+        prompt += opening
+        last = messages[-1]["content"].strip()
+        suffix = prompt[prompt.rindex(last) + len(last):] if last and last in prompt else ""
+        ids = self._answer_ids(suffix, rest, answer)
+        row = TokenRow((*self._first_ids, *self._control.ids(prompt)), tuple(ids))
+        answer = self.text(ids) if shown.calls is not None else self._control.show(answer)
+        return Written(row, example if answer == example.answer else replace(example, answer=answer), notes)
 
     def text(self, ids: Sequence[int]) -> str:
         """Generated ids as text, without special tokens."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        text = str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return trimmed(text.removeprefix(self.form.lead))
 
-    def _ids(self, text: str) -> tuple[int, ...]:
-        # The template has written the special tokens already.
-        special = not self._has_template
-        return tuple(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+    def length(self, text: str) -> int:
+        """How many tokens a text has."""
+        return len(self._control.ids(text))
 
-    def _prompt_text(self, messages: Sequence[Message]) -> str:
+    def _without_control_tokens(self, example: Example) -> tuple[Example, tuple[str, ...]]:
+        """An example with stand-ins for the control tokens that its texts name, and what to tell of that."""
+        texts = [example.answer, *(message["content"] for message in example.messages)]
+        if example.tools or example.calls or any(len(message) > 2 for message in example.messages):
+            texts.append(json.dumps([example.tools, example.calls, example.messages], ensure_ascii=False))
+        name = next((found for text in texts if (found := self._control.found(text))), None)
+        if name is None:
+            return example, ()
+        if not self._control.is_text(name):
+            return example, (f"{name} is read as the model's control token: this tokenizer can't write it as text",)
+        hide = self._control.hide
+        return (replace(example, messages=tuple(hide(list(example.messages))), answer=hide(example.answer),
+                        tools=hide(example.tools), calls=hide(example.calls)),
+                (f"{name} is learnt as plain text, and not as the model's control token",))
+
+    def _answer_ids(self, suffix: str, rest: str, answer: str) -> list[int]:
+        """Ids of what follows a prompt that ends in `suffix`, such that the prompt's ids need not change."""
+        before = self._suffixes.get(suffix)
+        if before is None:
+            before = self._suffixes[suffix] = self._control.ids(suffix)
+        ids = self._control.ids(suffix + rest)
+        ids = ids[len(before):] if ids[: len(before)] == before else self._control.ids_within(rest)
+        if answer[:1].isspace() and not self._tokenizer.decode(ids).startswith(rest[: len(rest) - len(rest.lstrip())]):
+            return self._control.ids_within(rest)  # A control token before it takes the blanks away.
+        return ids
+
+    def _put_before(self) -> tuple[int, ...]:
+        """What the tokenizer puts before a text that is no chat, such as a token for its beginning."""
+        ids, plain = (list(self._tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (True, False))
+        at = next((start for start in range(len(ids)) if ids[start:start + len(plain)] == plain), 0)
+        return tuple(ids[:at])
+
+    def _prompt_text(self, messages: Sequence[Message], tools: Any) -> str:
         if not self._has_template:
-            return "\n".join(m["content"] for m in self._with_system(messages)) + "\n"
-        return self._render(self._with_system(messages), add_generation_prompt=True)
+            return "\n".join(message["content"] for message in messages) + "\n"
+        return self._render(messages, tools, add_generation_prompt=True)
 
-    def _answer_text(self, messages: Sequence[Message], prompt: str, answer: str) -> str:
-        end = self._tokenizer.decode([self.end_of_turn])
-        if not self._has_template:
-            return answer + end
-        whole = self._render([*self._with_system(messages), {"role": "assistant", "content": answer}])
-        if not whole.startswith(prompt) or end not in whole[len(prompt):]:
-            return answer + end
-        rest = whole[len(prompt):]
-        # What a template writes after the end of the turn (often a line break) is never generated, so never trained.
-        return rest[: rest.rindex(end) + len(end)]
+    def _opened(self, prompt: str, answer: str) -> tuple[str, str]:
+        """The template's opening, and the answer that follows it: a row's own reasoning stands in its place."""
+        opening = self.form.opening
+        tags = [match for match in REASONING.finditer(prompt + opening, max(0, len(prompt) - 20))
+                if not match["close"] and not (prompt + opening)[match.end():len(prompt)].strip()]
+        if not tags:
+            return opening, answer
+        tag, begun = tags[0][0], tags[0].start() < len(prompt)
+        if answer.lstrip().startswith(tag):
+            own = answer.lstrip()
+            return "", own[len(tag):].removeprefix("\n") if begun else own
+        if any(match["close"] for match in REASONING.finditer(answer)):
+            return ("" if begun else opening[: tags[0].end() - len(prompt)] + "\n"), answer
+        return opening, answer
 
-    def _with_system(self, messages: Sequence[Message]) -> list[Message]:
-        if self._system is None or messages[0]["role"] == "system":
-            conversation = list(messages)
-        else:
-            conversation = [{"role": "system", "content": self._system}, *messages]
+    def _calls_text(self, messages: Sequence[Message], example: Example, prompt: str) -> tuple[str, bool]:
+        """What the template writes for calls, and whether its end is in that; else the calls as JSON."""
+        message = {"role": "assistant", "content": example.answer, "tool_calls": example.calls}
+        if self._call_form:
+            whole = self._render([*messages, message], example.tools)
+            if whole.startswith(prompt):
+                rest = whole[len(prompt):].removeprefix(self.form.opening).rstrip()
+                end = self._tokenizer.decode([self.form.end_of_turn])
+                return (rest, True) if self._control.found(rest[-len(end):]) else (rest, False)
+        return _with_calls(message)["content"], False
+
+    def _conversation(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages that the template is given: with a system prompt, and calls as it can write them."""
+        conversation = list(messages) if self._call_form else [_with_calls(message) for message in messages]
+        if self._system is not None and conversation[0]["role"] != "system":
+            conversation.insert(0, {"role": "system", "content": self._control.hide(self._system)})
         if conversation[0]["role"] != "system" or self._system_role:
             return conversation
         system, first, *rest = conversation
-        return [{"role": first["role"], "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+        return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
 
-    def _keeps_system_role(self) -> bool:
+    def _keeps(self, messages: Sequence[Message]) -> bool:
+        """Whether the template writes the mark in a conversation."""
         try:
-            text = self._render([{"role": "system", "content": _MARK}, {"role": "user", "content": "?"}])
-        except BadConfig:
+            return _MARK in self._render(messages, None)
+        except RowFault:
             return False
-        return _MARK in text
 
-    def _end_of_turn(self) -> int:
-        """The token that the template writes right after an answer; the tokenizer's end token where it writes none."""
+    def _wants_parts(self) -> bool:
+        """Whether the template takes a content that is a list of parts alone, as those for pictures and text do."""
+        sample = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": _MARK}]
+        if self._keeps(sample):
+            return False
+        self._parts = True
+        return self._keeps(sample)
+
+    def _answer_form(self) -> AnswerForm:
+        eos = int(self._tokenizer.eos_token_id)
         if not self._has_template:
-            return int(self._tokenizer.eos_token_id)
-        whole = self._render([{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}])
-        after = self._ids(whole[whole.rindex(_MARK) + len(_MARK):]) if _MARK in whole else ()
+            return AnswerForm("", "", self._tokenizer.decode([eos]), eos)
+        question = [{"role": "user", "content": "?"}]
+        prompt = self._render(question, None, add_generation_prompt=True)
+        whole = self._render([*question, {"role": "assistant", "content": _MARK}], None)
+        if whole.count(_MARK) != 1:
+            fault = "drops the assistant's message" if _MARK not in whole else "writes the assistant's message twice"
+            raise RowFault(f"the model's chat template {fault}: of the question '?' and the answer "
+                           f"{_MARK!r} it makes {whole[:_SHOWN]!r}")
+        before, after = whole.split(_MARK)
+        opening = before[len(prompt):] if before.startswith(prompt) else ""
+        lead = opening if not opening.strip() else opening[len(opening.rstrip(" ")):]
         special = set(self._tokenizer.all_special_ids) | set(self._tokenizer.added_tokens_decoder)
-        return next((token for token in after if token in special), int(self._tokenizer.eos_token_id))
+        end = next((token for token in self._control.ids(after) if token in special), eos)
+        name = self._tokenizer.decode([end])
+        # What a template writes after the end of the turn (often a line break) is never generated, so never trained.
+        written = after[: after.index(name)] + name if name in after else name
+        return AnswerForm(opening[: len(opening) - len(lead)], lead, written, end)
 
-    def _render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    def _render(self, messages: Sequence[Message], tools: Any, add_generation_prompt: bool = False) -> str:
         try:
             return str(self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt))
-        except jinja2.TemplateError as error:
-            raise BadConfig(f"spec.model.source: the model's chat template refuses this conversation: {error}"
-                            ) from error
+                [_in_parts(message) if self._parts else dict(message) for message in messages], tools=tools,
+                tokenize=False, add_generation_prompt=add_generation_prompt))
+        # A template is the model author's program: whatever it raises, it refuses the conversation.
+        except Exception as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise RowFault(f"the model's chat template refuses this conversation: {first_line(error)} (its roles are "
+                           f"{roles})") from error
+
+
+def _in_parts(message: Message) -> dict[str, Any]:
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
+
+
+def _with_calls(message: Message) -> Message:
+    """A message whose calls stand in its content."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    texts = [f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>" for call in calls]
+    return {"role": message["role"], "content": "\n".join(filter(None, [message["content"], *texts]))}
+
+
+def _check(messages: Sequence[Message], prompt: str, tools: Any) -> None:
+    """That each message stands in the prompt, once.
+
+    A template may leave out what an earlier answer thought, and may write the results and the calls of tools as JSON.
+
+    Raises:
+        RowFault: it doesn't.
+    """
+    contents = [message["content"] for message in messages]
+    for message in messages:
+        text = message["content"].strip()
+        if message["role"] == "tool" or message.get("tool_calls"):
+            continue
+        if message["role"] == "assistant":
+            text = re.split(REASONING, text)[-1].strip()
+        if text not in prompt:
+            fault = "drops or rewrites"
+        elif len(text) >= _SHORTEST_DOUBLE and not tools and \
+                prompt.count(text) > sum(content.count(text) for content in contents):
+            fault = "writes more than once"
+        else:
+            continue
+        name = {"user": "question", "system": "system prompt"}.get(message["role"], "earlier answer")
+        raise RowFault(f"the model's chat template {fault} the {name} {_cut(text)!r}: it makes {_cut(prompt)!r}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 2:]}"

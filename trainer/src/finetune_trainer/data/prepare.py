@@ -8,8 +8,10 @@ from pathlib import Path
 
 from finetune_api.spec.job import FineTuneJobSpec
 
-from finetune_trainer.data.chat import ChatFormat
-from finetune_trainer.data.checks import answer_findings, fit, leave_out_duplicates
+from finetune_trainer.data.chat import ChatFormat, RowFault, Written
+from finetune_trainer.data.checks import answer_findings
+from finetune_trainer.data.held_out import divide, leave_out_duplicates, sample
+from finetune_trainer.data.lengths import fit
 from finetune_trainer.data.rows import (
     EvaluationRow,
     Example,
@@ -17,7 +19,6 @@ from finetune_trainer.data.rows import (
     PreparedData,
     Severity,
     SourceRow,
-    TokenRow,
     summarise,
 )
 from finetune_trainer.data.sources import read_splits
@@ -40,57 +41,86 @@ def prepare(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path, judge: Judge
         BadConfig: its description can't work.
         BadData: rows that can't be learnt from; the message names the first ones.
     """
-    learn, held_out = read_splits(spec.dataset, spec.output.s3, spec.training.seed, scratch)
+    learn, held_out = read_splits(spec.dataset, spec.output.s3, scratch)
     return prepare_rows(learn, held_out, spec, chat, judge)
 
 
-def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow], spec: FineTuneJobSpec, chat: ChatFormat,
-                 judge: Judge | None = None) -> PreparedData:
-    """Render, check and tokenise rows that are read already; errors as in `prepare`."""
-    train_examples, findings = to_examples(learn, spec.dataset)
-    held_examples, more = to_examples(held_out, spec.dataset)
+def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | None, spec: FineTuneJobSpec,
+                 chat: ChatFormat, judge: Judge | None = None) -> PreparedData:
+    """Render, check and tokenise rows that are read already; errors as in `prepare`.
+
+    Args:
+        learn: the rows to learn from.
+        held_out: the rows to evaluate on; None to hold some of the others out.
+        spec: the job's spec.
+        chat: how the model writes a conversation.
+        judge: judges responses, where the method has a reward.
+    """
+    rows = [*learn, *(held_out or ())]
+    counts = Counter(read=len(rows))
+    train, findings = to_examples(learn, spec.dataset)
+    held, more = to_examples(held_out or (), spec.dataset)
     findings += more
-    for examples in (train_examples, held_examples):
+    counts["weightless"] = len(rows) - len(train) - len(held)
+    if held_out is None:
+        try:
+            train, held, more = divide(train, spec.dataset.evaluation_fraction or 0.0, spec.training.seed)
+        except BadData:
+            _refuse_errors(findings)
+            raise
+        findings += more
+    for examples in (train, held):
         findings += answer_findings(examples, spec.dataset.answer_format)
     if judge:
-        train_examples, wrong = with_right_answers(train_examples, learn, judge)
-        held_examples, more = with_right_answers(held_examples, held_out, judge)
+        train, wrong = with_right_answers(train, rows, judge)
+        held, more = with_right_answers(held, rows, judge)
         findings += [*wrong, *more]
-    counts = Counter(read=len(learn) + len(held_out))
-    train_examples, duplicates = leave_out_duplicates(train_examples, held_examples)
+    train, duplicates = leave_out_duplicates(train, held)
+    findings += duplicates
     counts["duplicates"] = len(duplicates)
-    train_examples = train_examples[: spec.dataset.max_samples]
-    held_examples = held_examples[: spec.evaluation.samples]
-    train, long_train = _tokenise(train_examples, spec, chat)
-    held, long_held = _tokenise(held_examples, spec, chat)
-    findings += [*duplicates, *long_train, *long_held]
-    counts["dropped"] = len(train_examples) + len(held_examples) - len(train) - len(held)
-    counts["cut"] = sum(f.severity is Severity.WARNING for f in [*long_train, *long_held]) - counts["dropped"]
+    used = train[: spec.dataset.max_samples]
+    judged = sample(held, spec.evaluation.samples, spec.training.seed)
+    counts["beyondMaxSamples"], counts["notEvaluated"] = len(train) - len(used), len(held) - len(judged)
+    tokenised = [_tokenise(examples, spec, chat) for examples in (used, judged)]
+    findings += [finding for _, long, notes in tokenised for finding in (*long, *notes)]
     _refuse_errors(findings)
-    if not train or not held:
-        raise BadData("spec.dataset: no rows are left " + ("to learn from" if not train else "to evaluate on")
+    learnt, evaluated = (written for written, _, _ in tokenised)
+    counts["dropped"] = len(used) + len(judged) - len(learnt) - len(evaluated)
+    counts["cut"] = sum(len(long) for _, long, _ in tokenised) - counts["dropped"]
+    if not learnt or not evaluated:
+        raise BadData("spec.dataset: no rows are left " + ("to learn from" if not learnt else "to evaluate on")
                       + f" after the checks: {summarise(findings)}")
-    counts["train"], counts["heldOut"] = len(train), len(held)
+    counts["train"], counts["heldOut"] = len(learnt), len(evaluated)
     return PreparedData(
-        train=tuple(row for _, row in train),
-        train_answers=tuple(example.answer for example, _ in train),
-        held_out=tuple(EvaluationRow(example, row) for example, row in held),
+        train=tuple(row.tokens for row in learnt),
+        train_answers=tuple(row.example.answer for row in learnt),
+        held_out=tuple(EvaluationRow(row.example, row.tokens) for row in evaluated),
         findings=tuple(findings),
         counts=dict(counts),
-        train_examples=tuple(example for example, _ in train),
+        train_examples=tuple(row.example for row in learnt),
     )
 
 
 def _tokenise(examples: Sequence[Example], spec: FineTuneJobSpec, chat: ChatFormat
-              ) -> tuple[list[tuple[Example, TokenRow]], list[Finding]]:
-    kept, findings = [], []
+              ) -> tuple[list[Written], list[Finding], list[Finding]]:
+    """The rows as ids, what was found of their lengths or can't be written, and what else is to be told."""
+    kept: list[Written] = []
+    findings: list[Finding] = []
+    notes: dict[str, list[str]] = {}
     for example in examples:
-        row, finding = fit(chat.row(example), example.place, spec.training.max_length, spec.training.long_rows)
+        try:
+            written, finding = fit(example, chat, spec.training)
+        except RowFault as error:
+            written, finding = None, Finding(Severity.ERROR, example.place, str(error))
         if finding:
             findings.append(finding)
-        if row:
-            kept.append((example, row))
-    return kept, findings
+        if written:
+            kept.append(written)
+            for note in written.notes:
+                notes.setdefault(note, []).append(example.place)
+    return kept, findings, [
+        Finding(Severity.WARNING, places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else ""), note)
+        for note, places in notes.items()]
 
 
 def _refuse_errors(findings: Sequence[Finding]) -> None:

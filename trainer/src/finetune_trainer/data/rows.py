@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import Any
 
 Columns = Mapping[str, Any]
+Message = Mapping[str, Any]
+"""`role` and `content`, both texts; an assistant's may have `tool_calls` too."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +33,31 @@ class Example:
 
     Attributes:
         place: where it came from.
-        messages: the conversation before the answer, as `{"role", "content"}`, without the job's system prompt.
+        messages: the conversation before the answer, without the job's system prompt.
         answer: the expected answer.
         target: the right answer by which a reward judges; None without a reward.
         columns: the row's columns, for rewards.
+        tools: the functions that the answer may call, as chat templates take them.
+        calls: the calls that the answer makes, which the model's template writes; None where it is a text.
     """
 
     place: str
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Message, ...]
     answer: str
     target: str | None = None
     columns: Columns = field(default_factory=dict)
+    tools: Any = None
+    calls: Any = None
 
     @property
     def question(self) -> str:
         """The last message before the answer."""
-        return self.messages[-1]["content"]
+        return str(self.messages[-1]["content"])
+
+    @property
+    def asked(self) -> str:
+        """The whole conversation before the answer as one text: two rows ask the same where theirs are equal."""
+        return json.dumps([self.messages, self.tools], ensure_ascii=False, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,16 @@ class EvaluationRow:
     tokens: TokenRow
 
 
+LEFT_OUT = {
+    "dropped": "left out: too long",
+    "duplicates": "left out: held out too",
+    "weightless": "left out: no answer with a weight",
+    "beyondMaxSamples": "left out: beyond maxSamples",
+    "notEvaluated": "held out, beyond evaluation.samples",
+}
+"""Why a row that was read is neither learnt from nor evaluated on, in words."""
+
+
 @dataclass(frozen=True)
 class PreparedData:
     """Everything that training and evaluation need of the data set.
@@ -102,7 +123,8 @@ class PreparedData:
         train_examples: the same rows as question and answer.
         held_out: the rows to evaluate on.
         findings: warnings; errors never get here.
-        counts: how many rows were read, cut, dropped, and left out as duplicates.
+        counts: how many rows were read, and what became of each: `train`, `heldOut`, or one of the reasons in
+            `LEFT_OUT`; `cut` counts some of the former two.
     """
 
     train: tuple[TokenRow, ...]
@@ -138,6 +160,11 @@ def summarise(findings: Sequence[Finding], shown: int = 5) -> str:
     text = "; ".join(str(finding) for finding in findings[:shown])
     rest = len(findings) - shown
     return f"{text}; and {rest} more" if rest > 0 else text
+
+
+def known_columns(rows: Iterable[SourceRow]) -> list[str]:
+    """The names of all columns that any row has, sorted."""
+    return sorted({name for row in rows for name in row.columns})
 
 
 def places(rows: Iterable[Columns], split: str) -> list[SourceRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,62 +13,78 @@ from finetune_api.spec.output import S3Spec
 from finetune_api.uris import Uri
 
 from finetune_trainer.data.download import download
-from finetune_trainer.data.formats import format_of, read_rows
+from finetune_trainer.data.formats import ENDINGS, format_of, read_rows, rows_of
 from finetune_trainer.data.rows import Columns, SourceRow, places
 from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import BadConfig, BadData, MissingInput, first_line
-from finetune_trainer.storage import file_at
+from finetune_trainer.storage import file_at, open_storage
 
 
-def read_splits(spec: DatasetSpec, s3: S3Spec | None, seed: int, scratch: Path
-                ) -> tuple[list[SourceRow], list[SourceRow]]:
-    """The rows to learn from and the rows held out, disjoint.
+def read_splits(spec: DatasetSpec, s3: S3Spec | None, scratch: Path
+                ) -> tuple[list[SourceRow], list[SourceRow] | None]:
+    """The rows of the split to learn from, and those of the evaluation split; None where the job has none.
 
     Raises:
         MissingInput: the data set isn't there.
         BadConfig: it has no such split.
-        BadData: it has no rows, or not enough to hold some out.
+        BadData: a split has no rows.
     """
-    if spec.evaluation_split is not None:
-        learn = places(_read(spec, spec.split, s3, scratch), spec.split)
-        held_out = places(_read(spec, spec.evaluation_split, s3, scratch), spec.evaluation_split)
-    else:
-        everything = places(_read(spec, spec.split, s3, scratch), spec.split)
-        learn, held_out = hold_out(everything, spec.evaluation_fraction or 0.0, seed)
-    for rows, split in ((learn, spec.split), (held_out, spec.evaluation_split or "held-out part")):
+    learn = places(_read(spec, spec.split, s3, scratch), spec.split)
+    if spec.evaluation_split is None:
+        return learn, None
+    held_out = places(_read(spec, spec.evaluation_split, s3, scratch), spec.evaluation_split)
+    for rows, split in ((learn, spec.split), (held_out, spec.evaluation_split)):
         if not rows:
             raise BadData(f"spec.dataset: the {split} of {spec.source} has no rows")
     return learn, held_out
 
 
-def hold_out(rows: Sequence[SourceRow], fraction: float, seed: int) -> tuple[list[SourceRow], list[SourceRow]]:
-    """Split rows by chance, at least one on either side where there are two; both keep their order."""
-    if len(rows) < 2:
-        raise BadData(f"the data set has {len(rows)} rows: at least 2 are needed, one to learn from and one held out")
-    count = min(len(rows) - 1, max(1, round(len(rows) * fraction)))
-    chosen = set(random.Random(seed).sample(range(len(rows)), count))
-    return ([row for index, row in enumerate(rows) if index not in chosen],
-            [row for index, row in enumerate(rows) if index in chosen])
-
-
-def _read(spec: DatasetSpec, split: str, s3: S3Spec | None, scratch: Path) -> Sequence[Columns]:
+def _read(spec: DatasetSpec, split: str, s3: S3Spec | None, scratch: Path) -> list[Columns]:
     if spec.source.scheme == "hf":
         return _from_hub(spec, split)
-    if spec.source.is_folder:
-        formats = [spec.format] if spec.format else list(DataFormat)
-        for data_format in formats:
-            try:
-                path = fetch(spec.source.join(f"{split}.{data_format}"), s3, scratch)
-            except MissingInput:
-                continue
-            return read_rows(path, data_format)
-        names = ", ".join(f"{split}.{data_format}" for data_format in formats)
-        raise MissingInput(f"spec.dataset.source: {spec.source} has none of {names}")
-    path = fetch(spec.source, s3, scratch)
-    if spec.sha256 and (found := file_digest(path)) != spec.sha256:
-        raise BadData(f"spec.dataset.sha256: {spec.source} has the digest {found}, not {spec.sha256}: it is another "
-                      "file than the one the job was written for")
-    return read_rows(path, format_of(spec.source.path, spec.format))
+    files = _files(spec, split, s3)
+    paths = [fetch(file, s3, scratch) for file in files]
+    if spec.sha256:
+        if len(paths) > 1:
+            raise BadConfig(f"spec.dataset.sha256: it is the digest of one file, and {spec.source} stands for "
+                            f"{len(paths)}: leave sha256 out")
+        if (found := file_digest(paths[0])) != spec.sha256:
+            raise BadData(f"spec.dataset.sha256: {spec.source} has the digest {found}, not {spec.sha256}: it is "
+                          "another file than the one the job was written for")
+    return [row for file, path in zip(files, paths, strict=True)
+            for row in read_rows(path, format_of(file.path, spec.format), split)]
+
+
+def _files(spec: DatasetSpec, split: str, s3: S3Spec | None) -> list[Uri]:
+    """The files of a split: the one that the source names, those that match its `*`, or a folder's for the split."""
+    source = spec.source
+    if not source.is_folder and ("*" not in source.path or source.scheme == "https"):
+        return [source]
+    folder, _, pattern = source.path.rpartition("/")
+    root = Uri(source.scheme, source.authority, folder)
+    names = _names(root, split if source.is_folder else pattern.partition("*")[0], s3)
+    if source.is_folder:
+        endings = tuple(ending for ending, known in ENDINGS.items() if spec.format in (None, known))
+        for ending in endings:
+            parts = re.compile(rf"{re.escape(split)}(?:-[0-9]+-of-[0-9]+)?{re.escape(ending)}(?:\.gz|\.bz2|\.xz)?")
+            if found := [name for name in names if parts.fullmatch(name)]:
+                return [root.join(name) for name in found]
+        names = [f"{split}.{known}" for known in DataFormat if spec.format in (None, known)]
+        raise MissingInput(f"spec.dataset.source: {source} has none of {', '.join(names)}, nor parts such as "
+                           f"{split}-00000-of-00002.{names[-1].rpartition('.')[2]}")
+    wanted = re.compile(".*".join(map(re.escape, pattern.split("*"))))
+    found = [name for name in names if wanted.fullmatch(name)]
+    if not found and pattern not in names:
+        raise MissingInput(f"spec.dataset.source: no file matches {source}")
+    return [root.join(name) for name in found]
+
+
+def _names(folder: Uri, start: str, s3: S3Spec | None) -> list[str]:
+    """The files of a folder whose names start so, sorted."""
+    if folder.scheme != "file":
+        return [key for key in open_storage(folder, s3).keys(start) if "/" not in key]
+    path = folder.local_path()
+    return sorted(file.name for file in path.iterdir() if file.is_file()) if path.is_dir() else []
 
 
 def fetch(source: Uri, s3: S3Spec | None, scratch: Path) -> Path:
@@ -92,7 +108,7 @@ def fetch(source: Uri, s3: S3Spec | None, scratch: Path) -> Path:
     return path
 
 
-def _from_hub(spec: DatasetSpec, split: str) -> Sequence[Columns]:
+def _from_hub(spec: DatasetSpec, split: str) -> list[Columns]:
     """Rows of a hub data set, by the `datasets` library; script data sets are read from their parquet conversion."""
     import datasets
 
@@ -114,7 +130,7 @@ def _from_hub(spec: DatasetSpec, split: str) -> Sequence[Columns]:
     except (OSError, ConnectionError) as error:
         raise MissingInput(f"spec.dataset.source: {spec.source} can't be loaded from the hub: {first_line(error)}"
                            ) from error
-    return list(loaded)
+    return rows_of(loaded.with_format("arrow")[:], str(spec.source))
 
 
 def _refuse_files_elsewhere(files: Mapping[str, Sequence[str]], source: Uri) -> None:

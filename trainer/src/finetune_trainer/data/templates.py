@@ -1,30 +1,171 @@
-"""From a row's columns to question and answer: two sandboxed Jinja templates, or a column of chat messages."""
+"""From a row's columns to question and answer, by two sandboxed Jinja templates."""
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
 import jinja2.meta
 from finetune_api.spec.dataset import DatasetSpec
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow
-from finetune_trainer.errors import BadConfig
+from finetune_trainer.data.conversations import from_messages
+from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow, known_columns
+from finetune_trainer.data.values import (
+    NoText,
+    Null,
+    Unwritable,
+    as_data,
+    as_text,
+    joined,
+    surrogate,
+    to_json,
+    trimmed,
+)
+from finetune_trainer.errors import BadConfig, first_line
 
-_ROLES = ("system", "user", "assistant")
+_ROW = "row"
+_WORD = re.compile(r"(?!(?:if|for|in|is|not|and|or|else|true|false|none)\Z)[^\W\d]\w*", re.IGNORECASE)
+
+
+class _Generator(CodeGenerator):
+    """Writes `a ~ b` as every other value is written; Jinja itself would call `str`."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.joined((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Templates see data alone: a mapping's keys before its methods, and a method only to call it."""
+
+    code_generator_class = _Generator
+    joined = staticmethod(joined)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, Mapping) and attribute in obj:
+            return obj[attribute]
+        found = super().getattr(obj.function if isinstance(obj, Unwritable) else obj, attribute)
+        return _callable(found, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        return _callable(super().getitem(obj, argument), str(argument))
+
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        function = obj.function if isinstance(obj, Unwritable) else None
+        return super().call(context, obj if function is None else function, *args, **kwargs)
+
+
+def _callable(value: Any, name: str) -> Any:
+    if callable(value) and not isinstance(value, jinja2.Undefined | Unwritable):
+        return Unwritable(f"{name} is a function, and no column", value)
+    return value
 
 
 def template_environment() -> ImmutableSandboxedEnvironment:
     """What templates of a job are read with: the row's columns, and nothing of Python."""
-    environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False,
-                                                keep_trailing_newline=False)
+    environment = _Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=False,
+                               finalize=as_text)
+    environment.globals = {name: _callable(value, name) for name, value in environment.globals.items()}
+    tests, filters = environment.tests, environment.filters
+    tests["none"] = lambda value: value is None or isinstance(value, Null)
+    tests["string"] = lambda value: isinstance(value, str) and not isinstance(value, Null)
     # Jinja's own tojson escapes for HTML, which would teach the model < for <.
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    filters["tojson"] = to_json
+    filters["string"] = as_text
+    filters["attr"] = jinja2.pass_environment(lambda environment, obj, name: environment.getattr(obj, name))
+    join = filters["join"]
+    filters["join"] = jinja2.pass_eval_context(
+        lambda context, value, d="", attribute=None: as_text(d).join(map(as_text, value)) if attribute is None
+        else join(context, value, d, attribute))
     return environment
+
+
+class RowTemplate:
+    """A template over the columns of a row: each by its name, and all of them as `row["any name"]`.
+
+    Args:
+        text: the template.
+        field: the job's field that holds it.
+        columns: the names of all columns, so that a name that no row has is the template's fault; without them it is
+            the row's.
+
+    Raises:
+        BadConfig: it is not valid.
+    """
+
+    def __init__(self, text: str, field: str, columns: Sequence[str] = ()) -> None:
+        self._field = field
+        self._columns = columns
+        environment = template_environment()
+        self._functions = set(environment.globals) - set(self._columns)
+        try:
+            # Blanks around a template are the layout of its YAML; those in it, and in the columns, are the author's.
+            self._template = environment.from_string(text.strip())
+            self._missing = jinja2.meta.find_undeclared_variables(environment.parse(text)) - {_ROW, *columns}
+        except jinja2.TemplateSyntaxError as error:
+            raise BadConfig(f"{field}: not a valid template: {error.message} (line {error.lineno}){self._odd_columns()}"
+                            ) from error
+        except (RecursionError, ValueError) as error:
+            raise BadConfig(f"{field}: not a valid template: {error}") from error
+
+    def render(self, data: Mapping[str, Any]) -> str:
+        """The text of a row, without blank lines before and blanks after it.
+
+        Args:
+            data: the row's columns, by `row_data`.
+
+        Raises:
+            BadConfig: the template reaches for what it may not, or names a column that no row has.
+            ValueError: it fails for this row; the message says why.
+        """
+        try:
+            text = trimmed(self._template.render({_ROW: data, **data}))
+        except SecurityError as error:
+            raise BadConfig(f"{self._field}: a template may use the row's columns and nothing of Python: {error}"
+                            ) from error
+        except jinja2.UndefinedError as error:
+            self._refuse(self._missing)
+            raise ValueError(f"{error.message}{self._odd_columns()}") from error
+        except NoText as error:
+            self._refuse({str(error).partition(" is a function")[0]} & self._functions)
+            raise ValueError(str(error)) from error
+        # Whatever a template does with data ends here: the row is named, and no code of ours is in between.
+        except Exception as error:
+            raise ValueError(f"the template fails: {first_line(error)}") from error
+        if fault := surrogate(text):
+            raise ValueError(fault)
+        return text
+
+    def _refuse(self, missing: set[str]) -> None:
+        if missing and self._columns:
+            raise BadConfig(f"{self._field}: no row has a column {', '.join(sorted(missing))}; the columns are "
+                            f"{', '.join(self._columns) or 'none'}{self._odd_columns()}")
+
+    def _odd_columns(self) -> str:
+        """How to write the columns whose names are no words of Jinja."""
+        odd = next((name for name in self._columns if not _WORD.fullmatch(name)), None)
+        return f'; a column such as {odd!r} is written {{{{ row["{odd}"] }}}}' if odd else ""
+
+
+def row_data(row: SourceRow) -> dict[str, Any]:
+    """A row's columns as templates see them.
+
+    Raises:
+        ValueError: a column is nested too deeply.
+    """
+    try:
+        return {name: as_data(value) for name, value in row.columns.items()}
+    except RecursionError as error:
+        raise ValueError("a column is nested too deeply to be read") from error
 
 
 def to_examples(rows: Sequence[SourceRow], spec: DatasetSpec) -> tuple[list[Example], list[Finding]]:
@@ -34,81 +175,29 @@ def to_examples(rows: Sequence[SourceRow], spec: DatasetSpec) -> tuple[list[Exam
         BadConfig: a template is not valid, reaches for what it may not, or names a column that no row has.
     """
     if spec.messages is not None:
-        return _from_messages(rows, spec.messages)
-    environment = template_environment()
-    templates = {}
-    for field, text in (("prompt", spec.prompt), ("completion", spec.completion)):
-        try:
-            templates[field] = environment.from_string(text or "")
-        except jinja2.TemplateSyntaxError as error:
-            raise BadConfig(f"spec.dataset.{field}: not a valid template: {error.message} (line {error.lineno})"
-                            ) from error
+        return from_messages(rows, spec.messages)
+    columns = known_columns(rows)
+    question = RowTemplate(spec.prompt or "", "spec.dataset.prompt", columns)
+    answer = RowTemplate(spec.completion or "", "spec.dataset.completion", columns)
     examples: list[Example] = []
     findings: list[Finding] = []
     for row in rows:
         texts = {}
-        for field, template in templates.items():
+        try:
+            data = row_data(row)
+        except ValueError as error:
+            findings.append(Finding(Severity.ERROR, row.place, str(error)))
+            continue
+        for field, template in (("prompt", question), ("completion", answer)):
             try:
-                texts[field] = template.render(dict(row.columns)).strip()
-            except SecurityError as error:
-                raise BadConfig(f"spec.dataset.{field}: a template may use the row's columns and nothing of Python: "
-                                f"{error}") from error
-            except jinja2.UndefinedError as error:
-                missing = _missing_column(template, environment, rows, spec, field)
-                if missing:
-                    raise BadConfig(missing) from error
-                findings.append(Finding(Severity.ERROR, row.place, f"{field}: {error.message}"))
-            except (ValueError, TypeError, ArithmeticError, LookupError, MemoryError, RecursionError) as error:
-                findings.append(Finding(Severity.ERROR, row.place, f"{field}: the template fails: {error}"))
-        if len(texts) < len(templates):
+                texts[field] = template.render(data)
+            except ValueError as error:
+                findings.append(Finding(Severity.ERROR, row.place, f"{field}: {error}"))
+        if len(texts) < 2:
             continue
         empty = next((field for field, text in texts.items() if not text), None)
         if empty:
             findings.append(Finding(Severity.ERROR, row.place, f"{empty} is empty"))
-            continue
-        examples.append(Example(row.place, ({"role": "user", "content": texts["prompt"]},), texts["completion"]))
-    return examples, findings
-
-
-def _missing_column(template: jinja2.Template, environment: jinja2.Environment, rows: Sequence[SourceRow],
-                    spec: DatasetSpec, field: str) -> str | None:
-    """What to say where a template names a column that no row has; None where some have it."""
-    text = (spec.prompt if field == "prompt" else spec.completion) or ""
-    names = jinja2.meta.find_undeclared_variables(environment.parse(text))
-    known = {column for row in rows for column in row.columns}
-    missing = sorted(names - known)
-    if not missing:
-        return None
-    return (f"spec.dataset.{field}: no row has a column {', '.join(missing)}; the columns are "
-            f"{', '.join(sorted(known)) or 'none'}")
-
-
-def _from_messages(rows: Sequence[SourceRow], column: str) -> tuple[list[Example], list[Finding]]:
-    if not any(column in row.columns for row in rows):
-        known = sorted({name for row in rows for name in row.columns})
-        raise BadConfig(f"spec.dataset.messages: no row has a column {column}; the columns are {', '.join(known)}")
-    examples: list[Example] = []
-    findings: list[Finding] = []
-    for row in rows:
-        messages = row.columns.get(column)
-        fault = _message_fault(messages)
-        if fault:
-            findings.append(Finding(Severity.ERROR, row.place, f"{column}: {fault}"))
         else:
-            assert isinstance(messages, Sequence)
-            plain = [{"role": str(m["role"]), "content": str(m["content"]).strip()} for m in messages]
-            examples.append(Example(row.place, tuple(plain[:-1]), plain[-1]["content"]))
+            examples.append(Example(row.place, ({"role": "user", "content": texts["prompt"]},), texts["completion"]))
     return examples, findings
-
-
-def _message_fault(messages: Any) -> str | None:
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or len(messages) < 2:
-        return "write a list of at least two messages, the last one the answer"
-    for number, message in enumerate(messages, start=1):
-        if not isinstance(message, Mapping) or message.get("role") not in _ROLES:
-            return f"message {number} has no role of {', '.join(_ROLES)}"
-        if not isinstance(message.get("content"), str) or not message["content"].strip():
-            return f"message {number} has no content"
-    if messages[-1]["role"] != "assistant" or messages[-2]["role"] != "user":
-        return "the last message must be the assistant's, after the user's"
-    return None

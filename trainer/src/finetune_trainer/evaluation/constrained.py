@@ -15,17 +15,21 @@ from finetune_trainer.errors import BadConfig
 
 
 class SchemaGuide:
-    """A JSON Schema, ready to guide the decoding of one model.
+    """A JSON Schema, ready to guide the decoding of one model, whose answers begin with `lead` (blanks, or nothing).
 
     Raises:
         BadConfig: the schema has something that can't be forced.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, schema: dict[str, Any], end_of_turn: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, schema: dict[str, Any], end_of_turn: int,
+                 lead: str = "") -> None:
         self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, eos_token=end_of_turn)
         # At most one blank between tokens: without a bound a model could go on writing blanks for ever.
-        self._grammar = llguidance.LLMatcher.grammar_from_json_schema(
-            json.dumps(schema), overrides={"whitespace_pattern": "[ ]?"})
+        blanks = {"whitespace_pattern": "[ ]?"}
+        self._grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=blanks)
+        if lead:
+            guided = json.dumps({**schema, "x-guidance": blanks})
+            self._grammar = f"start: {json.dumps(lead)} answer\nanswer: %json {guided}"
         fault = llguidance.LLMatcher(self._tokenizer, self._grammar).get_error()
         if fault:
             raise BadConfig("spec.evaluation.constrained: dataset.answerFormat.schema can't be forced while decoding: "

@@ -116,7 +116,7 @@ class Evaluator:
             constrained = None
             schema = self.spec.dataset.answer_format.json_schema
             if self.spec.evaluation.constrained and schema is not None:
-                guide = SchemaGuide(self.tokenizer, schema, self.chat.end_of_turn)
+                guide = SchemaGuide(self.tokenizer, schema, self.chat.end_of_turn, self.chat.form.lead)
                 guided = self._answer(model, guide)[1]
                 constrained = self._score(guided, self._judged(guided))
         finally:

@@ -10,13 +10,11 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
-import jinja2
 from finetune_api.spec.reft import REWARD_PLUGINS, RewardSpec, RewardType
-from jinja2.exceptions import SecurityError
 
 from finetune_trainer.data.json_answers import NotJson, parse_json
 from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow
-from finetune_trainer.data.templates import template_environment
+from finetune_trainer.data.templates import RowTemplate, row_data
 from finetune_trainer.errors import BadConfig, BadData
 from finetune_trainer.reft.answers import (
     NO_ANSWER,
@@ -124,38 +122,28 @@ def with_right_answers(examples: Sequence[Example], rows: Sequence[SourceRow], j
         BadConfig: the template is not valid, or the trigger occurs in no row.
     """
     reward = judge.reward
-    columns = {row.place: row.columns for row in rows}
+    sources = {row.place: row for row in rows}
     if reward.type is RewardType.FINAL_ANSWER and examples and \
             not any(reward.trigger in example.answer for example in examples):
         raise BadConfig(f"{_FIELD}.trigger: {reward.trigger!r} occurs in no row's completion (the first is "
                         f"{examples[0].answer[-60:]!r}); write the words that the final answers follow there")
-    template = _template(reward.answer)
+    template = RowTemplate(reward.answer, f"{_FIELD}.answer") if reward.answer is not None else None
     found, findings = [], []
     for example in examples:
+        source = sources[example.place]
         try:
-            target = template.render(dict(columns[example.place])).strip() if template else _own_answer(example, reward)
-        except SecurityError as error:
-            raise BadConfig(f"{_FIELD}.answer: a template may use the row's columns and nothing of Python: {error}"
-                            ) from error
-        except (jinja2.TemplateError, ValueError, TypeError, ArithmeticError, LookupError) as error:
-            findings.append(Finding(Severity.ERROR, example.place, f"{_FIELD}.answer: the template fails: {error}"))
+            target = template.render(row_data(source)) if template else _own_answer(example, reward)
+        except ValueError as error:
+            findings.append(Finding(Severity.ERROR, example.place, f"{_FIELD}.answer: the template fails: "
+                                    + str(error).removeprefix("the template fails: ")))
             continue
-        complete = replace(example, target=target, columns=columns[example.place])
+        complete = replace(example, target=target, columns=source.columns)
         fault = _fault(complete, reward)
         if fault:
             findings.append(Finding(Severity.ERROR, example.place, fault))
         else:
             found.append(complete)
     return found, findings + _wrong_rows(found, judge)
-
-
-def _template(text: str | None) -> jinja2.Template | None:
-    if text is None:
-        return None
-    try:
-        return template_environment().from_string(text)
-    except jinja2.TemplateSyntaxError as error:
-        raise BadConfig(f"{_FIELD}.answer: not a valid template: {error.message} (line {error.lineno})") from error
 
 
 def _own_answer(example: Example, reward: RewardSpec) -> str:

@@ -13,6 +13,7 @@ from finetune_api.layout import job_prefix, results_prefix
 from finetune_api.messages import Outcome, RunConfig, Stage
 from finetune_api.spec.evaluation import Metric
 
+from finetune_trainer.data.rows import LEFT_OUT
 from finetune_trainer.evaluation.scores import Scores, headline
 from finetune_trainer.gate import judge
 
@@ -247,14 +248,14 @@ def summary(facts: RunFacts) -> str:
             f"{facts.run.spec.dataset.source}, in {steps}.")
 
 
-_COUNTS = {"read": "read", "train": "learnt from", "heldOut": "held out", "cut": "cut to the longest length",
-           "dropped": "dropped as too long", "duplicates": "left out as duplicates"}
+_COUNTS = {"read": "read", "train": "learnt from", "heldOut": "held out and evaluated", **LEFT_OUT,
+           "cut": "of these with a question that was cut"}
 
 
 def row_counts(facts: RunFacts) -> list[tuple[str, str]]:
-    """What became of the rows, in words and numbers."""
-    known = [key for key in _COUNTS if key in facts.counts]
-    return [(_COUNTS.get(key, key), f"{facts.counts[key]:,}")
+    """What became of the rows, in words and numbers: all that were read, and each way in which one ended."""
+    known = [key for key in _COUNTS if facts.counts.get(key) or key in ("read", "train", "heldOut")]
+    return [(_COUNTS.get(key, key), f"{facts.counts.get(key, 0):,}")
             for key in (*known, *(key for key in facts.counts if key not in _COUNTS))]
 
 

@@ -1,0 +1,136 @@
+"""JSON and JSON Lines, told apart by their content: files of either kind often have the other's name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+from finetune_trainer.data.formats.decoding import decode, encoding_of, open_bytes
+from finetune_trainer.data.rows import Columns
+from finetune_trainer.data.values import refuse_constant, strict_json
+from finetune_trainer.errors import BadData
+
+
+def read_json(path: Path, split: str | None = None) -> list[Columns]:
+    """All rows of a JSON or JSON Lines file.
+
+    A file is read line by line where its first line is an object; else as one list, or as one object with a list
+    named `data` or after the split.
+
+    Raises:
+        BadData: it is neither; the message names the line or the row.
+    """
+    with open_bytes(path) as file:
+        lines = _lines(file, path.name)
+        number, first = next(((number, line) for number, line in lines if line.strip()), (0, ""))
+        if not first.strip():
+            return []
+        if _is_object(first):
+            rows = _json_lines(chain([(number, first)], lines), path.name)
+            return _listed(rows[0], path.name, split) if len(rows) == 1 and ".jsonl" not in path.name else rows
+        whole = "".join([first, *(line for _, line in lines)])
+    try:
+        content = strict_json(whole)
+    except ValueError as error:
+        if path.name.partition(".")[2].startswith(("jsonl", "ndjson")) and not first.lstrip().startswith("["):
+            raise BadData(f"{path.name} line {number}: {_fault(first)}; write one JSON object a line") from error
+        raise BadData(f"{path.name} {_place(error, whole, number)}: {error}") from error
+    return _listed(content, path.name, split)
+
+
+def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines; those of UTF-16, and those that end in a carriage return alone, are read at once."""
+    start = file.readline(1 << 20)
+    encoding = encoding_of(start[:4])
+    if encoding.startswith(("utf-16", "utf-32")) or b"\r" in start.rstrip(b"\r\n"):
+        text = decode(start + file.read(), name)
+        yield from enumerate(re.findall(r"[^\n]*\n|[^\n]+", text.replace("\r\n", "\n").replace("\r", "\n")), start=1)
+        return
+    if not start.endswith(b"\n"):
+        start += file.readline()
+    for number, line in enumerate(chain([start], file), start=1):
+        yield number, decode(line, name, number)
+
+
+def _is_object(line: str) -> bool:
+    """Whether the first line of a file is an object by itself, or was meant to be."""
+    if not line.lstrip().startswith("{"):
+        return False
+    try:
+        content = strict_json(line)
+    except ValueError as error:
+        # A broken line of JSON Lines is named as one; a brace alone begins an object over several lines.
+        return not isinstance(error.__cause__, json.JSONDecodeError) or line.rstrip().endswith("}")
+    return isinstance(content, dict)
+
+
+def _json_lines(lines: Iterator[tuple[int, str]], name: str) -> list[Columns]:
+    rows: list[Columns] = []
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            row = strict_json(line)
+        except ValueError as error:
+            cure = "; write one JSON object a line" if isinstance(error.__cause__, json.JSONDecodeError) else ""
+            raise BadData(f"{name} line {number}: {error}{cure}") from error
+        rows.append(_object(row, f"{name} line {number}"))
+    return rows
+
+
+def _listed(content: Any, name: str, split: str | None) -> list[Columns]:
+    if isinstance(content, dict):
+        found = _rows_in(content, split)
+        if found is None and content and all(isinstance(value, dict) for value in content.values()):
+            raise BadData(f"{name}: it holds columns and not rows, as pandas writes by default; write "
+                          "df.to_json(orient='records', lines=True)")
+        content = found
+    if not isinstance(content, list):
+        raise BadData(f"{name}: write a list of objects, or an object with a list named data"
+                      + (f" or {split}" if split else ""))
+    if ".jsonl" in name and content and not isinstance(content[0], dict):
+        content = [_object(content, f"{name} line 1")]
+    return [_object(row, f"{name} row {number}") for number, row in enumerate(content, start=1)]
+
+
+def _rows_in(content: dict[str, Any], split: str | None) -> list[Any] | None:
+    """The list of rows in an object that is no row itself."""
+    for name in (split, "data"):
+        rows = content.get(name) if name else None
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+            return rows
+    return None
+
+
+def _object(row: Any, place: str) -> Columns:
+    if not isinstance(row, dict):
+        raise BadData(f"{place}: a row must be a JSON object with columns, not {type(row).__name__}")
+    return row
+
+
+def _fault(line: str) -> str:
+    try:
+        strict_json(line)
+    except ValueError as error:
+        return str(error)
+    return "not valid JSON"
+
+
+def _place(error: ValueError, text: str, first_line: int) -> str:
+    """Where a file's fault is: its line where that is known, else the first row that can't be read by itself."""
+    if isinstance(error.__cause__, json.JSONDecodeError):
+        return f"line {first_line + text.count(chr(10), 0, error.__cause__.pos)}"
+    decoder = json.JSONDecoder(parse_constant=refuse_constant)
+    position, number = text.find("[") + 1, 0
+    while position:
+        number += 1
+        position = len(text) - len(text[position:].lstrip(" \t\r\n,"))
+        try:
+            _, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            break
+    return f"row {number}"

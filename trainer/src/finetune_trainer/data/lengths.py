@@ -1,0 +1,62 @@
+"""Rows that are longer than the job allows: cut inside of the question's text, dropped, or refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from finetune_api.spec.training import LongRows, TrainingSpec
+
+from finetune_trainer.data.chat import ChatFormat, Written
+from finetune_trainer.data.rows import Example, Finding, Severity
+
+_LEAST_QUESTION = 16
+_TRIES = 12
+
+
+def fit(example: Example, chat: ChatFormat, training: TrainingSpec) -> tuple[Written | None, Finding | None]:
+    """A row that is no longer than `maxLength` tokens, or None where it has to go.
+
+    The answer, the system prompt and what the template writes are never cut.
+
+    Raises:
+        RowFault: the row can't be written at all.
+    """
+    written = chat.write(example)
+    most = training.max_length
+    assert most is not None
+    if len(written.tokens) <= most:
+        return written, None
+    length = f"{len(written.tokens)} tokens, more than maxLength {most}"
+    if training.long_rows is LongRows.DROP:
+        return None, Finding(Severity.WARNING, example.place, f"{length}: dropped")
+    cut = training.long_rows is LongRows.CUT_PROMPT
+    shorter = _cut(example, chat, most, len(written.tokens) - most) if cut else None
+    if shorter is not None:
+        return shorter, Finding(Severity.WARNING, example.place, f"{length}: the middle of its question was cut")
+    why = "" if training.long_rows is LongRows.REFUSE else f" (the answer alone has {len(written.tokens.answer)})"
+    return None, Finding(Severity.ERROR, example.place, f"{length}{why}: raise spec.training.maxLength, or write "
+                                                        "longRows: drop")
+
+
+def _cut(example: Example, chat: ChatFormat, most: int, over: int) -> Written | None:
+    """The row with the middle of its longest questions left out; None where that doesn't suffice."""
+    messages = [dict(message) for message in example.messages]
+    for _ in range(_TRIES):
+        longest = max((message for message in messages if message["role"] in ("user", "tool")),
+                      key=lambda message: len(message["content"]), default=None)
+        if longest is None:
+            return None
+        text = longest["content"]
+        tokens = chat.length(text)
+        kept = max(tokens - over, min(_LEAST_QUESTION, tokens))
+        characters = min(len(text) - 1, math.floor(len(text) * kept / tokens))
+        if kept == tokens or characters < 2:
+            return None
+        head = (characters + 1) // 2
+        longest["content"] = text[:head] + text[len(text) - (characters - head):]
+        written = chat.write(replace(example, messages=tuple(messages)))
+        over = len(written.tokens) - most
+        if over <= 0:
+            return written
+    return None

@@ -1,0 +1,192 @@
+"""What a cell can hold, and how it is written: every value has one form as text and one as JSON, or is refused.
+
+Rows come from JSON, CSV, parquet and the hub. Whatever they hold becomes plain data here, so that nothing of Python
+(`None`, `nan`, `b'…'`, `<built-in method …>`) is ever learnt.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from jinja2 import Undefined
+
+_DECIMAL = re.compile("\"\ue000([-0-9.]+)\ue001\"")
+_BLANK_LINES = re.compile(r"\A(?:[^\S\r\n]*\r?\n)+")
+
+
+class NoText(TypeError):
+    """A value that can't be written; the message says what it is."""
+
+
+class Null(str):
+    """A cell without a value: an empty text that is `none` for templates and null as JSON."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+NULL = Null()
+
+
+class Unwritable:
+    """A value that a template may hold but not write: a method, or what has no form as text.
+
+    Attributes:
+        why: what it is, for people.
+        function: what calling it calls; None where it can't be called.
+    """
+
+    __slots__ = ("function", "why")
+
+    def __init__(self, why: str, function: Any = None) -> None:
+        self.why = why
+        self.function = function
+
+    def __str__(self) -> NoReturn:
+        raise NoText(self.why)
+
+    __repr__ = __str__
+
+    def __format__(self, form: str) -> NoReturn:
+        raise NoText(self.why)
+
+
+def as_data(value: Any) -> Any:
+    """A value as templates see it: texts, numbers, truths, dates, lists and mappings, all the way down."""
+    if isinstance(value, str | bool | int | date | time | timedelta | Unwritable):
+        return value
+    if value is None:
+        return NULL
+    if isinstance(value, float):
+        return value if math.isfinite(value) else Unwritable(f"{value} is no number that JSON or a text can hold")
+    if isinstance(value, Mapping):
+        return {str(key): as_data(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_data(item) for item in value]
+    if isinstance(value, Decimal):
+        return Decimal(format(value, "f")) if value.is_finite() else Unwritable(f"{value} is no number that JSON or a "
+                                                                                "text can hold")
+    if isinstance(value, bytes | bytearray):
+        try:
+            return bytes(value).decode()
+        except UnicodeDecodeError:
+            return Unwritable("it is bytes that are not UTF-8")
+    return Unwritable(f"it is a {type(value).__name__}, which has no form as text")
+
+
+def as_text(value: Any) -> str:
+    """A value as a template writes it: nothing for null; lists, mappings and truths as JSON; dates as `2024-01-31`.
+
+    Raises:
+        NoText: it has no form as text.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bool | Mapping | list | tuple | float):
+        return to_json(value)
+    if isinstance(value, int | Decimal | date | time | timedelta | Unwritable):
+        return str(value)
+    if isinstance(value, Undefined):
+        return str(value)  # It says which one it is.
+    raise NoText(f"it is a {type(value).__name__}, which has no form as text")
+
+
+def joined(parts: Iterable[Any]) -> str:
+    """Values as one text, each written as `as_text` does."""
+    return "".join(map(as_text, parts))
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """A value as JSON: numbers as they are, dates and times as ISO 8601, durations in seconds.
+
+    Raises:
+        NoText: something in it has no form as JSON.
+        ValueError: a number that is none, or too many digits.
+    """
+    text = json.dumps(_jsonable(value), ensure_ascii=False, indent=indent, allow_nan=False)
+    return _DECIMAL.sub(r"\1", text) if "\ue000" in text else text
+
+
+def _jsonable(value: Any) -> Any:
+    if value is None or isinstance(value, Null):
+        return None
+    if isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, Decimal):
+        return f"\ue000{value:f}\ue001"
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Unwritable):
+        raise NoText(value.why)
+    if isinstance(value, Undefined):
+        str(value)  # It says which one it is.
+    raise NoText(f"it is a {type(value).__name__}, which JSON can't hold")
+
+
+def strict_json(text: str) -> Any:
+    """JSON by its standard: no NaN, no Infinity, nothing nested beyond what can be read.
+
+    Raises:
+        ValueError: it isn't; the message says what is wrong, and at which character where it is known.
+    """
+    try:
+        return json.loads(text, parse_constant=refuse_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON: {error.msg} at character {error.pos + 1}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply to be read") from error
+    except ValueError as error:
+        if "digits" in str(error):
+            raise ValueError(f"a number of more than {sys.get_int_max_str_digits()} digits can't be read: write it as "
+                             "text, in quotes") from error
+        raise
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """What a JSON parser does with NaN and Infinity.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"{name} is no JSON value: write null, or leave the row out")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:20]} is larger than a number can be")
+    return value
+
+
+def surrogate(text: str) -> str | None:
+    """What is wrong with a text that holds half of a character (a lone surrogate); None where nothing is."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return (f"character {error.start + 1} is a lone surrogate (U+{ord(text[error.start]):04X}), half of a "
+                "character that was cut: repair the text")
+    return None
+
+
+def trimmed(text: str) -> str:
+    """A text without blank lines before and blanks after it; the indentation of its first line stays."""
+    return _BLANK_LINES.sub("", text.rstrip())
