@@ -144,6 +144,13 @@ def test_a_changed_price_and_a_new_accelerator_leave_the_rest_of_the_catalogue_a
     assert read["cpu"].resource is None
 
 
+@pytest.mark.parametrize("preflight", [None, {"queueName": "checks"}])
+def test_a_check_is_in_a_queue_only_where_one_is_named(preflight):
+    read = Settings.model_validate(settings_of(render({"settings": {"preflight": preflight}})), strict=False).preflight
+    assert read.queue_name == (preflight or {}).get("queueName")
+    assert read.model_copy(update={"queue_name": None}) == Settings().preflight
+
+
 def test_without_a_trainer_network_there_is_none():
     assert "trainerNetwork" not in settings_of(render({"settings": {"trainerNetwork": None}}))
 

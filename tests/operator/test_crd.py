@@ -182,3 +182,36 @@ def test_the_statuses_of_earlier_releases_are_taken_and_no_type_twice(api, store
     assert taken["status"]["conditions"] == told
     with pytest.raises(Refused, match="Duplicate value"):
         api.patch("FineTuneJob", stored, "smallest", {"status": {"conditions": [*told, told[0]]}}, "status")
+
+
+def test_a_job_of_an_earlier_release_is_told_of_after_an_upgrade(control_plane, api, namespace):
+    """Its conditions were one value to their writer; now each is one, and the definition has more of them."""
+    def of_earlier_release(crd):
+        status = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+        conditions = status["properties"]["conditions"]
+        del status["default"], conditions["x-kubernetes-list-type"], conditions["x-kubernetes-list-map-keys"]
+        conditions["items"]["properties"]["type"]["enum"].remove("Finished")
+        return crd
+
+    def write(job, status):
+        path = f"{api.path('FineTuneJob', namespace, 'smallest')}/status?fieldManager=finetune-operator"
+        return api("PUT", path, {**job, "status": status})
+
+    def takes_it():
+        return "phase" in api.create("FineTuneJob", namespace, {**document(), "metadata": {"name": "probe"}}, DRY).get(
+            "status", {})
+
+    old = [_condition(kind) for kind in ("Validated", "Admitted", "Progressing", "Reconciling")]
+    try:
+        control_plane.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(
+            of_earlier_release(yaml.safe_load(CRD.read_text()))))
+        wait_for(lambda: not takes_it(), "the earlier definition to be in force")
+        job = write(api.create("FineTuneJob", namespace, document()), {"phase": "Running", "conditions": old})
+    finally:
+        control_plane.kubectl("apply", "--server-side", "-f", CRD)
+        wait_for(takes_it, "the definition to be in force again")
+    assert api.get("FineTuneJob", namespace, "smallest")["status"]["conditions"] == old
+    told = tell(view_job({**job, "kind": "FineTuneJob"}).status, Told(Phase.FAILED, "BadData", "row 7"), 1, NOW)
+    written = write(job, dump_status(told))["status"]["conditions"]
+    assert [one["type"] for one in written] == [
+        "Validated", "Admitted", "Progressing", "Reconciling", "Finished", "Succeeded", "Failed", "Stalled"]

@@ -41,7 +41,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $settings := deepCopy .Values.settings -}}
 {{- $_ := set $settings "trainerImage" (include "operator.image" (dict "image" .Values.trainerImage "version" .Chart.AppVersion)) -}}
 {{- $_ := set $settings "unslothImage" (include "operator.image" (dict "image" .Values.unslothImage "version" .Chart.AppVersion)) -}}
-{{- if not $settings.preflight.queueName -}}{{- $_ := unset $settings.preflight "queueName" -}}{{- end -}}
+{{- with $settings.preflight -}}{{- if not .queueName -}}{{- $_ := unset . "queueName" -}}{{- end -}}{{- end -}}
 {{- if not $settings.modelCacheClaim -}}{{- $_ := unset $settings "modelCacheClaim" -}}{{- end -}}
 {{- if $settings.trainerNetwork -}}
 {{- $scrapers := concat (include "operator.scrapers" . | fromYamlArray) ($settings.trainerNetwork.scrapers | default list) -}}
