@@ -185,6 +185,18 @@ def test_anchors_and_merge_keys_work():
     assert (job.spec.compute.nodes, job.spec.compute.spot) == (2, True)
 
 
+@pytest.mark.parametrize(("line", "field"), [
+    ("  dataset: {source: s3://b/r.jsonl, prompt: {{ q }}, completion: {{ a }}}\n", "prompt"),
+    ("  dataset:\n    prompt: 'x'\n    completion: {{ a }}\n", "completion"),
+    ("  dataset:\n    prompt: Question: {{ q }}\n", "prompt"),
+    ("  dataset:\n    system: {% if q %}x{% endif %}\n", "system"),
+    ('  dataset:\n    prompt: "{{ row["Question Text"] }}"\n', "prompt"),
+], ids=["flow", "block", "text before", "statement", "double quotes in double quotes"])
+def test_a_template_without_its_quotes_is_told_to_have_some(line, field):
+    with pytest.raises(InvalidJob, match=rf"not valid YAML: .*; quote it: {field}: '\{{\{{ … \}}\}}'"):
+        parse_job_text("apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\nspec:\n" + line)
+
+
 @pytest.mark.parametrize(("added", "message"), [
     ("  training: {maxSteps: " + "9" * 5000 + "}\n", "a value can't be read"),
     ("  training: !!int abc\n", "a value can't be read"),

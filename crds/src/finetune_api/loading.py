@@ -110,7 +110,7 @@ def _job_document(text: str, origin: str) -> tuple[Any, Mapping[str, int]]:
         documents = _documents(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise InvalidJob([FieldError("", None, f"not valid YAML: {error.problem}",
+        raise InvalidJob([FieldError("", None, f"not valid YAML: {error.problem}{_quotes(text, error)}",
                                      mark.line + 1 if mark else None)], origin) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -125,6 +125,18 @@ def _job_document(text: str, origin: str) -> tuple[Any, Mapping[str, int]]:
     if len(jobs) != 1:
         raise InvalidJob([FieldError("", None, f"{len(jobs)} documents of kind {KIND}: write exactly one")], origin)
     return jobs[0]
+
+
+def _quotes(text: str, error: yaml.MarkedYAMLError) -> str:
+    """What to write where a template has no quotes around it, or the wrong ones: braces begin a mapping of YAML."""
+    marks = [mark.line for mark in (error.context_mark, error.problem_mark) if mark]
+    lines = text.splitlines()[min(marks):max(marks) + 1] if marks else []
+    line = next((line for line in reversed(lines) if re.search(r"\{\{|\{%", line)), None)
+    if line is None:
+        return ""
+    fields = re.findall(r"\b(prompt|completion|system|answer|name): ", re.split(r"\{[{%]", line)[0])
+    return (f"; quote it: {fields[-1] if fields else 'prompt'}: '{{{{ … }}}}' (in single quotes where it has double "
+            "ones in it)")
 
 
 def parse_job(document: Any, origin: str = "input", lines: Mapping[str, int] | None = None) -> FineTuneJob:

@@ -153,7 +153,7 @@ class RowTemplate:
     def _odd_columns(self) -> str:
         """How to write the columns whose names are no words of Jinja."""
         odd = next((name for name in self._columns if not _WORD.fullmatch(name)), None)
-        return f'; a column such as {odd!r} is written {{{{ row["{odd}"] }}}}' if odd else ""
+        return f'; a column such as {odd!r} is written {{{{ row["{odd}"] }}}}, all in single quotes' if odd else ""
 
 
 def row_data(row: SourceRow) -> dict[str, Any]:
