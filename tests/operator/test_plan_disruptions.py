@@ -141,6 +141,14 @@ def test_an_attempts_record_has_its_node_its_exit_code_and_its_words():
     assert (record.node, record.exit_code, len(record.message)) == ("node-b", 0, 1024)
 
 
+def test_an_end_before_the_start_is_the_start():
+    """A fresh node's clock may be behind that of the scheduler."""
+    pod = raw_pod(scheduled=100, exit_code=1, at=60)
+    decided = decide(raw_job(started()), raw_attempt(ended="Failed"), pod, at=110)
+    assert brief(decided) == (attempt(reason="UnknownExit", start=100, end=100),)
+    assert decided.status.cost.spent == 0
+
+
 # Nodes that refuse
 
 @pytest.mark.parametrize("words", REFUSALS, ids=[reason for reason, _ in REFUSALS])

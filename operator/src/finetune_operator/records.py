@@ -89,7 +89,8 @@ def _released(record: Attempt, view: AttemptView | None, status: FineTuneJobStat
 def _ended(record: Attempt, verdict: Verdict, end: datetime | None) -> Attempt:
     """An attempt's record once it is known what its end means; `end` is None while its node is held."""
     words = verdict.message if len(verdict.message) <= _LONGEST else verdict.message[:_LONGEST - 1] + "…"
-    return record.model_copy(update={"reason": verdict.reason, "end_time": end, "message": words})
+    last = max(end, record.start_time) if end else None  # A node's clock may be behind that of the scheduler.
+    return record.model_copy(update={"reason": verdict.reason, "end_time": last, "message": words})
 
 
 def unstarted(status: FineTuneJobStatus, verdict: Verdict) -> FineTuneJobStatus:
