@@ -5,17 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from finetune_api import parse_job, resolve_defaults, spec_hash
 from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import RESULT_BYTES, Accelerator, Limits, Outcome, PreflightResult, Result, RunConfig
-from finetune_trainer.data.rows import EvaluationRow, Example, TokenRow
-from finetune_trainer.errors import MissingInput
-from finetune_trainer.evaluation.reference import ask_reference
 
 from tests.cluster.waiting import wait_for
 from tests.models import tiny_job
@@ -82,62 +76,3 @@ def test_a_check_that_is_asked_to_stop_ends_at_once_and_says_so(tmp_path):
         check.send_signal(signal.SIGTERM)
         assert check.wait(60) == ExitCode.STOPPED, "without a handler, the first process of a container would go on"
     assert PreflightResult.model_validate_json(log.read_bytes()).reason is Outcome.STOPPED
-
-
-@pytest.fixture
-def endpoint():
-    """An OpenAI-compatible endpoint on loopback; it stands for GPT-4, which cannot be reached from a test."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append((self.path, self.headers["Authorization"], body))
-            known = body["model"] == "gpt-4"
-            answer = json.dumps({"choices": [{"message": {"content": '{"level": 1}'}}]} if known else {}).encode()
-            self.send_response(200 if known else 404)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, format, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1", asked
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def _rows():
-    return [EvaluationRow(Example(f"test row {n}", ({"role": "user", "content": f"case {n}"},), f'{{"level": {n}}}'),
-                          TokenRow((1,), (2,))) for n in (1, 2)]
-
-
-def _spec(url, model="gpt-4"):
-    return resolve_defaults(parse_job(tiny_job(
-        Path("/nowhere"), dataset={"system": "be brief"},
-        evaluation={"reference": {"url": url, "model": model}})).spec)
-
-
-def test_a_reference_model_answers_the_same_questions_and_is_scored(endpoint, monkeypatch):
-    url, asked = endpoint
-    monkeypatch.setenv("OPENAI_API_KEY", "canary-key")
-    scores = ask_reference(_spec(url), _rows(), lambda: None)
-    assert scores["fieldsMatch"] == 0.5
-    assert scores["jsonValid"] == 1.0
-    assert "loss" not in scores
-    path, authorization, body = asked[0]
-    assert (path, authorization) == ("/v1/chat/completions", "Bearer canary-key")
-    assert body["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "case 1"}]
-
-
-def test_a_reference_model_that_is_not_there_is_said_without_the_key(endpoint, monkeypatch):
-    url, _ = endpoint
-    monkeypatch.setenv("OPENAI_API_KEY", "canary-key")
-    with pytest.raises(MissingInput, match="answered 404 for model nobody; check url, model and the key") as caught:
-        ask_reference(_spec(url, "nobody"), _rows(), lambda: None)
-    assert "canary" not in str(caught.value)

@@ -104,7 +104,7 @@ def test_a_run_that_is_killed_anywhere_ends_in_the_same_adapter(tmp_path, name):
     straight = workshop(tmp_path / "straight")
     assert run(straight, method=METHODS[name]).code == 0
     wanted = manifest(straight)["result"]["adapter"]["sha256"]
-    moments = ["baseline", "step-4", "checkpoint-4", "checkpointed-4", "trained", "results"]
+    moments = ["baseline", "step-4", "checkpoint-4", "checkpointed-4", "trained", "exported", "results"]
     killed = workshop(tmp_path / "killed")
     for number, moment in enumerate(moments):
         died = run(killed, fault=f"kill:{moment}", method=METHODS[name])

@@ -6,6 +6,7 @@ MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_MANIFEST = "checkpoint.json"
 BASELINE = "baseline.json"
+REFERENCE = "reference.json"
 RESULTS = "results"
 # What was trained: an adapter beside frozen weights, those parameters alone that changed in place, or a whole model.
 ADAPTER = "adapter"

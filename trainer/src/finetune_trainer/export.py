@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,21 @@ from finetune_trainer.tuned import Tuned
 
 
 def export_trained(tuned: Tuned, base_model: str, revision: str | None, folder: Path) -> None:
-    """What was trained, in its own layout."""
+    """What was trained, in its own layout; the model can be evaluated afterwards as it was."""
     tuned.publish(folder, base_model, revision)
+    tuned.causal.config.use_cache = False  # A whole model is published with it; in a pass it only takes memory.
     broken = [name for path in sorted(folder.glob("*.safetensors")) for name in _not_finite(path)]
     assert not broken, f"what was trained holds values that are not finite: {broken[:3]}"
+
+
+@contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Leave no half of what could not be made."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _not_finite(path: Path) -> list[str]:

@@ -10,7 +10,7 @@
 | `kill:MOMENT` | the process kills itself (SIGKILL) when it first gets to that moment |
 
 Moments: `baseline`, `step-N` (in the middle of step N), `checkpoint-N` (its files are there, its manifest is not),
-`checkpointed-N`, `trained`, `results` (uploaded, without a manifest).
+`checkpointed-N`, `trained`, `exported` (what was learnt is uploaded), `results` (everything is, without a manifest).
 """
 
 from __future__ import annotations

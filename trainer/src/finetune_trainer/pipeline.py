@@ -5,11 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from finetune_api.layout import ADAPTER, BASELINE, CHANGED, CHECKPOINTS, MERGED, METRICS, MODEL, REPORT, job_prefix
+from finetune_api.layout import (
+    ADAPTER,
+    BASELINE,
+    CHANGED,
+    CHECKPOINTS,
+    MERGED,
+    METRICS,
+    MODEL,
+    REFERENCE,
+    REPORT,
+    job_prefix,
+)
 from finetune_api.messages import Outcome, Result, RunConfig, Stage
 from finetune_api.spec.method import Engine
 from finetune_api.spec.output import Export
@@ -18,14 +30,16 @@ from finetune_api.status import EvaluationScores, Memory
 from transformers import PreTrainedModel
 
 from finetune_trainer.adoption import published_result, wanted
+from finetune_trainer.beside import Beside
 from finetune_trainer.clock import Clock
+from finetune_trainer.data.rows import PreparedData
 from finetune_trainer.distributed import connect
 from finetune_trainer.engines import unsloth
-from finetune_trainer.evaluation.evaluate import Evaluation, Evaluator
-from finetune_trainer.evaluation.reference import ask_reference
+from finetune_trainer.evaluation.evaluate import NOTHING, Evaluation, Evaluator
+from finetune_trainer.evaluation.reference import Compared, Reference
 from finetune_trainer.evaluation.scores import Scores, majority_scores
 from finetune_trainer.expectations import expect
-from finetune_trainer.export import export_merged, export_trained
+from finetune_trainer.export import export_merged, export_trained, removed_on_failure
 from finetune_trainer.faults import reach
 from finetune_trainer.gate import judge as judge_gate
 from finetune_trainer.inputs import check_shares, open_chat, read_rows
@@ -42,7 +56,7 @@ from finetune_trainer.model.device import (
 from finetune_trainer.model.files import find_model
 from finetune_trainer.model.load import describe, load_model, weights_digest
 from finetune_trainer.places import Place
-from finetune_trainer.publish import publish, remove_checkpoints
+from finetune_trainer.publish import Publication, remove_checkpoints
 from finetune_trainer.report.card import render_card
 from finetune_trainer.report.facts import RunFacts
 from finetune_trainer.report.html import render_report
@@ -129,6 +143,8 @@ def run_attempt(attempt: Attempt) -> Finished:
         expect(config, json.loads((files.folder / "config.json").read_text("utf-8")), [len(row) for row in data.train],
                attempt.place.size)
     stop.check()
+    data_hash = data.digest()
+    reference = _ask_reference(attempt, storage, prefix, data, data_hash) if attempt.place.is_main else None
 
     state.enter(Stage.LOADING)
 
@@ -137,7 +153,7 @@ def run_attempt(attempt: Attempt) -> Finished:
                 else unsloth.load_model(files, spec, device))
 
     model = load()
-    identity = Identity(config.spec_hash, data.digest(), weights_digest(model),
+    identity = Identity(config.spec_hash, data_hash, weights_digest(model),
                         {**environment(device), "number of processes": str(world.size)})
     base = describe(model)
     evaluator = Evaluator(spec, data.held_out, tokenizer, chat, device, attempt.clock, stop.check, state.answers_done,
@@ -167,33 +183,65 @@ def run_attempt(attempt: Attempt) -> Finished:
     if not world.is_main:
         return Finished(None, None)
 
-    state.enter(Stage.EVALUATING_AFTER)
-    after = evaluator.evaluate(trained.tuned.model)
-    majority = majority_scores(data.train_answers, [row.example.answer for row in data.held_out],
-                               spec.evaluation.metrics or ())
-    reference = ask_reference(spec, data.held_out, stop.check)
-    stop.check()
-
+    # What was learnt is in the output before anything else is done with it.
     state.enter(Stage.EXPORTING)
-    results = attempt.scratch / "results"
+    results, publication = attempt.scratch / "results", Publication(storage, prefix, config)
     published = results / trained.tuned.folder
     export_trained(trained.tuned, str(spec.model.source), files.revision if spec.model.source.scheme == "hub" else None,
                    published)
-    if Export.MERGED in spec.output.exports:
-        export_merged(trained.tuned, published, files, spec.method.quantization, device, tokenizer, results / MERGED)
+    publication.add(results)
+    reach("exported")
     stop.check()
 
+    beside = Beside(state.note)
+    after, majority, compared = NOTHING, None, Compared(None)
+    state.enter(Stage.EVALUATING_AFTER)
+    with beside.optional("the evaluation after training"):
+        after = evaluator.evaluate(trained.tuned.model)
+    with beside.optional("the comparison with the commonest answer"):
+        majority = majority_scores(data.train_answers, [row.example.answer for row in data.held_out],
+                                   spec.evaluation.metrics or ())
+    stop.check()
+
+    if Export.MERGED in spec.output.exports:
+        state.enter(Stage.EXPORTING)
+        with beside.optional("the merged model"), removed_on_failure(results / MERGED):
+            export_merged(trained.tuned, published, files, spec.method.quantization, device, tokenizer,
+                          results / MERGED)
+            publication.add(results)
+        stop.check()
+
     state.enter(Stage.PUBLISHING)
+    if reference:
+        with beside.optional("the comparison with the reference model"):
+            compared = reference.collect(stop.check)
+        for finding in compared.findings:
+            beside.add(finding)
     facts = _facts(attempt, device, base, files.revision, data.counts, [*map(str, data.findings), *findings], before,
-                   after, majority, reference, trained)
-    (results / REPORT).write_text(render_report(facts), encoding="utf-8")
-    (published / "README.md").write_text(render_card(facts), encoding="utf-8")
-    (results / METRICS).write_bytes(attempt.metrics.path.read_bytes())
-    result = publish(storage, prefix, results, trained.tuned.folder, config, identity, files.revision,
-                     _result(facts, trained, state), attempt.clock)
+                   after, majority, compared.scores, trained, beside.missing)
+    with beside.optional("the model card"):
+        (published / "README.md").write_text(render_card(facts), encoding="utf-8")
+    with beside.optional("the log of steps"):
+        (results / METRICS).write_bytes(attempt.metrics.path.read_bytes())
+    with beside.optional("the report"):
+        (results / REPORT).write_text(render_report(facts), encoding="utf-8")
+    with beside.optional("the upload of report and model card"):
+        publication.add(results)
+    result = publication.finish(trained.tuned.folder, identity, files.revision, _result(facts, trained, state),
+                                attempt.clock)
     remove_checkpoints(storage, prefix)
     state.enter(Stage.DONE)
     return Finished(result, facts)
+
+
+def _ask_reference(attempt: Attempt, storage: Storage, prefix: str, data: PreparedData, data_hash: str
+                   ) -> Reference | None:
+    """Begin to ask the reference model, where the job names one: it answers while this one is loaded and trained."""
+    spec = attempt.config.spec
+    if spec.evaluation.reference is None:
+        return None
+    return Reference(spec, data.held_out, (storage, f"{prefix}/{CHECKPOINTS}/{REFERENCE}"), data_hash, attempt.clock,
+                     lambda: attempt.stop.is_set).start()
 
 
 def _baseline(storage: Storage, prefix: str, identity: Identity, evaluate: Callable[[], Evaluation]) -> Evaluation:
@@ -201,8 +249,8 @@ def _baseline(storage: Storage, prefix: str, identity: Identity, evaluate: Calla
     key = f"{prefix}/{CHECKPOINTS}/{BASELINE}"
     same = {"data": identity.data_hash, "base": identity.base_hash, "spec": identity.spec_hash}
     content = storage.get_bytes(key)
-    if content is not None:
-        saved = json.loads(content)
+    with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):  # None of ours.
+        saved = json.loads(content or b"{}")
         if saved.get("identity") == same:
             return Evaluation.from_json(saved["evaluation"])
     evaluation = evaluate()
@@ -217,7 +265,7 @@ def _reserve(before: Evaluation | None, state: RunState) -> Decimal:
 
 def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: str, counts: object,
            findings: list[str], before: Evaluation | None, after: Evaluation, majority: Scores | None,
-           reference: Scores | None, trained: Trained) -> RunFacts:
+           reference: Scores | None, trained: Trained, missing: list[str]) -> RunFacts:
     state = attempt.state
     verdict = judge_gate(attempt.config.spec.evaluation.gate, before.scores if before else None, after.scores)
     return RunFacts(
@@ -232,7 +280,7 @@ def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: 
         peak_memory_bytes=peak_memory_bytes(device), device=environment(device)["machine"],
         cost=state.spending().spent, currency=attempt.config.accelerator.currency, hourly_rate=state.hourly_rate,
         packages=package_versions(), gate=verdict.words if verdict else None, remark=trained.remark,
-        rollouts=trained.rollouts,
+        rollouts=trained.rollouts, missing=missing,
     )
 
 
@@ -246,7 +294,7 @@ def _result(facts: RunFacts, trained: Trained, state: RunState) -> Result:
                            + (f"; {trained.remark}" if trained.remark else ""),
     }[outcome]
     return Result(
-        outcome=outcome, message=words, step=trained.step, total_steps=trained.total_steps,
+        outcome=outcome, message="; ".join([words, *facts.missing]), step=trained.step, total_steps=trained.total_steps,
         resumed_from_step=trained.resumed_from_step, checkpoint_step=state.checkpoint_step,
         evaluation=EvaluationScores(before=before.scores if before else None, after=facts.after.scores,
                                     reference=facts.reference),

@@ -19,6 +19,7 @@ from finetune_api.messages import JobEstimate, Outcome, PreflightResult, Preflig
 from finetune_api.spec.policy import RerunPolicy
 
 from finetune_trainer.adoption import adopted, candidates, damage, misfit, wanted
+from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.rows import LEFT_OUT
 from finetune_trainer.entry import new_scratch
 from finetune_trainer.errors import in_words
@@ -65,6 +66,7 @@ def _refusal(outcome: Outcome, message: str) -> PreflightResult:
 
 def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> PreflightResult:
     # Imported late: they need torch and transformers, and a wrong configuration should be told at once.
+    from finetune_trainer.evaluation.reference import check_reference
     from finetune_trainer.expectations import expect
     from finetune_trainer.inputs import check_shares, open_chat, read_rows
     from finetune_trainer.model.base import open_base
@@ -89,9 +91,12 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     stored_quantization(base.config, spec.method.quantization, base.source)
     if (held := description.held()) is not None:
         base.check(held, spec.method.quantization)
+    words = [_words(config, estimate, data.counts)]
+    if warning := check_reference(spec, data.held_out, SystemClock()):
+        tell(warning)
+        words.append(warning)
     return PreflightResult(verdict=PreflightVerdict.PASSED, reason=Outcome.SUCCEEDED, estimate=estimate,
-                           message=_words(config, estimate, data.counts), model_revision=revision,
-                           data_hash=data_hash)
+                           message="; ".join(words), model_revision=revision, data_hash=data_hash)
 
 
 def _words(config: RunConfig, estimate: JobEstimate | None, counts: Mapping[str, int]) -> str:

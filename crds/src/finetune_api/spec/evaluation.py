@@ -45,7 +45,9 @@ class GateSpec(ApiModel):
 
 
 class ReferenceSpec(ApiModel):
-    """A model to compare with, behind an OpenAI-compatible endpoint: it answers the same held-out questions."""
+    """A model to compare with, behind an OpenAI-compatible endpoint: it answers the same held-out questions, 200
+    at most, while the job's model is trained. Where it fails, the result says so; no job fails for it.
+    """
 
     url: HttpAddress
     """Base address of the endpoint, such as `https://api.openai.com/v1`."""

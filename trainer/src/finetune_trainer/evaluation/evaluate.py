@@ -72,6 +72,11 @@ class Evaluation:
         return cls(**{**data, "examples": tuple(Shown(**shown) for shown in data["examples"])})
 
 
+NOTHING = Evaluation(scores={}, constrained=None, examples=(), rows=0, seconds=0.0, generated_tokens=0,
+                     generation_seconds=0.0, unfinished=0)
+"""An evaluation that could not be made."""
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Everything that stays the same before and after."""

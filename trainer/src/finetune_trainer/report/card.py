@@ -70,9 +70,10 @@ def outcome_words(facts: RunFacts) -> str:
 
 
 def reasons(facts: RunFacts) -> list[str]:
-    """Why the run ended early, and what its quality gate said, in whole sentences."""
+    """Why the run ended early, what its quality gate said, and what is missing, in whole sentences."""
     early = facts.stopped_early or ""
-    found = [early[:1].upper() + early[1:], f"Quality gate: {facts.gate}" if facts.gate else "", facts.remark or ""]
+    found = [early[:1].upper() + early[1:], f"Quality gate: {facts.gate}" if facts.gate else "", facts.remark or "",
+             *(missing[:1].upper() + missing[1:] for missing in facts.missing)]
     return [f"{reason.rstrip('.')}." for reason in found if reason]
 
 

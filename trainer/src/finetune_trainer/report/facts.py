@@ -73,6 +73,7 @@ class RunFacts:
         gate: what the quality gate said, or None where there is none.
         remark: what else has to be said of the result, or None.
         rollouts: sampled responses with their rewards, of the first and the last step of PPO.
+        missing: what could not be done beside the training, in sentences.
     """
 
     run: RunConfig
@@ -105,6 +106,7 @@ class RunFacts:
     gate: str | None
     remark: str | None = None
     rollouts: Sequence[RolloutExample] = ()
+    missing: Sequence[str] = ()
 
     @property
     def method_name(self) -> str:

@@ -36,13 +36,11 @@ class Identity:
     environment: dict[str, str]
 
 
-def list_files(folder: Path) -> tuple[PublishedFile, ...]:
-    """Every file below a folder with digest and size, sorted by path."""
-    return tuple(
-        PublishedFile(path=path.relative_to(folder).as_posix(), sha256=file_digest(path),
-                      size_bytes=path.stat().st_size)
-        for path in sorted(folder.rglob("*")) if path.is_file()
-    )
+def list_files(folder: Path, without: Collection[str] = ()) -> tuple[PublishedFile, ...]:
+    """Every file below a folder, but for some, with digest and size, sorted by path."""
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return tuple(PublishedFile(path=name, sha256=file_digest(path), size_bytes=path.stat().st_size)
+                 for name, path in paths.items() if name not in without)
 
 
 class CheckpointStore:

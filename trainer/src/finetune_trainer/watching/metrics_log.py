@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,22 @@ class MetricsLog:
         self._write({"note": text})
 
     def resume(self, saved: Path) -> None:
-        """Go on after the lines that a checkpoint kept."""
-        self.path.write_bytes(saved.read_bytes() + (self.path.read_bytes() if self.path.exists() else b""))
+        """Go on after the lines that a checkpoint kept, if it kept some."""
+        if saved.exists():
+            self.path.write_bytes(saved.read_bytes() + (self.path.read_bytes() if self.path.exists() else b""))
 
     def steps(self) -> list[dict[str, Any]]:
         """The lines of steps, the last one of each step, in order."""
         if not self.path.exists():
             return []
-        lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
-        return [line for _, line in sorted({line["step"]: line for line in lines if "step" in line}.items())]
+        steps: dict[int, dict[str, Any]] = {}
+        for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            # A full disk cuts a line, and a checkpoint's lines come from outside.
+            with suppress(ValueError, RecursionError):
+                line = json.loads(text)
+                if isinstance(line, dict) and isinstance(line.get("step"), int):
+                    steps[line["step"]] = line
+        return [steps[step] for step in sorted(steps)]
 
     def _write(self, record: dict[str, Any]) -> None:
         line = {"time": self._clock.now().isoformat(timespec="milliseconds"), **record}

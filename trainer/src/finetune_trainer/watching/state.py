@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
@@ -107,8 +108,7 @@ class RunState:
             self._stage, self._stage_started = stage, now
             # Another stage has another speed.
             self._recent = []
-        for observer in self.observers:
-            observer.on_stage(stage)
+        self._tell(lambda observer: observer.on_stage(stage))
 
     def step_done(self, report: StepReport) -> None:
         """Note a step."""
@@ -116,18 +116,21 @@ class RunState:
             self._last = report
             self._recent = [*self._recent[-9:], report]
         message = self.message()
-        for observer in self.observers:
-            observer.on_step(report, message)
+        self._tell(lambda observer: observer.on_step(report, message))
 
     def answers_done(self, answered: int, total: int) -> None:
         """Note how many held-out questions are answered."""
-        for observer in self.observers:
-            observer.on_answers(answered, total)
+        self._tell(lambda observer: observer.on_answers(answered, total))
 
     def note(self, text: str) -> None:
         """Say something worth a line."""
+        self._tell(lambda observer: observer.on_note(text))
+
+    def _tell(self, what: Callable[[Observer], None]) -> None:
         for observer in self.observers:
-            observer.on_note(text)
+            # A full disk or a closed terminal is no reason to stop training.
+            with suppress(OSError):
+                what(observer)
 
     def trained_seconds(self) -> float:
         """Seconds that trainers have run, earlier attempts included as far as a checkpoint told of them."""

@@ -1,0 +1,223 @@
+"""A reference model behind an endpoint that is slow, busy, broken or hostile: what is asked, paid for and said."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from finetune_api import parse_job, resolve_defaults
+from finetune_api.uris import parse_uri
+from finetune_trainer.clock import SystemClock
+from finetune_trainer.data.rows import EvaluationRow, Example, TokenRow
+from finetune_trainer.errors import BadConfig, MissingInput, StopRequested
+from finetune_trainer.evaluation import reference as reference_module
+from finetune_trainer.evaluation.endpoint import Patience
+from finetune_trainer.evaluation.reference import Reference, check_reference
+from finetune_trainer.storage import open_storage
+
+from tests.models import tiny_job
+from tests.s3 import free_ports
+from tests.trainer.endpoints import endpoint, said
+
+HURRIED = Patience(request_seconds=5.0, total_seconds=20.0, tries=3, pause_seconds=0.0, at_once=4)
+RIGHT = '{"level": 1}'
+
+
+def rows(count=2):
+    return [EvaluationRow(Example(f"test row {n}", ({"role": "user", "content": f"case {n}"},), f'{{"level": {n}}}'),
+                          TokenRow((1,), (2,))) for n in range(1, count + 1)]
+
+
+def spec(url, model="gpt-4"):
+    return resolve_defaults(parse_job(tiny_job(
+        Path("/nowhere"), dataset={"system": "be brief"},
+        evaluation={"reference": {"url": url, "model": model}})).spec)
+
+
+def compare(url, count=2, kept=None, patience=HURRIED, check=lambda: None, stopped=lambda: False):
+    asking = Reference(spec(url), rows(count), kept, "d" * 64, SystemClock(), stopped, patience).start()
+    return asking.collect(check)
+
+
+def test_a_reference_model_answers_the_same_questions_and_is_scored(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-key\n")
+    with endpoint(lambda body, number, handler: (200, said(RIGHT))) as (url, asked):
+        compared = compare(url)
+    assert compared.scores["fieldsMatch"] == 0.5
+    assert compared.scores["jsonValid"] == 1.0
+    assert "loss" not in compared.scores
+    assert compared.findings == ()
+    path, authorization, body = min(asked, key=lambda one: one[2]["messages"][-1]["content"])
+    assert (path, authorization) == ("/v1/chat/completions", "Bearer canary-key")
+    assert body["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "case 1"}]
+    assert body["max_tokens"] == 256, "what an answer costs is bounded"
+
+
+def _cut_off(handler):
+    """Promise more than is sent."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [')
+    handler.close_connection = True
+
+
+@pytest.mark.parametrize("trouble", ["429", "500", "503", "cut off", "no JSON", "no choices", "[" * 3000],
+                         ids=lambda value: value[:10])
+def test_passing_trouble_is_tried_again_and_leaves_no_trace(trouble):
+    def answer(body, number, handler):
+        if number >= 2:
+            return 200, said(RIGHT)
+        if trouble.isdecimal():
+            return int(trouble), b"", ("Retry-After", "0")
+        if trouble == "cut off":
+            return _cut_off(handler)
+        return 200, {"no JSON": b"<html>", "no choices": b'{"choices": []}'}.get(trouble, trouble.encode())
+
+    with endpoint(answer) as (url, asked):
+        compared = compare(url)
+    assert (compared.scores["jsonValid"], compared.findings) == (1.0, ())
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize("status", [500, 429])
+def test_an_endpoint_that_never_answers_is_a_finding(status):
+    with endpoint(lambda body, number, handler: (status, b"")) as (url, asked):
+        compared = compare(url)
+    assert compared.scores is None
+    assert f"gave no answer after 3 tries (it answered {status})" in compared.findings[0]
+    assert len(asked) <= 6
+    nobody = f"http://127.0.0.1:{free_ports(1)[0]}/v1"
+    assert "(ConnectError)" in compare(nobody).findings[0]
+
+
+def test_one_that_answers_some_questions_is_scored_over_these():
+    def answer(body, number, handler):
+        return (200, said(RIGHT)) if "case 1" in body["messages"][-1]["content"] else (500, b"")
+
+    with endpoint(answer) as (url, _):
+        compared = compare(url)
+    assert compared.scores["fieldsMatch"] == 1.0
+    assert "answered 1 of 2 questions, and its scores are over these" in compared.findings[0]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, MissingInput), (403, MissingInput), (404, BadConfig),
+                                              (400, BadConfig), (307, BadConfig)])
+def test_a_refusal_ends_the_asking_at_once_and_is_told_before_the_start_without_the_key(status, kind, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-key")
+    with endpoint(lambda *_: (status, b"canary-key", ("Location", "http://127.0.0.1/"))) as (url, asked):
+        compared = compare(url, 50)
+        assert compared.scores is None
+        assert f"(model gpt-4) answered {status}; check url, model and the key" in compared.findings[0]
+        assert len(asked) <= HURRIED.at_once
+        with pytest.raises(kind, match=f"answered {status}") as caught:
+            check_reference(spec(url), rows(), SystemClock())
+    assert "canary" not in str(caught.value) + compared.findings[0]
+
+
+def test_the_check_asks_one_question_and_takes_passing_trouble_for_a_warning(monkeypatch):
+    with endpoint(lambda body, number, handler: (200, said(RIGHT))) as (url, asked):
+        assert check_reference(spec(url), rows(9), SystemClock()) is None
+        assert len(asked) == 1
+    monkeypatch.setattr(reference_module, "CHECK", HURRIED)
+    with endpoint(lambda body, number, handler: (503, b"")) as (url, asked):
+        assert "it answered 503" in check_reference(spec(url), rows(9), SystemClock())
+    plain = resolve_defaults(parse_job(tiny_job(Path("/nowhere"))).spec)
+    assert check_reference(plain, rows(), SystemClock()) is None
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:99999/v1", "http://[abc", "https://[::1", "http://\u2603.x:y"])
+def test_an_address_that_is_none_is_told_in_words(address, monkeypatch):
+    monkeypatch.setattr(reference_module, "CHECK", HURRIED)
+    asked = spec("http://127.0.0.1/v1")
+    broken = asked.evaluation.reference.model_copy(update={"url": address})
+    asked = asked.model_copy(update={"evaluation": asked.evaluation.model_copy(update={"reference": broken})})
+    try:
+        words = check_reference(asked, rows(), SystemClock())
+    except BadConfig as error:
+        words = str(error)
+    assert "spec.evaluation.reference: " in words
+
+
+def test_models_that_take_neither_max_tokens_nor_a_temperature_are_asked_without():
+    def answer(body, number, handler):
+        if "max_tokens" in body:
+            return 400, b"Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+        if "temperature" in body:
+            return 400, b"Unsupported value: 'temperature' does not support 0 with this model."
+        return 200, said(RIGHT)
+
+    with endpoint(answer) as (url, asked):
+        assert compare(url, 1).scores["jsonValid"] == 1.0
+    assert asked[-1][2]["max_completion_tokens"] == 256
+
+
+def test_no_more_questions_are_asked_than_the_cap_and_cut_answers_are_counted(monkeypatch):
+    monkeypatch.setattr(reference_module, "MOST_QUESTIONS", 3)
+    with endpoint(lambda body, number, handler: (200, said(RIGHT, "length"))) as (url, asked):
+        compared = compare(url, 5)
+    assert len(asked) == 3
+    assert "asked the first 3 of 5 questions" in compared.findings[0]
+    assert "3 of the reference model's answers were cut at 256 tokens" in compared.findings[1]
+
+
+def test_an_answer_without_an_end_is_given_up_on():
+    over = threading.Event()
+
+    def drip(body, number, handler):
+        handler.send_response(200)
+        handler.end_headers()
+        while not over.wait(0.02):
+            handler.wfile.write(b" ")
+
+    def flood(body, number, handler):
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(100):
+            handler.wfile.write(b" " * (1 << 16))
+
+    for answer in (drip, flood):
+        with endpoint(answer) as (url, _):
+            hurried = Patience(request_seconds=0.3, total_seconds=20.0, tries=2, pause_seconds=0.0)
+            try:
+                assert "(TimeoutError)" in compare(url, 1, patience=hurried).findings[0]
+            finally:
+                over.set()
+
+
+def test_a_slow_endpoint_costs_no_more_time_than_all_questions_may_take_and_a_stop_ends_the_wait():
+    over = threading.Event()
+
+    def slow(body, number, handler):
+        over.wait(30)
+
+    with endpoint(slow) as (url, _):
+        try:
+            hurried = Patience(request_seconds=30.0, total_seconds=0.3, tries=2)
+            assert compare(url, 1, patience=hurried).findings == ("the reference model did not answer in time",)
+
+            def stop():
+                raise StopRequested("stopped")
+
+            with pytest.raises(StopRequested):
+                compare(url, 1, check=stop)
+            assert compare(url, 1, stopped=lambda: True).scores is None
+        finally:
+            over.set()
+
+
+def test_answers_are_kept_and_not_paid_for_again(tmp_path):
+    storage = open_storage(parse_uri(f"file://{tmp_path}/out", ("file",)), None)
+    kept = (storage, "team/job/uid/checkpoints/reference.json")
+
+    def first(body, number, handler):
+        return (200, said(RIGHT)) if "case 1" in body["messages"][-1]["content"] else (500, b"")
+
+    with endpoint(first) as (url, asked):
+        compare(url, 2, kept)
+        before = len(asked)
+        compared = compare(url, 2, kept)
+        assert all("case 2" in body["messages"][-1]["content"] for _, _, body in asked[before:])
+        assert compared.scores["fieldsMatch"] == 1.0
+        for content in (b"{", b"[]", b'{"identity": 1}', b'{"answers": ' + b"[" * 5000):
+            storage.put_bytes(kept[1], content)
+            assert compare(url, 1, kept).scores["fieldsMatch"] == 1.0
