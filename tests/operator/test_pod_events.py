@@ -54,6 +54,7 @@ def event(message, at=10.0, **known):
 @pytest.mark.parametrize(("message", "told"), [
     (f'Error creating: pods "tune-1-0-abcde" is forbidden: {QUOTA}', QUOTA),
     (f'Error creating: Pod "tune-1-0-abcde" is invalid: {LIMIT_RANGE}', LIMIT_RANGE),
+    (f'(combined from similar events): Error creating: pods "tune-1-0-fghij" is forbidden: {QUOTA}', QUOTA),
     ("Error creating: Internal error occurred: a webhook failed", "Internal error occurred: a webhook failed"),
     ("", ""),
 ])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetune_operator.settings import Settings
+from pydantic import ValidationError
 
 from tests.operator.objects import created, decide, raw_job, started
 
@@ -101,3 +102,19 @@ def test_an_accelerator_has_a_template_of_its_own_which_comes_last():
     trainer, check = pods(accelerators=catalogue, podTemplate=of_trainer(runtimeClassName="all", hostIPC=True))
     assert (trainer["spec"]["runtimeClassName"], trainer["spec"]["hostIPC"]) == ("nvidia-l4", True)
     assert "runtimeClassName" not in check["spec"]
+
+
+@pytest.mark.parametrize(("template", "words"), [
+    ({"containers": [{"name": "trainer"}]}, "has metadata and spec, not containers"),
+    ({"spec": {"containers": {"name": "trainer"}}}, "spec.containers is a list of objects, each with a name"),
+    ({"spec": {"containers": [{"env": []}]}}, "spec.containers is a list of objects, each with a name"),
+    ({"spec": {"containers": [{"name": "trainer", "env": {"A": "b"}}]}}, r"spec.containers\[\].env is a list"),
+    ({"spec": {"containers": [{"name": "trainer", "volumeMounts": [{"name": "x"}]}]}}, "each with a mountPath"),
+    ({"spec": []}, "spec is an object"),
+])
+@pytest.mark.parametrize("where", ["podTemplate", "preflight", "accelerators"])
+def test_a_template_that_would_be_merged_into_nothing_is_refused(where, template, words):
+    settings = {"podTemplate": template, "preflight": {"podTemplate": template},
+                "accelerators": {"nvidia-l4": {"podTemplate": template}}}
+    with pytest.raises(ValidationError, match=words):
+        Settings.model_validate({where: settings[where]}, strict=False)

@@ -17,7 +17,8 @@ from finetune_operator.verdicts import lacks_pod, starts_silently
 from finetune_operator.views import AttemptView
 
 _LONGEST = 1000
-_PREFIX = re.compile(r'^(Error creating: )?([Pp]ods? "[^"]*" is (forbidden|invalid): )?')
+_PREFIX = re.compile(r'^(\(combined from similar events\): )?(Error creating: )?'
+                     r'([Pp]ods? "[^"]*" is (forbidden|invalid): )?')
 """It names a pod that is never made, and another one each time: without it the same cause reads the same."""
 _log = logging.getLogger(__name__)
 EventsOf = Callable[[str, str], Awaitable[list[Any]]]

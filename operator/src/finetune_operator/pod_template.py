@@ -67,3 +67,33 @@ def for_check(template: Mapping[str, Any]) -> Object:
     if "imagePullSecrets" in spec:
         made["imagePullSecrets"] = spec["imagePullSecrets"]
     return {"spec": made}
+
+
+def checked(template: Object) -> Object:
+    """A pod template of the settings; what is in the wrong place would be passed over without a word.
+
+    Raises:
+        ValueError: what is in the wrong place, and where it belongs.
+    """
+    if unknown := sorted(set(template) - {"metadata", "spec"}):
+        raise ValueError(f"a pod template has metadata and spec, not {', '.join(unknown)}: write "
+                         "{spec: {containers: [{name: trainer, …}]}}")
+    spec = _mapping(template.get("spec", {}), "spec")
+    _mapping(template.get("metadata", {}), "metadata")
+    for field in ("containers", "initContainers", "volumes"):
+        for item in _items(spec.get(field, []), f"spec.{field}", "name"):
+            _items(item.get("env", []), f"spec.{field}[].env", "name")
+            _items(item.get("volumeMounts", []), f"spec.{field}[].volumeMounts", "mountPath")
+    return template
+
+
+def _mapping(value: Any, where: str) -> Object:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is an object, not {value!r}")
+    return value
+
+
+def _items(value: Any, where: str, key: str) -> list[Object]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) and key in item for item in value):
+        raise ValueError(f"{where} is a list of objects, each with a {key}")
+    return value

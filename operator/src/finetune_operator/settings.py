@@ -17,6 +17,8 @@ from finetune_api.spec.method import Engine
 from finetune_api.spec.reft import PluginName
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from finetune_operator.pod_template import checked
+
 GIB = 1024**3
 GPU = "nvidia.com/gpu"
 
@@ -35,6 +37,10 @@ def _check_cidr(text: str) -> str:
 
 Cidr = Annotated[str, AfterValidator(_check_cidr)]
 """A range of addresses."""
+
+
+PodTemplate = Annotated[dict[str, Any], AfterValidator(checked)]
+"""Metadata and spec of a pod, in part."""
 
 
 class BadSettings(ValueError):
@@ -73,7 +79,7 @@ class Accelerator(ApiModel):
     """Disk that a node must have left for a trainer, for each accelerator; null asks for none, since not every kubelet
     says what it has. Under disk pressure a pod goes first that uses more than it asked for."""
 
-    pod_template: dict[str, Any] = Field(default_factory=dict)
+    pod_template: PodTemplate = Field(default_factory=dict)
     """Merged into the pod template of its trainers, after that of all: a runtime class, a device for RDMA."""
 
 
@@ -219,7 +225,7 @@ class PreflightSettings(ApiModel):
     parallelism_per_namespace: Annotated[int, Field(ge=1)] = 10
     """Checks that a namespace may have at the same time, whatever state they are in: none keeps the others waiting."""
 
-    pod_template: dict[str, Any] | None = None
+    pod_template: PodTemplate | None = None
     """Merged into its pod template; null takes what the network needs of the trainers' own: the environment of the
     container `trainer`, the ConfigMaps and Secrets that it mounts, imagePullSecrets."""
 
@@ -277,7 +283,7 @@ class Settings(ApiModel):
     model_cache_claim: Name | None = None
     """PersistentVolumeClaim, in the job's namespace, that keeps models between jobs; none keeps them in the pod."""
 
-    pod_template: dict[str, Any] = Field(default_factory=dict)
+    pod_template: PodTemplate = Field(default_factory=dict)
     """Merged into every trainer's pod template (a proxy's environment, a sidecar, more volumes). Lists are merged by
     name, volumeMounts by mountPath; a volume or variable of another source takes the place of the one of its name."""
 
