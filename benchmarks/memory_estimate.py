@@ -84,7 +84,8 @@ def measure(case: Case) -> tuple[int, int]:
     from finetune_trainer.methods import METHODS
     from finetune_trainer.model.device import choose_device, make_deterministic
     from finetune_trainer.model.files import ModelFiles
-    from finetune_trainer.model.load import load_model, load_tokenizer
+    from finetune_trainer.model.load import load_model
+    from finetune_trainer.model.tokenizer import load_tokenizer
     from finetune_trainer.stopping import StopFlag
     from finetune_trainer.storage import BackgroundUploader, open_storage
     from finetune_trainer.training.checkpoints import CheckpointStore, Identity

@@ -54,7 +54,8 @@ def run_arm(arm: str, work: Workload) -> dict[str, Any]:
     from finetune_api.spec.training import Precision
     from finetune_trainer.model.device import choose_device
     from finetune_trainer.model.files import ModelFiles
-    from finetune_trainer.model.load import load_model, load_tokenizer, weights_digest
+    from finetune_trainer.model.load import load_model, weights_digest
+    from finetune_trainer.model.tokenizer import load_tokenizer
 
     device = choose_device(Precision.AUTO, wants_gpu=False)
     files = ModelFiles(work.model, "")

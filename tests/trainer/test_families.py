@@ -19,7 +19,8 @@ from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.local import run_job
 from finetune_trainer.model.device import choose_device
 from finetune_trainer.model.files import ModelFiles
-from finetune_trainer.model.load import load_model, load_tokenizer
+from finetune_trainer.model.load import load_model
+from finetune_trainer.model.tokenizer import load_tokenizer
 from finetune_trainer.training.packing import rows_mix, settle_packing
 from rich.console import Console
 from safetensors.torch import load_file

@@ -20,7 +20,8 @@ from finetune_trainer.local import run_job
 from finetune_trainer.methods import METHODS as METHODS_BY_TYPE
 from finetune_trainer.model.device import choose_device
 from finetune_trainer.model.files import ModelFiles
-from finetune_trainer.model.load import load_model, load_tokenizer, weights_digest
+from finetune_trainer.model.load import load_model, weights_digest
+from finetune_trainer.model.tokenizer import load_tokenizer
 from finetune_trainer.partial import load_partial
 from finetune_trainer.training.answers_only import AnswersOnly
 from rich.console import Console

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from finetune_api.spec.method import Quantization
 from safetensors import safe_open
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_trainer.memory import give_back
 from finetune_trainer.model.device import Device
@@ -71,5 +71,27 @@ def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         if hasattr(model.config, leftover):
             delattr(model.config, leftover)
     model.config.use_cache = True
+    make_generation_writable(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def make_generation_writable(model: PreTrainedModel) -> None:
+    """Mend a model's settings of generation where transformers would read but not write them.
+
+    Many a generation_config.json has a temperature and doesn't say that answers are drawn: then they are. Where that is
+    not it, the settings follow from the model's configuration alone.
+    """
+    settings = model.generation_config
+    if settings is None or _is_writable(settings):
+        return
+    drawn = GenerationConfig.from_dict({**settings.to_dict(), "do_sample": True})
+    model.generation_config = drawn if _is_writable(drawn) else GenerationConfig.from_model_config(model.config)
+
+
+def _is_writable(settings: GenerationConfig) -> bool:
+    try:
+        settings.validate(strict=True)
+    except ValueError:
+        return False
+    return True

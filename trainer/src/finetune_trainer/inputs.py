@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finetune_api.messages import RunConfig
 from finetune_api.spec.job import FineTuneJobSpec
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.checks import schema_validator
@@ -16,7 +16,7 @@ from finetune_trainer.data.rows import PreparedData
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.model.files import ModelFiles
-from finetune_trainer.model.load import load_tokenizer
+from finetune_trainer.model.tokenizer import check_tokens, load_tokenizer
 from finetune_trainer.reft.rewards import Judge
 
 _SHOWN_FINDINGS = 5
@@ -69,3 +69,15 @@ def read_rows(config: RunConfig, chat: ChatFormat, scratch: Path, tell: Callable
     for finding in data.findings[:_SHOWN_FINDINGS]:
         tell(f"warning: {finding}")
     return data, judge
+
+
+def check_embeddings(model: PreTrainedModel, data: PreparedData, tokenizer: PreTrainedTokenizerBase, source: str
+                     ) -> None:
+    """Refuse rows with tokens that the model, which may be without storage, has no embedding for.
+
+    Raises:
+        BadConfig: with such a token.
+    """
+    embeddings = model.get_input_embeddings()
+    rows = (ids for row in (*data.train, *(one.tokens for one in data.held_out)) for ids in (row.prompt, row.answer))
+    check_tokens(tokenizer, rows, int(embeddings.weight.shape[0]), source)

@@ -42,7 +42,7 @@ from finetune_trainer.expectations import expect
 from finetune_trainer.export import export_merged, export_trained, removed_on_failure
 from finetune_trainer.faults import reach
 from finetune_trainer.gate import judge as judge_gate
-from finetune_trainer.inputs import check_shares, open_chat, read_rows
+from finetune_trainer.inputs import check_embeddings, check_shares, open_chat, read_rows
 from finetune_trainer.limits import LimitsFile, cost_of
 from finetune_trainer.methods import METHODS
 from finetune_trainer.model.device import (
@@ -153,6 +153,7 @@ def run_attempt(attempt: Attempt) -> Finished:
                 else unsloth.load_model(files, spec, device))
 
     model = load()
+    check_embeddings(model, data, tokenizer, files.name)
     identity = Identity(config.spec_hash, data_hash, weights_digest(model),
                         {**environment(device), "number of processes": str(world.size)})
     base = describe(model)

@@ -27,7 +27,8 @@ from finetune_trainer.model.content import content_digest
 from finetune_trainer.storage import as_output, open_storage, probe
 
 if TYPE_CHECKING:
-    from finetune_trainer.model.base import Base
+    from transformers import PreTrainedModel
+
     from finetune_trainer.model.description import Description
 
 _GIB = 1024**3
@@ -68,7 +69,7 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     # Imported late: they need torch and transformers, and a wrong configuration should be told at once.
     from finetune_trainer.evaluation.reference import check_reference
     from finetune_trainer.expectations import expect
-    from finetune_trainer.inputs import check_shares, open_chat, read_rows
+    from finetune_trainer.inputs import check_embeddings, check_shares, open_chat, read_rows
     from finetune_trainer.model.base import open_base
     from finetune_trainer.model.description import describe_model
     from finetune_trainer.model.stored import stored_quantization
@@ -78,7 +79,7 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     probe(storage, job_prefix(config.namespace, config.name, config.uid))
     check_shares(spec, spec.compute.processes(config.accelerator.name))
     description = describe_model(spec.model, spec.output.s3, scratch, tell)
-    _, chat = open_chat(spec, description.files)
+    tokenizer, chat = open_chat(spec, description.files)
     data, _ = read_rows(config, chat, scratch, tell)
     revision, data_hash = description.files.revision or None, data.digest()
     if spec.run_policy.rerun is not RerunPolicy.ALWAYS:
@@ -86,7 +87,9 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
         if published is not None:
             return _adopting(published, revision, data_hash)
     base = open_base(description.files.folder, description.source)
-    _check_targets(config, base)
+    model = base.empty()
+    check_embeddings(model, data, tokenizer, description.source)
+    _check_targets(config, model)
     estimate = expect(config, description.config, [len(row) for row in data.train])
     stored_quantization(base.config, spec.method.quantization, base.source)
     if (held := description.held()) is not None:
@@ -111,7 +114,7 @@ def _words(config: RunConfig, estimate: JobEstimate | None, counts: Mapping[str,
             f"{config.accelerator.currency} (estimates)")
 
 
-def _check_targets(config: RunConfig, base: Base) -> None:
+def _check_targets(config: RunConfig, model: PreTrainedModel) -> None:
     """Whether the layers that an adapter wants exist, on a model without storage for its weights.
 
     Raises:
@@ -121,7 +124,7 @@ def _check_targets(config: RunConfig, base: Base) -> None:
 
     if low_rank := config.spec.method.low_rank:
         field, settings = low_rank
-        target_modules(base.empty(), settings.target_modules, f"spec.method.{field}")
+        target_modules(model, settings.target_modules, f"spec.method.{field}")
 
 
 def _published(config: RunConfig, description: Description, data_hash: str, scratch: Path,

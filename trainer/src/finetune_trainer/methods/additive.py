@@ -60,7 +60,8 @@ def _ia3(run: TrainingRun, settings: AdditiveSpec) -> Tuned:
     targets = target_modules(run.model, settings.target_modules or usual, _FIELD)
     feed_forward = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(kind, ("down_proj", "fc2", "w2"))
     return _attached(run, IA3Config(target_modules=targets, task_type="CAUSAL_LM",
-                                    feedforward_modules=[name for name in targets if name in feed_forward]))
+                                    feedforward_modules=[name for name in targets
+                                                         if name.rpartition(".")[2] in feed_forward]))
 
 
 def _prompt_tuning(run: TrainingRun, settings: AdditiveSpec) -> Tuned:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from finetune_trainer.model.layers import text_parameters
 from finetune_trainer.training.in_place import train_in_place
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.tuned.in_place import WholeModel
 
 
 def train(run: TrainingRun) -> Trained:
-    """Train all weights; errors as in `fine_tune`."""
-    names = {name for name, _ in run.model.named_parameters()}
+    """Train all weights that text goes through; errors as in `fine_tune`."""
+    names = set(text_parameters(run.model))
     return train_in_place(run, names, lambda model: WholeModel(model, run.tokenizer))

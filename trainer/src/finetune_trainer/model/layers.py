@@ -1,4 +1,4 @@
-"""The layers of a model, and its parameters by layer or by name."""
+"""The text decoder of a model, its layers, and its parameters by layer or by name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,23 @@ from finetune_trainer.errors import BadConfig
 _SHOWN = 8
 
 
+def decoder_prefix(model: PreTrainedModel) -> str:
+    """What the names of a multimodal model's text decoder begin with; empty for a model that is nothing else."""
+    if model.config.get_text_config() is model.config:
+        return ""
+    decoder = model.get_decoder()
+    return next((f"{name}." for name, module in model.named_modules() if module is decoder and name), "")
+
+
+def text_parameters(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
+    """The parameters that text goes through, by their full names: those of vision and sound are left out."""
+    prefix = decoder_prefix(model)
+    ends = {id(parameter) for module in (model.get_input_embeddings(), model.get_output_embeddings())
+            if module is not None for parameter in module.parameters()}
+    return {name: parameter for name, parameter in model.named_parameters()
+            if name.startswith(prefix) or id(parameter) in ends}
+
+
 def decoder_layers(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
     """The stack of a model's layers, and its name: the one list of modules that is as long as the model is deep.
 
@@ -20,8 +37,9 @@ def decoder_layers(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
         BadConfig: the architecture keeps its layers otherwise.
     """
     depth = model.config.get_text_config().num_hidden_layers
+    prefix = decoder_prefix(model)
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth and name.startswith(prefix):
             return name, module
     raise BadConfig(f"spec.model.source: {type(model).__name__} keeps its {depth} layers in no list of modules; choose "
                     "another method, or partial.parameters")
@@ -33,7 +51,7 @@ def chosen_parameters(model: PreTrainedModel, partial: PartialSpec) -> dict[str,
     Raises:
         BadConfig: a layer that isn't there, or a pattern that fits nothing; the message says what there is.
     """
-    parameters = dict(model.named_parameters())
+    parameters = text_parameters(model)
     if partial.parameters is not None:
         for pattern in partial.parameters:
             if not any(fnmatchcase(name, pattern) for name in parameters):

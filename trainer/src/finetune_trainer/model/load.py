@@ -1,4 +1,4 @@
-"""Loading the base model, in full precision or quantized by bitsandbytes, and its tokenizer."""
+"""Loading the base model, in full precision or quantized by bitsandbytes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from typing import Any
 
 import torch
 from finetune_api.spec.method import Quantization
-from transformers import (
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from finetune_trainer.errors import OutOfMemory
@@ -23,19 +18,6 @@ from finetune_trainer.model.files import ModelFiles
 from finetune_trainer.model.reading import reading
 from finetune_trainer.model.stored import as_mapping, stored_quantization
 from finetune_trainer.model.weights import read_weights, refuse_adapters, start_of
-
-
-def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a pad token: its own, or the end token.
-
-    Raises:
-        BadConfig: the files hold no tokenizer that can be read.
-    """
-    with reading(f"the tokenizer of {files.name}"):
-        tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_model(files: ModelFiles, quantization: Quantization, device: Device) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Which linear layers get an adapter."""
+"""Which layers get an adapter."""
 
 from __future__ import annotations
 
@@ -7,38 +7,57 @@ from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.errors import BadConfig
+from finetune_trainer.model.layers import decoder_prefix
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
-    """The last parts of the names of all linear layers but the head, sorted: `q_proj`, `up_proj`, …"""
+    """The last parts of the names of the text decoder's linear layers but the head, sorted: `q_proj`, `up_proj`, …"""
     head = model.get_output_embeddings()
-    names = {name.rpartition(".")[2] for name, module in model.named_modules()
-             if isinstance(module, torch.nn.Linear) and module is not head}
-    return sorted(names)
+    return sorted({name.rpartition(".")[2] for name, module in _linear(model).items() if module is not head})
+
+
+def _linear(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
+    """Linear layers by their full names, GPT-2's among them, whose weights lie the other way round.
+
+    Of a multimodal model those of its text decoder alone: text never reaches the others.
+    """
+    prefix, head = decoder_prefix(model), model.get_output_embeddings()
+    return {name: module for name, module in model.named_modules()
+            if isinstance(module, (torch.nn.Linear, Conv1D)) and (name.startswith(prefix) or module is head)}
 
 
 def target_modules(model: PreTrainedModel, wanted: Sequence[str] | None, field: str) -> list[str]:
     """The layers to adapt: all linear ones but the head, or the ones that the job names.
 
+    Returns:
+        Last parts of their names; of a multimodal model full names, since its other parts have layers of the same.
+
     Raises:
         BadConfig: a name that no linear layer ends with; the message lists those that exist.
     """
-    known = linear_names(model)
-    if wanted is None:
-        return known
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    for target in wanted:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
+    known, layers = linear_names(model), _linear(model)
+    head = model.get_output_embeddings()
+    if not known:
+        raise BadConfig(f"{field}: {type(model).__name__} has no linear layers beside its head, so that no adapter "
+                        "fits; write spec.method.type: Full or Partial")
+    for target in wanted or ():
+        found = [layers[name] for name in layers if _is(name, target)]
+        if not found:
             close = difflib.get_close_matches(target, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = f"; did you mean {close[0]}?" if close else "."
             raise BadConfig(f"{field}.targetModules: no linear layer is named {target}{hint} The names that exist: "
                             f"{', '.join(known)}")
-    head = model.get_output_embeddings()
-    for target in wanted:
-        if any(module is head and (name == target or name.endswith(f".{target}"))
-               for name, module in model.named_modules()):
+        if any(module is head for module in found):
             raise BadConfig(f"{field}.targetModules: {target} is the model's head, which an adapter can't train; the "
                             f"names that exist beside it: {', '.join(known)}")
-    return list(wanted)
+    chosen = list(wanted) if wanted is not None else known
+    if not decoder_prefix(model):
+        return chosen
+    return [name for name, module in layers.items() if module is not head and any(_is(name, one) for one in chosen)]
+
+
+def _is(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
