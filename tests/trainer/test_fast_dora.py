@@ -8,9 +8,10 @@ import json
 import pytest
 import torch
 from finetune_trainer.model import fast_dora
-from finetune_trainer.model.fast_dora import FastDora, KeptNorms, keep_norms, weights_changed
+from finetune_trainer.model.fast_dora import FastDora, KeptNorms, keep_norms, start_at_norms, weights_changed
 from finetune_trainer.tuned import TRAINED, load_trained
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.variants import DoraLinearVariant
 from safetensors.torch import save_file
 
@@ -360,3 +361,53 @@ def test_a_job_comes_out_the_same_with_kept_norms_and_without(tmp_path, quantiza
         adapters.append(manifest(folder)["result"]["evaluation"]["after"]["loss"])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert adapters[0] == pytest.approx(adapters[1], abs=1e-4)
+
+
+def test_in_bf16_a_fresh_adapter_starts_at_the_float32_norms_and_changes_nothing(tiny_model_folder):
+    base = load(tiny_model_folder, dtype=torch.bfloat16)
+    truth = logits_of(base)
+    model = adapt(base, fast=True, moved=False)
+    start_at_norms(model)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            wanted = module.get_base_layer().weight.double().norm(dim=1)
+            torch.testing.assert_close(module.lora_magnitude_vector["default"].weight.double(), wanted, rtol=1e-6,
+                                       atol=0)
+    assert torch.equal(logits_of(model), truth)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_in_bf16_a_change_of_a_magnitude_by_three_thousandths_is_not_lost(tiny_model_folder, autocast):
+    model = adapt(load(tiny_model_folder, dtype=torch.bfloat16), fast=True, moved=False).eval()
+    start_at_norms(model)
+    layer = model.base_model.model.model.layers[0].mlp.up_proj
+    inputs = torch.randn(2000, layer.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+    @torch.no_grad()
+    def output():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            return layer(inputs).float()
+
+    before = output()
+    layer.lora_magnitude_vector["default"].weight.data.mul_(1.003)
+    grown = (output() * before).sum(0) / before.square().sum(0)
+    assert (grown - 1.003).abs().max() < 5e-4, "each row's, on average over what rounding does to its outputs"
+
+
+@pytest.mark.parametrize("taken_out", ["unloaded", "deleted"])
+def test_an_adapter_that_is_taken_out_leaves_nothing_behind(tiny_model_folder, taken_out):
+    base = load(tiny_model_folder)
+    truth = loss_of(base.train()).item()
+    model = adapt(base, fast=True).train()
+    loss_of(model).backward()
+    weights_changed()
+    if taken_out == "unloaded":
+        plain = model.unload().train()
+        assert not any(module._forward_pre_hooks for module in plain.modules())
+    else:
+        model.delete_adapter("default")
+        plain = model.base_model.model.train()
+    plain.requires_grad_(True)
+    loss = loss_of(plain)
+    assert loss.item() == truth
+    loss.backward()

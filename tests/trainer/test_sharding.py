@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from finetune_trainer.sharding import is_of_torch
+from finetune_trainer.sharding import is_of_torch, thaw
 
 from tests.models import save_tiny_model
 from tests.s3 import free_ports
@@ -85,3 +85,20 @@ def test_the_state_of_an_8_bit_optimizer_is_told_from_that_of_torch(tmp_path):
     torch.save({"state": {0: {"step": 1, "state1": torch.ones(2)}}, "param_groups": []}, tmp_path / "eight.pt")
     assert is_of_torch(tmp_path / "torch.pt")
     assert not is_of_torch(tmp_path / "eight.pt")
+
+
+def test_trained_parameters_come_back_to_their_own_types_and_buffers_are_not_rounded(tiny_model_folder):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.bfloat16)
+    kept = model.model.norm.weight
+    kept.data = kept.data.float()
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    round_back = thaw(list(model.parameters()))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    round_back()
+    assert [name for name, parameter in model.named_parameters() if parameter.dtype is torch.float32] == [
+        "model.norm.weight"]
+    frequencies = buffers["model.rotary_emb.inv_freq"]
+    assert (frequencies.bfloat16().float() != frequencies).any(), "else this test shows nothing"
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())

@@ -56,7 +56,8 @@ def export_merged(tuned: Tuned, published: Path, files: ModelFiles, quantization
         if quantization is not Quantization.NONE:
             give_back()  # What it was before it was quantized, which is most of the peak.
             model = model.dequantize(dtype=device.dtype)
-            model.to(device.dtype)
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(device.dtype)
             # They stay behind, and PEFT merges no IA3 while they say so (0.21).
             model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
         loaded: PreTrainedModel = model

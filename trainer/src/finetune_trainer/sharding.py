@@ -9,7 +9,7 @@ the names and in the order that they had, so what is saved by name or by order i
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,23 @@ def shard(model: PreTrainedModel, trained: Collection[str], device: Device, proc
     model._is_distributed_loading_by_transformers = True
 
 
-def thaw(parameters: Collection[torch.nn.Parameter]) -> None:
-    """Let parameters be trained, in float32: steps of a hundred-thousandth vanish in bfloat16's eight bits."""
+def thaw(parameters: Collection[torch.nn.Parameter]) -> Callable[[], None]:
+    """Let parameters be trained, in float32: steps of a hundred-thousandth vanish in bfloat16's eight bits.
+
+    Returns:
+        What rounds each of them to the type that it was in, once they are trained. Buffers are never touched: RoPE's
+        frequencies rounded to bfloat16 would be another model.
+    """
+    loaded = [(parameter, parameter.dtype) for parameter in parameters]
     for parameter in parameters:
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
+
+    def round_back() -> None:
+        for parameter, dtype in loaded:
+            parameter.data = parameter.data.to(dtype)
+
+    return round_back
 
 
 def is_sharded(model: torch.nn.Module) -> bool:

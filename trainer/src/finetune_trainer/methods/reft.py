@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -59,7 +59,7 @@ def train(run: TrainingRun) -> Trained:
     """
     settings = run.spec.method.reft
     assert settings is not None
-    tuned = _learning(run, settings)
+    tuned, round_back = _learning(run, settings)
     folder = run.scratch / "resume"
     found = run.checkpoints.newest(run.identity, folder)
     resumed = found is not None and is_ppo_checkpoint(folder)
@@ -76,20 +76,19 @@ def train(run: TrainingRun) -> Trained:
     else:
         run.state.enter(Stage.PPO)
         trained = _Reinforcement(run, settings, tuned, warm_up, folder if resumed else None).run()
-    if settings.policy is ReftPolicy.FULL:
-        # What is evaluated is what is published: in the type that the base was in.
-        run.model.to(run.device.dtype)
+    # What is evaluated is what is published: in the type that the base was in.
+    round_back()
     return trained
 
 
-def _learning(run: TrainingRun, settings: ReftSpec) -> Tuned:
-    """What learns, in both stages."""
+def _learning(run: TrainingRun, settings: ReftSpec) -> tuple[Tuned, Callable[[], None]]:
+    """What learns, in both stages, and what rounds it to the base's type afterwards."""
     if settings.policy is ReftPolicy.FULL:
-        thaw(list(run.model.parameters()))
-        return WholeModel(run.model, run.tokenizer)
+        round_back = thaw(list(run.model.parameters()))
+        return WholeModel(run.model, run.tokenizer), round_back
     assert settings.lora is not None
     model = attach(run, settings.lora, "spec.method.reft.lora", dora=settings.policy is ReftPolicy.DORA)
-    return PeftAdapter(model, settings.lora.learning_rate_ratio or 1.0)
+    return PeftAdapter(model, settings.lora.learning_rate_ratio or 1.0), lambda: None
 
 
 class _Reinforcement:

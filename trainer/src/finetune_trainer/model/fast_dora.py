@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -62,9 +61,22 @@ def keep_norms(model: PeftModel, adapter: str = "default") -> int:
     for module in layers:
         module.lora_magnitude_vector[adapter] = KeptNorms(module.lora_magnitude_vector[adapter])
         module.lora_variant[adapter] = FastDora()
-        if type(base := module.get_base_layer()) in (torch.nn.Linear, Linear4bit):
-            base.register_forward_pre_hook(partial(_append_factor, module, adapter))
+        if (type(module.get_base_layer()) in (torch.nn.Linear, Linear4bit)
+                and _before_layer not in module._forward_pre_hooks.values()):
+            module.register_forward_pre_hook(_before_layer)
     return len(layers)
+
+
+@torch.no_grad()
+def start_at_norms(model: PeftModel, adapter: str = "default") -> None:
+    """Let the magnitudes of layers that keep their norms be these norms, so that a fresh adapter changes nothing.
+
+    PEFT works its start out in the type of the base: in bfloat16 that is up to 0.4 % beside.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and type(module.lora_variant.get(adapter)) is FastDora:
+            layer = module.lora_magnitude_vector[adapter]
+            layer.weight.copy_(layer.norms(module, adapter))
 
 
 def peft_is_known() -> bool:
@@ -171,22 +183,32 @@ def _float_rows(base: Any) -> Iterator[torch.Tensor]:
             yield whole[start:start + some].float()
 
 
-def _is_plain(module: LoraLayer, adapter: str) -> bool:
+def _is_plain(module: LoraLayer, adapter: str | None) -> bool:
     """Whether a pass needs nothing that only PEFT's own forward has."""
     return ((isinstance(module.lora_dropout[adapter], torch.nn.Identity) or not module.training)
             and list(module.active_adapters) == [adapter])
 
 
-def _append_factor(module: LoraLayer, adapter: str, base: Any, inputs: tuple[torch.Tensor, ...]
-                   ) -> tuple[torch.Tensor, ...] | None:
-    """Before the frozen layer: put A's rows behind the tokens where norms are needed and float32 makes them exact."""
-    x, a = inputs[0], module.lora_A[adapter].weight
-    if (module.training and torch.is_grad_enabled() and _is_plain(module, adapter)
-            and not module.disable_adapters and not module.merged
-            and x.dtype is a.dtype is torch.float32 and not torch.is_autocast_enabled(x.device.type)
-            and not module.lora_magnitude_vector[adapter].are_current(True)):
-        return _Appended.apply(x, a.detach()), *inputs[1:]
-    return None
+def _before_layer(module: LoraLayer, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Before a layer: where norms are needed and float32 makes them exact, its frozen part gets A's rows as well.
+
+    The hook on the frozen part lasts for one pass: an adapter that is taken out of a model leaves nothing behind.
+    """
+    adapter = module.active_adapters[0] if module.active_adapters else None
+    if adapter not in module.lora_magnitude_vector:
+        return
+    layer = module.lora_magnitude_vector[adapter]
+    if (type(layer) is KeptNorms and not layer.are_current(True) and module.training and torch.is_grad_enabled()
+            and _is_plain(module, adapter) and not module.disable_adapters and not module.merged
+            and inputs[0].dtype is module.lora_A[adapter].weight.dtype is torch.float32
+            and not torch.is_autocast_enabled(inputs[0].device.type)):
+        rows = module.lora_A[adapter].weight.detach()
+
+        def append(base: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            handle.remove()
+            return _Appended.apply(inputs[0], rows), *inputs[1:]
+
+        handle = module.get_base_layer().register_forward_pre_hook(append)
 
 
 class _Appended(torch.autograd.Function):
@@ -258,7 +280,8 @@ class _Scaled(torch.autograd.Function):
             else:
                 output = result.to(dtype, copy=True, memory_format=torch.contiguous_format)
             rows = output.view(-1, output.shape[-1])
-            rows.addmm_(low, b.to(dtype).T).mul_((magnitude / norms).to(dtype))
+            # The factor is near 1, where bfloat16 has steps of 0.4 % and more: it stays in float32.
+            rows.addmm_(low, b.to(dtype).T).mul_(magnitude / norms)
         ctx.save_for_backward(x, a, b, magnitude, norms, low, output)
         ctx.scaling = scaling
         return output
@@ -276,7 +299,7 @@ class _Scaled(torch.autograd.Function):
                 summed = (flat * output.view(flat.shape)).sum(0, dtype=torch.float32)
                 of_magnitude = (summed / magnitude).to(magnitude.dtype)
             padded = flat.new_empty(ctx.result_shape[:-1].numel(), flat.shape[-1])
-            before = torch.mul(flat, (magnitude / norms).to(dtype), out=padded[:len(flat)])
+            before = torch.mul(flat, magnitude / norms, out=padded[:len(flat)])
             if need_b:
                 of_b = (before.T @ low).to(b.dtype)
             if need_a or need_x:

@@ -30,9 +30,9 @@ def train_in_place(run: TrainingRun, chosen: Collection[str], tuned: Callable[[P
     """
     if run.world.size == 1:
         # The weights are kept in float32; on a GPU a forward pass rounds them to bfloat16 as it goes.
-        thaw([parameter for name, parameter in run.model.named_parameters() if name in chosen])
+        round_back = thaw([parameter for name, parameter in run.model.named_parameters() if name in chosen])
         trained = fine_tune(run, tuned(run.model))
-        run.model.to(run.device.dtype)
+        round_back()
         return trained
     try:
         shard(run.model, chosen, run.device, run.world.size)
