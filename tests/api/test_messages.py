@@ -17,6 +17,7 @@ from finetune_api.messages import (
     Result,
     Stage,
 )
+from finetune_api.printable import printable
 from finetune_api.status import EvaluationScores, Memory, Progress, PublishedAdapter
 from pydantic import ValidationError
 
@@ -43,6 +44,7 @@ def test_a_result_always_fits_and_reads_back(text, scores, adapter):
     assert b"\n" not in written
     read = Result.model_validate_json(written)
     assert (read.outcome, read.step, read.total_steps) == (Outcome.SUCCEEDED, 10, 10)
+    text = printable(text)
     assert read.message == text or (read.message.endswith("…") and text.startswith(read.message[:-1]))
 
 
@@ -140,6 +142,7 @@ def test_what_preflight_says_always_fits_and_reads_back(text, published):
     assert len(written) <= RESULT_BYTES
     read = PreflightResult.model_validate_json(written)
     assert read.verdict is PreflightVerdict.ALREADY_PUBLISHED
+    text = printable(text)
     assert read.message == text or (read.message.endswith("…") and text.startswith(read.message[:-1]))
     if published is not None and published.adapter == ADAPTER:
         assert read.published.adapter == ADAPTER

@@ -7,6 +7,8 @@ from typing import IO, Any
 import click
 from finetune_api import ExitCode
 
+from finetune_cli.terminal import say
+
 
 class CommandFailed(click.ClickException):
     """A command ended for a reason that is known.
@@ -21,4 +23,4 @@ class CommandFailed(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Write the message to stderr, as it is."""
-        click.echo(self.format_message(), file=file, err=file is None)
+        say(self.format_message(), file=file, err=file is None)

@@ -16,6 +16,7 @@ from finetune_cli.commands.init import init
 from finetune_cli.commands.run import DEBUG, run
 from finetune_cli.commands.validate import validate
 from finetune_cli.errors import CommandFailed
+from finetune_cli.terminal import say
 
 INTERRUPTED = 130
 """What a shell reports of a program that Ctrl-C ended: 128 + SIGINT."""
@@ -48,7 +49,7 @@ class Commands(click.Group):
         except InvalidJob as error:
             raise CommandFailed(str(error), ExitCode.BAD_CONFIG) from error
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            say("interrupted", err=True)
             ctx.exit(INTERRUPTED)
         except Exception as error:
             closed_pipe = isinstance(error, OSError) and error.errno == errno.EPIPE

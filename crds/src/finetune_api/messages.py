@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from finetune_api.base import ApiModel, Message, Sha256
 from finetune_api.paths import RelativePath
+from finetune_api.printable import printable
 from finetune_api.quantities import Money
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import Cost, EvaluationScores, Memory, Progress, PublishedAdapter
@@ -25,12 +26,12 @@ Time = Annotated[datetime, Field(strict=False)]
 Date = Annotated[date, Field(strict=False)]
 
 
-def _escape_surrogates(text: Any) -> Any:
-    return text.encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else text
+def _clean(text: Any) -> Any:
+    return printable(text) if isinstance(text, str) else text
 
 
-Sentence = Annotated[str, BeforeValidator(_escape_surrogates)]
-"""Text for people. A file's name in it need not be UTF-8: what isn't, is written as an escape."""
+Sentence = Annotated[str, BeforeValidator(_clean)]
+"""Text for people. A name in it need not be UTF-8, or may hold control characters: these are written as escapes."""
 
 
 class Accelerator(Message):

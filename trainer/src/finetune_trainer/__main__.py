@@ -13,7 +13,6 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.layout import LIMITS_FILE, RUN_FILE
 from finetune_api.messages import Limits, Outcome, PreflightResult, PreflightVerdict, Result, RunConfig
 from pydantic import ValidationError
-from rich.console import Console
 
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.entry import RENDEZVOUS_SECONDS, Ending, quieten, run
@@ -22,6 +21,7 @@ from finetune_trainer.launcher import processes_here, run_children
 from finetune_trainer.places import has_place, place_in, place_variables
 from finetune_trainer.preflight import preflight
 from finetune_trainer.stopping import StopFlag
+from finetune_trainer.terminal import Terminal, say
 from finetune_trainer.watching.console import ConsoleObserver
 
 DEFAULT_PORT = 8080
@@ -59,13 +59,12 @@ def _check(options: argparse.Namespace) -> tuple[int, bytes]:
         assert wrong.result is not None
         message = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=wrong.result.outcome,
                                   message=wrong.result.message).to_bytes()
-        print(message.decode())  # noqa: T201
+        say(message.decode())
         return ExitCode(wrong.code), message
     config = RunConfig.read((options.config / RUN_FILE).read_bytes())
-    console = Console()
-    checked = preflight(config, lambda text: console.print(text, markup=False, highlight=False))
+    checked = preflight(config, say)
     message = checked.result.to_bytes()
-    print(message.decode())  # noqa: T201
+    say(message.decode())
     return ExitCode(checked.code), message
 
 
@@ -104,14 +103,14 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> tuple[int, bytes]
         os.environ.update(place_variables(os.environ, 1, 0))
     # Of a node's processes the first one shows its progress and serves it.
     shows = place_in(os.environ).local_rank == 0
-    return _say(run(config, limits, options.limits, [ConsoleObserver(Console(), clock)] if shows else [], clock, stop,
+    return _say(run(config, limits, options.limits, [ConsoleObserver(Terminal(), clock)] if shows else [], clock, stop,
                     ("0.0.0.0", options.port) if shows else None, options.debug, options.rendezvous_timeout))
 
 
 def _say(ending: Ending) -> tuple[int, bytes]:
     message = ending.result.to_bytes() if ending.result is not None else b""
     if message:
-        print(message.decode(), file=sys.stdout)  # noqa: T201
+        say(message.decode())
     return ExitCode(ending.code), message
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import traceback
 import warnings
@@ -24,6 +25,7 @@ from finetune_trainer.errors import in_words
 from finetune_trainer.limits import LimitsFile
 from finetune_trainer.places import place_in
 from finetune_trainer.stopping import StopFlag
+from finetune_trainer.terminal import say
 from finetune_trainer.watching.metrics_log import MetricsLog
 from finetune_trainer.watching.server import Metrics, ProgressServer
 from finetune_trainer.watching.state import Observer, RunState
@@ -78,7 +80,7 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
         return Ending(ExitCode.OK, finished.result, finished.facts)
     except Exception as error:
         if debug:
-            traceback.print_exception(error)
+            say("".join(traceback.format_exception(error)), file=sys.stderr)
         code, outcome, message = in_words(error, " (--debug shows where)")
         return Ending(code, _failed(outcome, message, state))
     finally:

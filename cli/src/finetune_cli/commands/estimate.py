@@ -19,6 +19,7 @@ from rich.table import Table
 
 from finetune_cli.errors import CommandFailed
 from finetune_cli.job_file import read_job, with_absolute_locations
+from finetune_cli.terminal import say
 
 _GIB = 1024**3
 _TERMS = {
@@ -55,7 +56,7 @@ def estimate(context: click.Context, file: Path, rows: int | None, row_tokens: i
     catalogue = {name: known.memory_bytes for name, known in KNOWN_ACCELERATORS.items()}
     found = estimate_job(spec, model, accelerator, catalogue, _tokens(spec, rows, row_tokens), typical=row_tokens)
     if as_json:
-        click.echo(json.dumps(_document(model, accelerator, found), indent=2))
+        say(json.dumps(_document(model, accelerator, found), indent=2))
     else:
         _show(spec, model, accelerator, found)
     context.exit(ExitCode.OK if found.plan.fits else ExitCode.OUT_OF_MEMORY)
@@ -142,9 +143,8 @@ def _document(model: Architecture, accelerator: On, found: Estimate) -> dict[str
 
 def _show(spec: FineTuneJobSpec, model: Architecture, accelerator: On, found: Estimate) -> None:
     plan, duration = found.plan, found.duration
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{spec.method.type}, quantization {spec.method.quantization}, on {spec.model.source} "
-                  f"({model.parameters / 1e9:.2f} billion parameters)", markup=False)
+    say(f"{spec.method.type}, quantization {spec.method.quantization}, on {spec.model.source} "
+        f"({model.parameters / 1e9:.2f} billion parameters)")
     table = Table.grid(padding=(0, 2))
     for name, size in plan.memory.terms():
         if size:
@@ -152,13 +152,13 @@ def _show(spec: FineTuneJobSpec, model: Architecture, accelerator: On, found: Es
     table.add_row("  together", f"{plan.memory.total / _GIB:8.2f} GiB",
                   f"of {accelerator.memory_bytes / _GIB:.0f} GiB on {accelerator.name} ({USABLE:.0%} of them usable)"
                   if accelerator.memory_bytes else f"of the host's memory ({accelerator.name})")
-    console.print(table)
-    console.print(f"Plan: {plan.micro_batch_size} rows in a forward pass, gradient checkpointing "
-                  f"{'on' if plan.gradient_checkpointing else 'off'}")
-    console.print("It fits." if plan.fits else f"It does not fit: {found.change}", markup=False)
+    Console(highlight=False, soft_wrap=True).print(table)
+    say(f"Plan: {plan.micro_batch_size} rows in a forward pass, gradient checkpointing "
+        f"{'on' if plan.gradient_checkpointing else 'off'}")
+    say("It fits." if plan.fits else f"It does not fit: {found.change}")
     if duration is None:
-        console.print("Hours and cost: not known without the number of rows; give --rows N")
+        say("Hours and cost: not known without the number of rows; give --rows N")
     else:
-        console.print(f"Training: {duration.tokens} tokens at about {duration.tokens_per_second:.0f} a second: "
-                      f"{duration.hours:.2g} hours, {duration.cost} USD; without loading, evaluation and upload")
-    console.print("All of these are estimates; docs/preflight.md says how they are made.")
+        say(f"Training: {duration.tokens} tokens at about {duration.tokens_per_second:.0f} a second: "
+            f"{duration.hours:.2g} hours, {duration.cost} USD; without loading, evaluation and upload")
+    say("All of these are estimates; docs/preflight.md says how they are made.")

@@ -9,6 +9,7 @@ import click
 from finetune_api import ExitCode
 
 from finetune_cli.errors import CommandFailed
+from finetune_cli.terminal import say
 
 
 @click.command()
@@ -24,4 +25,4 @@ def init(file: Path) -> None:
                             ExitCode.OUTPUT_NOT_WRITABLE) from error
     except OSError as error:
         raise CommandFailed(f"{file}: {error.strerror or error}", ExitCode.OUTPUT_NOT_WRITABLE) from error
-    click.echo(f"Wrote {file}. Edit it, then: finetune validate {file} && finetune run {file}")
+    say(f"Wrote {file}. Edit it, then: finetune validate {file} && finetune run {file}")

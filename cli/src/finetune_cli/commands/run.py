@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 from finetune_api import ExitCode
-from rich.console import Console
 
 from finetune_cli.errors import CommandFailed
 from finetune_cli.job_file import read_job, with_absolute_locations
@@ -36,10 +35,11 @@ def run(context: click.Context, file: Path, debug: bool, port: int | None, rerun
     job = with_absolute_locations(read_job(file), file.parent)
     try:
         from finetune_trainer.local import run_job
+        from finetune_trainer.terminal import Terminal
     except ImportError as error:
         if debug:
             raise
         raise CommandFailed(
             f"the trainer can't be loaded ({error}): install it with pip install 'finetune-cli[run]', or run the job "
             f"on a cluster with kubectl apply -f {file}", ExitCode.INTERNAL) from error
-    context.exit(run_job(job, port=port, rerun=rerun, console=Console(), debug=debug, allowed_plugins=plugins))
+    context.exit(run_job(job, port=port, rerun=rerun, console=Terminal(), debug=debug, allowed_plugins=plugins))

@@ -9,6 +9,7 @@ from finetune_api import ExitCode, InvalidJob, cluster_errors
 
 from finetune_cli.errors import CommandFailed
 from finetune_cli.job_file import read_job
+from finetune_cli.terminal import say
 
 
 @click.command()
@@ -28,13 +29,13 @@ def _check(path: Path) -> int:
     try:
         read_job(path)
     except InvalidJob as error:
-        click.echo(str(error), err=True)
+        say(str(error), err=True)
         return ExitCode.BAD_CONFIG
     except CommandFailed as error:
         error.show()
         return error.exit_code
     refused = cluster_errors(path)
-    click.echo(f"{path}: OK" + (" for finetune run; kubectl apply refuses it:" if refused else ""))
+    say(f"{path}: OK" + (" for finetune run; kubectl apply refuses it:" if refused else ""))
     for refusal in refused:
-        click.echo(f"  {refusal}")
+        say(f"  {refusal}")
     return ExitCode.OK
