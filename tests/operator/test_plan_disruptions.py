@@ -131,6 +131,14 @@ def test_a_checkpoint_that_only_the_next_attempt_shows_counts_too():
     assert shown.status.retries == Retries(counted=2)
 
 
+def test_an_attempt_that_begins_again_from_nothing_has_only_caught_up():
+    before = started(retries=Retries(counted=2), attempts=(attempt(1, "Killed", end=60, checkpointStep=8),))
+    for checkpoint, counted in ((8, 3), (9, 1)):
+        said = result(Outcome.INTERNAL, checkpoint_step=checkpoint)
+        ended = decide(raw_job(before), raw_attempt(2, ended="Failed"), raw_pod(2, exit_code=1, said=said), at=70)
+        assert ended.status.retries.counted == counted
+
+
 def test_an_attempts_record_has_its_node_its_exit_code_and_its_words():
     running = decide(raw_job(started()), raw_attempt(), raw_pod(running=True, node="node-b"), at=10)
     (record,) = running.status.attempts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from finetune_api.exit_codes import ExitCode
@@ -40,6 +40,7 @@ def kept(seen: Observation, status: FineTuneJobStatus, suspended: bool, now: dat
     verdict: Verdict | None = None
     for number in sorted({*records, *views}):
         earlier, view = records.get(number), views.get(number)
+        before = [records[one] for one in sorted(records) if one < number]
         if earlier is None and number < first:
             continue  # It is no longer listed, or never had a node: what is listed came after its end.
         if earlier is not None and earlier.reason != RUNNING:
@@ -52,18 +53,18 @@ def kept(seen: Observation, status: FineTuneJobStatus, suspended: bool, now: dat
                 f"the Job {attempt_name(seen.job.name, number)} was deleted while it ran")
             records[number] = _ended(earlier, verdict, now)
             # Deleted by a suspend, and the pods' last words were not seen: that is nobody's failure.
-            retries = retries if suspended else accounting.count(retries, verdict, _brought_checkpoint(earlier))
+            retries = retries if suspended else accounting.count(retries, verdict, _brought_checkpoint(earlier, before))
             continue
         ended = over(view, status, now)
         end = judge_end(view) if ended or lingering(view, now) else None
-        made = _record(seen, view, earlier, [records[one] for one in sorted(records) if one < number], end)
+        made = _record(seen, view, earlier, before, end)
         if made is None:
             continue
-        if _shows_unseen_checkpoint(made, earlier, records):
+        if _shows_unseen_checkpoint(made, earlier, before):
             retries = Retries()
         if end is not None:
             if not (view.deleting and suspended):
-                retries = accounting.count(retries, end, _brought_checkpoint(made))
+                retries = accounting.count(retries, end, _brought_checkpoint(made, before))
             verdict = end
             made = _ended(made, end, (_ended_at(view, status, now) or made.start_time) if ended else None)
         records[number] = made
@@ -106,18 +107,21 @@ def has_run(status: FineTuneJobStatus) -> bool:
         one.exit_code is not None for one in status.attempts)
 
 
-def _brought_checkpoint(record: Attempt) -> bool:
-    return (record.checkpoint_step or 0) > (record.resumed_from_step or 0)
+def _brought_checkpoint(record: Attempt, before: Sequence[Attempt]) -> bool:
+    """Whether an attempt got further than all before it: one that began again from nothing has only caught up."""
+    return (record.checkpoint_step or 0) > max(_furthest(before), record.resumed_from_step or 0)
 
 
-def _shows_unseen_checkpoint(record: Attempt, earlier: Attempt | None, records: Mapping[int, Attempt]) -> bool:
+def _furthest(records: Sequence[Attempt]) -> int:
+    return max((max(one.checkpoint_step or 0, one.resumed_from_step or 0) for one in records), default=0)
+
+
+def _shows_unseen_checkpoint(record: Attempt, earlier: Attempt | None, before: Sequence[Attempt]) -> bool:
     """Whether an attempt goes on from a checkpoint that nobody saw the one before it write, such as just before a node
     was lost."""
     if not record.resumed_from_step or (earlier is not None and earlier.resumed_from_step is not None):
         return False
-    before = [one for number, one in records.items() if number < record.number]
-    known = max((max(one.checkpoint_step or 0, one.resumed_from_step or 0) for one in before), default=0)
-    return bool(before) and record.resumed_from_step > known
+    return bool(before) and record.resumed_from_step > _furthest(before)
 
 
 def told_preempted(status: FineTuneJobStatus) -> bool:
