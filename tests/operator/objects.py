@@ -52,11 +52,11 @@ def raw_job(status: FineTuneJobStatus | dict[str, Any] | None = None, *, uid: st
 
 
 def raw_attempt(number: int = 1, *, uid: str = UID, ended: str | None = None, reason: str = "BackoffLimitExceeded",
-                at: float = 60, suspended: bool = False, deleting: bool = False) -> dict[str, Any]:
+                at: float = 60, suspended: bool = False, deleting: bool = False, made: float = 0) -> dict[str, Any]:
     """An attempt's Job; `ended` is Complete or Failed."""
     metadata: dict[str, Any] = {
         "namespace": KEY[0], "name": f"{KEY[1]}-{number}", "uid": f"{uid}-job-{number}", "resourceVersion": "1",
-        "creationTimestamp": stamp(0), "labels": names.labels(KEY[1], uid, number)}
+        "creationTimestamp": stamp(made), "labels": names.labels(KEY[1], uid, number)}
     if deleting:
         metadata["deletionTimestamp"] = stamp(at)
     conditions = [{"type": ended, "status": "True", "reason": reason, "message": "", "lastTransitionTime": stamp(at)}]
