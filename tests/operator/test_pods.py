@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 from finetune_operator.settings import Settings
 
-from tests.operator.objects import created, decide, raw_job, started
+from tests.operator.objects import (
+    created,
+    decide,
+    raw_attempt,
+    raw_check,
+    raw_check_pod,
+    raw_job,
+    raw_pod,
+    started,
+    telling,
+)
 
 CHECKED = {"runPolicy": {"preflight": "Required"}}
 
@@ -43,3 +53,13 @@ def test_a_cache_on_a_claim_is_no_scratch():
     for pod in pods(modelCacheClaim="models"):
         (cache,) = [one for one in pod["volumes"] if one["name"] == "cache"]
         assert cache == {"name": "cache", "persistentVolumeClaim": {"claimName": "models"}}
+
+
+def test_a_pod_that_filled_its_disk_names_the_setting_that_gives_it_more():
+    words = 'Usage of EmptyDir volume "cache" exceeds the limit "200Gi".'
+    pod = raw_pod(exit_code=137, ended_by=("Evicted", words))
+    told = telling(decide(raw_job(started()), raw_attempt(ended="Failed"), pod, at=70))[2]
+    assert words in told and "ephemeralStorage of the accelerator" in told
+    check = raw_check_pod(exit_code=137, ended_by=("Evicted", words))
+    told = telling(decide(raw_job(**CHECKED), raw_check(ended="Failed"), check, at=70))[2]
+    assert words in told and "preflight.ephemeralStorage" in told
