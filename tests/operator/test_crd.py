@@ -175,6 +175,19 @@ def test_kubectl_wait_returns_at_either_end(control_plane, api, stored):
         control_plane.kubectl("wait", "--for=condition=Finished", "ftj/smallest", "-n", stored, "--timeout=10s")
 
 
+@pytest.mark.parametrize("told", [
+    Told(Phase.PENDING, "BadData", "row 7", valid=False), Told(Phase.SUSPENDED, "Suspended", "suspended"),
+    Told(Phase.FAILED, "BadData", "row 7")], ids=lambda told: told.phase)
+def test_kubectl_wait_can_return_wherever_nothing_more_happens_by_itself(control_plane, api, stored, told):
+    waiting = ("wait", "--for=condition=Reconciling=false", "ftj/smallest", "-n", stored)
+    assert control_plane.kubectl(*waiting, "--timeout=0s", check=False).returncode, "not before it is looked at"
+    known = view_job(api.get("FineTuneJob", stored, "smallest")).status
+    api.patch("FineTuneJob", stored, "smallest", {"status": dump_status(tell(known, told, 1, NOW))}, "status")
+    control_plane.kubectl(*waiting, "--timeout=10s")
+    api.patch("FineTuneJob", stored, "smallest", {"spec": {"runPolicy": {"suspend": True}}})
+    assert control_plane.kubectl(*waiting, "--timeout=0s", check=False).returncode, "of a generation before"
+
+
 def test_the_statuses_of_earlier_releases_are_taken_and_no_type_twice(api, stored):
     kinds = ("Validated", "Admitted", "Progressing", "Reconciling", "Succeeded", "Failed", "Stalled")
     told = [_condition(kind) for kind in kinds]
