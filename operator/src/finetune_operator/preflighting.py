@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_api.exit_codes import ExitCode
@@ -72,7 +73,7 @@ def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: da
                                                "completion_time": now})
         told = Told(Phase.FAILED, never.reason, never.message)
         return Plan(tell(status, told, job.generation, now), remove(seen))
-    return _under_way(seen, known, check, spec, settings, now, old)
+    return replace(_under_way(seen, known, check, spec, settings, now), actions=old)
 
 
 def _no_turn(checks: Checks, settings: PreflightSettings) -> str | None:
@@ -94,13 +95,13 @@ def claims_to_ask_for(seen: Observation, decided: Plan, settings: Settings) -> f
 
 
 def _under_way(seen: Observation, known: PreflightStatus, check: AttemptView, spec: FineTuneJobSpec,
-               settings: Settings, now: datetime, actions: tuple[Action, ...]) -> Plan:
+               settings: Settings, now: datetime) -> Plan:
     """What is told of a check that is there and has not ended."""
     if check.suspended:
         queue = settings.preflight.queue_name
         words = f"the queue {queue} has not admitted it yet (Kueue starts it)" if queue else NO_QUEUE.format(
             "an administrator names one in preflight.queueName")
-        return _telling(seen, known, "WaitingForQuota", f"the check before the start: {words}", now, actions)
+        return _telling(seen, known, "WaitingForQuota", f"the check before the start: {words}", now)
     looked_for = f"{settings.preflight.cpu} CPU and {settings.preflight.memory} of memory"
     if manifests.claims(spec, settings):
         nodes = settings.accelerators[spec.compute.accelerator].model_copy(update={"resource": None})
@@ -111,9 +112,9 @@ def _under_way(seen: Observation, known: PreflightStatus, check: AttemptView, sp
     if scheduled and not any(pod.running for pod in check.present):
         left = look_again(scheduled, now, settings.start_timeout)
     if why is None:
-        return _telling(seen, known, CHECKING, _CHECKING, now, actions, left)
+        return _telling(seen, known, CHECKING, _CHECKING, now, requeue=left)
     reason = "Unschedulable" if any(pod.unschedulable is not None for pod in check.present) else "CannotStart"
-    return _telling(seen, known, reason, f"the check before the start: {why}", now, actions, left)
+    return _telling(seen, known, reason, f"the check before the start: {why}", now, requeue=left)
 
 
 def _judge(seen: Observation, known: PreflightStatus, check: AttemptView, spec: FineTuneJobSpec, now: datetime
@@ -156,7 +157,7 @@ def _refuse(seen: Observation, known: PreflightStatus, now: datetime) -> Plan:
 
 
 def _telling(seen: Observation, known: PreflightStatus, reason: str, words: str, now: datetime,
-             actions: tuple[Action, ...], requeue: timedelta | None = None) -> Plan:
+             actions: tuple[Action, ...] = (), requeue: timedelta | None = None) -> Plan:
     status = seen.job.status.model_copy(update={"preflight": known})
     return Plan(tell(status, Told(Phase.PREFLIGHT, reason, words), seen.job.generation, now), actions,
                 requeue_after=requeue)
