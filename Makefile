@@ -5,6 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := crds operator trainer cli
+# What the images are built with, and in what form everything in them is pinned.
+TOOLS := hatchling==1.33.0 uv==0.13.9 cyclonedx-bom==7.5.0
+HASHED := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	--python-version 3.11
 
 .PHONY: demo demo-cluster inputs test images check generate constraints requirements setup clean
 .DEFAULT_GOAL := help
@@ -66,9 +70,10 @@ constraints: $(INSTALLED) ## Resolve the newest versions that fit, without regis
 
 requirements: $(INSTALLED) ## Write what the images are made of, each file by its digest
 	@for part in operator trainer; do \
-		$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-			-c constraints.txt --no-emit-package finetune-api crds/pyproject.toml $$part/pyproject.toml \
+		$(HASHED) -c constraints.txt --no-emit-package finetune-api crds/pyproject.toml $$part/pyproject.toml \
 			-o $$part/requirements.txt; done
+	@$(HASHED) --no-deps trainer/requirements-unsloth.txt -o trainer/requirements-unsloth.txt
+	@for tool in $(TOOLS); do echo $$tool | $(HASHED) - -o deploy/tools/$${tool%%==*}.txt; done
 
 clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) build

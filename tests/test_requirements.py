@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+DOCKERFILES = ["operator/Dockerfile", "trainer/Dockerfile", "trainer/Dockerfile.unsloth"]
+PINNED = ["operator/requirements.txt", "trainer/requirements.txt", "trainer/requirements-unsloth.txt",
+          *(f"deploy/tools/{tool}.txt" for tool in ("hatchling", "uv", "cyclonedx-bom"))]
 PIN = re.compile(r"^([A-Za-z0-9_.-]+)==([^ \\;]+)")
 
 
@@ -29,12 +32,28 @@ def test_an_image_holds_all_that_its_program_needs(part):
     assert set(wanted) - {"finetune-api"} <= set(_pins(ROOT / part / "requirements.txt"))
 
 
-@pytest.mark.parametrize("part", ["operator", "trainer"])
-def test_every_file_of_an_image_is_pinned_by_its_digest_and_no_registry_is_named(part):
-    text = (ROOT / part / "requirements.txt").read_text()
+@pytest.mark.parametrize("name", PINNED)
+def test_every_file_of_an_image_is_pinned_by_its_digest_and_no_registry_is_named(name):
+    text = (ROOT / name).read_text()
     blocks = re.split(r"\n(?=\S)", text.strip())
     assert all("--hash=sha256:" in block for block in blocks)
     assert "://" not in text
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_installs_nothing_that_is_not_pinned_by_its_digest(name):
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    installs = [command for line in text.splitlines() for command in line.split("&&") if "pip install" in command
+                or re.search(r"pip\b.* install ", command)]
+    assert len(installs) >= 3
+    for command in installs:
+        # Our own wheels come from the stage before, without an index.
+        assert "--require-hashes" in command or "--no-index --no-deps" in command, command
+    copied = set(re.findall(r"^COPY ((?:deploy|operator|trainer)/\S+)", text, re.MULTILINE))
+    read = {file for file in PINNED if any(file == one or file.startswith(f"{one}/") for one in copied)}
+    assert {f"deploy/tools/{Path(one).name}" for one in re.findall(r"/opt/tools/\S+", text)} <= read
+    ignored = (ROOT / f"{name}.dockerignore").read_text()
+    assert all(any(one.startswith(kept) for kept in re.findall(r"^!(\S+)", ignored, re.MULTILINE)) for one in copied)
 
 
 def test_the_operator_needs_no_torch():

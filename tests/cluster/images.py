@@ -16,7 +16,7 @@ from tests.cluster.cache import cache_folder, locked, say
 
 ROOT = Path(__file__).parents[2]
 # What each image is made of, besides its base.
-SOURCES = {part: ("deploy/images.sh", "crds", part) for part in ("operator", "trainer")}
+SOURCES = {part: ("deploy/images.sh", "deploy/tools", "crds", part) for part in ("operator", "trainer")}
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"
 BASE_SUITE = "bookworm"
 # As Debian's slim images do: 50 MB that no program reads. The licences stay.

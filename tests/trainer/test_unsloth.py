@@ -20,7 +20,7 @@ from tests.trainer.runs import run, workshop
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINER = ROOT / "trainer"
-PINS = dict(line.split("==") for line in (TRAINER / "constraints-unsloth.txt").read_text().splitlines())
+PINS = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^ \\]+)", (TRAINER / "requirements-unsloth.txt").read_text(), re.M))
 SOURCES = sorted((TRAINER / "src").rglob("*.py"))
 AUTO = ("transformers/models/auto/modeling_auto.py", "transformers/models/auto/tokenization_auto.py")
 READ = ("unsloth", "transformers", "trl", "datasets", "accelerate", "peft")
@@ -127,8 +127,8 @@ def test_the_image_s_set_is_whole_exact_and_used_by_its_dockerfile():
     assert names | {"unsloth", "unsloth-zoo", "pydantic", "pyyaml"} <= PINS.keys()
     assert all(re.fullmatch(r"[0-9][0-9A-Za-z.+]*( ; .*)?", version) for version in PINS.values())
     dockerfile = (TRAINER / "Dockerfile.unsloth").read_text()
-    assert "COPY trainer/constraints-unsloth.txt /pins.txt" in dockerfile
-    assert "--requirements /pins.txt" in dockerfile
+    assert "COPY trainer/requirements-unsloth.txt /opt/requirements.txt" in dockerfile
+    assert "--requirements /opt/requirements.txt" in dockerfile
 
 
 def test_the_set_keeps_to_what_unsloth_asks_for(wheels):
