@@ -6,6 +6,7 @@ import pytest
 from finetune_api.spec.evaluation import GateSpec, Metric
 from finetune_trainer.data.json_answers import AnswerSchema
 from finetune_trainer.evaluation.scores import (
+    absent,
     categorical_fields,
     f1_macro,
     f1_micro,
@@ -31,6 +32,31 @@ def test_a_free_text_does_not_decide_whether_the_fields_are_right():
 
 def test_recurring_texts_are_classes():
     assert categorical_fields([{"verdict": word} for word in ["guilty", "free"] * 5]) == ["verdict"]
+
+
+def test_a_field_whose_values_the_schema_lists_is_a_class_however_many_there_are():
+    words = [f"word{number}" for number in range(30)]
+    answers = [json.dumps({"kind": word, "note": f"because of {word}", "same": word}) for word in words]
+    schema = AnswerSchema({"$ref": "#/$defs/answer", "$defs": {
+        "answer": {"properties": {"kind": {"$ref": "#/$defs/kind"}, "note": {"type": "string"},
+                                  "same": {"anyOf": [{"enum": words}, {"type": "null"}]}}},
+        "kind": {"enum": words}}})
+    scores = score(answers, answers, ALL, schema)
+    assert scores["fieldAccuracy"] == {"kind": 1.0, "same": 1.0}
+    assert scores["fieldsMatch"] == 1.0
+    assert majority_scores(answers, answers, ALL, schema)["fieldsMatch"] == pytest.approx(1 / 30, abs=1e-6)
+
+
+def test_a_metric_that_is_absent_says_why():
+    words = [json.dumps({"kind": f"word{number}", "share": 0.5}) for number in range(30)]
+    why = absent(words, ALL)
+    assert "kind is left out: it has 30 different texts in 30 rows, and more than 6 are taken for free text" in why
+    assert "share is left out: it holds more than texts, whole numbers and truths" in why
+    assert "fieldF1Micro is not measured: no field holds whole numbers" in why
+    assert "list a field's values as an enum in dataset.answerFormat.schema" in why
+    assert absent(["plain"], (Metric.FIELD_ACCURACY,)).startswith("fieldAccuracy: not measured, since the expected")
+    assert absent(words, (Metric.LOSS,)) is None
+    assert absent(['{"level": 1}'], ALL) is None
 
 
 def test_answers_are_scored_field_by_field():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from finetune_api.messages import RunConfig
@@ -12,9 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.checks import schema_validator
 from finetune_trainer.data.prepare import prepare
-from finetune_trainer.data.rows import PreparedData
+from finetune_trainer.data.rows import Finding, PreparedData, Severity
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.constrained import SchemaGuide
+from finetune_trainer.evaluation.scores import absent
 from finetune_trainer.model.files import ModelFiles
 from finetune_trainer.model.tokenizer import check_tokens, load_tokenizer
 from finetune_trainer.reft.rewards import Judge
@@ -53,12 +56,13 @@ def open_chat(spec: FineTuneJobSpec, files: ModelFiles) -> tuple[PreTrainedToken
     return tokenizer, chat
 
 
-def read_rows(config: RunConfig, chat: ChatFormat, scratch: Path, tell: Callable[[str], None]
+def read_rows(config: RunConfig, files: ModelFiles, chat: ChatFormat, scratch: Path, tell: Callable[[str], None]
               ) -> tuple[PreparedData, Judge | None]:
     """The prepared rows, and what judges answers to them, where the method has a reward; errors as in `prepare`.
 
     Args:
         config: the run configuration.
+        files: the model's files.
         chat: how the model writes a conversation.
         scratch: where files from elsewhere are put.
         tell: told the first warnings.
@@ -66,6 +70,8 @@ def read_rows(config: RunConfig, chat: ChatFormat, scratch: Path, tell: Callable
     spec = config.spec
     judge = Judge(spec.method.reft.reward, config.allowed_plugins) if spec.method.reft else None
     data = prepare(spec, chat, scratch, judge)
+    told = [*_beyond_positions(spec, files, data), *_not_measured(spec, data)]
+    data = replace(data, findings=(*told, *data.findings))
     for finding in data.findings[:_SHOWN_FINDINGS]:
         tell(f"warning: {finding}")
     return data, judge
@@ -81,3 +87,32 @@ def check_embeddings(model: PreTrainedModel, data: PreparedData, tokenizer: PreT
     embeddings = model.get_input_embeddings()
     rows = (ids for row in (*data.train, *(one.tokens for one in data.held_out)) for ids in (row.prompt, row.answer))
     check_tokens(tokenizer, rows, int(embeddings.weight.shape[0]), source)
+
+
+def _beyond_positions(spec: FineTuneJobSpec, files: ModelFiles, data: PreparedData) -> list[Finding]:
+    """That rows may be longer than what the model has learnt positions for."""
+    most, positions = spec.training.max_length, _positions(files)
+    if positions is None or most <= positions:
+        return []
+    rows = sum(len(row) > positions for row in (*data.train, *(row.tokens for row in data.held_out)))
+    exceeding = "1 row exceeds" if rows == 1 else f"{rows or 'no'} rows exceed"
+    return [Finding(Severity.WARNING, "spec.training.maxLength", f"{most} is more than the model's {positions} "
+                    f"positions (max_position_embeddings), which {exceeding}; write maxLength: {positions}")]
+
+
+def _positions(files: ModelFiles) -> int | None:
+    """How many tokens of a text a model was made for, by its configuration; None where that doesn't tell."""
+    try:
+        config = json.loads((files.folder / "config.json").read_text("utf-8"))
+    except (ValueError, OSError):
+        return None
+    parts = (config, config.get("text_config")) if isinstance(config, dict) else ()
+    found = (part.get(name) for part in parts if isinstance(part, dict)
+             for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"))
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
+
+
+def _not_measured(spec: FineTuneJobSpec, data: PreparedData) -> list[Finding]:
+    why = absent([row.example.answer for row in data.held_out], spec.evaluation.metrics or (),
+                 schema_validator(spec.dataset.answer_format.json_schema))
+    return [Finding(Severity.WARNING, "spec.evaluation.metrics", why)] if why else []

@@ -32,6 +32,7 @@ from transformers import PreTrainedModel
 from finetune_trainer.adoption import published_result, wanted
 from finetune_trainer.beside import Beside
 from finetune_trainer.clock import Clock
+from finetune_trainer.data.checks import schema_validator
 from finetune_trainer.data.rows import PreparedData
 from finetune_trainer.distributed import connect
 from finetune_trainer.engines import unsloth
@@ -137,7 +138,7 @@ def run_attempt(attempt: Attempt) -> Finished:
     stop.check()
 
     state.enter(Stage.PREPARING_DATA)
-    data, judge = read_rows(config, chat, attempt.scratch, state.note)
+    data, judge = read_rows(config, files, chat, attempt.scratch, state.note)
     state.note(f"{data.counts['train']} rows to learn from, {data.counts['heldOut']} held out")
     if config.accelerator.memory_bytes and spec.run_policy.preflight is PreflightPolicy.REQUIRED:
         expect(config, json.loads((files.folder / "config.json").read_text("utf-8")), [len(row) for row in data.train],
@@ -201,7 +202,8 @@ def run_attempt(attempt: Attempt) -> Finished:
         after = evaluator.evaluate(trained.tuned.model)
     with beside.optional("the comparison with the commonest answer"):
         majority = majority_scores(data.train_answers, [row.example.answer for row in data.held_out],
-                                   spec.evaluation.metrics or ())
+                                   spec.evaluation.metrics or (),
+                                   schema_validator(spec.dataset.answer_format.json_schema))
     stop.check()
 
     if Export.MERGED in spec.output.exports:

@@ -80,7 +80,7 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     check_shares(spec, spec.compute.processes(config.accelerator.name))
     description = describe_model(spec.model, spec.output.s3, scratch, tell)
     tokenizer, chat = open_chat(spec, description.files)
-    data, _ = read_rows(config, chat, scratch, tell)
+    data, _ = read_rows(config, description.files, chat, scratch, tell)
     revision, data_hash = description.files.revision or None, data.digest()
     if spec.run_policy.rerun is not RerunPolicy.ALWAYS:
         published = _published(config, description, data_hash, scratch, tell)

@@ -100,6 +100,9 @@ class AnswerSchema:
                             "fetched from elsewhere: put what it means under $defs and refer to that, as "
                             "#/$defs/NAME")
         self._validator = jsonschema.Draft202012Validator(schema, registry=REGISTRY)
+        properties = _followed(schema, schema).get("properties", {})
+        self.enumerated = frozenset(name for name, below in properties.items() if _is_enumerated(below, schema))
+        """The fields of an answer whose values the schema lists."""
 
     def fault(self, value: Any) -> str | None:
         """Where an answer breaks the schema, in words, or why that can't be told; None where it doesn't.
@@ -123,6 +126,29 @@ class AnswerSchema:
             return within(SECONDS, self._validator.is_valid, value)
         except Exception:  # Whatever it is: the answer can't be judged, and the run goes on.
             return False
+
+
+def _followed(part: Any, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a part of a schema refers to within it, or itself; empty where that isn't to be had so simply."""
+    for _ in range(_LEVELS):
+        if not isinstance(part, Mapping):
+            return {}
+        reference = part.get("$ref")
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            return part
+        part = schema
+        for name in reference.split("/")[1:]:
+            part = part.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(part, Mapping) else None
+    return {}
+
+
+def _is_enumerated(part: Any, schema: Mapping[str, Any], levels: int = 8) -> bool:
+    part = _followed(part, schema)
+    if "enum" in part or "const" in part or part.get("type") == "null":
+        return True
+    choices = part.get("anyOf") or part.get("oneOf")
+    return isinstance(choices, list) and levels > 0 and all(_is_enumerated(choice, schema, levels - 1)
+                                                           for choice in choices)
 
 
 def _unresolved(schema: Mapping[str, Any]) -> str | None:

@@ -57,7 +57,9 @@ class Example:
     @property
     def asked(self) -> str:
         """The whole conversation before the answer as one text: two rows ask the same where theirs are equal."""
-        return json.dumps([self.messages, self.tools], ensure_ascii=False, sort_keys=True)
+        if self.tools or any(len(message) > 2 for message in self.messages):
+            return json.dumps([self.messages, self.tools], ensure_ascii=False, sort_keys=True)
+        return "\x1f".join([f"{message['role']}\x1e{message['content']}" for message in self.messages])
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Scores of answers against what was expected. Pure: texts in, numbers out.
 
 A JSON answer is compared field by field, over the top-level fields of the expected answers. A field is *categorical*
-where its expected values are whole numbers, booleans, or a few recurring texts; only categorical fields have F1 scores
-and count for `fieldsMatch`, so that a free-text reason doesn't decide whether an answer is right.
+where the schema lists its values, or where its expected values are whole numbers, booleans, or a few recurring texts;
+only categorical fields have F1 scores and count for `fieldsMatch`, so that a free-text reason doesn't decide whether an
+answer is right.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from finetune_trainer.data.json_answers import AnswerSchema, NotJson, parse_json
 Scores = dict[str, Any]
 _MOST_TEXTS = 10
 _MISSING = object()
+_BY_FIELD = (Metric.FIELDS_MATCH, Metric.FIELD_ACCURACY, Metric.FIELD_F1_MACRO, Metric.FIELD_F1_MICRO)
 
 
 def perplexity(loss: float) -> float:
@@ -44,7 +46,7 @@ def score(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Met
     wanted = set(metrics)
     right_values = [parse(text) for text in expected]
     values = [parse(text) for text in answers]
-    fields = categorical_fields(right_values)
+    fields = categorical_fields(right_values, schema)
     results: Scores = {}
 
     def share(hits: Sequence[bool]) -> float:
@@ -76,19 +78,48 @@ def score(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Met
     return {str(metric): results[metric] for metric in Metric if results.get(metric) not in (None, {})}
 
 
-def categorical_fields(values: Sequence[Any]) -> list[str]:
+def categorical_fields(values: Sequence[Any], schema: AnswerSchema | None = None) -> list[str]:
     """The fields that can be scored as classes, in the order in which they stand in the answers."""
+    return [name for name, why in _fields(values, schema).items() if why is None]
+
+
+def _fields(values: Sequence[Any], schema: AnswerSchema | None) -> dict[str, str | None]:
+    """Every field, and why it has no classes; None where it has."""
     objects = [value for value in values if isinstance(value, Mapping)]
     names = list(dict.fromkeys(name for value in objects for name in value))
-    return [name for name in names if _is_categorical([value[name] for value in objects if name in value])]
+    listed = schema.enumerated if schema else frozenset()
+    return {name: None if name in listed else _no_classes([value[name] for value in objects if name in value])
+            for name in names}
 
 
-def _is_categorical(column: Sequence[Any]) -> bool:
+def _no_classes(column: Sequence[Any]) -> str | None:
     if all(isinstance(item, int) or item is None for item in column):
-        return True
+        return None
+    if not all(isinstance(item, str) or item is None for item in column):
+        return "it holds more than texts, whole numbers and truths"
     texts = {item for item in column if isinstance(item, str)}
-    return (all(isinstance(item, str) or item is None for item in column)
-            and len(texts) <= min(_MOST_TEXTS, max(2, len(column) // 5)))
+    most = min(_MOST_TEXTS, max(2, len(column) // 5))
+    return None if len(texts) <= most else (f"it has {len(texts)} different texts in {len(column)} rows, and more than "
+                                            f"{most} are taken for free text")
+
+
+def absent(expected: Sequence[str], metrics: Sequence[Metric], schema: AnswerSchema | None = None) -> str | None:
+    """Which of the wanted metrics compare no field, or leave one out, and why; None where none does."""
+    values = [parse(text) for text in expected]
+    wanted = [metric for metric in metrics if metric in _BY_FIELD]
+    missing = {name: why for name, why in _fields(values, schema).items() if why is not None}
+    if not wanted:
+        return None
+    if not any(isinstance(value, Mapping) for value in values):
+        return f"{', '.join(wanted)}: not measured, since the expected answers are no JSON objects"
+    parts = [f"{name} is left out: {why}" for name, why in missing.items()]
+    if Metric.FIELD_F1_MICRO in wanted and not any(
+            _is_count([_field(value, name) for value in values]) for name in categorical_fields(values, schema)):
+        parts.append(f"{Metric.FIELD_F1_MICRO} is not measured: no field holds whole numbers")
+    if not parts:
+        return None
+    cure = "; list a field's values as an enum in dataset.answerFormat.schema if they are classes" if missing else ""
+    return f"{', '.join(wanted)}: {'; '.join(parts)}{cure}"
 
 
 def _is_count(column: Sequence[Any]) -> bool:
@@ -148,22 +179,23 @@ def _is_empty(value: Any) -> bool:
     return value is _MISSING or value is None or (value == 0 and not isinstance(value, bool))
 
 
-def majority_scores(train_answers: Sequence[str], expected: Sequence[str], metrics: Sequence[Metric]) -> Scores | None:
+def majority_scores(train_answers: Sequence[str], expected: Sequence[str], metrics: Sequence[Metric],
+                    schema: AnswerSchema | None = None) -> Scores | None:
     """Scores of always giving the commonest answer of the training rows; None where answers have no such fields.
 
     The least that a model has to beat before one may say that it learnt anything. It is given the best of both: the
     commonest value of each field for the scores of fields, the commonest combination for `fieldsMatch`.
     """
     values = [value for value in map(parse, train_answers) if isinstance(value, Mapping)]
-    fields = categorical_fields(values)
+    fields = categorical_fields(values, schema)
     if not fields:
         return None
     each = {field: _commonest([value[field] for value in values if field in value]) for field in fields}
     together = _commonest([{field: value.get(field) for field in fields} for value in values])
     per_field = [metric for metric in metrics if metric.startswith("field") and metric is not Metric.FIELDS_MATCH]
-    results = score(expected, [json.dumps(each)] * len(expected), per_field)
+    results = score(expected, [json.dumps(each)] * len(expected), per_field, schema)
     if Metric.FIELDS_MATCH in metrics:
-        results |= score(expected, [json.dumps(together)] * len(expected), [Metric.FIELDS_MATCH])
+        results |= score(expected, [json.dumps(together)] * len(expected), [Metric.FIELDS_MATCH], schema)
     return results
 
 
