@@ -212,10 +212,8 @@ class _Pass:
         stopping = self._stopping(active)
         if stopping is not None:
             return stopping
-        never = judge_start(active, self.now, self.settings.start_timeout)
+        never = judge_start(active, self.now, self.settings.start_timeout, records.has_run(self.status))
         if never is not None:
-            if records.has_run(self.status):
-                never = replace(never, answer=Answer.RETRY_ELSEWHERE)
             self.status = records.unstarted(self.status, never)
             return self._after(never)
         self._pin_image(active)
@@ -243,8 +241,11 @@ class _Pass:
 
     def _unschedulable(self, active: AttemptView, why: str, actions: tuple[Action, ...]) -> Plan:
         """No node takes an attempt: made anew once it need not keep away any longer from one that might."""
-        told = Told(Phase.QUEUED, "Unschedulable", why, admitted=False)
         kept_away = accounting.avoided(self.status, self.settings.retry_delay, active.created_at)
+        if kept_away:
+            why += (f". It keeps away from {', '.join(kept_away)}, which did not start an earlier attempt, until "
+                    f"{min(kept_away.values()):%H:%M:%S} UTC")
+        told = Told(Phase.QUEUED, "Unschedulable", why, admitted=False)
         if any(end <= self.now for end in kept_away.values()):
             return self._tell(told, (_delete_job(active),))
         return self._tell(told, actions, min(kept_away.values()) - self.now if kept_away else None)

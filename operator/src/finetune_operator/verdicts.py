@@ -180,11 +180,16 @@ UNSTARTED = frozenset({NODE_REFUSED, "ImagePullFailed", "ContainerConfigError", 
 """Endings of attempts whose trainer was never run: they are the node's, the registry's or a volume's."""
 
 
-def judge_start(attempt: AttemptView, now: datetime, patience: timedelta) -> Verdict | None:
+def judge_start(attempt: AttemptView, now: datetime, patience: timedelta, ran: bool = False) -> Verdict | None:
     """Whether an attempt that has a node will never start; None while there is hope.
 
-    It fails the job; but where an earlier attempt did start, something has changed since that will change again.
+    Args:
+        attempt: the attempt.
+        now: the time.
+        patience: how long it may take with a node.
+        ran: whether a trainer of the job has run before: then something has changed that will change again.
     """
+    answer, then = (Answer.RETRY_ELSEWHERE, "") if ran else (Answer.FAIL, ", and apply the job again")
     for pod in attempt.present:
         if pod.running or pod.exit_code is not None or pod.scheduled_at is None:
             continue
@@ -192,12 +197,12 @@ def judge_start(attempt: AttemptView, now: datetime, patience: timedelta) -> Ver
             continue
         reason, words = pod.waiting or ("", "")
         if reason in _IMAGE:
-            return Verdict(Answer.FAIL, "ImagePullFailed", f"the trainer's image can't be pulled: {words or reason}; "
+            return Verdict(answer, "ImagePullFailed", f"the trainer's image can't be pulled: {words or reason}; "
                            "check the operator's trainerImage, its registry and imagePullSecrets")
         if reason in _CONTAINER:
-            return Verdict(Answer.FAIL, "ContainerConfigError", f"the trainer's container can't start: "
-                           f"{words or reason}; {_advice(words)}")
-        return Verdict(Answer.FAIL, "StartTimeout", f"the trainer's pod did not start in {patience}: "
+            return Verdict(answer, "ContainerConfigError", f"the trainer's container can't start: "
+                           f"{words or reason}; {_advice(words)}{then}")
+        return Verdict(answer, "StartTimeout", f"the trainer's pod did not start in {patience}: "
                        f"{f'{reason}: {words}' if words else reason or 'the kubelet gives no reason'}; "
                        f"`kubectl describe pod {pod.name}` shows its volumes and events")
     return None
@@ -206,8 +211,8 @@ def judge_start(attempt: AttemptView, now: datetime, patience: timedelta) -> Ver
 def _advice(words: str) -> str:
     if "secret" in words.lower():
         return ("create the Secret that the job names, in the job's namespace, with the keys of its purpose (HF_TOKEN; "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; OPENAI_API_KEY), and apply the job again")
-    return "mend that, and apply the job again"
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; OPENAI_API_KEY)")
+    return "mend that"
 
 
 def lacks_pod(attempt: AttemptView, now: datetime) -> bool:
