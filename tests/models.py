@@ -107,3 +107,49 @@ def save_tiny_family(folder: Path, model_type: str, **settings) -> Path:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_tiny_gguf(path: Path, model: Path) -> Path:
+    """A folder of `save_tiny_model` as a GGUF file: a Llama in float32 with a byte-level tokenizer and its template."""
+    import gguf
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    config = loaded.config
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    # A tokenizer without merges can't be written: the last byte, which no test writes, makes room for one.
+    names = [*tokenizer.convert_ids_to_tokens(list(range(len(tokenizer) - 1))), "qz"]
+    writer.add_token_list(names)
+    special = set(tokenizer.all_special_tokens)
+    writer.add_token_types([int(gguf.TokenType.CONTROL if name in special else gguf.TokenType.NORMAL)
+                            for name in names])
+    writer.add_token_merges(["q z"])
+    writer.add_eos_token_id(0)
+    writer.add_chat_template(tokenizer.chat_template)
+    parts = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in loaded.state_dict().items():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+            # llama.cpp has the two halves of a head's rows in turns.
+            tensor = tensor.reshape(heads, 2, -1, tensor.shape[1]).swapaxes(1, 2).reshape(tensor.shape)
+        writer.add_tensor(parts.get_name(name, (".weight", ".bias")), tensor.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -17,7 +17,8 @@ from finetune_api.spec.evaluation import GateSpec, Metric
 from finetune_trainer.evaluation.evaluate import Evaluation, Shown
 from finetune_trainer.reft.state import RolloutExample
 from finetune_trainer.report import charts
-from finetune_trainer.report.card import load_code, render_card
+from finetune_trainer.report.card import render_card
+from finetune_trainer.report.code import load_code
 from finetune_trainer.report.facts import RunFacts, comparisons, figures, row_counts
 from finetune_trainer.report.html import render_report
 from finetune_trainer.report.settings import settings

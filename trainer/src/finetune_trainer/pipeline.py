@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -59,6 +59,7 @@ from finetune_trainer.model.load import describe, load_model, weights_digest
 from finetune_trainer.places import Place
 from finetune_trainer.publish import Publication, remove_checkpoints
 from finetune_trainer.report.card import render_card
+from finetune_trainer.report.code import find_asking
 from finetune_trainer.report.facts import RunFacts
 from finetune_trainer.report.html import render_report
 from finetune_trainer.stopping import StopFlag
@@ -222,6 +223,10 @@ def run_attempt(attempt: Attempt) -> Finished:
             beside.add(finding)
     facts = _facts(attempt, device, base, files.revision, data.counts, [*map(str, data.findings), *findings], before,
                    after, majority, compared.scores, trained, beside.missing)
+    with beside.optional("the card's code that asks the model"):
+        facts = replace(facts, asking=find_asking(
+            tokenizer, chat, spec.dataset.system, [row.example for row in data.held_out], evaluator.end_ids,
+            evaluator.max_new_tokens))
     with beside.optional("the model card"):
         (published / "README.md").write_text(render_card(facts), encoding="utf-8")
     with beside.optional("the log of steps"):

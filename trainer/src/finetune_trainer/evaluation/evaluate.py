@@ -142,6 +142,11 @@ class Evaluator:
         return int(self.tokenizer.pad_token_id)
 
     @property
+    def end_ids(self) -> list[int]:
+        """The tokens that end an answer."""
+        return sorted({self.chat.end_of_turn, int(self.tokenizer.eos_token_id)})
+
+    @property
     def max_new_tokens(self) -> int:
         """Longest generated answer: as the job says, or a quarter more than the longest expected one."""
         longest = max(len(row.tokens.answer) for row in self.rows)
@@ -150,7 +155,7 @@ class Evaluator:
     def _answer(self, model: Any, guide: SchemaGuide | None) -> tuple[Generated, list[str]]:
         done = generate(
             model, [row.tokens.prompt for row in self.rows],
-            end_ids=sorted({self.chat.end_of_turn, int(self.tokenizer.eos_token_id)}), pad_id=self._pad_id,
+            end_ids=self.end_ids, pad_id=self._pad_id,
             max_new_tokens=self.max_new_tokens, batch_size=self._batch_size(self.max_new_tokens), check=self.check,
             processor=guide.processor if guide else None,
             report=lambda answered: self.report(answered, len(self.rows)),

@@ -144,4 +144,5 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
     """What the report says of the base model."""
     config = model.config.get_text_config()
     return {"architecture": type(model).__name__, "layers": config.num_hidden_layers, "hidden": config.hidden_size,
-            "parameters": model.num_parameters(), "config": json.loads(config.to_json_string(use_diff=True))}
+            "parameters": model.num_parameters(), "dtype": str(model.dtype).removeprefix("torch."),
+            "config": json.loads(config.to_json_string(use_diff=True))}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 from finetune_api.messages import Outcome
-from finetune_api.spec.method import Quantization
 
+from finetune_trainer.report.code import load_code
 from finetune_trainer.report.facts import (
     RunFacts,
     columns,
@@ -109,65 +108,6 @@ def asking(facts: RunFacts) -> str:
     system = ", with the system prompt of spec.dataset.system" if data.system else ""
     question = "conversation as it stands in the data" if data.messages else "question as spec.dataset.prompt writes it"
     return f"Ask as in training: through the model's own chat template{system}, and with the {question}."
-
-
-def load_code(facts: RunFacts) -> str:
-    """Python that loads base model and what was trained, the base stored as in training; or a whole model."""
-    loading = facts.loading
-    if not loading.lines:
-        return "\n".join([
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            *_local("published", facts.published_location),
-            "",
-            "tokenizer = AutoTokenizer.from_pretrained(published)",
-            'model = AutoModelForCausalLM.from_pretrained(published, dtype="auto", device_map="auto")',
-        ])
-    hub = facts.run.spec.model.source.scheme == "hub"
-    quantization = facts.run.spec.method.quantization
-    names, stored, arguments = ["AutoModelForCausalLM", "AutoTokenizer"], [], ['dtype="auto"', 'device_map="auto"']
-    if quantization is not Quantization.NONE:
-        names.append("BitsAndBytesConfig")
-        arguments.append("quantization_config=stored")
-        stored = [
-            "stored = BitsAndBytesConfig(",
-            '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,',
-            '    bnb_4bit_compute_dtype="bfloat16",',
-            ")",
-        ] if quantization is Quantization.NF4 else ["stored = BitsAndBytesConfig(load_in_8bit=True)"]
-    base = "base, revision=revision" if hub else "base"
-    weights = [f"base = {_quoted(facts.base_model)}", f"revision = {_quoted(facts.base_revision)}"] if hub else [
-        *(["# a GGUF file: from_pretrained(folder, gguf_file=…) and save_pretrained make a folder of it"]
-          if facts.base_model.endswith(".gguf") else []),
-        f"# SHA-256 of the weights: {_one_line(facts.base_revision)}",
-        *_local("base", facts.base_model),
-    ]
-    return "\n".join([
-        *loading.imports,
-        f"from transformers import {', '.join(names)}",
-        "",
-        *weights,
-        *_local("published", facts.published_location),
-        "",
-        *stored,
-        f"tokenizer = AutoTokenizer.from_pretrained({base})",
-        "model = AutoModelForCausalLM.from_pretrained(",
-        f"    {', '.join([base, *arguments])},",
-        ")",
-        *loading.lines,
-    ])
-
-
-def _local(name: str, location: str) -> list[str]:
-    """Where on this machine something is; a copy of it, where it lies elsewhere."""
-    if location.startswith("file://"):
-        return [f"{name} = {_quoted(location.removeprefix('file://'))}"]
-    return [f"# a copy of {_one_line(location)}", f"{name} = {_quoted(name)}"]
-
-
-def _quoted(text: str) -> str:
-    """Text as a Python literal in double quotes: every JSON string is one."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _front_matter(facts: RunFacts) -> str:

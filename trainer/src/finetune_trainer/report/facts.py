@@ -20,6 +20,7 @@ from finetune_trainer.gate import judge
 if TYPE_CHECKING:
     from finetune_trainer.evaluation.evaluate import Evaluation
     from finetune_trainer.reft.state import RolloutExample
+    from finetune_trainer.report.code import Asking
     from finetune_trainer.tuned import Loading
 
 _LABELS = {
@@ -47,7 +48,7 @@ class RunFacts:
         created: when the run ended.
         base_model: the model's location, as the job gives it.
         base_revision: its commit, or the digest of its weights.
-        base: architecture, layers, hidden size and number of parameters.
+        base: architecture, layers, hidden size, number of parameters, and the type that it was loaded in.
         counts: rows read, learnt from, held out, cut, dropped and left out.
         findings: warnings about rows.
         before: the evaluation before training, if there was one.
@@ -74,6 +75,7 @@ class RunFacts:
         remark: what else has to be said of the result, or None.
         rollouts: sampled responses with their rewards, of the first and the last step of PPO.
         missing: what could not be done beside the training, in sentences.
+        asking: how a question is put to the model, for the card's code.
     """
 
     run: RunConfig
@@ -107,6 +109,7 @@ class RunFacts:
     remark: str | None = None
     rollouts: Sequence[RolloutExample] = ()
     missing: Sequence[str] = ()
+    asking: Asking | None = None
 
     @property
     def method_name(self) -> str:

@@ -16,7 +16,8 @@ from finetune_api.spec.job import FineTuneJobSpec
 
 from finetune_trainer.evaluation.scores import Scores, parse, score
 from finetune_trainer.report import charts
-from finetune_trainer.report.card import OUTCOMES, asking, encodable, limits, load_code, notes, reasons
+from finetune_trainer.report.card import OUTCOMES, asking, encodable, limits, notes, reasons
+from finetune_trainer.report.code import load_code
 from finetune_trainer.report.facts import (
     RunFacts,
     columns,
