@@ -24,6 +24,34 @@ def test_a_program_that_computes_gives_what_it_returns(source, answer):
     assert run_program(source, 2.0).answer == answer
 
 
+SYMPY = """
+import sympy as sp
+from sympy import Eq, Symbol, solve
+from sympy.solvers import nsolve
+
+def solution():
+    a, b, x = Symbol('a'), Symbol('b'), sp.symbols('x')
+    assert solve([Eq(a + b, 10), Eq(a - b, 4)], [a, b])[a] == 7
+    assert solve(2 * x - 7, x)[0] == sp.Rational(7, 2)
+    assert sp.integrate(x**2, (x, 0, 3)) == 9 and sp.summation(x, (x, 1, 4)) == 10
+    assert abs(nsolve(sp.cos(x) - x, 1) - 0.739) < 0.001
+    return RETURNED
+"""
+
+
+@pytest.mark.parametrize(("returned", "answer"), [("sp.Rational(84, 2)", "42"), ("sp.sqrt(-1)", None)])
+def test_a_program_may_use_sympy_as_in_the_papers_engine(returned, answer):
+    ran = run_program(SYMPY.replace("RETURNED", returned), 5.0)
+    assert ran.answer == answer, ran
+
+
+def test_sympy_brings_a_program_nothing_of_the_machine(secret):
+    source = ("import sympy\ndef solution():\n    import sys\n    os = sys.modules['os']\n"
+              f"    return os.read(os.open('{secret}', 0), 99).decode()")
+    ran = run_program(source, 5.0, language_checks=False)
+    assert (ran.answer, ran.fault) == (None, f"FileNotFoundError: [Errno 2] No such file or directory: '{secret}'")
+
+
 @pytest.mark.parametrize(("source", "fault"), [
     ("def solution(:", "SyntaxError: invalid syntax (<unknown>, line 1)"),
     ("def solution():\nreturn 1", "IndentationError: expected an indented block"),

@@ -28,6 +28,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from finetune_api.estimate import programs_at_once
@@ -39,6 +40,8 @@ _FENCE = re.compile(r"```[A-Za-z0-9]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _MOST_SOURCE = 32 * 1024
 _MOST_OUTPUT = 16 * 1024
 _START_SECONDS = 10.0
+_SYMPY_SECONDS = 60.0
+_SYMPY = re.compile(r"\bsympy\b")
 _RESERVE = 1024**3
 """Memory in bytes that a trainer may come to hold while programs run."""
 
@@ -86,7 +89,9 @@ def run_program(source: str, timeout: float, language_checks: bool = True) -> Ra
     encoded = source.encode("utf-8", "replace")
     if len(encoded) > _MOST_SOURCE:
         return Ran(None, "the program is too long")
-    arguments = [str(timeout), *([] if language_checks else ["unchecked"])]
+    sympy = find_spec("sympy") if _SYMPY.search(source) else None
+    libraries = [str(Path(sympy.origin).parents[1])] if sympy and sympy.origin else []
+    arguments = [str(timeout), *libraries, *([] if language_checks else ["unchecked"])]
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-B", "-W", "ignore", str(_CHILD), *arguments], stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/", start_new_session=True,
@@ -98,7 +103,7 @@ def run_program(source: str, timeout: float, language_checks: bool = True) -> Ra
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(encoded)
             process.stdin.close()
-        output, fault = _read(process.stdout.fileno(), timeout)
+        output, fault = _read(process.stdout.fileno(), timeout, _SYMPY_SECONDS if libraries else _START_SECONDS)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -113,10 +118,10 @@ def sandbox_fault() -> str | None:
     return None if ran.answer == "42" else ran.fault or "a program that returns 42 returned something else"
 
 
-def _read(pipe: int, timeout: float) -> tuple[bytes, str | None]:
+def _read(pipe: int, timeout: float, start: float) -> tuple[bytes, str | None]:
     """The child's output, or why it had to be ended. The child says with one byte that the program begins."""
     output = b""
-    deadline = time.monotonic() + _START_SECONDS + timeout
+    deadline = time.monotonic() + start + timeout
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         while True:
