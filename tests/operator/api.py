@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_operator.client import list_path
+from finetune_operator.decoding import decode
 
 from tests.cluster.kubectl import Kubectl
 
@@ -39,7 +40,7 @@ class Api:
         answer = self._http.request(method, path, json=body, headers={"Content-Type": content})
         if not answer.is_success:
             raise Refused(answer.status_code, answer.json().get("message", ""))
-        return answer.json()
+        return decode(answer.content)
 
     def path(self, kind: str, namespace: str, name: str = "") -> str:
         """The path of objects of a kind, or of one."""

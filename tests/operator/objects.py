@@ -17,8 +17,8 @@ from finetune_operator.actions import Apply, Create, Delete, Plan
 from finetune_operator.cache import Cache, Polled
 from finetune_operator.observation import Observation
 from finetune_operator.plan import plan
-from finetune_operator.reconcile import dump_status
 from finetune_operator.settings import Settings
+from finetune_operator.status_writing import dump_status
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 KEY = ("team", "tune")

@@ -337,19 +337,32 @@ def test_a_finished_job_is_not_run_again_by_a_version_that_cannot_read_its_statu
 
 def test_children_go_after_the_ttl():
     done = started(completion_time=NOW, phase=Phase.SUCCEEDED)
-    limits = limits_map(view_job(raw_job(done)), 1, Limits())
-    limits["metadata"] |= {"uid": "limits", "resourceVersion": "1"}
-    raws = [raw_attempt(ended="Complete"), raw_pod(exit_code=0), limits]
-    early = decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), *raws, at=40)
+
+    def config_map(name):
+        made = limits_map(view_job(raw_job(done)), 1, Limits())
+        made["metadata"] |= {"uid": name, "name": name, "resourceVersion": "1"}
+        return made
+
+    maps = [config_map("tune-1-11111111-limits"), config_map("tune-1-11111111")]
+    del maps[1]["metadata"]["annotations"]  # That with the run configuration is never applied again.
+    policy = {"ttlSecondsAfterFinished": 100}
+    raws = [raw_attempt(ended="Complete"), raw_pod(exit_code=0), *maps]
+    early = decide(raw_job(done, runPolicy=policy), *raws, at=40)
     assert (acts(early), early.requeue_after.total_seconds()) == ([], 60)
-    late = decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), *raws, at=100)
-    assert acts(late) == ["delete Job tune-1", "delete ConfigMap tune-1-11111111-limits",
-                          "delete ConfigMap tune-1-11111111"]
-    second = decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), raw_attempt(2, ended="Complete"), at=100)
-    assert acts(second) == ["delete Job tune-2", "delete ConfigMap tune-1-11111111", "delete ConfigMap tune-2-11111111"
-                            ], "a suspend or a preemption deleted the first Job, and only that"
+    late = decide(raw_job(done, runPolicy=policy), *raws, at=100)
+    assert acts(late) == ["delete Job tune-1", "delete ConfigMap tune-1-11111111",
+                          "delete ConfigMap tune-1-11111111-limits"]
+    second = decide(raw_job(done, runPolicy=policy), raw_attempt(2, ended="Complete"), maps[1], at=100)
+    assert acts(second) == ["delete Job tune-2", "delete ConfigMap tune-1-11111111"], (
+        "a suspend or a preemption deleted the first Job, and only that")
     going = raw_attempt(2, ended="Complete", deleting=True)
-    assert acts(decide(raw_job(done, runPolicy={"ttlSecondsAfterFinished": 100}), going, at=101)) == []
+    assert acts(decide(raw_job(done, runPolicy=policy), going, *maps, at=101)) == []
+
+
+def test_a_forged_number_of_an_attempt_makes_no_actions_for_those_before_it():
+    done = raw_job(started(completion_time=NOW, phase=Phase.SUCCEEDED), runPolicy={"ttlSecondsAfterFinished": 1})
+    forged = raw_attempt(999_999_999, ended="Complete")
+    assert acts(decide(done, forged, at=100)) == ["delete Job tune-999999999"]
 
 
 def test_what_cannot_be_tidied_up_hides_no_ending():

@@ -33,8 +33,28 @@ Scores = Annotated[
 ]
 """Scores by metric; those of fields by field. Readers take what they do not know, but nothing deep."""
 
+LAST_NUMBER = 999_999_999
+"""Of attempts."""
+
 Text = Annotated[str, Field(max_length=4096)]
-Time = Annotated[datetime, Field(strict=False)]
+Count = Annotated[int, Field(json_schema_extra={"minimum": 0})]
+"""A whole number that is not negative. Readers take any: what an earlier release wrote must stay readable."""
+
+Percent = Annotated[int, Field(json_schema_extra={"minimum": 0, "maximum": 100})]
+
+
+def usable_time(time: datetime) -> datetime:
+    """A time that can be reckoned with: one without a zone, which the apiserver takes too, is in UTC.
+
+    Raises:
+        ValueError: it is so early or so late that sums with it have no date.
+    """
+    if not 1900 < time.year < 2200:
+        raise ValueError("write a time of the years 1901 to 2199")
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+Time = Annotated[datetime, Field(strict=False), AfterValidator(usable_time)]
 
 
 class Phase(StrEnum):
@@ -129,16 +149,16 @@ class Rollouts(Message):
 class Progress(Message):
     """How far the training is."""
 
-    step: int
+    step: Count
     """Optimizer steps done."""
 
-    total_steps: int
+    total_steps: Count
     """Optimizer steps to do."""
 
     epoch: float | None = None
     """Passes over the data done."""
 
-    percent: int
+    percent: Percent
     """Share of the steps done, 0 to 100."""
 
     loss: float | None = None
@@ -175,7 +195,7 @@ class Cost(Message):
     earlier: Money | None = None
     """Spent by attempts that are no longer listed."""
 
-    earlier_seconds: int | None = None
+    earlier_seconds: Count | None = None
     """How long these held their nodes, in seconds."""
 
     used_up_at: Time | None = None
@@ -185,10 +205,10 @@ class Cost(Message):
 class Retries(Message):
     """How often the trainer was started again; counted anew after each newer checkpoint."""
 
-    counted: int = 0
+    counted: Count = 0
     """After an ending for an unknown reason; `runPolicy.backoffLimit` is the most."""
 
-    without_progress: int = 0
+    without_progress: Count = 0
     """Free retries in a row (a preemption, a drained node) that brought no newer checkpoint; ten is the most."""
 
     unstarted: int = 0
@@ -256,7 +276,7 @@ class EvaluationScores(Message):
 class Attempt(Message):
     """One run of the trainer."""
 
-    number: int
+    number: Annotated[int, Field(ge=1, le=LAST_NUMBER)]
     """Its number, from 1: it is the end of its Job's name."""
 
     reason: Annotated[str, Field(max_length=64)]
@@ -277,16 +297,16 @@ class Attempt(Message):
     message: Annotated[str, Field(max_length=1024)] | None = None
     """How it ended, in the words of the trainer, the kubelet or whoever took the node away."""
 
-    resumed_from_step: int | None = None
+    resumed_from_step: Count | None = None
     """The checkpoint that it went on from; 0 from the start."""
 
-    last_step: int | None = None
+    last_step: Count | None = None
     """The last step that it was seen at."""
 
-    checkpoint_step: int | None = None
+    checkpoint_step: Count | None = None
     """The newest checkpoint that it was seen to complete."""
 
-    lost_steps: int | None = None
+    lost_steps: Count | None = None
     """Steps of the attempt before that had to be done again."""
 
 
@@ -325,7 +345,7 @@ class FineTuneJobStatus(Message):
     started_generation: int | None = None
     """The generation of the spec that is being trained."""
 
-    spec_hash: Annotated[str, Field(max_length=64)] | None = None
+    spec_hash: Sha256 | None = None
     """Digest of the spec that is being trained."""
 
     stage: Annotated[str, Field(max_length=64)] | None = None

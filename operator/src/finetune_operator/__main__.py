@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from finetune_operator.app import Options, WatchLost, operate
@@ -46,11 +47,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"finetune-operator: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except (ApiError, ExceptionGroup) as error:
-        for cause in error.exceptions if isinstance(error, ExceptionGroup) else (error,):
+        for cause in _causes(error):
             expected = isinstance(cause, (ApiError, LeaseLost, WatchLost))
             _log.error("giving up: %s", cause, exc_info=None if expected else cause)
         return 1
     return 0
+
+
+def _causes(error: Exception) -> Iterator[Exception]:
+    if isinstance(error, ExceptionGroup):
+        for one in error.exceptions:
+            yield from _causes(one)
+    else:
+        yield error
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ _LONGEST_DELAY_UNSTARTED = timedelta(hours=1)
 AVOIDED = timedelta(minutes=5)
 """How long the attempts that follow keep away from a node that refused one, from when the next may be made."""
 _FRACTION = Decimal("0.0001")
+_LARGEST = Decimal(10**18)
+"""Of any sum, so that it keeps its four decimals."""
 _AT_ONCE = {Outcome.STOPPED, Outcome.OUT_OF_MEMORY, PREEMPTED, OVERDUE, DISRUPTED}
 
 
@@ -28,14 +30,19 @@ def spent(status: FineTuneJobStatus, accelerators: int, until: datetime | None) 
         return Decimal(0)
     total = status.cost.earlier or Decimal(0)
     for attempt in status.attempts:
-        end = attempt.end_time or max(until or attempt.start_time, attempt.start_time)
-        total += money(end - attempt.start_time, status.cost.hourly_rate * accelerators)
-    return total.quantize(_FRACTION)
+        total += money(_held(attempt, until), status.cost.hourly_rate * accelerators)
+    return min(total, _LARGEST).quantize(_FRACTION)
+
+
+def _held(attempt: Attempt, until: datetime | None = None) -> timedelta:
+    """How long an attempt held its nodes, up to `until` where it still runs. A node's clock may be behind others'."""
+    end = attempt.end_time or until or attempt.start_time
+    return max(end - attempt.start_time, timedelta())
 
 
 def money(time: timedelta, hourly_rate: Decimal) -> Decimal:
     """What a time costs."""
-    return hourly_rate * Decimal(time.total_seconds()) / 3600
+    return min(hourly_rate * Decimal(time.total_seconds()) / 3600, _LARGEST)
 
 
 def run_time(status: FineTuneJobStatus) -> timedelta:
@@ -45,7 +52,7 @@ def run_time(status: FineTuneJobStatus) -> timedelta:
 
 
 def _listed_time(attempts: Sequence[Attempt]) -> timedelta:
-    return sum((attempt.end_time - attempt.start_time for attempt in attempts if attempt.end_time), timedelta())
+    return sum((_held(attempt) for attempt in attempts if attempt.end_time), timedelta())
 
 
 def shorten(status: FineTuneJobStatus, accelerators: int) -> FineTuneJobStatus:

@@ -76,10 +76,15 @@ async def operate(settings: Settings, options: Options) -> None:
         with _stopped_by_signals():
             if lease:
                 await lease.acquire()
-            metrics.LEADER.set(1)
-            # Before any decision: a job whose attempts are not listed yet would look as if they had been deleted.
-            await sweep(cache, queue, client, options.namespaces)
-        await _run(settings, options, client, cache, queue, lease)
+        metrics.LEADER.set(1)
+        async with asyncio.TaskGroup() as group:
+            keeping = group.create_task(lease.keep()) if lease else None
+            with _stopped_by_signals():
+                # Before any decision: a job whose attempts are not listed yet would look as if they had been deleted.
+                await sweep(cache, queue, client, options.namespaces)
+            await _run(settings, options, client, cache, queue, lease)
+            if keeping:
+                keeping.cancel()
     finally:
         beating.cancel()
         if lease:
@@ -103,7 +108,7 @@ def _stopped_by_signals() -> Iterator[None]:
 
 async def _run(settings: Settings, options: Options, client: Client, cache: Cache, queue: WorkQueue[Key],
                lease: Lease | None) -> None:
-    reconciler = Reconciler(cache, queue, client, settings, clock)
+    reconciler = Reconciler(cache, queue, client, settings, clock, lease.check if lease else lambda: None)
     poller = Poller(cache, settings.trainer_port, settings.progress_interval.total_seconds(), queue.add, clock)
 
     async def watch() -> None:
@@ -120,8 +125,6 @@ async def _run(settings: Settings, options: Options, client: Client, cache: Cach
             group.create_task(_sweep_often(cache, queue, client, options.namespaces)),
             group.create_task(_fail_with_a_watch()),
         ]
-        if lease:
-            others.append(group.create_task(lease.keep()))
         group.create_task(watch())
 
 

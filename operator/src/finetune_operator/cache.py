@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from finetune_api.messages import ProgressMessage
 
 from finetune_operator.check_turns import CheckTurns, reason_in
+from finetune_operator.decoding import Object, shortened
 from finetune_operator.names import (
     API_VERSIONS,
     ATTEMPT_LABEL,
@@ -22,12 +23,11 @@ from finetune_operator.names import (
     attempt_name,
 )
 from finetune_operator.observation import Checks, Observation
-from finetune_operator.views import AttemptView, PodView, child_hash, time_of, view_attempt, view_job, view_pod
+from finetune_operator.views import AttemptView, JobView, PodView, child_hash, time_of, view_attempt, view_job, view_pod
 
+_NUMBER = re.compile("[0-9]{1,9}")
 Key = tuple[str, str]
 """Namespace and name of a job."""
-
-Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,19 @@ class Cache:
         self._jobs: dict[Key, Object] = {}
         self._children: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._gone: set[str] = set()
+        # Resource versions of deletions by uid: since the last sweep began, and in the time of the sweep before.
+        self._deleted: dict[str, int] = {}
+        self._deleted_before: dict[str, int] = {}
         self.polled: dict[str, Polled] = {}
         self.turns = CheckTurns()
+
+    def begin_sweep(self) -> None:
+        """Forget the deletions of the time before the last sweep: no page that was read then can come any more."""
+        self._deleted_before, self._deleted = self._deleted, {}
+
+    def _is_deleted(self, uid: str, version: int) -> bool:
+        """Whether a state is older than the deletion of its object: a page of a list, or the answer to a write."""
+        return version <= max(self._deleted.get(uid, -1), self._deleted_before.get(uid, -1))
 
     def note(self, raw: Object, deleted: bool = False) -> Key | None:
         """Take in an object as a watch or a write delivered it; its job's key, or None for no news.
@@ -59,6 +70,11 @@ class Cache:
         if key is None:
             return None
         metadata = raw["metadata"]
+        version = int(metadata["resourceVersion"])
+        if deleted:
+            self._deleted[metadata["uid"]] = version
+        elif self._is_deleted(metadata["uid"], version):
+            return None
         if raw["kind"] == "FineTuneJob":
             held = self._jobs.get(key)
             if deleted:
@@ -67,7 +83,7 @@ class Cache:
                     self.polled.pop(metadata["uid"], None)
                     self.turns.note(key, None)
             elif _is_newer(raw, held):
-                self._jobs[key] = _shortened(raw)
+                self._jobs[key] = shortened(raw)
                 self.turns.note(key, reason_in(raw.get("status") or {}))
             else:
                 return None
@@ -77,12 +93,12 @@ class Cache:
         uid = metadata["uid"]
         if deleted and raw["kind"] == "Pod":
             # Its last state tells how the trainer ended: kept until its Job is gone too.
-            children[uid] = _shortened(raw)
+            children[uid] = shortened(raw)
             self._gone.add(uid)
         elif deleted:
             children.pop(uid, None)
         elif uid not in self._gone and _is_newer(raw, children.get(uid)):
-            children[uid] = _shortened(raw)
+            children[uid] = shortened(raw)
         else:
             return None
         self._tidy(key)
@@ -114,6 +130,7 @@ class Cache:
                  and namespace in (None, raw["metadata"]["namespace"])]
         for raw in stale:
             key = self.note(raw, deleted=True)
+            self._deleted[raw["metadata"]["uid"]] = version
             if key is not None:
                 yield key
 
@@ -133,35 +150,70 @@ class Cache:
         self.turns.note(key, reason_in(self._jobs.get(key, {}).get("status") or {}))
         return self.turns.next()
 
-    def observe(self, key: Key) -> Observation | None:
-        """Everything that is known of a job; None for one that is not there."""
+    def stored_status(self, key: Key) -> Mapping[str, object]:
+        """A job's status as the apiserver has it; empty for none."""
+        return self._jobs.get(key, {}).get("status") or {}
+
+    def is_settled(self, key: Key) -> bool:
+        """Whether nothing is left to do about a job: it is finished, that is told, and nothing of it is left to go."""
         raw = self._jobs.get(key)
         if raw is None:
-            return None
-        job = view_job(raw)
-        ours: list[Object] = []
-        taken: set[int] = set()
-        for child in self._children.get(key, {}).values():
-            labels = child["metadata"]["labels"]
-            if labels.get(UID_LABEL) == job.uid:
-                ours.append(child)
-            elif child["kind"] == "Job" and ATTEMPT_LABEL in labels:
-                taken.add(int(labels[ATTEMPT_LABEL]))
-        checks = [child for child in ours if PREFLIGHT_LABEL in child["metadata"]["labels"]]
-        attempts = tuple(self._attempts([child for child in ours if ATTEMPT_LABEL in child["metadata"]["labels"]]))
+            return False
+        status, spec = raw.get("status") or {}, raw.get("spec") or {}
+        children = self._children.get(key, {}).values()
+        told = status.get("observedGeneration") == raw["metadata"].get("generation")
+        if "completionTime" not in status or not told:
+            return False
+        if (spec.get("runPolicy") or {}).get("ttlSecondsAfterFinished") is not None:
+            return not children
+        return all(ATTEMPT_LABEL in child["metadata"]["labels"] and _is_over(child)
+                   for child in children if child["kind"] == "Job")
+
+    def view(self, key: Key) -> JobView | None:
+        """A job without what belongs to it; None for one that is not there."""
+        raw = self._jobs.get(key)
+        return None if raw is None else view_job(raw)
+
+    def observe(self, key: Key) -> Observation | None:
+        """Everything that is known of a job; None for one that is not there."""
+        job = self.view(key)
+        return None if job is None else self.around(job)
+
+    def around(self, job: JobView) -> Observation:
+        """A job with what belongs to it."""
+        key = job.namespace, job.name
+        ours = self._ours(key, job.uid)
+        taken = {int(labels[ATTEMPT_LABEL]) for child in self._children.get(key, {}).values()
+                 if child["kind"] == "Job" and ATTEMPT_LABEL in (labels := child["metadata"]["labels"])
+                 and labels[UID_LABEL] != job.uid}
+        checks = [child for child in ours if PREFLIGHT_LABEL in child["metadata"]["labels"]
+                  and child["kind"] in ("Job", "Pod")]
+        attempts = tuple(self._attempts(ours))
         polled = self.polled.get(job.uid)
         fresh = polled if polled and attempts and attempts[-1].number == polled.attempt else None
         return Observation(
             job=job, attempts=attempts, preflights=tuple(self._preflights(checks)), taken=frozenset(taken),
             applied=frozenset((child["kind"], child["metadata"]["name"], digest) for child in ours
                               if child["kind"] in API_VERSIONS and (digest := child_hash(child))),
+            maps=frozenset(child["metadata"]["name"] for child in ours if child["kind"] == "ConfigMap"),
             addresses={child["metadata"]["name"]: child["spec"]["clusterIP"] for child in ours
                        if child["kind"] == "Service" and child["spec"]["clusterIP"]},
             checks=Checks() if job.status.start_time else self.turns.beside(key),
             progress=fresh.message if fresh else None, polled_at=fresh.at if fresh else None,
         )
 
+    def newest_attempt(self, key: Key) -> AttemptView | None:
+        """The attempt of a job that was made last and is there."""
+        raw = self._jobs.get(key)
+        attempts = [] if raw is None else list(self._attempts(self._ours(key, raw["metadata"]["uid"])))
+        return attempts[-1] if attempts else None
+
+    def _ours(self, key: Key, uid: str) -> list[Object]:
+        children = self._children.get(key, {}).values()
+        return [child for child in children if child["metadata"]["labels"][UID_LABEL] == uid]
+
     def _attempts(self, children: list[Object]) -> Iterator[AttemptView]:
+        children = [child for child in children if ATTEMPT_LABEL in child["metadata"]["labels"]]
         pods: defaultdict[int, list[PodView]] = defaultdict(list)
         raw_pods: dict[int, Object] = {}
         for child in children:
@@ -176,7 +228,8 @@ class Cache:
             else:  # Its Job was deleted by somebody, and its pods are on their way out.
                 pod = raw_pods[number]
                 created = time_of(pod["metadata"]["creationTimestamp"])
-                assert created is not None
+                if created is None:
+                    continue
                 name = attempt_name(pod["metadata"]["labels"][JOB_LABEL], number)
                 yield AttemptView(number, name, created, suspended=False, suspended_at=None, released_at=created,
                                   deleting=True, complete=False, failed=None, finished_at=None,
@@ -191,6 +244,11 @@ class Cache:
                     owner["uid"] == child["metadata"]["uid"] for owner in pod["metadata"].get("ownerReferences", ())))
                 yield view_attempt(child, (view_pod(pod, pod["metadata"]["uid"] in self._gone) for pod in pods),
                                    PREFLIGHT_LABEL)
+
+
+def _is_over(job: Object) -> bool:
+    conditions = job["status"]["conditions"]
+    return any(one["type"] in ("Complete", "Failed") and one.get("status") == "True" for one in conditions)
 
 
 def _owner(child: Object) -> tuple[str, str | None, str | None]:
@@ -213,7 +271,7 @@ def key_of(raw: Object) -> Key | None:
     if raw["kind"] in ("Job", "Pod"):
         numbers = [labels[label] for label in NUMBER_LABELS if label in labels]
         index = (metadata.get("annotations") or {}).get(INDEX_ANNOTATION, "0")
-        if not numbers or not all(number.isdecimal() for number in (*numbers, index)):
+        if not numbers or not all(_NUMBER.fullmatch(number) for number in (*numbers, index)):
             return None
     return metadata["namespace"], labels[JOB_LABEL]
 
@@ -226,23 +284,3 @@ def _is_newer(raw: Object, held: Object | None) -> bool:
     if held is None or held["metadata"]["uid"] != raw["metadata"]["uid"]:
         return True
     return int(raw["metadata"]["resourceVersion"]) > int(held["metadata"]["resourceVersion"])
-
-
-def _shortened(raw: Object) -> Object:
-    """An object without what nobody here reads; it is most of its memory."""
-    metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
-    if raw["kind"] == "FineTuneJob":
-        return {**raw, "metadata": {key: value for key, value in metadata.items() if key != "annotations"}}
-    short: Object = {"kind": raw["kind"], "metadata": metadata}
-    if raw["kind"] == "Job":
-        short["spec"] = {"suspend": raw.get("spec", {}).get("suspend", False)}
-        short["status"] = {"conditions": raw.get("status", {}).get("conditions", [])}
-    elif raw["kind"] == "Service":
-        short["spec"] = {"clusterIP": raw.get("spec", {}).get("clusterIP")}
-    elif raw["kind"] == "Pod":
-        spec, status = raw.get("spec", {}), raw.get("status", {})
-        short["spec"] = {"nodeName": spec.get("nodeName")}
-        short["status"] = {key: status[key] for key in ("podIP", "phase", "reason", "message", "conditions",
-                                                         "containerStatuses")
-                           if key in status}
-    return short

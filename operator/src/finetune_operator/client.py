@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 import aiohttp
 import kopf
 
+from finetune_operator.decoding import decode
 from finetune_operator.metrics import REQUESTS
 from finetune_operator.names import MANAGER
 
@@ -25,6 +26,7 @@ Object = dict[str, Any]
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
 _PAGE = 500
+_SHOWN = 200
 _PLURALS = {"Job": "jobs", "ConfigMap": "configmaps", "Service": "services", "Event": "events", "Pod": "pods",
             "Lease": "leases", "NetworkPolicy": "networkpolicies",
             "PersistentVolumeClaim": "persistentvolumeclaims", "FineTuneJob": "finetunejobs"}
@@ -46,11 +48,13 @@ class ApiError(Exception):
     Attributes:
         refused_by: of a 401 or 403, whether the operator may not ask for such a thing (AUTHORIZATION), or may, and a
             quota or a policy does not take this one (ADMISSION); else an empty string.
+        fields: paths of the fields that it does not take, such as `status.cost.spent`, where it names them.
     """
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, fields: tuple[str, ...] = ()) -> None:
         self.status = status
         self.reason = reason
+        self.fields = fields
         self.refused_by = ""
         if status in (401, 403):
             unauthorized = status == 401 or _NOT_AUTHORIZED.search(message)
@@ -120,7 +124,7 @@ class Client:
             REQUESTS.labels(method, response.status, refusal.refused_by if refusal else "").inc()
             if refusal:
                 raise refusal
-        answer: Object = json.loads(content)
+        answer: Object = decode(content)
         return answer
 
     async def create(self, manifest: Object) -> Object:
@@ -169,10 +173,14 @@ class Client:
 
 def _refusal(status: int, content: bytes) -> ApiError:
     try:
-        answer = json.loads(content)
+        answer = decode(content)
     except ValueError:
-        answer = {}
-    return ApiError(status, answer.get("reason") or "", answer.get("message") or "")
+        answer = None
+    if not isinstance(answer, dict):  # A proxy's words.
+        return ApiError(status, "", content[:_SHOWN].decode("utf-8", "replace"))
+    causes = (answer.get("details") or {}).get("causes") or ()
+    fields = tuple(cause["field"] for cause in causes if cause.get("field"))
+    return ApiError(status, answer.get("reason") or "", answer.get("message") or "", fields)
 
 
 def list_path(api_version: str, kind: str, namespace: str | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -35,13 +36,25 @@ class Lease:
         self._named = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
                        "metadata": {"namespace": namespace, "name": name}}
         self._seen: tuple[str, float] | None = None
+        self._renewed = -math.inf
+
+    def check(self) -> None:
+        """Whether this replica may act now. Asked before each action: a loop that stood still did not notice the time.
+
+        Raises:
+            LeaseLost: it could not renew for `RENEW_DEADLINE` seconds.
+        """
+        if asyncio.get_running_loop().time() - self._renewed >= RENEW_DEADLINE:
+            raise LeaseLost(f"the Lease was not renewed for {RENEW_DEADLINE:.0f} s")
 
     async def acquire(self) -> None:
         """Wait until this replica leads."""
         told = ""
         while True:
+            began = asyncio.get_running_loop().time()  # The others count from the write, which comes later than this.
             holder = await self._try()
             if holder is None:
+                self._renewed = began
                 LEADER.set(1)
                 _log.info("leading as %s", self._identity)
                 return
@@ -57,24 +70,25 @@ class Lease:
             LeaseLost: it could not be renewed in time, or another replica has it.
         """
         loop = asyncio.get_running_loop()
-        renewed = loop.time()
         while True:
             await asyncio.sleep(RETRY)
-            began = loop.time()  # The others count from the write, which comes later than this.
+            began = loop.time()
             try:
-                async with asyncio.timeout_at(renewed + RENEW_DEADLINE):
+                async with asyncio.timeout_at(self._renewed + RENEW_DEADLINE):
                     holder = await self._try()
             except TimeoutError:
                 holder = ""
             if holder is None:
-                renewed = began
-            elif holder or loop.time() - renewed >= RENEW_DEADLINE:
+                self._renewed = began
+            elif holder or loop.time() - self._renewed >= RENEW_DEADLINE:
+                self._renewed = -math.inf
                 LEADER.set(0)
                 raise LeaseLost(f"{holder or 'nobody that can be seen'} leads now")
 
     async def release(self) -> None:
         """Let go, so that another replica needs not wait."""
         LEADER.set(0)
+        self._renewed = -math.inf
         try:
             lease = await self._client.request("GET", object_path(self._named))
             if lease["spec"].get("holderIdentity") == self._identity:

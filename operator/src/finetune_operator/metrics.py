@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from finetune_api.status import ConditionStatus, ConditionType, Phase
@@ -27,6 +28,10 @@ WAIT_SECONDS = Histogram("finetune_operator_queue_wait_seconds", "Time from a jo
 QUEUED = Gauge("finetune_operator_queue_jobs", "Jobs that wait for a pass.", registry=REGISTRY)
 POLLS = Counter("finetune_operator_polls", "Readings of trainers' progress, by result (ok, failed).", ("result",),
                 registry=REGISTRY)
+UNREADABLE = Counter("finetune_operator_unreadable_objects", "Times that something was passed over, for it is no "
+                     "object of Kubernetes.", registry=REGISTRY)
+STATUS_REFUSALS = Counter("finetune_operator_status_refusals", "Statuses that the apiserver did not take as they were.",
+                          registry=REGISTRY)
 LEADER = Gauge("finetune_operator_leader", "1 while this replica leads.", registry=REGISTRY)
 for _result in ("ok", "conflict", "refused", "error"):
     PASSES.labels(_result)  # A rate needs a zero to start from.
@@ -92,6 +97,6 @@ class JobCollector(Collector):
                 value: Any = job
                 for key in path:
                     value = value.get(key) if isinstance(value, dict) else None
-                if value is not None:
+                with suppress(TypeError, ValueError, OverflowError):  # One that is no number is that job's alone.
                     family.add_metric((job["metadata"]["namespace"], job["metadata"]["name"]), float(value))
             yield family

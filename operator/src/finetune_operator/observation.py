@@ -35,6 +35,7 @@ class Observation:
         preflights: checks whose Jobs exist, numbered by the generation that they check.
         taken: numbers whose Job name belongs to somebody else (an earlier job of this name).
         applied: digests of the applied children that exist, by kind and name.
+        maps: names of its ConfigMaps that exist.
         addresses: of its Services, by name.
         bound_claims: claims that are known to have a volume; they are asked for only where a check is made.
         checks: of other jobs.
@@ -49,6 +50,7 @@ class Observation:
     preflights: tuple[AttemptView, ...] = ()
     taken: frozenset[int] = frozenset()
     applied: frozenset[tuple[str, str, str]] = frozenset()
+    maps: frozenset[str] = frozenset()
     addresses: Mapping[str, str] = field(default_factory=dict)
     bound_claims: frozenset[str] = frozenset()
     checks: Checks = Checks()

@@ -9,13 +9,23 @@ from typing import Any
 from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import Outcome, Result, Stage
 from finetune_api.spec.training import Toggle
-from finetune_api.status import FineTuneJobStatus, Phase, Retries
+from finetune_api.status import LAST_NUMBER, FineTuneJobStatus, Phase, Retries
 
-from finetune_operator import accounting, admission, budget, frozen, isolation, manifests, preflighting, records
+from finetune_operator import (
+    accounting,
+    admission,
+    budget,
+    failing,
+    frozen,
+    isolation,
+    manifests,
+    preflighting,
+    records,
+)
 from finetune_operator.actions import Action, Apply, Create, Delete, Plan
 from finetune_operator.children import identity
-from finetune_operator.conditions import Told, looked_at, notes, tell
-from finetune_operator.names import API_VERSIONS, attempt_name, run_name
+from finetune_operator.conditions import Told, looked_at, notes, progressing, tell
+from finetune_operator.names import API_VERSIONS, attempt_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.starting import before_start
@@ -60,8 +70,18 @@ def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
     else:
         decided = _Pass(seen, settings, now).decide()
         decided = replace(decided, actions=(*preflighting.remove(seen), *decided.actions))
+    decided = replace(decided, status=_with_a_sentence(decided.status, seen.job, now))
     isolate = isolation.missing(seen, settings) if decided.actions or seen.attempts else ()
     return replace(decided, actions=(*map(Apply, isolate), *decided.actions), events=notes(status, decided.status))
+
+
+def _with_a_sentence(status: FineTuneJobStatus, job: JobView, now: datetime) -> FineTuneJobStatus:
+    """A status that tells something; what was told before may have been lost."""
+    if progressing(status) is not None:
+        return status
+    words = "what the job needs next is under way; its Jobs and pods tell more"
+    told = Told(status.phase or Phase.PENDING, "Waiting", words)
+    return tell(status, told, job.generation, now)
 
 
 def refused(job: JobView, decided: Plan, words: str, now: datetime) -> Plan:
@@ -81,17 +101,16 @@ def _clean_up(seen: Observation, settings: Settings, completed: datetime, now: d
         _delete_job(attempt) for attempt in seen.attempts if not attempt.finished and not attempt.deleting))
     spec = seen.job.spec
     ttl = spec.run_policy.ttl_seconds_after_finished if spec else None
-    if ttl is None or not seen.attempts:
+    applied = {(kind, name) for kind, name, _ in seen.applied} | {("ConfigMap", name) for name in seen.maps}
+    if ttl is None or not (seen.attempts or applied):
         return Plan(status, still)
     left = completed + timedelta(seconds=ttl) - now
     if left > timedelta():
         return Plan(status, still, requeue_after=left)
-    gone: list[Action] = [_delete_job(attempt) for attempt in seen.attempts if not attempt.deleting]
-    # Those of attempts whose Jobs are gone (suspended, preempted) too; they are not watched, so this is done once.
-    maps = range(1, seen.attempts[-1].number + 1) if gone else ()
-    gone += [Delete(API_VERSIONS[kind], kind, name) for kind, name, _ in sorted(seen.applied)]
-    gone += [Delete("v1", "ConfigMap", run_name(seen.job.name, seen.job.uid, number)) for number in maps]
-    return Plan(status, tuple(gone))
+    if seen.attempts and all(attempt.deleting for attempt in seen.attempts):
+        return Plan(status, still)  # The others were deleted with them, or are when these are gone.
+    jobs = (_delete_job(attempt) for attempt in seen.attempts if not attempt.deleting)
+    return Plan(status, (*still, *jobs, *(Delete(API_VERSIONS[kind], kind, name) for kind, name in sorted(applied))))
 
 
 def _settled(seen: Observation, settings: Settings, now: datetime) -> FineTuneJobStatus:
@@ -134,8 +153,9 @@ class _Pass:
         return self._watch(active) if active else self._next()
 
     def _unreadable(self) -> Plan:
+        self.status, overdue = failing.within_budget(self.seen, self.settings, self.now)
         return self._tell(Told(self.status.phase or Phase.PENDING, "InvalidSpec",
-                               self.job.spec_error or "the spec can't be read", valid=False))
+                               self.job.spec_error or "the spec can't be read", valid=False), overdue)
 
     def _account(self) -> None:
         """Derive the cost from the attempts."""
@@ -322,6 +342,9 @@ class _Pass:
         numbers = [*(one.number for one in self.status.attempts), *(one.number for one in self.seen.attempts),
                    *self.seen.taken]
         number = max(numbers, default=0) + 1
+        if number > LAST_NUMBER:
+            return self._finish(Phase.FAILED, "TooManyAttempts", f"a Job with our labels has the number {number - 1}, "
+                                "the last there is: delete it, and apply this job again", None)
         several = self.spec.compute.nodes > 1
         rendezvous = self.seen.addresses.get(attempt_name(self.job.name, number)) if several else None
         if several and rendezvous is None:

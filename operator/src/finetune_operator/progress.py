@@ -10,7 +10,6 @@ from http import HTTPStatus
 
 import aiohttp
 from finetune_api.messages import ProgressMessage
-from pydantic import ValidationError
 
 from finetune_operator.cache import Cache, Key, Polled
 from finetune_operator.metrics import POLLS
@@ -45,9 +44,13 @@ class Poller:
             status = raw.get("status") or {}
             if "startTime" not in status or "completionTime" in status:
                 continue
-            seen = self._cache.observe(key)
-            if seen and seen.attempts and any(pod.running and pod.ip for pod in seen.attempts[-1].pods):
-                found.append((key, seen.job.uid, seen.attempts[-1]))
+            try:
+                attempt = self._cache.newest_attempt(key)
+            except Exception as error:  # Its own pass tells.
+                _log.debug("%s/%s: its attempts can't be read: %r", *key, error)
+                continue
+            if attempt and any(pod.running and pod.ip for pod in attempt.pods):
+                found.append((key, raw["metadata"]["uid"], attempt))
         return found
 
     async def _ask(self, http: aiohttp.ClientSession, key: Key, uid: str, attempt: AttemptView) -> None:
@@ -57,7 +60,7 @@ class Poller:
             try:
                 message: ProgressMessage | None = await _read(http, f"http://{host}:{self._port}/progress")
                 POLLS.labels("ok").inc()
-            except (aiohttp.ClientError, TimeoutError, ValidationError, ValueError) as error:
+            except Exception as error:  # Whatever a pod answers: it is for display, and asked again soon.
                 POLLS.labels("failed").inc()
                 _log.debug("%s/%s: no progress from %s: %s", *key, pod.name, error,
                            extra={"job": "/".join(key), "attempt": attempt.number})

@@ -8,33 +8,46 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from typing import NoReturn
 
 from aiohttp import ClientError
 from finetune_api.base import GROUP, VERSION
 from finetune_api.spec.job import KIND
 from finetune_api.status import FineTuneJobStatus
 
-from finetune_operator import manifests
+from finetune_operator import failing, manifests
 from finetune_operator.actions import Action, Apply, Create, Delete, Plan
 from finetune_operator.cache import Cache, Key
 from finetune_operator.check_turns import reason_of
 from finetune_operator.client import AUTHORIZATION, ApiError, Client, list_path, object_path
+from finetune_operator.conditions import Note
+from finetune_operator.decoding import readable
 from finetune_operator.faults import reach
 from finetune_operator.frozen import earlier_run
-from finetune_operator.metrics import PASS_SECONDS, PASSES, QUEUED, WAIT_SECONDS
+from finetune_operator.lease import LeaseLost
+from finetune_operator.metrics import PASS_SECONDS, PASSES, QUEUED, STATUS_REFUSALS, WAIT_SECONDS
 from finetune_operator.names import UID_LABEL
+from finetune_operator.observation import Observation
 from finetune_operator.plan import plan, refused
 from finetune_operator.pod_events import with_words
 from finetune_operator.preflighting import claims_to_ask_for
 from finetune_operator.queue import WorkQueue
 from finetune_operator.settings import Settings
+from finetune_operator.status_writing import dump_status, mended
 from finetune_operator.views import JobView
 
 CONFLICT = 409
 REFUSED = (400, 403, 413, 422)
 """What another try alone does not mend: a quota, an admission rule, an object that the apiserver does not take."""
 
+SERVER_ERROR = 500
+"""From here on, what a webhook that does not answer leads to, too: it may last."""
+
+UNWRITABLE = (400, 413, 422)
+"""Of a status: it is refused for what stands in it."""
+
 NOT_FOUND = 404
+_SHOWN = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -46,18 +59,34 @@ class NotTaken(Exception):
     """What a job needs is not taken, for a cause in its namespace that its condition tells."""
 
 
+class PassFailed(Exception):
+    """It could not be decided about a job; the cause is the fault."""
+
+
 class Reconciler:
     """Works on keys: one pass at a time for each job."""
 
     def __init__(self, cache: Cache, queue: WorkQueue[Key], client: Client, settings: Settings,
-                 clock: Callable[[], datetime]) -> None:
+                 clock: Callable[[], datetime], check_lease: Callable[[], None] = lambda: None) -> None:
+        """Set up.
+
+        Args:
+            cache: what is known.
+            queue: the keys to work on.
+            client: of the apiserver.
+            settings: the administrator's.
+            clock: the time, in UTC.
+            check_lease: raises LeaseLost where this replica may not act.
+        """
         self._cache, self._queue, self._client = cache, queue, client
-        self._settings, self._clock = settings, clock
+        self._settings, self._clock, self._check_lease = settings, clock, check_lease
 
     async def work(self) -> None:
         """Take keys until cancelled."""
         while True:
             key, waited = await self._queue.take()
+            # Neither a queue that has keys nor a pass without news waits for anything: others come in between.
+            await asyncio.sleep(0)
             QUEUED.set(len(self._queue))
             WAIT_SECONDS.observe(waited)
             failed = True
@@ -76,6 +105,8 @@ class Reconciler:
             except (ClientError, OSError, TimeoutError) as error:
                 PASSES.labels("error").inc()
                 _log.warning("%s/%s: %s; trying again", *key, error or type(error).__name__, extra=_about(key))
+            except LeaseLost:
+                raise
             except Exception:
                 PASSES.labels("error").inc()
                 _log.exception("%s/%s: a pass failed; trying again", *key, extra=_about(key))
@@ -85,16 +116,38 @@ class Reconciler:
                     self._queue.add(waiting)
 
     async def reconcile(self, key: Key) -> None:
-        """One pass over one job.
+        """One pass over one job. Whatever happens, it ends in a sentence of the job's conditions.
 
         Raises:
             ApiError: the apiserver refused something (409: what was planned with is out of date).
             NotTaken: a quota, a policy or somebody else's object stands in the way.
+            PassFailed: it could not be decided about the job.
+            LeaseLost: this replica may not act any more.
         """
-        seen = self._cache.observe(key)
-        if seen is None:
+        job = self._cache.view(key)
+        if job is None:
             self._queue.forget(key)
             return
+        seen, fault = Observation(job), None
+        try:
+            seen = self._cache.around(job)
+            seen, decided = await self._decide(seen)
+            self._cache.turns.note(key, reason_of(decided.status))  # Before anybody else decides.
+        except (ApiError, ClientError, OSError):
+            raise
+        except Exception as error:
+            fault = error
+            decided = failing.told(seen, self._settings, self._clock(), error)
+        refusals = await self._act_all(seen.job, decided)
+        if refusals:
+            await self._tell_refusals(seen.job, decided, refusals)
+        await self._write_status(seen.job, decided)
+        if fault is not None:
+            raise PassFailed(str(fault)) from fault
+        if decided.requeue_after is not None:
+            self._queue.add_after(key, decided.requeue_after.total_seconds())
+
+    async def _decide(self, seen: Observation) -> tuple[Observation, Plan]:
         seen = await with_words(seen, self._client.events, self._clock())
         decided = plan(seen, self._settings, self._clock())
         if decided.needs_earlier_run:
@@ -102,21 +155,39 @@ class Reconciler:
             decided = plan(seen, self._settings, self._clock())
         if asked := claims_to_ask_for(seen, decided, self._settings):
             bound = await self._bound(seen.job.namespace, asked)
-            seen = replace(seen, bound_claims=bound, checks=self._cache.turns.beside(key))
+            turns = self._cache.turns.beside((seen.job.namespace, seen.job.name))
+            seen = replace(seen, bound_claims=bound, checks=turns)
             decided = plan(seen, self._settings, self._clock())
-        self._cache.turns.note(key, reason_of(decided.status))  # Before anybody else decides.
-        try:
-            for action in decided.actions:
-                await self._act(seen.job, action)
-        except (ApiError, NameTaken) as error:
-            if isinstance(error, NameTaken) or error.status in REFUSED:
-                await self._write_status(seen.job, refused(seen.job, decided, str(error), self._clock()))
-                if isinstance(error, NameTaken) or error.refused_by != AUTHORIZATION:
-                    raise NotTaken(str(error)) from error
-            raise
-        await self._write_status(seen.job, decided)
-        if decided.requeue_after is not None:
-            self._queue.add_after(key, decided.requeue_after.total_seconds())
+        return seen, decided
+
+    async def _act_all(self, job: JobView, decided: Plan) -> list[ApiError | NameTaken]:
+        """Carry out the actions, deletions first; what was refused.
+
+        A refusal holds up nothing but objects that were to be made after it: they may need what is not there.
+        """
+        refusals: list[ApiError | NameTaken] = []
+        lacking = False
+        for action in sorted(decided.actions, key=lambda one: not isinstance(one, Delete)):
+            if lacking and isinstance(action, Create):
+                continue
+            self._check_lease()
+            try:
+                await self._act(job, action)
+            except (ApiError, NameTaken) as error:
+                refusals.append(error)
+                lacking = lacking or not isinstance(action, Delete)
+        return refusals
+
+    async def _tell_refusals(self, job: JobView, decided: Plan, refusals: list[ApiError | NameTaken]) -> NoReturn:
+        """Tell in the status what was refused, and fail."""
+        told = [one for one in refusals if _is_told(one)]
+        if told:
+            words = "; ".join(dict.fromkeys(map(str, told)))
+            await self._write_status(job, refused(job, decided, words, self._clock()))
+        first = told[0] if told else refusals[0]
+        if isinstance(first, NameTaken) or (first.status in REFUSED and first.refused_by != AUTHORIZATION):
+            raise NotTaken(str(first)) from first
+        raise first
 
     async def _earlier_run(self, job: JobView) -> manifests.Object:
         """What an earlier attempt got. Attempts are few: the cache, which has every ConfigMap, need not hold it."""
@@ -161,45 +232,65 @@ class Reconciler:
 
     async def _write_status(self, job: JobView, decided: Plan) -> None:
         """Write the status where nothing has changed since it was planned (a 409 plans again), then the events."""
-        if decided.status == job.status:
+        if decided.status == job.status or (status := dump_status(decided.status)) == dump_status(job.status):
             return
-        body = {
-            "apiVersion": f"{GROUP}/{VERSION}", "kind": KIND,
-            "metadata": {"namespace": job.namespace, "name": job.name, "uid": job.uid,
-                         "resourceVersion": job.resource_version},
-            "status": dump_status(decided.status),
-        }
         starts = job.status.start_time is None and decided.status.start_time is not None
         if starts:
             reach("start")
         if decided.status.completion_time is not None:
             reach("final")
         try:
-            changed = self._cache.note(await self._client.replace_status(body)) is not None
+            await self._replace_status(job, status)
         except ApiError as error:
             if error.status == NOT_FOUND:
                 return  # Deleted meanwhile.
+            if error.status in UNWRITABLE:
+                await self._mend_status(job, status, error)
             raise
         if starts:
             reach("started")
-        if changed:  # The answer may reach the cache before the watch does: look again with it.
-            self._queue.add((job.namespace, job.name))
         for note in decided.events:
-            body = manifests.event(job, note.kind, note.reason, note.message, note.key, self._clock())
-            try:
-                await self._client.create(body)
-            except ApiError as error:
-                if error.reason != "AlreadyExists":
-                    _log.warning("%s/%s: the event %s could not be written: %s", job.namespace, job.name, note.reason,
-                                 error, extra=_about((job.namespace, job.name), decided.status))
+            await self._write_event(job, note)
         _log.log(logging.INFO if decided.events else logging.DEBUG, "%s/%s: %s", job.namespace, job.name,
                  _summary(decided.status), extra=_about((job.namespace, job.name), decided.status))
 
+    async def _replace_status(self, job: JobView, status: manifests.Object) -> None:
+        self._check_lease()
+        answer = await self._client.replace_status({
+            "apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "status": status,
+            "metadata": {"namespace": job.namespace, "name": job.name, "uid": job.uid,
+                         "resourceVersion": job.resource_version}})
+        short = readable(answer)
+        if short is not None and self._cache.note(short) is not None:
+            # The answer may reach the cache before the watch does: look again with it.
+            self._queue.add((job.namespace, job.name))
 
-def dump_status(status: FineTuneJobStatus) -> manifests.Object:
-    """A status as the apiserver takes it."""
-    dumped: manifests.Object = status.model_dump(mode="json", exclude_none=True)
-    return dumped
+    async def _mend_status(self, job: JobView, status: manifests.Object, error: ApiError) -> None:
+        """Tell that a status was refused, and write what can be written of it."""
+        STATUS_REFUSALS.inc()
+        key = job.namespace, job.name
+        _log.warning("%s/%s: the status is refused: %s", *key, error, extra=_about(key))
+        words = str(error)[:_SHOWN]
+        stored = self._cache.stored_status(key)
+        written = mended(status, stored, error.fields, words)
+        if written != stored:
+            await self._replace_status(job, written)
+        await self._write_event(job, Note("Warning", "StatusRefused", words, str(job.generation)))
+
+    async def _write_event(self, job: JobView, note: Note) -> None:
+        key = job.namespace, job.name
+        body = manifests.event(job, note.kind, note.reason, note.message, note.key, self._clock())
+        try:
+            await self._client.create(body)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                _log.warning("%s/%s: the event %s could not be written: %s", *key, note.reason, error,
+                             extra=_about(key))
+
+
+def _is_told(error: ApiError | NameTaken) -> bool:
+    """Whether a refusal is told in the conditions: not one that the next pass plans around."""
+    return isinstance(error, NameTaken) or error.status in REFUSED or error.status >= SERVER_ERROR
 
 
 def _summary(status: FineTuneJobStatus) -> str:

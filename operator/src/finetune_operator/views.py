@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from finetune_api.json_schema import FORM
 from finetune_api.messages import PreflightResult, Result
+from finetune_api.rules import look_up
+from finetune_api.spec.compute import ComputeSpec
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.spec.policy import BudgetSpec
+from finetune_api.status import FineTuneJobStatus, usable_time
 from pydantic import ValidationError
 
 from finetune_operator.names import ATTEMPT_LABEL, HASH_ANNOTATION, INDEX_ANNOTATION
@@ -23,6 +27,8 @@ _TRAINERS = ("dataset", "method", "training", "evaluation")
 """Sections of a spec that trainers alone go by: they have them from the start of the job on."""
 
 Raw = Mapping[str, Any]
+_SCHEMA = "dataset.answerFormat.schema"
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _Said = TypeVar("_Said", Result, PreflightResult)
 
 
@@ -36,6 +42,8 @@ class JobView:
             started, also without what another version let through and only trainers read.
         spec_error: why it can't be read as a whole, by field.
         status: what the operator wrote last.
+        limits: its budget and what it runs on, which are read on their own where the spec can't be; None where these
+            can't be either.
     """
 
     namespace: str
@@ -48,6 +56,7 @@ class JobView:
     spec: FineTuneJobSpec | None
     spec_error: str | None
     status: FineTuneJobStatus
+    limits: tuple[BudgetSpec, ComputeSpec] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,44 +145,74 @@ class AttemptView:
 
 
 def time_of(text: str | None) -> datetime | None:
-    """A Kubernetes timestamp, or None."""
-    return datetime.fromisoformat(text) if text else None
+    """A Kubernetes timestamp; None where there is none, or none that can be read."""
+    try:
+        return usable_time(datetime.fromisoformat(text)) if text else None
+    except (ValueError, TypeError):
+        return None
 
 
 def view_job(raw: Raw) -> JobView:
-    """Read a stored FineTuneJob."""
-    metadata = raw["metadata"]
-    status = _read_status(raw.get("status") or {})
-    spec, error = _read_spec(raw.get("spec") or {})
+    """Read a stored FineTuneJob. It never raises: what can't be read is in `spec_error`, or left out of the status."""
+    metadata, raw_spec = raw["metadata"], raw.get("spec") or {}
+    created = time_of(metadata["creationTimestamp"]) or _LONG_AGO
+    status = _read_status(raw.get("status") or {}, created)
+    spec, error = _read_spec(raw_spec)
     if spec is None and status.start_time is not None:
-        spec = _read_in_part(raw.get("spec") or {})
-    created = time_of(metadata["creationTimestamp"])
-    assert created is not None
+        spec = _read_in_part(raw_spec)
+    if look_up(raw_spec, _SCHEMA) == {} and status.start_time is None:
+        # What an earlier CustomResourceDefinition stored as an object: the apiserver leaves this of it.
+        spec, error = None, f"spec.{_SCHEMA}: {FORM}"
     return JobView(metadata["namespace"], metadata["name"], metadata["uid"], metadata.get("generation", 1),
-                   metadata["resourceVersion"], created, "deletionTimestamp" in metadata, spec, error, status)
+                   metadata["resourceVersion"], created, "deletionTimestamp" in metadata, spec, error,
+                   status, (spec.budget, spec.compute) if spec else _read_limits(raw_spec))
 
 
-def _read_status(raw: Raw) -> FineTuneJobStatus:
+def _read_status(raw: Raw, created: datetime) -> FineTuneJobStatus:
     """A status without the fields that this version can't read: another version wrote them, or somebody nonsense."""
     try:
         return FineTuneJobStatus.model_validate_json(json.dumps(raw))
-    except ValidationError as error:
-        unread = {str(fault["loc"][0]) for fault in error.errors()}
-        return _read_status({name: value for name, value in raw.items() if name not in unread})
+    except (ValueError, RecursionError):
+        readable = {name: value for name, value in raw.items() if _is_readable(name, value)}
+    # A job must not be started, or run, again because somebody wrote such a time.
+    times = {name: created.isoformat() for name in ("startTime", "completionTime")
+             if raw.get(name) and name not in readable}
+    return FineTuneJobStatus.model_validate_json(json.dumps({**readable, **times}))
+
+
+def _is_readable(name: str, value: Any) -> bool:
+    try:
+        FineTuneJobStatus.model_validate_json(json.dumps({name: value}))
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _read_spec(raw: Raw) -> tuple[FineTuneJobSpec | None, str | None]:
     try:
         return FineTuneJobSpec.model_validate_json(json.dumps(raw), extra="ignore"), None
     except ValidationError as error:
-        faults = (f"spec.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        faults = (f"{'.'.join(('spec', *map(str, fault['loc'])))}: {fault['msg']}" for fault in error.errors())
         return None, "; ".join(faults)
+    except (ValueError, RecursionError) as error:
+        return None, f"spec: it can't be read ({type(error).__name__}); write it anew"
+
+
+def _read_limits(raw: Raw) -> tuple[BudgetSpec, ComputeSpec] | None:
+    try:
+        budget, compute = (json.dumps(raw.get(name) or {}) for name in ("budget", "compute"))
+        return (BudgetSpec.model_validate_json(budget, extra="ignore"),
+                ComputeSpec.model_validate_json(compute, extra="ignore"))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _read_in_part(raw: Raw) -> FineTuneJobSpec | None:
     """A spec without the fields that this version can't read; None where it is more than its trainers need."""
     try:
         return FineTuneJobSpec.model_validate_json(json.dumps(raw), extra="ignore")
+    except RecursionError:
+        return None
     except ValidationError as error:
         unread = {tuple(map(str, fault["loc"][:2])) for fault in error.errors()}
     if any(len(place) < 2 or place[0] not in _TRAINERS or place[1] not in raw[place[0]] for place in unread):
@@ -189,8 +228,7 @@ def view_attempt(raw: Raw, pods: Iterable[PodView], label: str = ATTEMPT_LABEL) 
     conditions = {kind: condition for kind, condition in every.items() if condition.get("status") == "True"}
     ended = conditions.get("Failed") or conditions.get("Complete")
     failed = conditions.get("Failed")
-    created = time_of(metadata["creationTimestamp"])
-    assert created is not None
+    created = time_of(metadata["creationTimestamp"]) or _LONG_AGO
     held = every.get("Suspended")
     released = created if held is None else time_of(held.get("lastTransitionTime"))
     return AttemptView(

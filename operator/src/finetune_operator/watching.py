@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -11,9 +12,11 @@ from finetune_api.generate import PLURAL
 from finetune_api.spec.job import KIND
 
 from finetune_operator.cache import Cache, Key, key_of
-from finetune_operator.client import Client, list_path, log_in
+from finetune_operator.client import Client, list_path
+from finetune_operator.decoding import readable
 from finetune_operator.names import SELECTOR
 from finetune_operator.queue import WorkQueue
+from finetune_operator.readable_session import log_in_to_watch
 
 SERVER_TIMEOUT = 290
 """Seconds after which the apiserver ends a watch, so that a connection never grows old."""
@@ -22,6 +25,8 @@ INACTIVITY_TIMEOUT = 70.0
 """Seconds without even a bookmark after which a watch counts as dead."""
 
 SWEEP_INTERVAL = 600.0
+PORTION = 200
+"""Jobs that a sweep looks at without letting anything else happen."""
 
 WATCHED = (
     (f"{GROUP}/{VERSION}", KIND, PLURAL, ""),
@@ -48,8 +53,8 @@ def registry(cache: Cache, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
         kopf.on.event(group, version, plural, id=f"note-{plural}", registry=handlers)(take)
 
     @kopf.on.login(registry=handlers)
-    def login(**known: Any) -> Any:
-        return log_in(**known)
+    async def login(**known: Any) -> Any:
+        return log_in_to_watch(**known)
 
     return handlers
 
@@ -108,21 +113,29 @@ def watch_settings() -> kopf.OperatorSettings:
 async def sweep(cache: Cache, queue: WorkQueue[Key], client: Client, namespaces: tuple[str, ...]) -> None:
     """List everything: what the cache does not have yet is noted, and what no longer exists is dropped.
 
+    Every job that anything may be left to do about is looked at again, also without news: nothing is missed for long.
+    Watches go on meanwhile, and so does everything else: between two pages of a list, and between portions of jobs.
+
     Raises:
         ApiError: a list was refused.
     """
+    cache.begin_sweep()
+    changed: set[Key] = set()
     for api_version, kind, _, selector in WATCHED:
         for namespace in namespaces or (None,):
             uids: set[str] = set()
-            changed: set[Key] = set()
 
-            def take(raw: dict[str, Any], uids: set[str] = uids, changed: set[Key] = changed) -> None:
-                uids.add(raw["metadata"]["uid"])
-                cache.note(raw)
-                if (key := key_of(raw)) is not None:  # Looked at again also without news: nothing is missed for long.
+            def take(raw: dict[str, Any], uids: set[str] = uids) -> None:
+                if (short := readable(raw)) is None:
+                    return
+                uids.add(short["metadata"]["uid"])
+                if cache.note(short) and (key := key_of(short)):
                     changed.add(key)
 
             version = await client.list_into(list_path(api_version, kind, namespace), selector, take)
             changed.update(cache.keep_only(kind, uids, version, namespace))
-            for key in changed:
-                queue.add(key)
+    for count, key in enumerate({*changed, *(key for key, _ in cache.jobs())}, start=1):
+        if not cache.is_settled(key):
+            queue.add(key)
+        if count % PORTION == 0:
+            await asyncio.sleep(0)

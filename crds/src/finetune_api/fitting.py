@@ -1,0 +1,78 @@
+"""A status made to fit its schema, so that the apiserver takes it whatever it was derived from.
+
+A clock that is wrong, a trainer that reports nonsense and a text that is too long must not keep everything else from
+being told: figures are clamped, texts are cut, and what cannot be made to fit is left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_api.generate import crd
+
+_NOTHING = object()
+_LARGEST = 2**53
+"""Of whole numbers: JSON readers that hold them as floats read no larger one exactly."""
+
+
+@functools.cache
+def _status_schema() -> Mapping[str, Any]:
+    schema: Mapping[str, Any] = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+    return schema
+
+
+def fitting_status(status: Mapping[str, Any]) -> dict[str, Any]:
+    """A status, as plain data, that keeps the CustomResourceDefinition."""
+    fitted = _fit(status, _status_schema())
+    return fitted if isinstance(fitted, dict) else {}
+
+
+def _fit(value: Any, schema: Mapping[str, Any]) -> Any:
+    if schema.get("x-kubernetes-int-or-string"):
+        return value if re.fullmatch(schema["pattern"], str(value)) else _NOTHING
+    match schema.get("type"):
+        case "object":
+            return _fit_object(value, schema) if isinstance(value, Mapping) else _NOTHING
+        case "array":
+            if not isinstance(value, list | tuple):
+                return _NOTHING
+            items = [item for one in value if (item := _fit(one, schema["items"])) is not _NOTHING]
+            return items[-schema.get("maxItems", len(items)):] if items else []
+        case "string":
+            return _fit_text(value, schema)
+        case "boolean":
+            return value if isinstance(value, bool) else _NOTHING
+        case _:
+            return _fit_number(value, schema)
+
+
+def _fit_object(value: Mapping[str, Any], schema: Mapping[str, Any]) -> Any:
+    known, others = schema.get("properties", {}), schema.get("additionalProperties")
+    fitted = {name: below for name, one in value.items() if (rule := known.get(name, others)) is not None
+              and (below := _fit(one, rule)) is not _NOTHING}
+    return fitted if all(name in fitted for name in schema.get("required", ())) else _NOTHING
+
+
+def _fit_text(value: Any, schema: Mapping[str, Any]) -> Any:
+    if not isinstance(value, str):
+        return _NOTHING
+    text = value[:schema.get("maxLength", len(value))]
+    allowed = text in schema.get("enum", (text,)) and re.search(schema.get("pattern", ""), text)
+    return text if allowed else _NOTHING
+
+
+def _fit_number(value: Any, schema: Mapping[str, Any]) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return _NOTHING
+    if schema["type"] == "integer":
+        if not math.isfinite(value):
+            return _NOTHING
+        value = min(max(int(value), -_LARGEST), _LARGEST)
+    elif isinstance(value, float) and not math.isfinite(value):
+        return _NOTHING
+    value = max(value, schema.get("minimum", value))
+    return min(value, schema.get("maximum", value))

@@ -1,0 +1,79 @@
+"""The short form of the fuzzer; `python -m tests.operator.fuzz` is the long one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from finetune_operator import failing
+from finetune_operator.cache import Cache
+from finetune_operator.decoding import DEEPEST, decode, readable
+from finetune_operator.plan import plan
+
+from tests.operator.fuzz import run
+from tests.operator.objects import KEY, NOW, SETTINGS, observe, raw_attempt, raw_job, raw_pod, started, telling
+
+
+def test_no_job_and_no_children_make_a_pass_raise_and_every_one_ends_in_a_sentence():
+    ended, wrong = run(400, seed=1)
+    assert wrong == []
+    assert len(ended) > 10, "they end in many ways"
+
+
+@pytest.mark.parametrize("levels", [80, 300, 990, 50_000])
+def test_a_spec_nested_at_any_depth_is_that_jobs_invalid_spec(levels):
+    schema = '{"not":' * levels + "{}" + "}" * levels
+    text = json.dumps(raw_job(dataset={"answerFormat": {"type": "json", "schema": "HERE"}})).replace('"HERE"', schema)
+    cache = Cache()
+    assert cache.note(readable(decode(text.encode()))) == KEY
+    decided = plan(cache.observe(KEY), SETTINGS, NOW)
+    phase, reason, message = telling(decided)
+    assert (phase, reason) == ("Pending", "InvalidSpec")
+    assert message.startswith("spec.dataset.answerFormat.schema: Value error, nested deeper than 64 levels")
+
+
+def test_a_status_nested_at_any_depth_is_left_out_and_the_rest_is_read():
+    for levels in (10, 150, 300, 50_000):
+        raw = raw_job(started())
+        raw["status"]["evaluation"] = {"before": "HERE"}
+        deep = '{"a":' * levels + "1" + "}" * levels
+        cache = Cache()
+        cache.note(readable(decode(json.dumps(raw).replace('"HERE"', deep).encode())))
+        assert cache.view(KEY).status.start_time == NOW
+        assert cache.view(KEY).status.evaluation is None
+
+
+@pytest.mark.parametrize("content", [
+    b'{"metadata": "\xff\xfe"}', b'{"a": ' + b"9" * 5000 + b"}", b"[" * (DEEPEST + 5) + b"]" * (DEEPEST + 5),
+    b'{"a": "]]]]\\"", "b": ' + b"[" * 2000 + b'"}"' + b"]" * 2000 + b', "c": 1}'])
+def test_any_json_is_decoded(content):
+    json.dumps(decode(content))
+
+
+def test_what_is_cut_off_hides_nothing_beside_it():
+    deep = b'{"a": "]]]]\\"", "b": ' + b"[" * 2000 + b'"}"' + b"]" * 2000 + b', "c": 1}'
+    assert decode(deep)["a"] == ']]]]"'
+    assert decode(deep)["c"] == 1
+
+
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "2025-12-31T23:59:60Z"])
+@pytest.mark.parametrize("name", ["startTime", "completionTime"])
+def test_a_time_that_cannot_be_reckoned_with_starts_nothing_again(name, time):
+    raw = raw_job(started())
+    raw["status"][name] = time
+    cache = Cache()
+    cache.note(raw)
+    status = cache.view(KEY).status
+    assert status.start_time is not None
+    assert (status.completion_time is not None) is (name == "completionTime")
+
+
+def test_a_fault_of_the_operator_is_told_in_the_job_and_its_budget_is_kept():
+    budget = {"maxCost": "1", "hourlyRate": "1"}
+    running = started(attempts=())
+    seen = observe(raw_job(running, budget=budget), raw_attempt(), raw_pod(running=True))
+    decided = failing.told(seen, SETTINGS, NOW, ZeroDivisionError("by zero"))
+    phase, reason, message = telling(decided)
+    assert (phase, reason) == ("Starting", "InternalError")
+    assert "ZeroDivisionError: by zero" in message
+    assert decided.actions == ()

@@ -1,0 +1,199 @@
+"""What is stored, or refused, where nobody expects it: one job's affair, told there, and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from contextlib import contextmanager
+
+import pytest
+import yaml
+from finetune_operator.actions import Apply, Create, Delete, Plan
+from finetune_operator.cache import Cache
+from finetune_operator.client import ApiError
+from finetune_operator.queue import WorkQueue
+from finetune_operator.reconcile import Reconciler
+from finetune_operator.status_writing import dump_status, mended
+
+from tests.api.jobs import document
+from tests.cluster.waiting import wait_for
+from tests.operator.conftest import CRD
+from tests.operator.objects import KEY, NOW, SETTINGS, attempt, decide, raw_attempt, raw_job, raw_pod, started
+from tests.operator.operators import Operator
+from tests.operator.work import DONE, Work
+
+REFUSALS = ("finetune_operator_status_refusals_total", frozenset())
+
+
+@contextmanager
+def other_crd(control_plane, change, works):
+    """The CustomResourceDefinition changed, as another release has it, once it `works`."""
+    crd = yaml.safe_load(CRD.read_text())
+    change(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"])
+    try:
+        control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=json.dumps(crd))
+        wait_for(works, "the other CustomResourceDefinition to be in force")
+        yield
+    finally:
+        control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", CRD)
+
+
+def with_schema_as_object(properties):
+    answers = properties["spec"]["properties"]["dataset"]["properties"]["answerFormat"]["properties"]
+    answers["schema"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    rules = properties["spec"]["properties"]["dataset"]["x-kubernetes-validations"]
+    rules[:] = [rule for rule in rules if "answerFormat.schema.matches" not in rule["rule"]]
+
+
+def store(api, namespace, name, schema):
+    body = document(dataset={"answerFormat": {"type": "json", "schema": "HERE"}}, runPolicy={"preflight": "Skip"})
+    body["metadata"]["name"] = name
+    text = json.dumps(body).replace('"HERE"', schema)
+    return api._http.request("POST", api.path("FineTuneJob", namespace), content=text,
+                             headers={"Content-Type": "application/json"}).status_code == 201
+
+
+def test_a_stored_object_of_any_depth_is_its_own_jobs_invalid_spec(control_plane, api, work, namespace):
+    deep = '{"not":' * 990 + "{}" + "}" * 990
+    with other_crd(control_plane, with_schema_as_object, lambda: store(api, namespace, "first", deep)):
+        store(api, namespace, "shallow", '{"type": "object"}')
+        for identity in ("lists it", "lists it again"):
+            operator = Operator(control_plane, namespace, identity=identity)
+            try:
+                Work(api, namespace, "first").until("Pending", "InvalidSpec")
+                Work(api, namespace, "shallow").until("Running")
+                store(api, namespace, f"watched-{len(identity)}", deep)
+                Work(api, namespace, f"watched-{len(identity)}").until("Pending", "InvalidSpec")
+                assert operator.process.popen.poll() is None
+            finally:
+                operator.stop()
+
+
+def test_a_status_that_the_apiserver_does_not_take_is_told_and_the_rest_is_written(control_plane, api, work, namespace):
+    def without_running(properties):
+        properties["status"]["properties"]["phase"]["enum"].remove("Running")
+
+    def is_in_force():
+        return api._http.request("PATCH", api.path("FineTuneJob", namespace, "probe") + "/status?dryRun=All", content=
+                                 json.dumps({"status": {"phase": "Running"}}), headers={
+                                     "Content-Type": "application/merge-patch+json"}).status_code == 422
+
+    Work(api, namespace, "probe").apply(runPolicy={"suspend": True})
+    operator = Operator(control_plane, namespace, identity="newer")
+    try:
+        with other_crd(control_plane, without_running, is_in_force):
+            work.apply()
+            work.running_pod()
+
+            def told():
+                status = work.status()
+                assert any("a part of the status could not be written" in one["message"]
+                           for one in status["conditions"]), status["conditions"]
+                return status
+            status = wait_for(told, "the refusal to be told")
+            assert status["attempts"][0]["reason"] == "Running"
+            assert status["phase"] == "Starting"
+            assert operator.metrics()[REFUSALS] >= 1
+            assert any(one["reason"] == "StatusRefused" for one in work.events())
+        work.until("Running")
+        work.end(0, DONE)
+        status = work.until("Succeeded")
+        assert not any("could not be written" in one["message"] for one in status["conditions"])
+    finally:
+        operator.stop()
+
+
+def test_a_webhook_that_does_not_answer_is_told_as_a_quota_is(operator, work, api, namespace):
+    hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+    api("POST", hooks, {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": namespace}, "webhooks": [{
+            "name": "away.example.com", "failurePolicy": "Fail", "sideEffects": "None", "timeoutSeconds": 1,
+            "admissionReviewVersions": ["v1"], "clientConfig": {"url": "https://127.0.0.1:1/"},
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+            "rules": [{"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}],
+        }]})
+    try:
+        work.apply()
+        status = work.until("Starting", "CannotStart")
+        words = next(one["message"] for one in status["conditions"] if one["type"] == "Progressing")
+        assert "500 InternalError" in words
+        assert "away.example.com" in words
+    finally:
+        api("DELETE", f"{hooks}/{namespace}")
+    work.until("Running")
+
+
+class Apiserver:
+    """Takes what is asked for, and refuses some of it."""
+
+    def __init__(self, refused):
+        self.refused, self.asked = refused, []
+
+    def _ask(self, verb, name):
+        self.asked.append(f"{verb} {name}")
+        if name in self.refused:
+            raise ApiError(500, "InternalError", "failed calling webhook")
+
+    async def create(self, manifest):
+        self._ask("create", manifest["metadata"]["name"])
+        return manifest
+
+    async def apply(self, manifest):
+        self._ask("apply", manifest["metadata"]["name"])
+        return manifest
+
+    async def delete(self, api_version, kind, namespace, name):
+        self._ask("delete", name)
+
+
+def _made(name):
+    made = raw_attempt()
+    made["metadata"] |= {"name": name, "uid": name}
+    return made
+
+
+@pytest.mark.parametrize(("refused", "asked"), [
+    (set(), ["delete old", "apply policy", "create map", "create job", "apply limits"]),
+    ({"old"}, ["delete old", "apply policy", "create map", "create job", "apply limits"]),
+    ({"policy"}, ["delete old", "apply policy", "apply limits"]),
+    ({"map"}, ["delete old", "apply policy", "create map", "apply limits"]),
+])
+def test_what_is_refused_holds_up_only_what_would_be_made_after_it(refused, asked):
+    apiserver, cache = Apiserver(refused), Cache()
+    cache.note(raw_job())
+    actions = (Apply(_made("policy")), Create(_made("map")), Create(_made("job")), Apply(_made("limits")),
+               Delete("batch/v1", "Job", "old"))
+
+    async def act():
+        reconciler = Reconciler(cache, WorkQueue(), apiserver, SETTINGS, lambda: NOW)
+        return await reconciler._act_all(cache.view(KEY), Plan(cache.view(KEY).status, actions))
+
+    assert len(asyncio.run(act())) == len(refused)
+    assert apiserver.asked == asked
+
+
+def test_a_start_that_is_refused_in_part_is_not_recorded_at_all():
+    wanted = dump_status(decide(raw_job()).status)
+    written = mended(wanted, {}, ["status.cost.hourlyRate"], "422 Invalid: status.cost.hourlyRate")
+    assert "startTime" not in written
+    assert "422 Invalid" in next(one["message"] for one in written["conditions"] if one["type"] == "Progressing")
+
+
+def test_what_is_refused_of_a_status_stays_as_it_is_stored_and_the_words_are_told_once():
+    stored = dump_status(started())
+    wanted = copy.deepcopy(stored) | {"phase": "Failed", "completionTime": "2026-01-01T13:00:00Z"}
+    wanted["cost"] = {**stored["cost"], "spent": "-1"}
+    written = mended(wanted, stored, ["status.cost.spent", "spec.x"], "refused")
+    assert written["cost"] == stored["cost"]
+    assert (written["phase"], written["completionTime"]) == ("Failed", "2026-01-01T13:00:00Z")
+    assert mended(written, stored, ["status.cost.spent"], "refused") == written
+
+
+def test_a_node_whose_clock_is_behind_costs_nothing_and_takes_no_time():
+    ended = started(attempts=(attempt(1, start=0),))
+    decided = decide(raw_job(ended, budget={"maxCost": "1"}), raw_attempt(ended="Failed"),
+                     raw_pod(exit_code=1, at=-7200), at=60)
+    assert decided.status.cost.spent == 0
+    assert dump_status(decided.status)["cost"]["spent"] == "0.0000"
