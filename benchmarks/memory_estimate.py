@@ -88,7 +88,8 @@ def measure(case: Case) -> tuple[int, int]:
     from finetune_trainer.model.tokenizer import load_tokenizer
     from finetune_trainer.stopping import StopFlag
     from finetune_trainer.storage import BackgroundUploader, open_storage
-    from finetune_trainer.training.checkpoints import CheckpointStore, Identity
+    from finetune_trainer.training.checkpoints import CheckpointStore
+    from finetune_trainer.training.complete import Identity
     from finetune_trainer.training.run import TrainingRun
     from finetune_trainer.watching.state import RunState
 

@@ -100,7 +100,8 @@ def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[Toke
     from finetune_trainer.stopping import StopFlag
     from finetune_trainer.storage import BackgroundUploader, open_storage
     from finetune_trainer.training import sft
-    from finetune_trainer.training.checkpoints import CheckpointStore, Identity
+    from finetune_trainer.training.checkpoints import CheckpointStore
+    from finetune_trainer.training.complete import Identity
     from finetune_trainer.training.run import TrainingRun
     from finetune_trainer.watching.metrics_log import MetricsLog
     from finetune_trainer.watching.state import RunState

@@ -1,5 +1,7 @@
 """From question and answer to tokens, by the model's own template."""
 
+from datetime import date, datetime, timedelta
+
 import pytest
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.rows import Example
@@ -87,3 +89,29 @@ def test_korean_survives_tokenising_and_decoding():
     chat = ChatFormat(tokenizer, None)
     answer = '{"벌금": 1, "이유": "음주 운전"}'
     assert chat.text(chat.row(_example("피고인은 술을 마셨다", answer)).answer) == answer
+
+
+DATED = ("\n{% macro today() %}{{ strftime_now('%d %b %Y') }}{% endmacro %}"
+         "{% if not date_string is defined %}{% if strftime_now is defined %}{% set date_string = today() %}"
+         "{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}<|im_start|>{{ date_string }}"
+         "{% for m in messages %}{% if loop.first %} ({{ strftime_now(format='%-d/%m, %A') ~ '!' }}){% endif %}"
+         "{% endfor %}<|im_end|>" + CHATML)
+
+
+def test_a_template_that_writes_todays_date_writes_that_of_the_job():
+    tokenizer = tiny_tokenizer(DATED)
+    chats = [ChatFormat(tokenizer, None, date(2026, 3, day)) for day in (4, 4, 5)]
+    rows = [chat.row(_example()) for chat in chats]
+    wanted = tokenizer.apply_chat_template(list(_example().messages), tokenize=False, add_generation_prompt=True)
+    now = datetime.now()
+    for frozen in (now, now + timedelta(days=1)):
+        wanted = wanted.replace(frozen.strftime("%d %b %Y"), "04 Mar 2026").replace(
+            frozen.strftime("%-d/%m, %A"), "4/03, Wednesday")
+    assert _text(tokenizer, rows[0].prompt) == wanted
+    assert rows[0] == rows[1] != rows[2]
+    assert all(chat.is_dated for chat in chats)
+    assert tokenizer.chat_template == DATED, "what is published is the model's own"
+    plain = ChatFormat(tiny_tokenizer(), None, date(2026, 3, 14))
+    plain.row(_example())
+    assert not plain.is_dated
+    assert ChatFormat(tokenizer, None).row(_example()).prompt, "an earlier operator froze no date"

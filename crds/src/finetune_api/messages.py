@@ -363,6 +363,9 @@ class CheckpointManifest(Message):
     environment: dict[str, str]
     """Machine type, thread count and package versions: a resumed run is bit-exact where these are the same."""
 
+    date: Date | None = None
+    """The day that its rows took for today: a run that goes on from it takes the same one."""
+
     files: tuple[PublishedFile, ...]
     """The files of the checkpoint."""
 

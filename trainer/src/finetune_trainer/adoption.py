@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 
 from finetune_api.layout import MANIFEST, job_prefix
 from finetune_api.messages import Manifest, Outcome, PublishedFile, Result, RunConfig
@@ -132,6 +133,14 @@ def misfit(manifest: Manifest, want: Wanted) -> str | None:
         if mine is not None and mine != its:
             return f"it belongs to another {what}" if what != "data" else "it belongs to other data"
     return None
+
+
+def date_of(manifest: Manifest) -> date:
+    """The day that the rows of a result took for today; earlier releases noted none, and took that of the run."""
+    try:
+        return date.fromisoformat(str(manifest.run.get("date")))
+    except ValueError:
+        return manifest.created.date()
 
 
 def damage(storage: Storage, prefix: str, manifest: Manifest) -> str | None:

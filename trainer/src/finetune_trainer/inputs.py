@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 from finetune_api.messages import RunConfig
@@ -40,15 +41,21 @@ def check_shares(spec: FineTuneJobSpec, processes: int) -> None:
                         f"equally among {processes} processes; write a multiple of that")
 
 
-def open_chat(spec: FineTuneJobSpec, files: ModelFiles) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
+def open_chat(spec: FineTuneJobSpec, files: ModelFiles, today: date | None
+              ) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
     """The model's tokenizer, and how it writes a conversation.
+
+    Args:
+        spec: the job's spec with its defaults resolved.
+        files: the model's files.
+        today: the day that a chat template may write; None takes the clock's.
 
     Raises:
         BadConfig: there is no tokenizer that ends its answers, or the answers' schema can't be used, or not be forced
             while decoding.
     """
     tokenizer = load_tokenizer(files)
-    chat = ChatFormat(tokenizer, spec.dataset.system)
+    chat = ChatFormat(tokenizer, spec.dataset.system, today)
     schema = spec.dataset.answer_format.json_schema
     schema_validator(schema)
     if spec.evaluation.constrained and schema is not None:

@@ -64,7 +64,8 @@ from finetune_trainer.report.facts import RunFacts
 from finetune_trainer.report.html import render_report
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.storage import BackgroundUploader, Storage, open_storage, probe
-from finetune_trainer.training.checkpoints import CheckpointStore, Identity
+from finetune_trainer.training.checkpoints import CheckpointStore
+from finetune_trainer.training.complete import Identity, frozen_date, going_on, require_earlier
 from finetune_trainer.training.packing import settle_packing
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.watching.metrics_log import MetricsLog
@@ -129,13 +130,15 @@ def run_attempt(attempt: Attempt) -> Finished:
     if attempt.place.is_main:
         probe(storage, prefix)
     check_shares(spec, attempt.place.size)
+    config = config.model_copy(update={"date": frozen_date(storage, config, attempt.clock.now().date())})
+    attempt = replace(attempt, config=config)
 
     state.enter(Stage.LOADING)
     world = connect(os.environ, attempt.place, attempt.rendezvous_seconds, stop.check, attempt.clock)
     device = choose_device(spec.training.precision, packing=spec.training.packing)
     make_deterministic(device)
     files = find_model(spec.model, spec.output.s3, attempt.scratch, state.note)
-    tokenizer, chat = open_chat(spec, files)
+    tokenizer, chat = open_chat(spec, files, config.date)
     stop.check()
 
     state.enter(Stage.PREPARING_DATA)
@@ -158,6 +161,7 @@ def run_attempt(attempt: Attempt) -> Finished:
     check_embeddings(model, data, tokenizer, files.name)
     identity = Identity(config.spec_hash, data_hash, weights_digest(model),
                         {**environment(device), "number of processes": str(world.size)})
+    require_earlier(storage, config, data_hash, identity.base_hash)
     base = describe(model)
     evaluator = Evaluator(spec, data.held_out, tokenizer, chat, device, attempt.clock, stop.check, state.answers_done,
                           judge)
@@ -175,9 +179,10 @@ def run_attempt(attempt: Attempt) -> Finished:
         settled, findings = settle_packing(spec, model, data.train, world, state.note)
         trained = METHODS[spec.method.type](TrainingRun(
             spec=settled, model=model, tokenizer=tokenizer, data=data, device=device, identity=identity,
-            checkpoints=CheckpointStore(storage, prefix, config.attempt, uploader, state.note), uploader=uploader,
-            state=state, metrics=attempt.metrics, limits=attempt.limits, reserve=_reserve(before, state), stop=stop,
-            scratch=attempt.scratch, clock=attempt.clock, world=world, reload=load, judge=judge,
+            checkpoints=CheckpointStore(storage, prefix, config.attempt, uploader, state.note, going_on(config)),
+            uploader=uploader, state=state, metrics=attempt.metrics, limits=attempt.limits,
+            reserve=_reserve(before, state), stop=stop, scratch=attempt.scratch, clock=attempt.clock, world=world,
+            reload=load, judge=judge,
         ))
         uploader.drain()
     if trained.stopped_early:
@@ -237,7 +242,8 @@ def run_attempt(attempt: Attempt) -> Finished:
         publication.add(results)
     result = publication.finish(trained.tuned.folder, identity, files.revision, _result(facts, trained, state),
                                 attempt.clock)
-    remove_checkpoints(storage, prefix)
+    if not trained.stopped_early:  # Else `runPolicy.resumeFrom` may go on from the last one.
+        remove_checkpoints(storage, prefix)
     state.enter(Stage.DONE)
     return Finished(result, facts)
 

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,14 @@ from finetune_api.layout import job_prefix
 from finetune_api.messages import JobEstimate, Outcome, PreflightResult, PreflightVerdict, Result, RunConfig
 from finetune_api.spec.policy import RerunPolicy
 
-from finetune_trainer.adoption import adopted, candidates, damage, misfit, wanted
+from finetune_trainer.adoption import adopted, candidates, damage, date_of, misfit, wanted
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.rows import LEFT_OUT
 from finetune_trainer.entry import new_scratch
 from finetune_trainer.errors import in_words
 from finetune_trainer.model.content import content_digest
 from finetune_trainer.storage import as_output, open_storage, probe
+from finetune_trainer.training.complete import frozen_date, require_earlier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,14 +80,23 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     storage = open_storage(spec.output.uri, spec.output.s3)
     probe(storage, job_prefix(config.namespace, config.name, config.uid))
     check_shares(spec, spec.compute.processes(config.accelerator.name))
+    day = frozen_date(storage, config, SystemClock().now().date())
     description = describe_model(spec.model, spec.output.s3, scratch, tell)
-    tokenizer, chat = open_chat(spec, description.files)
+    tokenizer, chat = open_chat(spec, description.files, day)
     data, _ = read_rows(config, description.files, chat, scratch, tell)
     revision, data_hash = description.files.revision or None, data.digest()
+
+    def data_hash_on(other: date) -> str:
+        if other == day or not chat.is_dated:
+            return data_hash
+        then = open_chat(spec, description.files, other)[1]
+        return read_rows(config, description.files, then, scratch, lambda note: None)[0].digest()
+
     if spec.run_policy.rerun is not RerunPolicy.ALWAYS:
-        published = _published(config, description, data_hash, scratch, tell)
+        published = _published(config, description, data_hash_on, scratch, tell)
         if published is not None:
             return _adopting(published, revision, data_hash)
+    resumed = require_earlier(storage, config, data_hash)
     base = open_base(description.files.folder, description.source)
     model = base.empty()
     check_embeddings(model, data, tokenizer, description.source)
@@ -95,6 +106,8 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     if (held := description.held()) is not None:
         base.check(held, spec.method.quantization)
     words = [_words(config, estimate, data.counts)]
+    if resumed:
+        words.append(f"goes on from step {resumed.step}, which {resumed.folder} has")
     if warning := check_reference(spec, data.held_out, SystemClock()):
         tell(warning)
         words.append(warning)
@@ -127,20 +140,25 @@ def _check_targets(config: RunConfig, model: PreTrainedModel) -> None:
         target_modules(model, settings.target_modules, f"spec.method.{field}")
 
 
-def _published(config: RunConfig, description: Description, data_hash: str, scratch: Path,
+def _published(config: RunConfig, description: Description, data_hash_on: Callable[[date], str], scratch: Path,
                tell: Callable[[str], None]) -> Result | None:
     """A finished result of a job of this name on the same base and rows, from another cluster or another life.
 
-    The weights of a model that has no commit are read only where everything else fits: to buy them again costs more.
+    Rows in which a chat template writes the date are compared as they were on that result's day. The weights of a model
+    that has no commit are read only where everything else fits: to buy them again costs more.
     """
     spec = config.spec
     storage = open_storage(spec.output.uri, spec.output.s3)
-    want = replace(wanted(config), base_revision=description.files.revision or None, data_hash=data_hash)
+    want = replace(wanted(config), base_revision=description.files.revision or None)
     for prefix, manifest in candidates(storage, want, tell):
-        if want.base_revision is None:
+        if spec.run_policy.resume_from and manifest.result.outcome is Outcome.STOPPED_EARLY:
+            continue  # What was stopped is to go on.
+        want = replace(want, data_hash=data_hash_on(date_of(manifest)))
+        fault = misfit(manifest, want)
+        if fault is None and want.base_revision is None:
             want = replace(want, base_revision=content_digest(spec.model, spec.output.s3, scratch))
         with as_output():
-            fault = misfit(manifest, want) or damage(storage, prefix, manifest)
+            fault = fault or misfit(manifest, want) or damage(storage, prefix, manifest)
         if fault is None:
             return adopted(storage, prefix, manifest)
         tell(f"the result {prefix} is passed over: {fault}")
@@ -149,7 +167,8 @@ def _published(config: RunConfig, description: Description, data_hash: str, scra
 
 def _adopting(published: Result, revision: str | None, data_hash: str) -> PreflightResult:
     """The answer where a result is there already: the job ends as the one that published it, and for its reason."""
-    how = {Outcome.QUALITY_GATE: "and missed its quality gate", Outcome.STOPPED_EARLY: "and was stopped early"}
+    how = {Outcome.QUALITY_GATE: "and missed its quality gate",
+           Outcome.STOPPED_EARLY: "and was stopped early, and runPolicy.resumeFrom would go on with it"}
     words = (f"the same job on the same base and rows is published already: {published.manifest}; "
              "runPolicy.rerun: Always trains again")
     if published.outcome in how:

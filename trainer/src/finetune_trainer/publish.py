@@ -17,7 +17,8 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.faults import reach
 from finetune_trainer.model.device import package_versions
 from finetune_trainer.storage import Storage
-from finetune_trainer.training.checkpoints import Identity, list_files
+from finetune_trainer.training.checkpoints import list_files
+from finetune_trainer.training.complete import Identity
 
 
 class Publication:

@@ -55,3 +55,10 @@ class RunPolicy(ApiModel):
 
     rerun: RerunPolicy = RerunPolicy.IF_CHANGED
     """`IfChanged` adopts a result that is already published for the same spec and data; `Always` trains again."""
+
+    resume_from: Annotated[str, Field(
+        max_length=105, pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?(/[a-z0-9-]{1,64})?$")] | None = None
+    """Name of an earlier job of this namespace and output (`name/uid`: one of several of that name). Training goes on
+    from its newest checkpoint. Its spec (but for compute, budget and runPolicy), data and base have to be the same.
+    Read when the job starts.
+    """

@@ -12,9 +12,11 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.data.control import REASONING, ControlTokens
+from finetune_trainer.data.dates import is_dated, with_date
 from finetune_trainer.data.rows import Example, Message, TokenRow
 from finetune_trainer.data.values import trimmed
 from finetune_trainer.errors import BadConfig, first_line
@@ -73,11 +75,22 @@ class ChatFormat:
     template that writes none are written as JSON between `<tool_call>` and `</tool_call>`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None, today: date | None = None) -> None:
+        """
+        Args:
+            tokenizer: the model's.
+            system: the job's system prompt.
+            today: the day that the template may write, as the model would; None takes the clock's.
+
+        Raises:
+            BadConfig: the tokenizer has no end token.
+        """
         if tokenizer.eos_token_id is None:
             raise BadConfig("spec.model.source: the tokenizer has no end token, so that answers would never end")
         self._tokenizer = tokenizer
         self._system = system
+        self._today = today
+        self.is_dated = False
         self._control = ControlTokens(tokenizer)
         self._has_template = bool(tokenizer.chat_template)
         self._suffixes: dict[str, list[int]] = {}
@@ -252,9 +265,14 @@ class ChatFormat:
 
     def _render(self, messages: Sequence[Message], tools: Any, add_generation_prompt: bool = False) -> str:
         try:
+            template: str = self._tokenizer.get_chat_template(tools=tools)
+            variables: dict[str, Any] = {}
+            if self._today and is_dated(template):
+                self.is_dated = True
+                template, variables = with_date(template, self._today)
             return str(self._tokenizer.apply_chat_template(
                 [_in_parts(message) if self._parts else dict(message) for message in messages], tools=tools,
-                tokenize=False, add_generation_prompt=add_generation_prompt))
+                chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt, **variables))
         # A template is the model author's program: whatever it raises, it refuses the conversation.
         except Exception as error:
             roles = ", ".join(message["role"] for message in messages)

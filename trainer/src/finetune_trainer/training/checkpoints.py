@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.layout import CHECKPOINT_MANIFEST, CHECKPOINTS, checkpoint_prefix
+from finetune_api.layout import CHECKPOINT_MANIFEST, checkpoint_prefix
 from finetune_api.messages import CheckpointManifest, PublishedFile
-from pydantic import ValidationError
+from finetune_api.paths import below
 
 from finetune_trainer.digests import file_digest
-from finetune_trainer.errors import MissingInput
+from finetune_trainer.errors import BadConfig, MissingInput
 from finetune_trainer.faults import reach
 from finetune_trainer.storage import BackgroundUploader, Storage
+from finetune_trainer.training.complete import (
+    Checkpoint,
+    GoingOn,
+    Identity,
+    complete_checkpoints,
+    misfit,
+    read_checkpoint,
+)
 
 _KEPT = 2
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What has to be the same for a checkpoint to fit a run: job, rows and base weights.
-
-    Attributes:
-        spec_hash: digest of what decides the result.
-        data_hash: digest of the prepared rows.
-        base_hash: digest of the base weights in memory.
-        environment: machine type, threads and versions; where these differ a resumed run goes on, but not bit by bit.
-    """
-
-    spec_hash: str
-    data_hash: str
-    base_hash: str
-    environment: dict[str, str]
+_ALONE = GoingOn()
 
 
 def list_files(folder: Path, without: Collection[str] = ()) -> tuple[PublishedFile, ...]:
@@ -44,15 +35,27 @@ def list_files(folder: Path, without: Collection[str] = ()) -> tuple[PublishedFi
 
 
 class CheckpointStore:
-    """The checkpoints of one job in its output."""
+    """The checkpoints of one job in its output, and those of an earlier one that it may take up."""
 
     def __init__(self, storage: Storage, prefix: str, attempt: int, uploader: BackgroundUploader,
-                 tell: Callable[[str], None]) -> None:
+                 tell: Callable[[str], None], going_on: GoingOn = _ALONE) -> None:
+        """
+        Args:
+            storage: the job's output.
+            prefix: the job's folder there.
+            attempt: the attempt's number.
+            uploader: uploads in the background.
+            tell: what to do with notes for people.
+            going_on: an earlier job whose checkpoints may be taken up, and the job's date.
+        """
         self._storage = storage
         self._prefix = prefix
         self._attempt = attempt
+        self._going_on = going_on
         self._uploader = uploader
         self._tell = tell
+        self._broken: set[str] = set()
+        self._fitting: dict[str, bool] = {}
         self.complete_step = 0
 
     def save(self, folder: Path, step: int, identity: Identity, trained_seconds: float) -> None:
@@ -60,7 +63,7 @@ class CheckpointStore:
         manifest = CheckpointManifest(
             step=step, attempt=self._attempt, spec_hash=identity.spec_hash, data_hash=identity.data_hash,
             base_hash=identity.base_hash, environment=identity.environment, trained_seconds=trained_seconds,
-            files=list_files(folder),
+            date=self._going_on.date, files=list_files(folder),
         )
         self._uploader.submit(lambda: self._upload(folder, manifest))
 
@@ -73,22 +76,32 @@ class CheckpointStore:
         self.complete_step = manifest.step
         shutil.rmtree(folder, ignore_errors=True)
         reach(f"checkpointed-{manifest.step}")
-        self._remove_old()
+        self._remove_old(manifest)
 
-    def _remove_old(self) -> None:
-        keys = self._storage.keys(f"{self._prefix}/{CHECKPOINTS}/")
-        complete = sorted((key for key in keys if key.endswith(f"/{CHECKPOINT_MANIFEST}")), key=_step_of)
-        for manifest in complete[:-_KEPT]:
-            folder = manifest.rpartition("/")[0] + "/"
+    def _remove_old(self, newest: CheckpointManifest) -> None:
+        """Keep two of those that a run like this one could take up; those of others are not touched."""
+        fitting = [one for one in complete_checkpoints(self._storage, self._prefix, None)
+                   if one.folder not in self._broken and self._fits(one, newest)]
+        for old in fitting[:-_KEPT]:
             # The manifest goes first, so that nobody takes a checkpoint whose files are going.
-            self._storage.delete([manifest])
-            self._storage.delete([key for key in keys if key.startswith(folder) and key != manifest])
+            self._storage.delete([f"{old.folder}/{CHECKPOINT_MANIFEST}"])
+            self._storage.delete(self._storage.keys(f"{old.folder}/"))
+
+    def _fits(self, checkpoint: Checkpoint, newest: CheckpointManifest) -> bool:
+        known = self._fitting.get(checkpoint.folder)
+        if known is None:
+            found = read_checkpoint(self._storage, checkpoint)
+            known = not isinstance(found, str) and misfit(found, newest.spec_hash, newest.data_hash,
+                                                          newest.base_hash) is None
+            self._fitting[checkpoint.folder] = known
+        return known
 
     def newest(self, identity: Identity, folder: Path, step: int | None = None, without: Collection[str] = ()
                ) -> CheckpointManifest | None:
         """Fetch the newest complete checkpoint that fits, checked file by file, into `folder`; None if there is none.
 
-        One that doesn't fit or is damaged is passed over, and said.
+        One that doesn't fit or is damaged is passed over, and said. What an earlier job's trainers have run is not
+        counted as this one's.
 
         Args:
             identity: what it has to fit.
@@ -96,52 +109,42 @@ class CheckpointStore:
             step: its step, where that is known; else any.
             without: files that aren't needed.
         """
-        keys = self._storage.keys(f"{self._prefix}/{CHECKPOINTS}/")
-        complete = sorted((key for key in keys if key.endswith(f"/{CHECKPOINT_MANIFEST}")), key=_step_of, reverse=True)
-        for key in complete:
-            if step is not None and _step_of(key)[0] != step:
+        for checkpoint in reversed(complete_checkpoints(self._storage, self._prefix, self._going_on.earlier)):
+            if step is not None and checkpoint.step != step:
                 continue
-            source = key.rpartition("/")[0]
-            fault = self._fetch(key, source, identity, folder, without)
-            if isinstance(fault, CheckpointManifest):
-                self.complete_step = fault.step
-                return fault
-            self._tell(f"the checkpoint {source} is passed over: {fault}")
+            found = self._fetch(checkpoint, identity, folder, without)
+            if isinstance(found, CheckpointManifest):
+                self.complete_step = found.step
+                return found if checkpoint.own else found.model_copy(update={"trained_seconds": 0.0})
+            self._tell(f"the checkpoint {checkpoint.folder} is passed over: {found}")
         return None
 
-    def _fetch(self, key: str, source: str, identity: Identity, folder: Path, without: Collection[str]
+    def _fetch(self, checkpoint: Checkpoint, identity: Identity, folder: Path, without: Collection[str]
                ) -> CheckpointManifest | str:
-        try:
-            manifest = CheckpointManifest.model_validate_json(self._storage.get_bytes(key) or b"")
-        except ValidationError:
-            return "its manifest can't be read"
-        for name, mine, its in (("job", identity.spec_hash, manifest.spec_hash),
-                                ("data", identity.data_hash, manifest.data_hash),
-                                ("base weights", identity.base_hash, manifest.base_hash)):
-            if mine != its:
-                return f"it belongs to other {name}"
+        manifest = read_checkpoint(self._storage, checkpoint)
+        if isinstance(manifest, str):
+            return manifest
+        if fault := misfit(manifest, identity.spec_hash, identity.data_hash, identity.base_hash):
+            return fault
         shutil.rmtree(folder, ignore_errors=True)
-        for file in manifest.files:
-            if file.path in without:
-                continue
-            path = folder / file.path
-            try:
-                self._storage.get_file(f"{source}/{file.path}", path)
-            except MissingInput:
-                return f"{file.path} is missing"
-            # Checked before anything reads it: trainer state is only opened once its digest fits.
-            if file_digest(path) != file.sha256:
-                return f"{file.path} is damaged"
+        folder.mkdir(parents=True)
+        fault = next((fault for file in manifest.files if file.path not in without
+                      and (fault := self._fetch_file(checkpoint, file, folder))), None)
+        if fault:
+            self._broken.add(checkpoint.folder)
+            return fault
         for name in sorted(identity.environment):
             if manifest.environment.get(name) != identity.environment[name]:
                 self._tell(f"resuming on another {name} ({identity.environment[name]}, before "
                            f"{manifest.environment.get(name)}): the result is as good, but not the same to the bit")
         return manifest
 
-
-def _step_of(key: str) -> tuple[int, int]:
-    """Step and attempt of `…/<attempt>/step-<step>/checkpoint.json`."""
-    attempt, step = key.split("/")[-3:-1]
-    return int(step.removeprefix("step-")), int(attempt)
-
-
+    def _fetch_file(self, checkpoint: Checkpoint, file: PublishedFile, folder: Path) -> str | None:
+        """Fetch a file; what is wrong with it, or None."""
+        path = below(folder, file.path)
+        try:
+            self._storage.get_file(f"{checkpoint.folder}/{file.path}", path)
+        except (MissingInput, BadConfig):
+            return f"{file.path} is missing"
+        # Checked before anything reads it: trainer state is only opened once its digest fits.
+        return None if file_digest(path) == file.sha256 else f"{file.path} is damaged"

@@ -19,7 +19,8 @@ from finetune_trainer.reft.rewards import Judge
 from finetune_trainer.reft.state import RolloutExample
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.storage import BackgroundUploader
-from finetune_trainer.training.checkpoints import CheckpointStore, Identity
+from finetune_trainer.training.checkpoints import CheckpointStore
+from finetune_trainer.training.complete import Identity
 from finetune_trainer.tuned import Tuned
 from finetune_trainer.watching.metrics_log import MetricsLog
 from finetune_trainer.watching.state import RunState

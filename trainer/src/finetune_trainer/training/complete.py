@@ -1,0 +1,168 @@
+"""Which complete checkpoints an output holds, and which of them fit a run: by their manifests alone.
+
+Those of an earlier job of the namespace, which `runPolicy.resumeFrom` names, are looked at but never touched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from finetune_api.layout import CHECKPOINT_MANIFEST, CHECKPOINTS, job_prefix
+from finetune_api.messages import CheckpointManifest, RunConfig
+from pydantic import ValidationError
+
+from finetune_trainer.errors import BadConfig, MissingInput
+from finetune_trainer.storage import Storage, as_output
+
+_PLACE = re.compile(rf"(.+)/{CHECKPOINTS}/([0-9]{{1,9}})/step-([0-9]{{1,12}})/"
+                    + re.escape(CHECKPOINT_MANIFEST))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What has to be the same for a checkpoint to fit a run: job, rows and base weights.
+
+    Attributes:
+        spec_hash: digest of what decides the result.
+        data_hash: digest of the prepared rows.
+        base_hash: digest of the base weights in memory.
+        environment: machine type, threads and versions; where these differ a resumed run goes on, but not bit by bit.
+    """
+
+    spec_hash: str
+    data_hash: str
+    base_hash: str
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint.
+
+    Attributes:
+        folder: where its files are.
+        own: whether it is the job's own.
+        attempt: the attempt that wrote it.
+        step: optimizer steps done.
+    """
+
+    folder: str
+    own: bool
+    attempt: int
+    step: int
+
+    @property
+    def order(self) -> tuple[int, bool, int]:
+        """Sorts checkpoints: the last is taken up first."""
+        return self.step, self.own, self.attempt
+
+
+@dataclass(frozen=True)
+class GoingOn:
+    """What a run goes on with.
+
+    Attributes:
+        earlier: where the folders of the earlier jobs begin whose checkpoints may be taken up; None where the job names
+            none.
+        date: the day that chat templates take for today, noted in checkpoints.
+    """
+
+    earlier: str | None = None
+    date: date | None = None
+
+
+def going_on(config: RunConfig) -> GoingOn:
+    """What a run goes on with, as its configuration says."""
+    name = config.spec.run_policy.resume_from
+    return GoingOn(f"{config.namespace}/{name}/" if name else None, config.date)
+
+
+def complete_checkpoints(storage: Storage, own: str, earlier: str | None) -> list[Checkpoint]:
+    """The complete checkpoints, in the order of `Checkpoint.order`.
+
+    Args:
+        storage: the job's output.
+        own: the job's folder.
+        earlier: where folders of earlier jobs begin.
+
+    Raises:
+        MissingInput: the output can't be listed.
+    """
+    keys = [*storage.keys(f"{own}/{CHECKPOINTS}/"), *(storage.keys(earlier) if earlier else ())]
+    found = set()
+    for key in keys:
+        match = _PLACE.fullmatch(key)
+        if match:
+            found.add(Checkpoint(key.rpartition("/")[0], match[1] == own, int(match[2]), int(match[3])))
+    return sorted(found, key=lambda one: one.order)
+
+
+def read_checkpoint(storage: Storage, checkpoint: Checkpoint) -> CheckpointManifest | str:
+    """A checkpoint's manifest, or what is wrong with it in words.
+
+    Raises:
+        MissingInput: it can't be read.
+    """
+    try:
+        content = storage.get_bytes(f"{checkpoint.folder}/{CHECKPOINT_MANIFEST}") or b""
+        manifest = CheckpointManifest.model_validate_json(content)
+    except (ValidationError, BadConfig):
+        return "its manifest can't be read"
+    return manifest if manifest.step == checkpoint.step else "its manifest is that of another step"
+
+
+def misfit(manifest: CheckpointManifest, spec_hash: str, data_hash: str | None = None, base_hash: str | None = None
+           ) -> str | None:
+    """Why a checkpoint is of no use, or None; what is None is not known yet. Pure."""
+    for name, mine, its in (("job", spec_hash, manifest.spec_hash), ("data", data_hash, manifest.data_hash),
+                            ("base weights", base_hash, manifest.base_hash)):
+        if mine is not None and mine != its:
+            return f"it belongs to other {name}"
+    return None
+
+
+def _read_all(storage: Storage, config: RunConfig) -> Iterator[tuple[Checkpoint, CheckpointManifest | str]]:
+    own = job_prefix(config.namespace, config.name, config.uid)
+    with as_output():
+        for checkpoint in reversed(complete_checkpoints(storage, own, going_on(config).earlier)):
+            yield checkpoint, read_checkpoint(storage, checkpoint)
+
+
+def frozen_date(storage: Storage, config: RunConfig, today: date) -> date:
+    """The day that chat templates take for today: that of the checkpoint that may be taken up, else of the job's start.
+
+    Raises:
+        OutputNotWritable: the output can't be read.
+    """
+    for _, manifest in _read_all(storage, config):
+        if isinstance(manifest, CheckpointManifest) and misfit(manifest, config.spec_hash) is None and manifest.date:
+            return manifest.date
+    return config.date or today
+
+
+def require_earlier(storage: Storage, config: RunConfig, data_hash: str, base_hash: str | None = None
+                    ) -> Checkpoint | None:
+    """The checkpoint that a job goes on from that names an earlier one; None for a job that names none.
+
+    Raises:
+        MissingInput: there is none that fits, so that all would be trained again unasked.
+    """
+    name = config.spec.run_policy.resume_from
+    if name is None:
+        return None
+    faults: list[str] = []
+    for checkpoint, manifest in _read_all(storage, config):
+        fault = manifest if isinstance(manifest, str) else misfit(manifest, config.spec_hash, data_hash, base_hash)
+        if fault is None:
+            return checkpoint
+        faults.append(f"{checkpoint.folder}: {fault}")
+    raise MissingInput(f"spec.runPolicy.resumeFrom: no checkpoint of the job {name} fits ({_words(faults)}); name a "
+                       "job whose spec, data and base are the same, or leave resumeFrom out to train from the start")
+
+
+def _words(faults: Sequence[str]) -> str:
+    more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+    return "; ".join(faults[:3]) + more if faults else "this output holds none of its"
