@@ -286,6 +286,17 @@ def test_a_budget_that_is_spent_buys_no_further_attempt():
     assert "1.0000 USD of budget.maxCost 1.00" in telling(decided)[2]
 
 
+def test_a_failure_after_a_checkpoint_says_how_another_job_goes_on_from_it():
+    for checkpoint, goes_on in ((None, False), (7, True)):
+        records = (attempt(1, "Stopped", end=3600, checkpointStep=checkpoint),)
+        spent = decide(raw_job(started(attempts=records), budget={"maxCost": "1.00"}), at=4000)
+        assert ("runPolicy.resumeFrom: tune" in telling(spent)[2]) == goes_on
+    for code, outcome in FINAL:
+        said = result(outcome, "why", checkpoint_step=7)
+        ended = decide(raw_job(started()), raw_attempt(ended="Failed"), raw_pod(exit_code=code, said=said))
+        assert ("resumeFrom" in telling(ended)[2]) == (outcome is Outcome.OUTPUT_NOT_WRITABLE)
+
+
 def test_the_cost_counts_every_accelerator_and_the_jobs_own_rate():
     compute, budget = {"nodes": 2, "gpusPerNode": 4}, {"hourlyRate": "2.00"}
     status = decide(raw_job(compute=compute, budget=budget)).status

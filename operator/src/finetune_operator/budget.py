@@ -32,9 +32,9 @@ def spent(budget: BudgetSpec, status: FineTuneJobStatus) -> str | None:
     cost = status.cost
     if budget.max_cost is not None and cost and cost.spent and cost.spent >= budget.max_cost:
         return (f"{cost.spent} {cost.currency} of budget.maxCost {budget.max_cost} are spent, and nothing is "
-                "published yet; the checkpoints are kept. Raise budget.maxCost in a new job")
+                "published yet. Raise budget.maxCost in a new job")
     if budget.max_duration and accounting.run_time(status) >= budget.max_duration:
-        return "budget.maxDuration is used up, and nothing is published yet; the checkpoints are kept"
+        return "budget.maxDuration is used up, and nothing is published yet. Raise budget.maxDuration in a new job"
     return None
 
 

@@ -33,6 +33,7 @@ from finetune_operator.verdicts import (
     NO_POD,
     NO_QUEUE,
     PREEMPTED,
+    TRAINERS_OWN,
     Answer,
     Verdict,
     judge_start,
@@ -217,6 +218,9 @@ class _Pass:
             update["cost"] = self.status.cost.model_copy(update={
                 "spent": so_far, "projected": None, "used_up_at": None})
         self.status = self.status.model_copy(update=update)
+        if phase is Phase.FAILED and reason not in TRAINERS_OWN and records.furthest(self.status.attempts):
+            message += (f". Its checkpoints are kept: a new job with runPolicy.resumeFrom: {self.job.name} goes on from "
+                        "them, where only compute, budget and runPolicy differ")
         return self._tell(Told(phase, reason, message))
 
     def _memory(self, said: Any) -> Any:

@@ -109,10 +109,11 @@ def has_run(status: FineTuneJobStatus) -> bool:
 
 def _brought_checkpoint(record: Attempt, before: Sequence[Attempt]) -> bool:
     """Whether an attempt got further than all before it: one that began again from nothing has only caught up."""
-    return (record.checkpoint_step or 0) > max(_furthest(before), record.resumed_from_step or 0)
+    return (record.checkpoint_step or 0) > max(furthest(before), record.resumed_from_step or 0)
 
 
-def _furthest(records: Sequence[Attempt]) -> int:
+def furthest(records: Sequence[Attempt]) -> int:
+    """The newest checkpoint that attempts are known to have completed; 0 for none."""
     return max((max(one.checkpoint_step or 0, one.resumed_from_step or 0) for one in records), default=0)
 
 
@@ -121,7 +122,7 @@ def _shows_unseen_checkpoint(record: Attempt, earlier: Attempt | None, before: S
     was lost."""
     if not record.resumed_from_step or (earlier is not None and earlier.resumed_from_step is not None):
         return False
-    return bool(before) and record.resumed_from_step > _furthest(before)
+    return bool(before) and record.resumed_from_step > furthest(before)
 
 
 def told_preempted(status: FineTuneJobStatus) -> bool:

@@ -176,6 +176,10 @@ def _judge_exit(pod: PodView) -> Verdict:
     return Verdict(Answer.FAIL, reason, said, result)
 
 
+TRAINERS_OWN = frozenset({Outcome.BAD_CONFIG, Outcome.BAD_DATA, Outcome.MISSING_INPUT, Outcome.DIVERGED,
+                          Outcome.QUALITY_GATE})
+"""Failures of which the cure changes what is trained, so that no other job can go on from their checkpoints."""
+
 UNSTARTED = frozenset({NODE_REFUSED, "ImagePullFailed", "ContainerConfigError", "StartTimeout"})
 """Endings of attempts whose trainer was never run: they are the node's, the registry's or a volume's."""
 
