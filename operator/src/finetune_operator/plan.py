@@ -219,8 +219,9 @@ class _Pass:
                 "spent": so_far, "projected": None, "used_up_at": None})
         self.status = self.status.model_copy(update=update)
         if phase is Phase.FAILED and reason not in TRAINERS_OWN and records.furthest(self.status.attempts):
-            message += (f". Its checkpoints are kept: a new job with runPolicy.resumeFrom: {self.job.name} goes on from "
-                        "them, where only compute, budget and runPolicy differ")
+            message += (". Its checkpoints are kept: a new job with "
+                        f"runPolicy.resumeFrom: {self.job.name} goes on from them, where only compute, budget and "
+                        "runPolicy differ")
         return self._tell(Told(phase, reason, message))
 
     def _memory(self, said: Any) -> Any:
