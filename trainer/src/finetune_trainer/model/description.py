@@ -112,10 +112,10 @@ def _from_gguf(path: Path, folder: Path) -> ModelFiles:
     from transformers import AutoConfig, AutoTokenizer
 
     with reading(f"{path.name} as GGUF"):
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         # The weights are dequantised before they are used.
         if hasattr(config, "quantization_config"):
             del config.quantization_config
         config.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False).save_pretrained(folder)
     return ModelFiles(folder, "", path.name)

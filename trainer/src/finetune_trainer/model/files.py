@@ -206,8 +206,8 @@ def _from_gguf(path: Path, tell: Callable[[str], None]) -> ModelFiles:
         with reading(f"{path.name} as GGUF"):
             model, report = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True,
-                ignore_mismatched_sizes=True)
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+                ignore_mismatched_sizes=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         refuse_made_up(report, model.config, type(model).__name__, False, path.name)
         # The weights are dequantised: what says otherwise would refuse a quantization of our own.
         if hasattr(model.config, "quantization_config"):
