@@ -15,16 +15,18 @@ from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.data.steps import step_rows
 from finetune_trainer.distributed import World
+from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.local import run_job
 from finetune_trainer.model.device import choose_device
 from finetune_trainer.model.files import ModelFiles
 from finetune_trainer.model.load import load_model
 from finetune_trainer.model.tokenizer import load_tokenizer
+from finetune_trainer.reft.rollout import check_sampling, sample
 from finetune_trainer.training.packing import rows_mix, settle_packing
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.models import save_tiny_family, tiny_job, write_rows
 from tests.trainer.runs import published
@@ -127,3 +129,30 @@ def test_packing_is_off_everywhere_where_one_process_sees_rows_change_each_other
     settled, said = settle_packing(spec, model, rows, Other(), told.append)
     assert isinstance(settled, FineTuneJobSpec)
     assert not settled.training.packing and said == told
+
+
+@pytest.mark.parametrize(("family", "settings"), [("lfm2", CONVOLUTION), ("qwen3_5_text", LINEAR),
+                                                  ("granitemoehybrid", MAMBA), ("mistral", {"sliding_window": 8})])
+def test_rows_that_end_while_others_go_on_are_sampled_as_if_alone_by_every_kind_of_cache(tmp_path, family, settings):
+    model = AutoModelForCausalLM.from_pretrained(save_tiny_family(tmp_path, family, **settings)).eval()
+    check_sampling(model)
+    prompts = [tuple(range(3, 3 + length)) for length in (9, 4, 14, 6, 11, 2)]
+    together, alone = (sample(
+        model, prompts, end_ids=range(0, 259, 7), pad_id=0, max_new_tokens=12, batch_size=rows, temperature=1e-7,
+        generator=torch.Generator().manual_seed(0), check=lambda: None) for rows in (8, 1))
+    assert together == alone
+    assert len(set(map(len, together.responses))) > 1, "the rows end at different lengths"
+
+
+def test_a_model_that_keeps_its_state_otherwise_is_refused_by_name_before_it_is_trained(tmp_path):
+    small = {"state_size": 4, "vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2}
+    with torch.device("meta"):
+        models = [AutoModelForCausalLM.from_config(AutoConfig.for_model("mamba", **small)),
+                  AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", hidden_size=64, num_hidden_layers=1))]
+    with pytest.raises(BadConfig, match=r"spec.method.type: ReFT samples with a cache .* a MambaForCausalLM keeps its"):
+        check_sampling(models[0])
+    check_sampling(models[1])
+    recurrent = save_tiny_family(tmp_path, "recurrent_gemma", lru_width=32, attention_window_size=16,
+                                  head_dim=8, num_hidden_layers=3)
+    with pytest.raises(BadConfig, match="RecurrentGemmaForCausalLM"):
+        check_sampling(AutoModelForCausalLM.from_pretrained(recurrent))

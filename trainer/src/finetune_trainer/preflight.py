@@ -128,12 +128,16 @@ def _words(config: RunConfig, estimate: JobEstimate | None, counts: Mapping[str,
 
 
 def _check_targets(config: RunConfig, model: PreTrainedModel) -> None:
-    """Whether the layers that an adapter wants exist, on a model without storage for its weights.
+    """Whether the layers that an adapter wants exist, and ReFT can sample, on a model without storage for its weights.
 
     Raises:
-        BadConfig: a layer that there is none of, or a model that is not known.
+        BadConfig: a layer that there is none of, or a model that can't be sampled from.
     """
     from finetune_trainer.model.targets import target_modules
+    from finetune_trainer.reft.rollout import check_sampling
+
+    if config.spec.method.reft:
+        check_sampling(model)
 
     if low_rank := config.spec.method.low_rank:
         field, settings = low_rank

@@ -29,7 +29,7 @@ from finetune_trainer.model.device import peak_memory_bytes
 from finetune_trainer.reft.answers import Verdict
 from finetune_trainer.reft.collapse import collapsed, remark, stuck
 from finetune_trainer.reft.policy import Policy
-from finetune_trainer.reft.rollout import Sampled, sample
+from finetune_trainer.reft.rollout import Sampled, check_sampling, sample
 from finetune_trainer.reft.seen import Spent, see
 from finetune_trainer.reft.state import PpoState, RolloutExample, is_ppo_checkpoint
 from finetune_trainer.reft.update import TOO_LONG, Batch, Room, Updated, prepare_batch, update
@@ -59,6 +59,7 @@ def train(run: TrainingRun) -> Trained:
     """
     settings = run.spec.method.reft
     assert settings is not None
+    check_sampling(run.model)
     tuned, round_back = _learning(run, settings)
     folder = run.scratch / "resume"
     found = run.checkpoints.newest(run.identity, folder)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from finetune_trainer.errors import BadConfig
 from finetune_trainer.faults import run_out_of_memory
 from finetune_trainer.model.positions import batch_of, room_for_answers
 
@@ -66,6 +69,27 @@ def sample(model: Any, prompts: Sequence[tuple[int, ...]], *, end_ids: Sequence[
                    tuple(found[index][1] for index in range(len(prompts))))
 
 
+def check_sampling(model: Any) -> None:
+    """Whether responses can be sampled from a model token by token.
+
+    Args:
+        model: with or without storage for its weights; without it only what the model says is asked.
+
+    Raises:
+        BadConfig: it gives back no cache.
+    """
+    says_so = "past_key_values" in inspect.signature(type(model).forward).parameters
+    device = next(model.parameters()).device
+    if says_so and device.type != "meta":
+        with torch.no_grad():
+            output = model(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=device), use_cache=True)
+        says_so = getattr(output, "past_key_values", None) is not None
+    if not says_so:
+        raise BadConfig(f"spec.method.type: ReFT samples with a cache that the model gives back, and a "
+                        f"{type(model).__name__} keeps its state otherwise; choose LoRA, DoRA or Full, or a model with "
+                        "attention")
+
+
 def left_padded(rows: Sequence[tuple[int, ...]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids and mask, (rows, longest) of int64, every row ending at the right edge."""
     width = max(map(len, rows))
@@ -111,12 +135,20 @@ def _sample_batch(model: Any, prompts: Sequence[tuple[int, ...]], ends: set[int]
         left = int(going.sum())
         if not left:
             break
-        if left < _COMPACT_SHARE * len(rows):
+        if left < _COMPACT_SHARE * len(rows) and _can_shrink(cache):
             keep = going.nonzero().flatten()
             cache.batch_select_indices(keep)
             rows, mask, place, tokens, going = rows[keep], mask[keep], place[keep], tokens[keep], going[keep]
         step_ids, step_place = tokens.unsqueeze(1), place[:, width + length:width + length + 1]
     return [(tuple(row), end) for row, end in zip(written, ended, strict=True)]
+
+
+def _can_shrink(cache: Any) -> bool:
+    """Whether a cache holds keys and values alone. Rows of a state (Mamba, linear attention, convolutions) can't be
+    chosen from (transformers 5.23): there rows that have ended go on in the batch, and nobody reads what they write.
+    """
+    return type(cache) is DynamicCache and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)
+                                               for layer in cache.layers)
 
 
 def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
