@@ -11,8 +11,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from finetune_api import parse_job, resolve_defaults
+from finetune_api.uris import Uri
 from finetune_trainer.data.formats import format_of, read_rows
-from finetune_trainer.data.sources import read_splits
+from finetune_trainer.data.sources import local_files, read_splits
 from finetune_trainer.errors import BadConfig, BadData, MissingInput
 
 from tests.models import tiny_job
@@ -127,6 +128,8 @@ def test_shards_are_read_in_the_order_of_their_names_by_a_star_or_as_parts_of_a_
         line = json.dumps({"n": number}).encode() + b"\n"
         (tmp_path / name).write_bytes(gzip.compress(line) if name.endswith("gz") else line)
     assert _splits(tmp_path, source=f"file://{tmp_path}/part-*") == ([0, 1], None)
+    assert [file.name for file in local_files(Uri("file", "", f"{tmp_path}/part-*"))] == [
+        "part-0.jsonl", "part-1.jsonl.gz"]
     with pytest.raises(MissingInput, match="no file matches"):
         _splits(tmp_path, source=f"file://{tmp_path}/nothing-*.jsonl")
     with pytest.raises(BadConfig, match=r"sha256: it is the digest of one file, and .* stands for 2"):

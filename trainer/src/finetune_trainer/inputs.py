@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.checks import schema_validator
+from finetune_trainer.data.control import REASONING
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.rows import Finding, PreparedData, Severity
 from finetune_trainer.errors import BadConfig
@@ -77,7 +78,7 @@ def read_rows(config: RunConfig, files: ModelFiles, chat: ChatFormat, scratch: P
     spec = config.spec
     judge = Judge(spec.method.reft.reward, config.allowed_plugins) if spec.method.reft else None
     data = prepare(spec, chat, scratch, judge)
-    told = [*_beyond_positions(spec, files, data), *_not_measured(spec, data)]
+    told = [*_beyond_positions(spec, files, data), *_not_measured(spec, data), *_opened(chat)]
     data = replace(data, findings=(*told, *data.findings))
     for finding in data.findings[:_SHOWN_FINDINGS]:
         tell(f"warning: {finding}")
@@ -105,6 +106,16 @@ def _beyond_positions(spec: FineTuneJobSpec, files: ModelFiles, data: PreparedDa
     exceeding = "1 row exceeds" if rows == 1 else f"{rows or 'no'} rows exceed"
     return [Finding(Severity.WARNING, "spec.training.maxLength", f"{most} is more than the model's {positions} "
                     f"positions (max_position_embeddings), which {exceeding}; write maxLength: {positions}")]
+
+
+def _opened(chat: ChatFormat) -> list[Finding]:
+    """That who asks the model has to begin its answer as training did."""
+    opening = chat.form.opening
+    if not REASONING.search(opening):
+        return []
+    return [Finding(Severity.WARNING, "spec.model.source", f"the chat template opens an answer with {opening!r}: it is "
+                    "part of the prompt here, except in rows that bring their own reasoning; ask the trained model in "
+                    "the same way, which many templates do with enable_thinking=False")]
 
 
 def _positions(files: ModelFiles) -> int | None:

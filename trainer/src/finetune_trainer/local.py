@@ -23,6 +23,7 @@ from rich.console import Console
 
 from finetune_trainer.adoption import Wanted, damage, misfit, read_manifest, wanted
 from finetune_trainer.clock import SystemClock
+from finetune_trainer.data.sources import local_files
 from finetune_trainer.digests import file_digest
 from finetune_trainer.entry import quieten, run
 from finetune_trainer.errors import TrainerError
@@ -133,9 +134,8 @@ def _data_digest(source: Uri) -> str:
     """Digest of a local data set; what lies elsewhere is taken to be what its location says."""
     if source.scheme != "file":
         return ""
-    path = source.local_path()
-    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.is_file())
-    return hashlib.sha256("".join(f"{file.name} {file_digest(file)}\n" for file in files).encode()).hexdigest()
+    lines = (f"{file.name} {file_digest(file)}\n" for file in local_files(source))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _attempts_so_far(storage: Storage, prefix: str) -> int:

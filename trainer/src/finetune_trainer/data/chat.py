@@ -42,13 +42,13 @@ class AnswerForm:
     Attributes:
         opening: what stands after the generation prompt and before the answer; it belongs to the prompt.
         lead: blanks before the answer, which the model has to write: alone they would be tokens that it never saw.
-        end: what stands after the answer, up to the token that ends the turn.
+        tail: what stands after the answer and before the token that ends the turn; the model has to write that too.
         end_of_turn: that token.
     """
 
     opening: str
     lead: str
-    end: str
+    tail: str
     end_of_turn: int
 
 
@@ -108,6 +108,7 @@ class ChatFormat:
         except RowFault as error:
             raise BadConfig(f"spec.model.source: {error}") from error
         self.end_of_turn = self.form.end_of_turn
+        self._end = self.form.tail + tokenizer.decode([self.end_of_turn])
 
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Ids of a conversation up to where the answer begins."""
@@ -131,12 +132,12 @@ class ChatFormat:
         answer = shown.answer
         if shown.calls is not None:
             answer, whole = self._calls_text(messages, shown, prompt)
-            rest = answer + ("" if whole else self.form.end)
+            rest = answer if whole else answer + self._end
             opening, lead = "", ""
         else:
             opening, answer = self._opened(prompt, answer)
             lead = self.form.lead if opening == self.form.opening else ""
-            rest = lead + answer + self.form.end
+            rest = lead + answer + self._end
         prompt += opening
         last = messages[-1]["content"].strip()
         suffix = prompt[prompt.rindex(last) + len(last):] if last and last in prompt else ""
@@ -148,7 +149,7 @@ class ChatFormat:
     def text(self, ids: Sequence[int]) -> str:
         """Generated ids as text, without special tokens."""
         text = str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        return trimmed(text.removeprefix(self.form.lead))
+        return trimmed(text.removeprefix(self.form.lead).removesuffix(self.form.tail))
 
     def length(self, text: str) -> int:
         """How many tokens a text has."""
@@ -245,7 +246,7 @@ class ChatFormat:
     def _answer_form(self) -> AnswerForm:
         eos = int(self._tokenizer.eos_token_id)
         if not self._has_template:
-            return AnswerForm("", "", self._tokenizer.decode([eos]), eos)
+            return AnswerForm("", "", "", eos)
         question = [{"role": "user", "content": "?"}]
         prompt = self._render(question, None, add_generation_prompt=True)
         whole = self._render([*question, {"role": "assistant", "content": _MARK}], None)
@@ -258,10 +259,9 @@ class ChatFormat:
         lead = opening if not opening.strip() else opening[len(opening.rstrip(" ")):]
         special = set(self._tokenizer.all_special_ids) | set(self._tokenizer.added_tokens_decoder)
         end = next((token for token in self._control.ids(after) if token in special), eos)
-        name = self._tokenizer.decode([end])
         # What a template writes after the end of the turn (often a line break) is never generated, so never trained.
-        written = after[: after.index(name)] + name if name in after else name
-        return AnswerForm(opening[: len(opening) - len(lead)], lead, written, end)
+        tail, ended, _ = after.partition(self._tokenizer.decode([end]))
+        return AnswerForm(opening[: len(opening) - len(lead)], lead, tail if ended else "", end)
 
     def _render(self, messages: Sequence[Message], tools: Any, add_generation_prompt: bool = False) -> str:
         try:

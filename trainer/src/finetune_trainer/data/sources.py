@@ -72,9 +72,8 @@ def _files(spec: DatasetSpec, split: str, s3: S3Spec | None) -> list[Uri]:
         names = [f"{split}.{known}" for known in DataFormat if spec.format in (None, known)]
         raise MissingInput(f"spec.dataset.source: {source} has none of {', '.join(names)}, nor parts such as "
                            f"{split}-00000-of-00002.{names[-1].rpartition('.')[2]}")
-    wanted = re.compile(".*".join(map(re.escape, pattern.split("*"))))
-    found = [name for name in names if wanted.fullmatch(name)]
-    if not found and pattern not in names:
+    found = [name for name in names if _matches(name, pattern)]
+    if not found:
         raise MissingInput(f"spec.dataset.source: no file matches {source}")
     return [root.join(name) for name in found]
 
@@ -85,6 +84,18 @@ def _names(folder: Uri, start: str, s3: S3Spec | None) -> list[str]:
         return [key for key in open_storage(folder, s3).keys(start) if "/" not in key]
     path = folder.local_path()
     return sorted(file.name for file in path.iterdir() if file.is_file()) if path.is_dir() else []
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
+
+
+def local_files(source: Uri) -> list[Path]:
+    """Every file that a `file://` location may stand for: itself, all of its folder, or those that match its `*`."""
+    path = source.local_path()
+    folder, pattern = (path, "*") if path.is_dir() else (path.parent, path.name)
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file for file in files if file.is_file() and (file == path or _matches(file.name, pattern)))
 
 
 def fetch(source: Uri, s3: S3Spec | None, scratch: Path) -> Path:
