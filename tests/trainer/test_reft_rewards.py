@@ -101,8 +101,12 @@ def test_a_plugin_sees_response_answer_and_row(installed):
 def test_a_plugin_that_fails_is_told_with_the_row(installed, name, words):
     judge = _judge(type="plugin", plugin=name)
     with pytest.raises(BadData, match=r"spec\.method\.reft\.reward\.plugin") as error:
-        judge.judge(["x"], [_example("", "5", place="train row 9")])
+        judge.judge(["x"], [_example("", "5", place="train row 9")], strict=True)
     assert words in str(error.value)
+    # Once the training is on, what was learnt is worth more: the response is worth nothing, and the report says why.
+    (verdict,) = judge.judge(["x"], [_example("", "5", place="train row 9")])
+    assert (verdict.reward, verdict.right) == (0.0, False)
+    assert words in verdict.answer
 
 
 @pytest.mark.parametrize(("name", "words"), [
@@ -113,6 +117,11 @@ def test_a_plugin_that_fails_is_told_with_the_row(installed, name, words):
 def test_a_plugin_that_cannot_be_had_is_told_at_once(installed, name, words):
     with pytest.raises(BadConfig, match=rf"^spec\.method\.reft\.reward\.plugin: {words}"):
         _judge(type="plugin", plugin=name)
+
+
+def test_a_plugin_that_fails_for_a_rows_own_completion_ends_the_job_before_it_is_trained(installed):
+    with pytest.raises(BadData, match="out-of-order fails for train row 1: RuntimeError: out of order"):
+        _rows(["a", "b"], {"type": "plugin", "plugin": "out-of-order", "answer": "{{ answer }}"})
 
 
 def test_a_plugin_of_two_packages_is_not_chosen_by_chance(installed, tmp_path, monkeypatch):

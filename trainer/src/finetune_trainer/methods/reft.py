@@ -53,7 +53,6 @@ def train(run: TrainingRun) -> Trained:
 
     Raises:
         BadConfig: unknown target modules.
-        BadData: a plug-in's reward that is none.
         Diverged: the policy collapsed; the last checkpoint is kept.
         OutOfMemory: responses don't fit.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -29,6 +28,7 @@ from finetune_trainer.reft.program import run_programs, sandbox_fault, source_of
 
 _FIELD = "spec.method.reft.reward"
 _TRIED = 100
+_SHOWN = 200
 Plugin = Callable[[str, str, Mapping[str, Any]], float]
 
 
@@ -50,11 +50,17 @@ class Judge:
             raise BadConfig(f"{_FIELD}.type: programs can't be run safely here: {fault}; they need Linux with seccomp "
                             "on x86_64 or aarch64")
 
-    def judge(self, responses: Sequence[str], rows: Sequence[Example]) -> list[Verdict]:
-        """What each response is worth.
+    def judge(self, responses: Sequence[str], rows: Sequence[Example], strict: bool = False) -> list[Verdict]:
+        """What each response is worth; one that can't be judged is worth nothing.
+
+        Args:
+            responses: what was answered.
+            rows: to what, in the same order.
+            strict: tell a fault of the plug-in's. Before the training it is worth an end; later it would cost what was
+                learnt, and the report shows it as the answer that was found.
 
         Raises:
-            BadData: the plug-in fails, or returns what is no reward; the message names the row.
+            BadData: with `strict`, the plug-in fails, or returns what is no reward; the message names the row.
         """
         reward = self.reward
         pairs = list(zip(responses, rows, strict=True))
@@ -64,25 +70,27 @@ class Judge:
             return [judge_answer(one.answer, _right(row), reward.tolerance, reward.partial)
                     for one, row in zip(ran, rows, strict=True)]
         if reward.type is RewardType.PLUGIN:
-            return [self._ask_plugin(response, row) for response, row in pairs]
+            return [self._ask_plugin(response, row, strict) for response, row in pairs]
         if reward.type is RewardType.JSON:
             return [judge_json(json_answer(response, reward.trigger), parse_json(_right(row)), reward.tolerance,
                                reward.partial) for response, row in pairs]
         return [judge_answer(final_answer(response, reward.trigger), _right(row), reward.tolerance, reward.partial)
                 for response, row in pairs]
 
-    def _ask_plugin(self, response: str, row: Example) -> Verdict:
+    def _ask_plugin(self, response: str, row: Example, strict: bool) -> Verdict:
         assert self._plugin is not None
-        name = self.reward.plugin
         try:
             value = self._plugin(response, _right(row), row.columns)
-        except Exception as error:
-            raise BadData(f"{_FIELD}.plugin: {name} fails for {row.place}: {type(error).__name__}: {error}") from error
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or \
-                not 0 <= value <= 1:
-            raise BadData(f"{_FIELD}.plugin: {name} returned {value!r} for {row.place}; a reward is a number from 0 to "
-                          "1")
-        return Verdict(float(value), value == 1) if value else NO_ANSWER
+            fault = None if not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= 1 else \
+                f"returned {value!r} for {row.place}; a reward is a number from 0 to 1"
+        except Exception as error:  # A plug-in may raise anything.
+            fault = f"fails for {row.place}: {type(error).__name__}: {error}"
+        if fault is None:
+            return Verdict(float(value), value == 1) if value else NO_ANSWER
+        message = f"{_FIELD}.plugin: {self.reward.plugin} {fault}"
+        if strict:
+            raise BadData(message)
+        return Verdict(0.0, False, message[:_SHOWN])
 
 
 def _right(row: Example) -> str:
@@ -192,7 +200,7 @@ def _wrong_rows(examples: Sequence[Example], judge: Judge) -> list[Finding]:
     """Rows whose own completion is not right; of programs and plug-ins, which take time, the first ones only."""
     slow = judge.reward.type in (RewardType.PROGRAM, RewardType.PLUGIN)
     tried = examples[:_TRIED] if slow else examples
-    verdicts = judge.judge([example.answer for example in tried], tried)
+    verdicts = judge.judge([example.answer for example in tried], tried, strict=True)
     return [
         Finding(Severity.WARNING, example.place,
                 f"its own completion is not right: {verdict.answer!r}, and the right answer is {example.target!r}")
