@@ -6,7 +6,7 @@ import pytest
 from finetune_operator.cache import Cache
 from finetune_operator.names import ATTEMPT_LABEL, INDEX_ANNOTATION, UID_LABEL
 
-from tests.operator.objects import KEY, raw_attempt, raw_job, raw_pod
+from tests.operator.objects import KEY, NOW, attempt, raw_attempt, raw_job, raw_pod, started
 
 
 def without(raw, label):
@@ -33,6 +33,14 @@ def test_what_carries_our_labels_by_halves_is_somebody_elses(raw):
     cache.note(raw_job())
     assert cache.note(raw) is None
     assert cache.observe(KEY).attempts == ()
+
+
+@pytest.mark.parametrize(("records", "settled"), [
+    ([], True), ([attempt(end=1, reason="Succeeded")], True), ([attempt(reason="Succeeded")], False)])
+def test_a_finished_job_is_looked_at_until_its_last_node_is_free(records, settled):
+    cache = Cache()
+    cache.note(raw_job(started(attempts=tuple(records), completion_time=NOW, observed_generation=1)))
+    assert cache.is_settled(KEY) == settled
 
 
 def test_a_pod_of_ours_is_taken():

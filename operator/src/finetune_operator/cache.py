@@ -23,6 +23,7 @@ from finetune_operator.names import (
     attempt_name,
 )
 from finetune_operator.observation import Checks, Observation
+from finetune_operator.records import RUNNING
 from finetune_operator.views import AttemptView, JobView, PodView, child_hash, time_of, view_attempt, view_job, view_pod
 
 _NUMBER = re.compile("[0-9]{1,9}")
@@ -162,7 +163,7 @@ class Cache:
         status, spec = raw.get("status") or {}, raw.get("spec") or {}
         children = self._children.get(key, {}).values()
         told = status.get("observedGeneration") == raw["metadata"].get("generation")
-        if "completionTime" not in status or not told:
+        if "completionTime" not in status or not told or any(map(_holds_node, status.get("attempts") or ())):
             return False
         if (spec.get("runPolicy") or {}).get("ttlSecondsAfterFinished") is not None:
             return not children
@@ -244,6 +245,11 @@ class Cache:
                     owner["uid"] == child["metadata"]["uid"] for owner in pod["metadata"].get("ownerReferences", ())))
                 yield view_attempt(child, (view_pod(pod, pod["metadata"]["uid"] in self._gone) for pod in pods),
                                    PREFLIGHT_LABEL)
+
+
+def _holds_node(record: object) -> bool:
+    """Whether an attempt's record is without its end still: a container beside the trainer held its node for longer."""
+    return isinstance(record, Mapping) and record.get("reason") != RUNNING and "endTime" not in record
 
 
 def _is_over(job: Object) -> bool:
