@@ -9,7 +9,8 @@ import pytest
 from finetune_operator.client import ApiError, Client
 from finetune_operator.metrics import JobCollector
 from finetune_operator.plan import plan
-from finetune_operator.pod_events import with_words, words
+from finetune_operator.pod_events import EventReader, with_words, words
+from finetune_operator.verdicts import NO_POD
 
 from tests.cluster.waiting import wait_for
 from tests.operator.objects import (
@@ -72,7 +73,7 @@ def look(seen, at, answer):
             raise answer
         return answer
 
-    return asyncio.run(with_words(seen, events_of, NOW + timedelta(seconds=at))), asked
+    return asyncio.run(with_words(seen, EventReader(events_of), NOW + timedelta(seconds=at))), asked
 
 
 def test_a_job_without_a_pod_is_told_in_the_words_of_its_controller():
@@ -90,6 +91,38 @@ def test_a_check_without_a_pod_likewise():
     told = telling(plan(seen, SETTINGS, NOW + timedelta(seconds=31)))
     assert told[:2] == ("Preflight", "CannotStart")
     assert QUOTA in told[2]
+
+
+def test_an_attempt_that_gets_only_some_of_its_pods_says_so_while_these_wait_for_the_others():
+    job, attempt = raw_job(started(), compute={"nodes": 2}), raw_attempt()
+    attempt["spec"]["parallelism"] = 2
+    raws = [job, attempt, raw_pod(running=True)]
+    assert plan(observe(*raws), SETTINGS, NOW + timedelta(seconds=10)).requeue_after == NO_POD
+    seen, asked = look(observe(*raws), 31, [event(f"Error creating: {QUOTA}")])
+    assert asked == [f"involvedObject.kind=Job,involvedObject.uid={UID}-job-1,reason=FailedCreate"]
+    decided = plan(seen, SETTINGS, NOW + timedelta(hours=1))
+    assert telling(decided)[:2] == ("Starting", "CannotStart")
+    assert "1 of its 2 pods are there" in telling(decided)[2] and QUOTA in telling(decided)[2]
+    assert decided.requeue_after is None, "no loop"
+    both = observe(*raws, raw_pod(index=1, running=True))
+    assert look(both, 31, []) == (both, [])
+    assert telling(plan(both, SETTINGS, NOW + timedelta(seconds=31)))[1] == "Running"
+
+
+def test_the_same_is_asked_once_a_minute_at_most():
+    asked = []
+
+    async def events_of(namespace, selector):
+        asked.append(selector)
+        return [event("words")]
+
+    async def look_often():
+        reader = EventReader(events_of)
+        return [await reader.newest("team", selector, NOW + timedelta(seconds=at))
+                for selector, at in (("a", 0), ("a", 59), ("b", 59), ("a", 60), ("b", 61))]
+
+    assert [one["message"] for one in asyncio.run(look_often())] == ["words"] * 5
+    assert asked == ["a", "b", "a"]
 
 
 MOUNT = {"reason": "FailedMount", "message": 'MountVolume.SetUp failed for volume "ca": configmap "ca" not found'}
@@ -157,3 +190,11 @@ def test_a_failure_is_counted_for_its_own_object_with_its_time():
     assert (done.value, done.labels) == (NOW.timestamp(), {
         "namespace": "team", "job": "tune", "uid": raw["metadata"]["uid"]})
     assert samples["finetune_job_info"][0].labels["uid"] == raw["metadata"]["uid"]
+
+
+@pytest.mark.parametrize("nonsense", ["soon", 7, "9999999999-01-01T00:00:00Z", {}])
+def test_a_time_that_is_none_is_that_jobs_alone(nonsense):
+    raws = [raw_job({"completionTime": nonsense}), raw_job(started(completion_time=NOW))]
+    families = {family.name: family.samples for family in JobCollector(lambda: raws).collect()}
+    assert len(families["finetune_job_completion_timestamp_seconds"]) == 1
+    assert len(families["finetune_job_info"]) == 2

@@ -85,7 +85,7 @@ class Cache:
                     self.turns.note(key, None)
             elif _is_newer(raw, held):
                 self._jobs[key] = shortened(raw)
-                self.turns.note(key, reason_in(raw.get("status") or {}))
+                self.turns.note(key, reason_in(self._jobs[key]["status"]))
             else:
                 return None
             self._tidy(key)

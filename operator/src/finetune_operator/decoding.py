@@ -135,7 +135,7 @@ def shortened(raw: Mapping[str, Any]) -> Object:
     short: Object = {"kind": raw["kind"], "metadata": metadata}
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
     if raw["kind"] == "Job":
-        short["spec"] = {"suspend": spec.get("suspend", False)}
+        short["spec"] = {"suspend": spec.get("suspend", False), "parallelism": spec.get("parallelism", 1)}
         short["status"] = {"conditions": status.get("conditions") or []}
     elif raw["kind"] == "Service":
         short["spec"] = {"clusterIP": spec.get("clusterIP")}

@@ -83,8 +83,9 @@ class JobCollector(Collector):
             told = {one["type"]: one for one in status.get("conditions") or ()}
             reason = told.get(ConditionType.PROGRESSING, {}).get("reason", "")
             about.add_metric((*one_job, status.get("phase", Phase.PENDING), reason), 1)
-            if done := time_of(status.get("completionTime")):
-                completed.add_metric(one_job, done.timestamp())
+            with suppress(TypeError, ValueError, OverflowError):  # Likewise one that is no time.
+                if done := time_of(status.get("completionTime")):
+                    completed.add_metric(one_job, done.timestamp())
             if status.get("phase") not in _FINISHED:
                 valid = told.get(ConditionType.VALIDATED, {}).get("status")
                 refused.add_metric(names, int(valid == ConditionStatus.FALSE))

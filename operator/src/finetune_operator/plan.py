@@ -37,6 +37,7 @@ from finetune_operator.verdicts import (
     Answer,
     Verdict,
     judge_start,
+    lacks_pod,
     look_again,
     waiting_words,
 )
@@ -249,9 +250,11 @@ class _Pass:
             words = f"the queue {queue} has not admitted the job yet (Kueue starts it)" if queue else NO_QUEUE.format(
                 "compute.queueName names one, in a new job")
             return self._tell(Told(Phase.QUEUED, "WaitingForQuota", words, admitted=False), actions)
-        if any(pod.running or pod.exit_code is not None for pod in active.present):
-            return self._tell(self._running(active), actions)
         why = waiting_words(active, admission.node_words(self.spec, self.accelerator), self.now)
+        if active.pods and lacks_pod(active, self.now):
+            return self._tell(Told(Phase.STARTING, "CannotStart", why or ""), actions)
+        if any(pod.running or pod.exit_code is not None for pod in active.present):
+            return self._tell(self._running(active), actions, NO_POD if len(active.pods) < active.wanted else None)
         if any(pod.unschedulable is not None for pod in active.present):
             return self._unschedulable(active, why or "", actions)
         scheduled = records.scheduled_at(active.present)

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from aiohttp import ClientError
@@ -22,14 +22,34 @@ _PREFIX = re.compile(r'^(\(combined from similar events\): )?(Error creating: )?
 """It names a pod that is never made, and another one each time: without it the same cause reads the same."""
 _log = logging.getLogger(__name__)
 EventsOf = Callable[[str, str], Awaitable[list[Any]]]
+_EVERY = timedelta(minutes=1)
 
 
-async def with_words(seen: Observation, events_of: EventsOf, now: datetime) -> Observation:
+class EventReader:
+    """Asks for events, about the same thing once a minute at most: a job that waits while others of it run has many
+    passes.
+    """
+
+    def __init__(self, events_of: EventsOf) -> None:
+        """Set up; `events_of` asks for the events of a namespace that a field selector has."""
+        self._events_of = events_of
+        self._known: dict[str, tuple[datetime, Any]] = {}
+
+    async def newest(self, namespace: str, selector: str, now: datetime) -> Any:
+        """The newest event of some; None where there is none."""
+        self._known = {key: known for key, known in self._known.items() if now - known[0] < _EVERY}
+        if selector not in self._known:
+            newest = max(await self._events_of(namespace, selector), key=_when, default=None)
+            self._known[selector] = now, newest
+        return self._known[selector][1]
+
+
+async def with_words(seen: Observation, events: EventReader, now: datetime) -> Observation:
     """The same with the words of its controller for a Job without a pod, or of its node for a pod that does not start.
 
     Args:
         seen: what is observed.
-        events_of: asks for the events of a namespace that a field selector has: at most one request for a pass.
+        events: where to ask for them.
         now: the time.
     """
     if seen.job.status.completion_time is not None:
@@ -40,7 +60,7 @@ async def with_words(seen: Observation, events_of: EventsOf, now: datetime) -> O
         return seen
     view, selector = lacking
     try:
-        newest = max(await events_of(seen.job.namespace, selector), key=_when, default=None)
+        newest = await events.newest(seen.job.namespace, selector, now)
     except (ApiError, ClientError, OSError, TimeoutError) as error:
         _log.debug("the events of the Job %s can't be read: %s", view.name, error)
         return seen
@@ -63,7 +83,7 @@ def _selector(view: AttemptView, now: datetime) -> str | None:
 
 def _informed(view: AttemptView, event: Mapping[str, Any], now: datetime) -> AttemptView:
     said = words(event)
-    if not view.pods:
+    if lacks_pod(view, now):
         return replace(view, no_pod=said or None)
     waiting = (event.get("reason") or "Warning", said)
     return replace(view, pods=tuple(

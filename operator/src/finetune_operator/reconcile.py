@@ -29,7 +29,7 @@ from finetune_operator.metrics import PASS_SECONDS, PASSES, QUEUED, STATUS_REFUS
 from finetune_operator.names import UID_LABEL
 from finetune_operator.observation import Observation
 from finetune_operator.plan import plan, refused
-from finetune_operator.pod_events import with_words
+from finetune_operator.pod_events import EventReader, with_words
 from finetune_operator.preflighting import claims_to_ask_for
 from finetune_operator.queue import WorkQueue
 from finetune_operator.settings import Settings
@@ -80,6 +80,7 @@ class Reconciler:
         """
         self._cache, self._queue, self._client = cache, queue, client
         self._settings, self._clock, self._check_lease = settings, clock, check_lease
+        self._events = EventReader(client.events)
 
     async def work(self) -> None:
         """Take keys until cancelled."""
@@ -148,7 +149,7 @@ class Reconciler:
             self._queue.add_after(key, decided.requeue_after.total_seconds())
 
     async def _decide(self, seen: Observation) -> tuple[Observation, Plan]:
-        seen = await with_words(seen, self._client.events, self._clock())
+        seen = await with_words(seen, self._events, self._clock())
         decided = plan(seen, self._settings, self._clock())
         if decided.needs_earlier_run:
             seen = replace(seen, earlier_run=await self._earlier_run(seen.job))

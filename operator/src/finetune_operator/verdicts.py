@@ -220,9 +220,9 @@ def _advice(words: str) -> str:
 
 
 def lacks_pod(attempt: AttemptView, now: datetime) -> bool:
-    """Whether an attempt that may run has been without a pod for long."""
+    """Whether an attempt that may run has been without a pod, or one of its pods, for long."""
     waits = attempt.released_at is not None and now - attempt.released_at >= NO_POD
-    return waits and not (attempt.pods or attempt.finished or attempt.deleting)
+    return waits and len(attempt.pods) < attempt.wanted and not (attempt.finished or attempt.deleting)
 
 
 def starts_silently(pod: PodView, now: datetime) -> bool:
@@ -233,10 +233,9 @@ def starts_silently(pod: PodView, now: datetime) -> bool:
 
 
 def look_again(scheduled: datetime | None, now: datetime, patience: timedelta) -> timedelta | None:
-    """When to look again at a pod that has a node and is not started; None where it has none."""
-    if scheduled is None:
-        return None
-    return scheduled + (NO_POD if now - scheduled < NO_POD else patience) - now
+    """When to look again at a pod that has a node and is not started; None where there is nothing to wait for."""
+    moments = (scheduled + NO_POD, scheduled + patience) if scheduled else ()
+    return next((moment - now for moment in moments if moment > now), None)
 
 
 def waiting_words(attempt: AttemptView, looked_for: str, now: datetime) -> str | None:
@@ -251,7 +250,9 @@ def waiting_words(attempt: AttemptView, looked_for: str, now: datetime) -> str |
         words = attempt.no_pod or (f"`kubectl describe job {attempt.name}` has the apiserver's words. Mostly a "
                                    "ResourceQuota or LimitRange stands in the way, or a ServiceAccount or "
                                    "PriorityClass is missing")
-        return f"no pod of it can be made: {words.rstrip('.')}. It goes on by itself once that is changed"
+        some = (f"{len(attempt.pods)} of its {attempt.wanted} pods are there, and wait ten minutes for the others. No "
+                "further pod") if attempt.pods else "no pod"
+        return f"{some} of it can be made: {words.rstrip('.')}. It goes on by itself once that is changed"
     for pod in attempt.present:
         if pod.unschedulable is not None:
             return (f"no node takes the pod, which looks for {looked_for}; the scheduler says: {pod.unschedulable}. "

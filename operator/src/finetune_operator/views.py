@@ -116,6 +116,7 @@ class AttemptView:
         failed: reason and message of the Job's Failed condition.
         finished_at: when the Job was finished.
         uid: of the Job, where it is there.
+        wanted: how many pods the Job is to have.
         no_pod: why its controller can't make a pod, in the apiserver's words, where that was asked for.
     """
 
@@ -131,6 +132,7 @@ class AttemptView:
     finished_at: datetime | None
     pods: tuple[PodView, ...]
     uid: str = ""
+    wanted: int = 1
     no_pod: str | None = None
 
     @property
@@ -244,7 +246,7 @@ def view_attempt(raw: Raw, pods: Iterable[PodView], label: str = ATTEMPT_LABEL) 
         failed=(failed.get("reason", ""), failed.get("message", "")) if failed else None,
         finished_at=time_of(ended.get("lastTransitionTime")) if ended else None,
         pods=tuple(sorted(pods, key=lambda pod: (pod.index, pod.name))),
-        uid=metadata["uid"],
+        uid=metadata["uid"], wanted=spec.get("parallelism", 1),
     )
 
 
