@@ -1,6 +1,7 @@
 """Scores, against numbers worked out by hand."""
 
 import json
+import time
 
 import pytest
 from finetune_api.spec.evaluation import GateSpec, Metric
@@ -124,3 +125,14 @@ def test_the_gate_compares_before_and_after(metric, before, after, minimum, pass
 def test_a_per_field_metric_has_its_mean_as_headline():
     assert headline({"fieldAccuracy": {"a": 1.0, "b": 0.0}}, Metric.FIELD_ACCURACY) == 0.5
     assert headline({}, Metric.LOSS) is None
+
+
+def test_classes_are_counted_once_however_many_there_are():
+    right = list(range(30_000))
+    began = time.monotonic()
+    assert f1_macro(right, [*right[:15_000], *[None] * 7_500, *[[1]] * 7_500]) == 0.5
+    assert time.monotonic() - began < 5
+
+
+def test_one_is_the_class_of_one_point_nought_and_true_is_another():
+    assert f1_macro([1, 1, True, "1", None], [1.0, True, 1, "1", None]) == pytest.approx((0.5 + 0 + 1 + 1) / 4)
