@@ -10,7 +10,8 @@ from finetune_trainer.data.values import as_data, strict_json, surrogate, to_jso
 from finetune_trainer.errors import BadConfig
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
-          "gpt": "assistant", "model": "assistant", "tool": "tool", "function": "tool", "observation": "tool"}
+          "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "ai": "assistant", "model": "assistant",
+          "tool": "tool", "function": "tool", "observation": "tool"}
 _NAMED = ("system", "user", "assistant", "tool")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
@@ -92,7 +93,7 @@ def _message(number: int, message: Any) -> Message:
         ValueError: it has no role or content, or what no text can hold.
     """
     given = message.get("role", message.get("from")) if isinstance(message, Mapping) else None
-    role = _ROLES.get(given) if isinstance(given, str) else None
+    role = _ROLES.get(given.strip().lower()) if isinstance(given, str) else None
     if given == "function_call":
         role = "assistant"
     if role is None:

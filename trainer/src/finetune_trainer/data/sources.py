@@ -108,6 +108,9 @@ def fetch(source: Uri, s3: S3Spec | None, scratch: Path) -> Path:
         return download(str(source), scratch)
     if source.scheme == "file":
         path = source.local_path()
+        if path.is_dir():
+            raise MissingInput(f"{source} is a folder: write a slash at its end, and its files are the splits, or name "
+                               "a file in it")
         if not path.is_file():
             raise MissingInput(f"{source}: no such file")
         if not os.access(path, os.R_OK):

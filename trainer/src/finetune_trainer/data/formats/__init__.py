@@ -18,7 +18,7 @@ ENDINGS = {".jsonl": DataFormat.JSONL, ".ndjson": DataFormat.JSONL, ".json": Dat
            ".tsv": DataFormat.CSV, ".parquet": DataFormat.PARQUET}
 """The format that the ending of a file's name stands for."""
 
-_COMPRESSED = (".gz", ".bz2", ".xz")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
 def format_of(name: str, given: DataFormat | None) -> DataFormat:
