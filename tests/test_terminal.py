@@ -3,11 +3,13 @@
 import ast
 import io
 import json
+import logging
 from pathlib import Path
 
 import pytest
 from finetune_api.messages import Outcome, Result, Stage
 from finetune_api.printable import printable
+from finetune_operator.logs import JsonFormatter, TextFormatter
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.entry import Ending
 from finetune_trainer.report.terminal import show_ending
@@ -71,6 +73,13 @@ def test_a_jobs_unknown_keys_and_values_reach_the_shell_clean(tmp_path):
     assert result.exit_code == 64
     assert r"\u001b]0;owned\u0007" in result.stderr
     assert "\x1b" not in result.output + result.stderr
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter("%(message)s")], ids=["json", "text"])
+def test_the_operators_log_is_clean(formatter):
+    line = formatter.format(logging.makeLogRecord({"msg": "%s", "args": (HOSTILE,)}))
+    assert SHOWN.replace("\\u000d", "\\r").replace("\\u0008", "\\b") in line or SHOWN in line
+    assert printable(line) == line
 
 
 def test_nothing_else_prints():

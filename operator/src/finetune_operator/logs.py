@@ -7,6 +7,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from finetune_api.printable import printable
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
@@ -22,12 +24,20 @@ class JsonFormatter(logging.Formatter):
                 line[name] = value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return printable(json.dumps(line, ensure_ascii=False))
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: what a job's author wrote can't do anything to their terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return printable(super().format(record))
 
 
 def set_up(form: str, level: str) -> None:
     """Send every logger's lines to standard error, as `text` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else
-                         logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+                         TextFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
