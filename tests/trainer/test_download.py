@@ -142,7 +142,7 @@ def test_allowed_hosts_come_from_the_environment_and_on_ones_own_machine_all_are
     url = f"https://127.0.0.1:{server.port}/rows.jsonl"
     monkeypatch.delenv(HOSTS, raising=False)
     assert download(url, tmp_path).read_bytes() == ROWS
-    monkeypatch.setenv(HOSTS, "a.example,127.0.0.1")
+    monkeypatch.setenv(HOSTS, "A.example,127.0.0.1")
     assert download(url, tmp_path).read_bytes() == ROWS
     for allowed in ("", "a.example"):
         monkeypatch.setenv(HOSTS, allowed)

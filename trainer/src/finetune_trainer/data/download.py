@@ -81,15 +81,16 @@ class CheckedTransport(httpx.BaseTransport):
             MissingInput: the host has no address.
         """
         url = request.url
+        host = url.raw_host.decode("ascii")
         if url.scheme != "https":
             raise BadConfig(f"spec.dataset.source: it leads to {url.scheme}://{url.host}; only https:// is followed")
-        if self._proxy and not urllib.request.proxy_bypass(url.host):
+        if self._proxy and not urllib.request.proxy_bypass(host):
             return self._proxy.handle_request(request)
         failure: httpx.ConnectError | None = None
-        for address in self._addresses(url.host, url.port or 443):
+        for address in self._addresses(host, url.port or 443):
             # The certificate is judged by the name all the same.
             aimed = httpx.Request(request.method, url.copy_with(host=address), headers=request.headers,
-                                  extensions={**request.extensions, "sni_hostname": url.host})
+                                  extensions={**request.extensions, "sni_hostname": host})
             try:
                 return self._direct.handle_request(aimed)
             except httpx.ConnectError as error:
@@ -132,7 +133,7 @@ def download(url: str, scratch: Path, transport: httpx.BaseTransport | None = No
     """
     if transport is None:
         named = os.environ.get(HOSTS)
-        transport = CheckedTransport(None if named is None else named.split(","))
+        transport = CheckedTransport(None if named is None else named.lower().split(","))
     name = PurePosixPath(urlsplit(url).path).name
     path = scratch / "inputs" / hashlib.sha256(url.encode()).hexdigest()[:16] / (name or "data")
     path.parent.mkdir(parents=True, exist_ok=True)
