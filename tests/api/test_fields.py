@@ -26,7 +26,7 @@ def test_every_field_can_be_found_and_is_documented(document):
 def test_there_are_fields_of_spec_and_status():
     paths = {document.path for document in EVERY}
     assert {"spec.training.batchSize", "spec.compute.tolerations.key", "status.conditions.reason",
-            "spec.dataset.answerFormat.schema", "metadata.name"} <= paths
+            "spec.dataset.answerFormat.jsonSchema", "metadata.name"} <= paths
 
 
 @pytest.mark.parametrize(("path", "kind", "default", "choices", "limits"), [
@@ -44,7 +44,7 @@ def test_there_are_fields_of_spec_and_status():
     ("spec.compute.nodeSelector", "object", None, (), None),
     ("spec.compute.tolerations", "list of object", None, (), None),
     ("spec.method", "object", None, (), None),
-    ("spec.dataset.answerFormat.schema", "string", None, (), None),
+    ("spec.dataset.answerFormat.jsonSchema", "string", None, (), None),
     ("spec.dataset.sha256", "string", None, (), "of the form ^[0-9a-f]{64}$"),
     ("status.startTime", "string", None, (), None),
 ])

@@ -10,11 +10,11 @@ from finetune_api.json_schema import DEEPEST, FORM, LONGEST
 
 from tests.api.jobs import TEXT, document, errors_of, job
 
-PATH = "spec.dataset.answerFormat.schema"
+PATH = "spec.dataset.answerFormat.jsonSchema"
 
 
 def _with(schema):
-    return document(dataset={"answerFormat": {"type": "json", "schema": schema}})
+    return document(dataset={"answerFormat": {"type": "json", "jsonSchema": schema}})
 
 
 def _nested(levels):
@@ -23,8 +23,8 @@ def _nested(levels):
 
 def test_the_text_of_a_schema_and_the_same_schema_as_an_object_are_one_job():
     schema = {"type": "object", "properties": {"level": {"type": "integer", "maximum": 10**30}}}
-    text, plain = (job(dataset={"answerFormat": {"type": "json", "schema": one}}).spec
-                   for one in (json.dumps(schema, indent=1), schema))
+    text, plain = (job(dataset={"answerFormat": {"type": "json", name: one}}).spec
+                   for name, one in (("jsonSchema", json.dumps(schema, indent=1)), ("schema", schema)))
     assert text == plain
     assert text.dataset.answer_format.json_schema == schema
     assert spec_hash(resolve_defaults(text)) == spec_hash(resolve_defaults(plain))
@@ -33,7 +33,7 @@ def test_the_text_of_a_schema_and_the_same_schema_as_an_object_are_one_job():
 
 
 def test_a_schema_may_stand_as_a_block_of_text_or_as_yaml_in_a_file():
-    block = '    answerFormat:\n      type: json\n      schema: |\n        {"type": "object"}\n'
+    block = '    answerFormat:\n      type: json\n      jsonSchema: |\n        {"type": "object"}\n'
     yaml = "    answerFormat: {type: json, schema: {type: object}}\n"
     head, tail = TEXT.split("  output:")
     both = [parse_job_text(f"{head}{one}  output:{tail}") for one in (block, yaml)]

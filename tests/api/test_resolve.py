@@ -16,7 +16,7 @@ from finetune_api.spec.method import DoraSpec, LoraSpec, LowRankSpec
 from tests.api.jobs import job, nested
 
 JSON_ANSWERS = {"answerFormat": {"type": "json"}}
-SCHEMA_ANSWERS = {"answerFormat": {"type": "json", "schema": '{"type": "object"}'}}
+SCHEMA_ANSWERS = {"answerFormat": {"type": "json", "jsonSchema": '{"type": "object"}'}}
 HUB_DATA = {"source": "hf://owner/name"}
 
 DECIDES = {
@@ -36,7 +36,7 @@ DECIDES = {
     "dataset.system": "Be brief.",
     "dataset.maxSamples": 10,
     "dataset.answerFormat.type": "json",
-    "dataset.answerFormat.schema": ('{"type": "object"}', {"dataset": JSON_ANSWERS}),
+    "dataset.answerFormat.jsonSchema": ('{"type": "object"}', {"dataset": JSON_ANSWERS}),
     "output.exports": ["adapter", "merged"],
     "method.type": "DoRA",
     "method.quantization": "nf4",

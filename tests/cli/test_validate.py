@@ -74,5 +74,5 @@ def test_what_only_finetune_run_takes_is_told_with_what_a_cluster_takes(tmp_path
     assert result.exit_code == 0
     first, schema, output = result.stdout.splitlines()
     assert first == f"{path}: OK for finetune run; kubectl apply refuses it:"
-    assert "spec.dataset.answerFormat.schema: write the JSON Schema as JSON text: `schema: |`" in schema
+    assert "spec.dataset.answerFormat.schema: write the JSON Schema as JSON text: `jsonSchema: |`" in schema
     assert "spec.output.uri: file:// is for `finetune run` alone" in output

@@ -39,11 +39,13 @@ def other_crd(control_plane, change, works):
         control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", CRD)
 
 
-def with_schema_as_object(properties):
-    answers = properties["spec"]["properties"]["dataset"]["properties"]["answerFormat"]["properties"]
-    answers["schema"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    rules = properties["spec"]["properties"]["dataset"]["x-kubernetes-validations"]
-    rules[:] = [rule for rule in rules if "answerFormat.schema.matches" not in rule["rule"]]
+def as_it_was(properties):
+    dataset = properties["spec"]["properties"]["dataset"]
+    del dataset["properties"]["answerFormat"]["properties"]["jsonSchema"]
+    dataset["x-kubernetes-validations"] = [
+        rule for rule in dataset["x-kubernetes-validations"] if "answerFormat" not in rule["rule"]]
+    properties["spec"]["x-kubernetes-validations"] = [
+        rule for rule in properties["spec"]["x-kubernetes-validations"] if "jsonSchema" not in rule["rule"]]
 
 
 def store(api, namespace, name, schema):
@@ -56,8 +58,10 @@ def store(api, namespace, name, schema):
 
 def test_a_stored_object_of_any_depth_is_its_own_jobs_invalid_spec(control_plane, api, work, namespace):
     deep = '{"not":' * 990 + "{}" + "}" * 990
-    with other_crd(control_plane, with_schema_as_object, lambda: store(api, namespace, "first", deep)):
+    with other_crd(control_plane, as_it_was, lambda: store(api, namespace, "first", deep)):
         store(api, namespace, "shallow", '{"type": "object"}')
+        store(api, namespace, "waits", '{"type": "object"}')
+        Work(api, namespace, "waits").change(runPolicy={"suspend": True})
         for identity in ("lists it", "lists it again"):
             operator = Operator(control_plane, namespace, identity=identity)
             try:
@@ -68,6 +72,18 @@ def test_a_stored_object_of_any_depth_is_its_own_jobs_invalid_spec(control_plane
                 assert operator.process.popen.poll() is None
             finally:
                 operator.stop()
+    wait_for(lambda: not store(api, namespace, "another", deep), "the CustomResourceDefinition of this release")
+    operator = Operator(control_plane, namespace, identity="upgraded")
+    try:
+        Work(api, namespace, "shallow").end(0, DONE)
+        Work(api, namespace, "shallow").until("Succeeded")
+        Work(api, namespace, "waits").change(runPolicy={"suspend": False})
+        Work(api, namespace, "waits").until("Running")
+        for name in ("first", "waits"):
+            api.delete("FineTuneJob", namespace, name, "Foreground")
+        wait_for(lambda: len(api.list("FineTuneJob", namespace)) == 3, "two jobs to be gone")
+    finally:
+        operator.stop()
 
 
 def test_a_status_that_the_apiserver_does_not_take_is_told_and_the_rest_is_written(control_plane, api, work, namespace):

@@ -29,6 +29,8 @@ DONE = raw_job(FINISHED)
 class Lists:
     """The pages of lists; `between` is called after each page was read and before it is taken in."""
 
+    events = None
+
     def __init__(self, pages, between=lambda: None):
         self.pages, self.between = pages, between
 
@@ -103,7 +105,7 @@ def test_passes_without_news_let_the_event_loop_turn_after_each():
         cache.note(named(f"job-{number}"))
 
     async def worked(_):
-        reconciler = Reconciler(cache, queue, None, SETTINGS, lambda: NOW)
+        reconciler = Reconciler(cache, queue, Lists([]), SETTINGS, lambda: NOW)
         for key, _ in list(cache.jobs()):
             queue.add(key)
         working = asyncio.create_task(work_together(reconciler, WORKERS))
@@ -123,7 +125,7 @@ def test_a_replica_whose_lease_ran_out_during_a_pass_does_nothing_more():
 
     async def work():
         queue.add(KEY)
-        await work_together(Reconciler(cache, queue, None, SETTINGS, lambda: NOW, lost), WORKERS)
+        await work_together(Reconciler(cache, queue, Lists([]), SETTINGS, lambda: NOW, lost), WORKERS)
 
     with pytest.raises(ExceptionGroup) as failed:
         asyncio.run(work())

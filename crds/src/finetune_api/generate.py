@@ -99,8 +99,10 @@ def _with_rules(spec: dict[str, Any]) -> dict[str, Any]:
         node = spec
         for key in rule.section.split(".")[1:]:
             node = node["properties"][key]
-        node.setdefault("x-kubernetes-validations", []).append(
-            {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"})
+        made: dict[str, Any] = {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}
+        if "oldSelf" in rule.cel:
+            made["optionalOldSelf"] = True  # It judges what is made, and lets what is stored be as it is.
+        node.setdefault("x-kubernetes-validations", []).append(made)
     return spec
 
 

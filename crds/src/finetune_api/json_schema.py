@@ -22,7 +22,7 @@ LONGEST = 32 * 1024
 DEEPEST = 64
 """Levels of objects and lists."""
 
-FORM = "write the JSON Schema as JSON text: `schema: |`, and on the lines below it an object, in braces"
+FORM = "write the JSON Schema as JSON text: `jsonSchema: |`, and on the lines below it an object, in braces"
 OBJECT_PATTERN = r"^[ \t\r\n]*\{"
 _MOST_DIGITS = 300
 _LARGEST = 10**_MOST_DIGITS

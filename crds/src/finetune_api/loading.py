@@ -15,8 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from finetune_api.fields import document_field, model_at
-from finetune_api.json_schema import FORM
-from finetune_api.rules import STORED_RULES, broken_rules, look_up
+from finetune_api.rules import STORED_RULES, broken_rules
 from finetune_api.spec.job import KIND, FineTuneJob
 
 _SHOWN = 80
@@ -76,9 +75,6 @@ def cluster_errors(path: Path) -> tuple[FieldError, ...]:
     document, lines = _job_document(_read(path), str(path))
     errors = [FieldError(one.path, _shown(one.value), one.message, _line(one.path, lines))
               for one in broken_rules(document, STORED_RULES)]
-    schema = "spec.dataset.answerFormat.schema"
-    if isinstance(look_up(document, schema), Mapping):
-        errors.append(FieldError(schema, None, FORM, _line(schema, lines)))
     return tuple(sorted(errors, key=lambda error: error.line or 0))
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from finetune_api.json_schema import FORM
 from finetune_api.messages import PreflightResult, Result
-from finetune_api.rules import look_up
 from finetune_api.spec.compute import ComputeSpec
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.policy import BudgetSpec
@@ -27,7 +25,6 @@ _TRAINERS = ("dataset", "method", "training", "evaluation")
 """Sections of a spec that trainers alone go by: they have them from the start of the job on."""
 
 Raw = Mapping[str, Any]
-_SCHEMA = "dataset.answerFormat.schema"
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _Said = TypeVar("_Said", Result, PreflightResult)
 
@@ -162,9 +159,6 @@ def view_job(raw: Raw) -> JobView:
     spec, error = _read_spec(raw_spec)
     if spec is None and status.start_time is not None:
         spec = _read_in_part(raw_spec)
-    if look_up(raw_spec, _SCHEMA) == {} and status.start_time is None:
-        # What an earlier CustomResourceDefinition stored as an object: the apiserver leaves this of it.
-        spec, error = None, f"spec.{_SCHEMA}: {FORM}"
     return JobView(metadata["namespace"], metadata["name"], metadata["uid"], metadata.get("generation", 1),
                    metadata["resourceVersion"], created, "deletionTimestamp" in metadata, spec, error,
                    status, (spec.budget, spec.compute) if spec else _read_limits(raw_spec))

@@ -15,6 +15,11 @@ def _has_splits(data: Section) -> bool:
     return source.startswith("hf://") or source.endswith("/")
 
 
+def has_schema(data: Section) -> bool:
+    """Whether answers have a JSON Schema, as text or as an object."""
+    return bool({"jsonSchema", "schema"} & set(data.get("answerFormat", {})))
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "spec.dataset", "prompt",
@@ -61,21 +66,22 @@ RULES: tuple[Rule, ...] = (
         accepts={"source": "hf://owner/name", "revision": "main"}, refuses={"revision": "main"},
     ),
     Rule(
-        "spec.dataset", "answerFormat.schema",
-        lambda data: "schema" not in data.get("answerFormat", {}) or data["answerFormat"].get("type") == "json",
-        "!has(self.answerFormat) || !has(self.answerFormat.schema) || self.answerFormat.type == 'json'",
+        "spec.dataset", "answerFormat.jsonSchema",
+        lambda data: not has_schema(data) or data["answerFormat"].get("type") == "json",
+        "!has(self.answerFormat) || (!has(self.answerFormat.jsonSchema) && !has(self.answerFormat.schema)) || "
+        "self.answerFormat.type == 'json'",
         "a schema needs answerFormat.type: json",
-        accepts={"answerFormat": {"type": "json", "schema": '{"type": "object"}'}},
-        refuses={"answerFormat": {"schema": '{"type": "object"}'}},
+        accepts={"answerFormat": {"type": "json", "jsonSchema": '{"type": "object"}'}},
+        refuses={"answerFormat": {"jsonSchema": '{"type": "object"}'}},
     ),
     Rule(
-        "spec.dataset", "answerFormat.schema",
-        lambda data: not isinstance(text := data.get("answerFormat", {}).get("schema"), str)
+        "spec.dataset", "answerFormat.jsonSchema",
+        lambda data: not isinstance(text := data.get("answerFormat", {}).get("jsonSchema"), str)
         or re.match(OBJECT_PATTERN, text) is not None,
-        "!has(self.answerFormat) || !has(self.answerFormat.schema) || "
-        rf"self.answerFormat.schema.matches(r'{OBJECT_PATTERN}')",
+        "!has(self.answerFormat) || !has(self.answerFormat.jsonSchema) || "
+        rf"self.answerFormat.jsonSchema.matches(r'{OBJECT_PATTERN}')",
         FORM,
-        accepts={"answerFormat": {"type": "json", "schema": '\n  {"type": "object"}\n'}},
-        refuses={"answerFormat": {"type": "json", "schema": "type: object"}},
+        accepts={"answerFormat": {"type": "json", "jsonSchema": '\n  {"type": "object"}\n'}},
+        refuses={"answerFormat": {"type": "json", "jsonSchema": "type: object"}},
     ),
 )

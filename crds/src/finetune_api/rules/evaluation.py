@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from finetune_api.rules.dataset import has_schema
 from finetune_api.rules.rule import Rule, Section
 
 _JSON_METRICS = {"jsonValid", "schemaValid", "fieldsMatch", "fieldAccuracy", "fieldF1Macro", "fieldF1Micro"}
 _CEL_JSON = "(has(self.dataset.answerFormat) && self.dataset.answerFormat.type == 'json')"
-_CEL_SCHEMA = "(has(self.dataset.answerFormat) && has(self.dataset.answerFormat.schema))"
+_CEL_SCHEMA = ("(has(self.dataset.answerFormat) && (has(self.dataset.answerFormat.jsonSchema) || "
+               "has(self.dataset.answerFormat.schema)))")
 
 
 _CEL_REWARD = "(has(self.method) && has(self.method.type) && self.method.type == 'ReFT')"
@@ -42,11 +44,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec", "evaluation.metrics",
-        lambda spec: "schemaValid" not in _metrics(spec) or "schema" in _answers(spec),
+        lambda spec: "schemaValid" not in _metrics(spec) or has_schema(spec.get("dataset", {})),
         f"!has(self.evaluation) || !has(self.evaluation.metrics) || {_CEL_SCHEMA} || "
         "!self.evaluation.metrics.exists(m, m == 'schemaValid')",
-        "schemaValid needs dataset.answerFormat.schema",
-        accepts={"dataset": {"answerFormat": {"type": "json", "schema": '{"type": "object"}'}},
+        "schemaValid needs dataset.answerFormat.jsonSchema",
+        accepts={"dataset": {"answerFormat": {"type": "json", "jsonSchema": '{"type": "object"}'}},
                  "evaluation": {"metrics": ["schemaValid"]}},
         refuses={"dataset": {"answerFormat": {"type": "json"}}, "evaluation": {"metrics": ["schemaValid"]}},
     ),
@@ -70,10 +72,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec", "evaluation.constrained",
-        lambda spec: not spec.get("evaluation", {}).get("constrained") or "schema" in _answers(spec),
+        lambda spec: not spec.get("evaluation", {}).get("constrained") or has_schema(spec.get("dataset", {})),
         f"!has(self.evaluation) || !has(self.evaluation.constrained) || !self.evaluation.constrained || {_CEL_SCHEMA}",
-        "constrained decoding needs dataset.answerFormat.schema",
-        accepts={"dataset": {"answerFormat": {"type": "json", "schema": '{"type": "object"}'}},
+        "constrained decoding needs dataset.answerFormat.jsonSchema",
+        accepts={"dataset": {"answerFormat": {"type": "json", "jsonSchema": '{"type": "object"}'}},
                  "evaluation": {"constrained": True}},
         refuses={"evaluation": {"constrained": True}},
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from finetune_api.json_schema import FORM
 from finetune_api.rules.rule import Rule
 from finetune_api.uris import HTTPS_PATTERN
 
@@ -45,6 +46,15 @@ STORED_RULES: tuple[Rule, ...] = (
                      "https://host/rows.jsonl", "pvc://data/a..b.jsonl", "pvc://data/../rows.jsonl"),
     *_location_rules("spec.output", "uri", "s3://bucket/prefix or pvc://claim/folder",
                      "pvc://results/runs", "pvc://results/a..b", "pvc://results/.."),
+    Rule(
+        "spec.dataset", "answerFormat.schema",
+        lambda data: "schema" not in data.get("answerFormat", {}),
+        "!has(self.answerFormat) || !has(self.answerFormat.schema) || (oldSelf.hasValue() && "
+        "has(oldSelf.value().answerFormat) && has(oldSelf.value().answerFormat.schema))",
+        FORM,
+        accepts={"answerFormat": {"type": "json", "jsonSchema": '{"type": "object"}'}},
+        refuses={"answerFormat": {"type": "json", "schema": {"type": "object"}}},
+    ),
     Rule(
         "spec.dataset", "source",
         lambda data: not data["source"].startswith("https://") or bool(re.match(HTTPS_PATTERN, data["source"])),

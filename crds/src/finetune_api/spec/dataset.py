@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AliasChoices, ConfigDict, Field
 
 from finetune_api.base import ApiModel, Sha256
 from finetune_api.json_schema import JsonSchema
@@ -31,15 +31,26 @@ class AnswerType(StrEnum):
     JSON = "json"
 
 
+def _with_schema_as_object(described: dict[str, Any]) -> None:
+    """What jobs of earlier releases have: it stays readable where it is stored, and no new job gets it."""
+    described["properties"]["schema"] = {
+        "type": "object", "x-kubernetes-preserve-unknown-fields": True,
+        "description": "The JSON Schema as an object, for `finetune run` alone; a cluster takes `jsonSchema`."}
+
+
 class AnswerFormat(ApiModel):
     """The form that answers must have: checked in the data, usable in decoding, and measured at evaluation."""
 
     type: AnswerType = AnswerType.TEXT
     """`text`, or `json` for answers that are one JSON value."""
 
-    json_schema: JsonSchema | None = Field(default=None, alias="schema")
+    model_config = ConfigDict(json_schema_extra=_with_schema_as_object)
+
+    json_schema: JsonSchema | None = Field(
+        default=None, alias="jsonSchema", validation_alias=AliasChoices("jsonSchema", "schema"),
+        serialization_alias="schema")
     """JSON Schema (draft 2020-12) that each answer must match, as JSON text of at most 32768 characters and 64 levels:
-    `schema: |` and the object below it. Only with type `json`. `finetune run` also takes it as YAML."""
+    `jsonSchema: |` and the object below it. Only with type `json`. `finetune run` also takes `schema`, as YAML."""
 
 
 class DatasetSpec(ApiModel):
