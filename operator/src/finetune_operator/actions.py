@@ -37,6 +37,11 @@ class Delete:
 Action = Create | Apply | Delete
 
 
+def delete_job(name: str) -> Delete:
+    """Delete an attempt's Job, or a check's."""
+    return Delete("batch/v1", "Job", name)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is to be done: the actions in their order, then one status write, then the events.

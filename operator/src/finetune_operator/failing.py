@@ -11,7 +11,7 @@ from datetime import datetime
 from finetune_api.status import FineTuneJobStatus, Phase
 
 from finetune_operator import budget
-from finetune_operator.actions import Action, Delete, Plan
+from finetune_operator.actions import Action, Plan, delete_job
 from finetune_operator.conditions import Told, notes, tell
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
@@ -47,4 +47,4 @@ def within_budget(seen: Observation, settings: Settings, now: datetime
     except (ArithmeticError, ValueError, TypeError):
         return seen.job.status, ()
     going = (one for one in seen.attempts if not one.finished and not one.deleting)
-    return status, tuple(Delete("batch/v1", "Job", one.name) for one in going) if overdue else ()
+    return status, tuple(delete_job(one.name) for one in going) if overdue else ()

@@ -16,16 +16,17 @@ from finetune_operator import (
     admission,
     budget,
     failing,
+    finished,
     frozen,
     isolation,
     manifests,
     preflighting,
     records,
 )
-from finetune_operator.actions import Action, Apply, Create, Delete, Plan
+from finetune_operator.actions import Action, Apply, Create, Plan, delete_job
 from finetune_operator.children import identity
-from finetune_operator.conditions import Told, looked_at, notes, progressing, tell
-from finetune_operator.names import API_VERSIONS, attempt_name
+from finetune_operator.conditions import Told, notes, progressing, tell
+from finetune_operator.names import attempt_name
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
 from finetune_operator.starting import before_start
@@ -66,7 +67,7 @@ def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
     if seen.job.deleting:
         return Plan(status)  # Its children go with it, by their owner references.
     if status.completion_time is not None:
-        return _clean_up(seen, settings, status.completion_time, now)
+        return finished.clean_up(seen, settings, status.completion_time, now)
     if status.start_time is None:
         decided = before_start(seen, settings, now)
     else:
@@ -94,40 +95,6 @@ def refused(job: JobView, decided: Plan, words: str, now: datetime) -> Plan:
                 f"the apiserver refuses what the job needs: {words}")
     status = tell(job.status, told, job.generation, now.replace(microsecond=0))
     return Plan(status, events=notes(job.status, status))
-
-
-def _clean_up(seen: Observation, settings: Settings, completed: datetime, now: datetime) -> Plan:
-    """A finished job: nothing of it runs on; its children go when their time has come."""
-    status = looked_at(_settled(seen, settings, now), seen.job.generation)
-    still = (*preflighting.remove(seen), *(
-        _delete_job(attempt) for attempt in seen.attempts if not attempt.finished and not attempt.deleting))
-    spec = seen.job.spec
-    ttl = spec.run_policy.ttl_seconds_after_finished if spec else None
-    applied = {(kind, name) for kind, name, _ in seen.applied} | {("ConfigMap", name) for name in seen.maps}
-    if ttl is None or not (seen.attempts or applied):
-        return Plan(status, still)
-    left = completed + timedelta(seconds=ttl) - now
-    if left > timedelta():
-        return Plan(status, still, requeue_after=left)
-    if seen.attempts and all(attempt.deleting for attempt in seen.attempts):
-        return Plan(status, still)  # The others were deleted with them, or are when these are gone.
-    jobs = (_delete_job(attempt) for attempt in seen.attempts if not attempt.deleting)
-    return Plan(status, (*still, *jobs, *(Delete(API_VERSIONS[kind], kind, name) for kind, name in sorted(applied))))
-
-
-def _settled(seen: Observation, settings: Settings, now: datetime) -> FineTuneJobStatus:
-    """The status of a finished job, with what its last attempt cost until its pod was gone."""
-    before, spec = seen.job.status, seen.job.spec
-    status = records.released(seen, before, now)
-    if status.attempts == before.attempts or status.cost is None or spec is None:
-        return status
-    count = admission.accelerators_of(spec, settings.accelerators.get(spec.compute.accelerator, Accelerator()))
-    return status.model_copy(update={
-        "cost": status.cost.model_copy(update={"spent": accounting.spent(status, count, None)})})
-
-
-def _delete_job(attempt: AttemptView) -> Delete:
-    return Delete("batch/v1", "Job", attempt.name)
 
 
 class _Pass:
@@ -275,13 +242,13 @@ class _Pass:
                     f"{min(kept_away.values()):%H:%M:%S} UTC")
         told = Told(Phase.QUEUED, "Unschedulable", why, admitted=False)
         if any(end <= self.now for end in kept_away.values()):
-            return self._tell(told, (_delete_job(active),))
+            return self._tell(told, (delete_job(active.name),))
         return self._tell(told, actions, min(kept_away.values()) - self.now if kept_away else None)
 
     def _stopping(self, active: AttemptView) -> Plan | None:
         """What is told of an attempt that is to end, or ends, before it is done; None for one that goes on."""
         overdue = budget.overdue(self.spec.budget, self.status, self.count, self.now)
-        phase, delete = self.status.phase or Phase.STARTING, () if active.deleting else (_delete_job(active),)
+        phase, delete = self.status.phase or Phase.STARTING, () if active.deleting else (delete_job(active.name),)
         if overdue or self.spec.run_policy.suspend:
             return self._tell(Told(phase, "Stopping", overdue or "the trainer checkpoints and stops"), delete)
         on_nodes = [pod for pod in active.present if pod.scheduled_at]
@@ -337,7 +304,7 @@ class _Pass:
         left = [one for one in self.seen.attempts if not one.finished and not (
             one.deleting and records.over(one, self.status, self.now))]
         if left:
-            return Plan(self.status, tuple(_delete_job(one) for one in left if not one.deleting))
+            return Plan(self.status, tuple(delete_job(one.name) for one in left if not one.deleting))
         if self.spec.run_policy.suspend:
             return self._tell(Told(Phase.SUSPENDED, "Suspended",
                                    "suspended; set runPolicy.suspend to false and it goes on from its last checkpoint"))

@@ -11,7 +11,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import Phase, PreflightStatus
 
 from finetune_operator import accounting, admission, manifests, records
-from finetune_operator.actions import Action, Create, Delete, Plan
+from finetune_operator.actions import Action, Create, Delete, Plan, delete_job
 from finetune_operator.conditions import Told, tell
 from finetune_operator.names import PREFLIGHT_LABEL, earlier_preflight_name, preflight_name, preflight_run_name
 from finetune_operator.observation import Checks, Observation
@@ -182,6 +182,6 @@ def _remove(seen: Observation, checks: list[AttemptView]) -> tuple[Action, ...]:
     gone: list[Action] = []
     for check in checks:
         if not check.deleting:
-            gone += [Delete("batch/v1", "Job", check.name),
+            gone += [delete_job(check.name),
                      Delete("v1", "ConfigMap", preflight_run_name(check.name, seen.job.uid))]
     return tuple(gone)
