@@ -63,17 +63,23 @@ def test_the_words_are_those_of_the_apiserver_without_the_name_of_a_pod_that_cha
     assert words(event(message)) == told
 
 
+class Events:
+    """What an apiserver answers, and what it was asked."""
+
+    def __init__(self, answer):
+        self.answer, self.asked = answer, []
+
+    async def events(self, namespace, selector):
+        self.asked.append(selector)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
 def look(seen, at, answer):
     """What is observed after the events were asked for, and by which selectors."""
-    asked = []
-
-    async def events_of(namespace, selector):
-        asked.append(selector)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    return asyncio.run(with_words(seen, EventReader(events_of), NOW + timedelta(seconds=at))), asked
+    events = Events(answer)
+    return asyncio.run(with_words(seen, EventReader(events), NOW + timedelta(seconds=at))), events.asked
 
 
 def test_a_job_without_a_pod_is_told_in_the_words_of_its_controller():
@@ -110,19 +116,15 @@ def test_an_attempt_that_gets_only_some_of_its_pods_says_so_while_these_wait_for
 
 
 def test_the_same_is_asked_once_a_minute_at_most():
-    asked = []
-
-    async def events_of(namespace, selector):
-        asked.append(selector)
-        return [event("words")]
+    events = Events([event("words")])
 
     async def look_often():
-        reader = EventReader(events_of)
+        reader = EventReader(events)
         return [await reader.newest("team", selector, NOW + timedelta(seconds=at))
                 for selector, at in (("a", 0), ("a", 59), ("b", 59), ("a", 60), ("b", 61))]
 
     assert [one["message"] for one in asyncio.run(look_often())] == ["words"] * 5
-    assert asked == ["a", "b", "a"]
+    assert events.asked == ["a", "b", "a"]
 
 
 MOUNT = {"reason": "FailedMount", "message": 'MountVolume.SetUp failed for volume "ca": configmap "ca" not found'}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import ClientError
 
@@ -21,8 +21,14 @@ _PREFIX = re.compile(r'^(\(combined from similar events\): )?(Error creating: )?
                      r'([Pp]ods? "[^"]*" is (forbidden|invalid): )?')
 """It names a pod that is never made, and another one each time: without it the same cause reads the same."""
 _log = logging.getLogger(__name__)
-EventsOf = Callable[[str, str], Awaitable[list[Any]]]
 _EVERY = timedelta(minutes=1)
+
+
+class HasEvents(Protocol):
+    """Somebody to ask."""
+
+    async def events(self, namespace: str, selector: str) -> list[Any]:
+        """The events of a namespace that a field selector has."""
 
 
 class EventReader:
@@ -30,16 +36,15 @@ class EventReader:
     passes.
     """
 
-    def __init__(self, events_of: EventsOf) -> None:
-        """Set up; `events_of` asks for the events of a namespace that a field selector has."""
-        self._events_of = events_of
+    def __init__(self, apiserver: HasEvents) -> None:
+        self._apiserver = apiserver
         self._known: dict[str, tuple[datetime, Any]] = {}
 
     async def newest(self, namespace: str, selector: str, now: datetime) -> Any:
         """The newest event of some; None where there is none."""
         self._known = {key: known for key, known in self._known.items() if now - known[0] < _EVERY}
         if selector not in self._known:
-            newest = max(await self._events_of(namespace, selector), key=_when, default=None)
+            newest = max(await self._apiserver.events(namespace, selector), key=_when, default=None)
             self._known[selector] = now, newest
         return self._known[selector][1]
 

@@ -80,7 +80,7 @@ class Reconciler:
         """
         self._cache, self._queue, self._client = cache, queue, client
         self._settings, self._clock, self._check_lease = settings, clock, check_lease
-        self._events = EventReader(client.events)
+        self._events = EventReader(client)
 
     async def work(self) -> None:
         """Take keys until cancelled."""
