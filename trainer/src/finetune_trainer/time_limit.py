@@ -39,4 +39,4 @@ def within(seconds: float, function: Callable[..., T], *arguments: Any) -> T:
     finally:
         # Somebody else's timer goes on; and ours is over, also where it rang once more on the way here.
         signal.setitimer(signal.ITIMER_REAL, *timer)
-        signal.signal(signal.SIGALRM, handler)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
