@@ -75,6 +75,7 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     from finetune_trainer.model.base import open_base
     from finetune_trainer.model.description import describe_model
     from finetune_trainer.model.stored import stored_quantization
+    from finetune_trainer.rehearsal import rehearse
 
     spec = config.spec
     storage = open_storage(spec.output.uri, spec.output.s3)
@@ -105,6 +106,9 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     stored_quantization(base.config, spec.method.quantization, base.source)
     if (held := description.held()) is not None:
         base.check(held, spec.method.quantization)
+    unknown = rehearse(config, base, description.files.folder, data, tokenizer, scratch)
+    if unknown:
+        tell(unknown)
     words = [_words(config, estimate, data.counts)]
     if resumed:
         words.append(f"goes on from step {resumed.step}, which {resumed.folder} has")
@@ -128,18 +132,24 @@ def _words(config: RunConfig, estimate: JobEstimate | None, counts: Mapping[str,
 
 
 def _check_targets(config: RunConfig, model: PreTrainedModel) -> None:
-    """Whether the layers that an adapter wants exist, and ReFT can sample, on a model without storage for its weights.
+    """Whether the layers and parameters that a job names exist, and ReFT can sample, on a model without storage.
 
     Raises:
-        BadConfig: a layer that there is none of, or a model that can't be sampled from.
+        BadConfig: with the names that exist, or for a model that can't be sampled from.
     """
+    from finetune_trainer.model.layers import chosen_parameters
     from finetune_trainer.model.targets import target_modules
     from finetune_trainer.reft.rollout import check_sampling
 
     if config.spec.method.reft:
         check_sampling(model)
 
-    if low_rank := config.spec.method.low_rank:
+    method = config.spec.method
+    if method.partial:
+        chosen_parameters(model, method.partial)
+    if method.additive and method.additive.target_modules:
+        target_modules(model, method.additive.target_modules, "spec.method.additive")
+    if low_rank := method.low_rank:
         field, settings = low_rank
         target_modules(model, settings.target_modules, f"spec.method.{field}")
 

@@ -12,6 +12,10 @@ from transformers.pytorch_utils import Conv1D
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.model.layers import decoder_prefix
 
+_OF_STATES = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
+_BYPASSED = {"out_proj", "conv1d"}
+"""Layers of these families whose weights their kernels read directly: an adapter would not be heard (PEFT 0.21)."""
+
 
 def linear_names(model: PreTrainedModel) -> list[str]:
     """The last parts of the names of the text decoder's linear layers but the head, sorted: `q_proj`, `up_proj`, …"""
@@ -25,8 +29,10 @@ def _linear(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
     Of a multimodal model those of its text decoder alone: text never reaches the others.
     """
     prefix, head = decoder_prefix(model), model.get_output_embeddings()
+    bypassed = _BYPASSED if model.config.get_text_config().model_type in _OF_STATES else set()
     return {name: module for name, module in model.named_modules()
-            if isinstance(module, (torch.nn.Linear, Conv1D)) and (name.startswith(prefix) or module is head)}
+            if isinstance(module, (torch.nn.Linear, Conv1D)) and name.rpartition(".")[2] not in bypassed
+            and (name.startswith(prefix) or module is head)}
 
 
 def target_modules(model: PreTrainedModel, wanted: Sequence[str] | None, field: str) -> list[str]:
