@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import jinja2
@@ -48,6 +49,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     """Templates see data alone: a mapping's keys before its methods, and a method only to call it."""
 
     code_generator_class = _Generator
+    intercepted_binops = frozenset(["%"])
     joined = staticmethod(joined)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -59,9 +61,23 @@ class _Environment(ImmutableSandboxedEnvironment):
     def getitem(self, obj: Any, argument: Any) -> Any:
         return _callable(super().getitem(obj, argument), str(argument))
 
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        return _formatted(left, right) if isinstance(left, str) else super().call_binop(context, operator, left, right)
+
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         function = obj.function if isinstance(obj, Unwritable) else None
         return super().call(context, obj if function is None else function, *args, **kwargs)
+
+
+def _formatted(form: str, values: Any) -> str:
+    """`form % values`: numbers as they are, everything else as a template writes it."""
+    if isinstance(values, Mapping) and "%(" in form:
+        return form % {key: _formattable(item) for key, item in values.items()}
+    return form % (tuple(map(_formattable, values)) if isinstance(values, tuple) else (_formattable(values),))
+
+
+def _formattable(value: Any) -> Any:
+    return value if isinstance(value, int | float | Decimal) and not isinstance(value, bool) else as_text(value)
 
 
 def _callable(value: Any, name: str) -> Any:
@@ -82,6 +98,7 @@ def template_environment() -> ImmutableSandboxedEnvironment:
     filters["tojson"] = to_json
     filters["string"] = as_text
     filters["attr"] = jinja2.pass_environment(lambda environment, obj, name: environment.getattr(obj, name))
+    filters["format"] = lambda value, *args, **named: _formatted(as_text(value), named or args)
     join = filters["join"]
     filters["join"] = jinja2.pass_eval_context(
         lambda context, value, d="", attribute=None: as_text(d).join(map(as_text, value)) if attribute is None
