@@ -298,6 +298,8 @@ def _ended_by(status: Raw) -> tuple[str, str] | None:
 
 
 def _read(kind: type[_Said], said: str) -> _Said | None:
+    if not said:
+        return None
     try:
         return kind.read(said)
     except ValidationError:
