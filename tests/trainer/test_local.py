@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from finetune_api import parse_job
 from finetune_trainer.local import run_config
-from finetune_trainer.model.content import folder_digest
+from finetune_trainer.model.content import description_digest, folder_digest
 
 from tests.models import tiny_job, write_rows
 from tests.trainer.manifests import publish
@@ -36,6 +36,21 @@ def test_a_published_job_is_found_again_unless_its_base_was_replaced_or_its_resu
     (home / "results/1/adapter/adapter_model.safetensors").unlink()
     assert run_config(job, tell=notes.append).uid == again
     assert "adapter_model.safetensors is missing" in notes[-1]
+
+
+def test_a_published_job_whose_base_has_another_configuration_or_template_trains_anew(job, tmp_path):
+    described = description_digest(job.spec.model, None)
+    first = run_config(job)
+    publish(first, tmp_path / "out", uid=first.uid, base_revision=folder_digest(tmp_path / "model"),
+            base_description=described)
+    (tmp_path / "model/notes.txt").write_text("what transformers does not read")
+    assert run_config(job).uid == first.uid
+    for name in ("config.json", "chat_template.jinja", "tokenizer.json"):
+        (tmp_path / "model" / name).write_text("{}")
+        notes = []
+        assert run_config(job, tell=notes.append).uid != first.uid
+        assert "a base model with another configuration, tokenizer or chat template" in notes[0]
+        (tmp_path / "model" / name).unlink()
 
 
 def test_a_number_that_is_none_in_an_attempts_folder_is_no_attempt(job, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.uris import parse_uri
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.model.content import check_links, content_digest, folder_digest
+from finetune_trainer.model.content import check_links, content_digest, description_digest, folder_digest
 from finetune_trainer.model.description import describe_model
 from finetune_trainer.model.files import find_model
 
@@ -71,8 +71,12 @@ def test_the_digest_of_a_models_content_is_the_same_wherever_it_lies(claim, tmp_
     s3_server.client().upload_file(str(claim / "model.safetensors"), s3_bucket, "llama/model.safetensors")
     spec = resolve_defaults(parse_job(tiny_job(tmp_path, output={
         "uri": f"s3://{s3_bucket}/out", "s3": {"endpointUrl": s3_server.endpoint}})).spec)
+    s3_server.client().upload_file(str(claim / "config.json"), s3_bucket, "llama/config.json")
+    described = set()
     for source in ("pvc://models/llama", f"file://{claim}", f"s3://{s3_bucket}/llama"):
+        described.add(description_digest(model(tmp_path, source), spec.output.s3))
         assert content_digest(model(tmp_path, source), spec.output.s3, tmp_path) == wanted
+    assert len(described) == 1
     (claim / "model.safetensors").write_bytes(b"replaced")
     assert folder_digest(claim) != wanted
     assert parse_uri(f"file://{claim}", ("file",)).local_path() == claim

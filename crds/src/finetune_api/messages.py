@@ -400,6 +400,9 @@ class Manifest(Message):
     base_revision: str | None = None
     """Its commit, or the digest of its files."""
 
+    base_description: Sha256 | None = None
+    """Digest of its configuration, tokenizer and chat template, where the revision does not tell of them."""
+
     created: Time
     """When it was published."""
 

@@ -32,6 +32,8 @@ class Wanted:
         spec_hash: digest of what decides the result.
         base_model: location of the base model.
         base_revision: its commit, or the digest of its weights; None where that is not known yet.
+        base_description: digest of its configuration and tokenizer; None where that is not known yet, or is in its
+            revision.
         data_hash: digest of the prepared rows; None where that is not known yet.
     """
 
@@ -40,6 +42,7 @@ class Wanted:
     spec_hash: str
     base_model: str
     base_revision: str | None = None
+    base_description: str | None = None
     data_hash: str | None = None
 
 
@@ -132,7 +135,9 @@ def misfit(manifest: Manifest, want: Wanted) -> str | None:
     ):
         if mine is not None and mine != its:
             return f"it belongs to another {what}" if what != "data" else "it belongs to other data"
-    return None
+    if want.base_description and manifest.base_description not in (want.base_description, None):
+        return "it belongs to a base model with another configuration, tokenizer or chat template"
+    return None  # Earlier releases noted no description.
 
 
 def date_of(manifest: Manifest) -> date:

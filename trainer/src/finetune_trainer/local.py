@@ -28,7 +28,7 @@ from finetune_trainer.digests import file_digest
 from finetune_trainer.entry import quieten, run
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.limits import local_limits
-from finetune_trainer.model.content import content_digest
+from finetune_trainer.model.content import content_digest, description_digest
 from finetune_trainer.report.terminal import show_ending
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.storage import Storage, as_output, open_storage
@@ -126,8 +126,10 @@ def _wanted(config: RunConfig) -> Wanted:
     model = config.spec.model
     if model.source.scheme == "hub":
         return wanted(config)
+    s3 = config.spec.output.s3
     with tempfile.TemporaryDirectory() as scratch:
-        return replace(wanted(config), base_revision=content_digest(model, config.spec.output.s3, Path(scratch)))
+        return replace(wanted(config), base_revision=content_digest(model, s3, Path(scratch)),
+                       base_description=description_digest(model, s3))
 
 
 def _data_digest(source: Uri) -> str:

@@ -46,6 +46,7 @@ from finetune_trainer.gate import judge as judge_gate
 from finetune_trainer.inputs import check_embeddings, check_shares, open_chat, read_rows
 from finetune_trainer.limits import LimitsFile, cost_of
 from finetune_trainer.methods import METHODS
+from finetune_trainer.model.content import description_digest
 from finetune_trainer.model.device import (
     Device,
     choose_device,
@@ -148,7 +149,7 @@ def run_attempt(attempt: Attempt) -> Finished:
         expect(config, json.loads((files.folder / "config.json").read_text("utf-8")), [len(row) for row in data.train],
                attempt.place.size)
     stop.check()
-    data_hash = data.digest()
+    data_hash, described = data.digest(), description_digest(spec.model, spec.output.s3)
     reference = _ask_reference(attempt, storage, prefix, data, data_hash) if attempt.place.is_main else None
 
     state.enter(Stage.LOADING)
@@ -240,8 +241,8 @@ def run_attempt(attempt: Attempt) -> Finished:
         (results / REPORT).write_text(render_report(facts), encoding="utf-8")
     with beside.optional("the upload of report and model card"):
         publication.add(results)
-    result = publication.finish(trained.tuned.folder, identity, files.revision, _result(facts, trained, state),
-                                attempt.clock)
+    result = publication.finish(trained.tuned.folder, identity, (files.revision, described),
+                                _result(facts, trained, state), attempt.clock)
     if not trained.stopped_early:  # Else `runPolicy.resumeFrom` may go on from the last one.
         remove_checkpoints(storage, prefix)
     state.enter(Stage.DONE)

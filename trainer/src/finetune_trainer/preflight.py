@@ -24,7 +24,7 @@ from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.rows import LEFT_OUT
 from finetune_trainer.entry import new_scratch
 from finetune_trainer.errors import in_words
-from finetune_trainer.model.content import content_digest
+from finetune_trainer.model.content import content_digest, description_digest
 from finetune_trainer.storage import as_output, open_storage, probe
 from finetune_trainer.training.complete import frozen_date, require_earlier
 
@@ -163,7 +163,8 @@ def _published(config: RunConfig, description: Description, data_hash_on: Callab
     """
     spec = config.spec
     storage = open_storage(spec.output.uri, spec.output.s3)
-    want = replace(wanted(config), base_revision=description.files.revision or None)
+    want = replace(wanted(config), base_revision=description.files.revision or None,
+                   base_description=description_digest(spec.model, spec.output.s3))
     for prefix, manifest in candidates(storage, want, tell):
         if spec.run_policy.resume_from and manifest.result.outcome is Outcome.STOPPED_EARLY:
             continue  # What was stopped is to go on.

@@ -51,7 +51,8 @@ class Publication:
             raise
         self._files |= {file.path: file for file in new}
 
-    def finish(self, trained: str, identity: Identity, base_revision: str, result: Result, clock: Clock) -> Result:
+    def finish(self, trained: str, identity: Identity, base: tuple[str, str | None], result: Result, clock: Clock
+               ) -> Result:
         """Write the manifest; the result as published, with adapter and manifest filled in.
 
         Where another attempt was first, its result is returned, and nothing of it is changed.
@@ -59,7 +60,7 @@ class Publication:
         Args:
             trained: the folder that holds what was trained.
             identity: digests of what it was trained on.
-            base_revision: the base model's commit, or the digest of its weights.
+            base: the base model's commit, or the digest of its weights; and the digest of its description.
             result: the result so far.
             clock: the time.
 
@@ -67,6 +68,7 @@ class Publication:
             OutputNotWritable: it could not be written.
         """
         reach("results")
+        base_revision, base_description = base
         config, storage, prefix = self._config, self._storage, self._prefix
         files = tuple(self._files[path] for path in sorted(self._files))
         result = result.model_copy(update={
@@ -76,13 +78,15 @@ class Publication:
         manifest = Manifest(
             namespace=config.namespace, name=config.name, uid=config.uid, attempt=config.attempt,
             spec_hash=identity.spec_hash, data_hash=identity.data_hash,
-            base_model=str(config.spec.model.source), base_revision=base_revision, created=clock.now(),
+            base_model=str(config.spec.model.source), base_revision=base_revision,
+            base_description=base_description, created=clock.now(),
             files=tuple(file.model_copy(update={"path": f"{self._target}/{file.path}"}) for file in files),
             result=result, packages=package_versions(), run=config.model_dump(mode="json", exclude_none=True),
         )
         if not storage.create(f"{prefix}/{MANIFEST}", manifest.model_dump_json(indent=2, exclude_none=True).encode()):
             earlier = published_result(storage, prefix, replace(
-                wanted(config), data_hash=identity.data_hash, base_revision=base_revision))
+                wanted(config), data_hash=identity.data_hash, base_revision=base_revision,
+                base_description=base_description))
             assert earlier is not None
             return earlier
         return result

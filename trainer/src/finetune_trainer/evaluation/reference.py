@@ -147,6 +147,8 @@ class Reference:
                 if isinstance(error, BadConfig | MissingInput) or not self._answers:
                     self._over.set()  # It refuses, or nobody is there: the others would fare the same.
                 continue
+            if self._over.is_set():
+                return  # Too late: the result may be published, and what is kept removed.
             with self._lock:
                 self._answers[index] = answer
                 keep = len(self._answers) % _KEPT_EVERY == 0

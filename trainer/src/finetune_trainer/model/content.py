@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from finetune_api.paths import below
@@ -16,6 +17,8 @@ from finetune_trainer.errors import BadConfig
 from finetune_trainer.storage import open_storage
 
 _WEIGHTS = ".safetensors"
+_DESCRIBES = ("config.json", "generation_config.json", "tokenizer*", "vocab*", "merges*", "special_tokens_map.json",
+              "added_tokens.json", "chat_template*", "*.model")
 
 
 def check_links(folder: Path, name: str, boundary: Path | None = None) -> None:
@@ -41,8 +44,8 @@ def check_links(folder: Path, name: str, boundary: Path | None = None) -> None:
                                 ) from error
 
 
-def weights_digest(digests: Mapping[str, str]) -> str:
-    """One digest of the digests of a model's weights, by their names."""
+def digest_of(digests: Mapping[str, str]) -> str:
+    """One digest of the digests of a model's files, by their names."""
     whole = hashlib.sha256()
     for name in sorted(digests):
         whole.update(name.encode())
@@ -52,7 +55,7 @@ def weights_digest(digests: Mapping[str, str]) -> str:
 
 def folder_digest(folder: Path) -> str:
     """The digest of the weights in a folder."""
-    return weights_digest({path.name: file_digest(path) for path in folder.glob(f"*{_WEIGHTS}")})
+    return digest_of({path.name: file_digest(path) for path in folder.glob(f"*{_WEIGHTS}")})
 
 
 def content_digest(spec: ModelSpec, s3: S3Spec | None, scratch: Path) -> str:
@@ -72,4 +75,26 @@ def content_digest(spec: ModelSpec, s3: S3Spec | None, scratch: Path) -> str:
     storage = open_storage(source, s3)
     names = [key for key in storage.keys("") if "/" not in key and key.endswith(_WEIGHTS)]
     found = {name: storage.digest(name) for name in names}
-    return weights_digest({name: file.sha256 for name, file in found.items() if file})
+    return digest_of({name: file.sha256 for name, file in found.items() if file})
+
+
+def description_digest(spec: ModelSpec, s3: S3Spec | None) -> str | None:
+    """The digest of what a model says of itself: configuration, tokenizer and chat template, which decide with its
+    weights what is trained. None where the revision tells of them too: on the hub, and for a GGUF file.
+
+    Raises:
+        MissingInput: they can't be read.
+    """
+    source = spec.source
+    if source.scheme == "hub" or source.path.lower().endswith(".gguf"):
+        return None
+    if source.scheme == "file":
+        paths = {path.name: path for path in source.local_path().glob("*") if path.is_file()}
+        return digest_of({name: file_digest(path) for name, path in paths.items() if _describes(name)})
+    storage = open_storage(source, s3)
+    found = {key: storage.digest(key) for key in storage.keys("") if _describes(key)}
+    return digest_of({key: file.sha256 for key, file in found.items() if file})
+
+
+def _describes(name: str) -> bool:
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in _DESCRIBES)
