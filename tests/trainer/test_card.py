@@ -5,11 +5,12 @@ With a folder as its base every method is asked so in test_methods.py.
 
 import shutil
 import signal
+from importlib.resources import files
 
 import pytest
 from finetune_api import parse_job
 from finetune_trainer.data.chat import ChatFormat
-from finetune_trainer.data.rows import Example
+from finetune_trainer.data.rows import EvaluationRow, Example
 from finetune_trainer.local import run_job
 from finetune_trainer.report.code import find_asking
 from rich.console import Console
@@ -80,11 +81,28 @@ def test_the_card_of_a_base_on_the_hub_loads_and_answers_as_scored(place, tmp_pa
 def test_a_question_is_put_as_the_run_put_it(template, system, plain):
     tokenizer = tiny_tokenizer(template)
     tokenizer.pad_token = tokenizer.eos_token
+    assert asked_alike(tokenizer, system, "yes") is plain
+
+
+PUBLISHED = sorted(file.name for file in files("trl").joinpath("chat_templates").iterdir()
+                   if file.name.endswith(".jinja") and "_training" not in file.name)
+
+
+@pytest.mark.parametrize("answer", ["two", "<think>\nAdd one.\n</think>\n\nIt is 2."], ids=["plain", "with a thought"])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_question_is_put_as_the_run_put_it_whatever_a_published_template_opens_an_answer_with(name, answer):
+    tokenizer = tiny_tokenizer(files("trl").joinpath("chat_templates", name).read_text("utf-8"))
+    tokenizer.pad_token = tokenizer.bos_token = tokenizer.eos_token
+    asked_alike(tokenizer, None, answer)
+
+
+def asked_alike(tokenizer, system, answer):
+    """Whether the card asks through the chat template; it asks as the run did in any case."""
     chat = ChatFormat(tokenizer, system)
-    example = Example("row 1", ({"role": "user", "content": "a {question}\n  with 'quotes\""},), "yes")
-    found = find_asking(tokenizer, chat, system, [example], [0], 8)
-    names = {"tokenizer": tokenizer, "question": example.question}
+    written = chat.write(Example("row 1", ({"role": "user", "content": "a {question}\n  with 'quotes\""},), answer))
+    found = find_asking(tokenizer, chat, system, [EvaluationRow(written.example, written.tokens)], [0], 8)
+    names = {"tokenizer": tokenizer, "question": written.example.question}
     exec("\n".join(found.lines), names)
     ids = tokenizer(names["prompt"], add_special_tokens=found.adds_special_tokens)["input_ids"]
-    assert tuple(ids) == tuple(chat.prompt_ids(example.messages))
-    assert any("came to in training" in line for line in found.lines) is not plain
+    assert tuple(ids) == written.tokens.prompt
+    return not any("came to in training" in line for line in found.lines)

@@ -230,9 +230,8 @@ def run_attempt(attempt: Attempt) -> Finished:
     facts = _facts(attempt, device, base, files.revision, data.counts, [*map(str, data.findings), *findings], before,
                    after, majority, compared.scores, trained, beside.missing)
     with beside.optional("the card's code that asks the model"):
-        facts = replace(facts, asking=find_asking(
-            tokenizer, chat, spec.dataset.system, [row.example for row in data.held_out], evaluator.end_ids,
-            evaluator.max_new_tokens))
+        facts = replace(facts, asking=find_asking(tokenizer, chat, spec.dataset.system, data.held_out,
+                                                  evaluator.end_ids, evaluator.max_new_tokens))
     with beside.optional("the model card"):
         (published / "README.md").write_text(render_card(facts), encoding="utf-8")
     with beside.optional("the log of steps"):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from finetune_api.spec.method import Quantization
 from transformers import PreTrainedTokenizerBase
 
 from finetune_trainer.data.chat import ChatFormat
-from finetune_trainer.data.rows import Example
+from finetune_trainer.data.rows import EvaluationRow, Example
 from finetune_trainer.report.facts import RunFacts
 
 _MARK = "\u241fquestion\u241f"
@@ -37,7 +36,7 @@ class Asking:
     max_new_tokens: int
 
 
-def find_asking(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat, system: str | None, examples: Sequence[Example],
+def find_asking(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat, system: str | None, rows: Sequence[EvaluationRow],
                 end_ids: Sequence[int], max_new_tokens: int) -> Asking:
     """The plainest Python that asks as the run did: the model's own chat template, else what that came to in the run.
 
@@ -45,54 +44,61 @@ def find_asking(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat, system: st
         tokenizer: the base's.
         chat: how the run wrote a conversation.
         system: the job's system prompt.
-        examples: the first of them with a single question are what the ways are compared on.
+        rows: the held-out rows; the first of them with a single question are what the ways are compared on.
         end_ids: the tokens that end an answer.
         max_new_tokens: the longest answer.
     """
-    single = [one.question for one in examples if len(one.messages) == 1 and one.messages[0]["role"] == "user"]
-    questions = [_MARK, *single[:_TRIED]]
-    wanted = [tuple(chat.prompt_ids([{"role": "user", "content": question}])) for question in questions]
-    lines, special = next(
-        (way for way in _ways(tokenizer, system, wanted[0]) if _ids(tokenizer, way, questions) == wanted),
-        (_template_lines(system), False) if tokenizer.chat_template else (['prompt = question + "\\n"'], True))
-    return Asking(tuple(lines), special, tuple(end_ids), int(tokenizer.pad_token_id), max_new_tokens)
+    single = [row for row in rows if [message["role"] for message in row.example.messages] == ["user"]][:_TRIED]
+    # What stands before an answer may depend on the answer: a row's own reasoning stands in place of a template's.
+    marked = Example("", ({"role": "user", "content": _MARK},), single[0].example.answer if single else "")
+    ways = _ways(tokenizer, system, chat.row(marked).prompt)
+    # The first of those that fit most of them: a row may have been cut.
+    way = max(ways, key=lambda way: sum(_ids(tokenizer, way, row.example.question) == row.tokens.prompt
+                                        for row in single))
+    return Asking(way.lines, way.adds_special_tokens, tuple(end_ids), int(tokenizer.pad_token_id), max_new_tokens)
 
 
-Way = tuple[Sequence[str], bool]
+@dataclass(frozen=True)
+class _Way:
+    """A way to ask: lines of Python, and what they do."""
+
+    lines: tuple[str, ...]
+    adds_special_tokens: bool
+    prompt: Callable[[str], str]
 
 
-def _ways(tokenizer: PreTrainedTokenizerBase, system: str | None, marked: Sequence[int]) -> Iterator[Way]:
-    """Ways to ask, the plainest first."""
-    if tokenizer.chat_template:
-        yield _template_lines(system), False
-    else:
-        for special in (True, False):
-            yield ['prompt = question + "\\n"'], special
+def _ways(tokenizer: PreTrainedTokenizerBase, system: str | None, marked: Sequence[int]) -> list[_Way]:
+    """Ways to ask, the plainest first.
+
+    Args:
+        tokenizer: the base's.
+        system: the job's system prompt.
+        marked: the ids of a prompt that asks `_MARK`.
+    """
     text = str(tokenizer.decode(list(marked), skip_special_tokens=False, clean_up_tokenization_spaces=False))
     before, _, after = text.partition(_MARK)
-    yield ["# what the model's chat template came to in training",
-           f"prompt = {_quoted(before)} + question + {_quoted(after)}"], False
+    literal = _Way(("# what the model's chat template came to in training",
+                    f"prompt = {_quoted(before)} + question + {_quoted(after)}"), False,
+                   lambda question: before + question + after)
+    if not tokenizer.chat_template:
+        line = ('prompt = question + "\\n"',)
+        return [*(_Way(line, special, lambda question: f"{question}\n") for special in (True, False)), literal]
+    first = [] if system is None else [{"role": "system", "content": system}]
+    shown = [f'    {{"role": "system", "content": {_quoted(one["content"])}}},' for one in first]
+    return [_Way(("messages = [", *shown, '    {"role": "user", "content": question},', "]",
+                  "prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)"),
+                 False,
+                 lambda question: str(tokenizer.apply_chat_template(
+                     [*first, {"role": "user", "content": question}], tokenize=False, add_generation_prompt=True))),
+            literal]
 
 
-def _template_lines(system: str | None) -> list[str]:
-    role = [] if system is None else [f'    {{"role": "system", "content": {_quoted(system)}}},']
-    return ["messages = [", *role, '    {"role": "user", "content": question},', "]",
-            "prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)"]
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, way: Way, questions: Sequence[str]) -> list[tuple[int, ...]] | None:
-    """What a way comes to for each question; None where the tokenizer refuses it."""
-    found = []
-    for question in questions:
-        names: dict[str, Any] = {"question": question, "tokenizer": tokenizer}
-        try:
-            # Our own lines, in which every text of others is a quoted string.
-            exec("\n".join(way[0]), names)
-        except Exception:
-            # A template raises what it likes.
-            return None
-        found.append(tuple(tokenizer(names["prompt"], add_special_tokens=way[1])["input_ids"]))
-    return found
+def _ids(tokenizer: PreTrainedTokenizerBase, way: _Way, question: str) -> tuple[int, ...] | None:
+    """What a way comes to; None where the chat template refuses it, which raises what it likes."""
+    try:
+        return tuple(tokenizer(way.prompt(question), add_special_tokens=way.adds_special_tokens)["input_ids"])
+    except Exception:
+        return None
 
 
 def load_code(facts: RunFacts) -> str:
