@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import jsonschema
@@ -10,6 +11,7 @@ import pytest
 from finetune_api.messages import Outcome, RunConfig
 from finetune_api.quantities import Quantity
 from finetune_api.rules import merge_patch
+from finetune_api.status import Phase
 from finetune_operator import names
 from finetune_operator.frozen import earlier_run
 from finetune_operator.plan import plan
@@ -120,6 +122,22 @@ def test_what_this_release_cannot_read_of_where_a_job_runs_makes_no_attempt():
     stopped = odd_job(started(attempts=(attempt(1, "Stopped", end=60),)), compute={"nodes": "many"})
     decided = decide(stopped, earlier_run=run_json(decide(raw_job(started()))), at=70)
     assert (telling(decided)[1], acts(decided)) == ("InvalidSpec", [])
+
+
+@pytest.mark.parametrize(("code", "said", "phase"), [
+    (0, result(Outcome.SUCCEEDED, adapter=ADAPTER), "Succeeded"), (65, result(Outcome.BAD_DATA), "Failed"),
+    (75, result(Outcome.STOPPED), "Running")])
+def test_what_a_trainer_came_to_counts_though_its_job_cannot_be_read_any_more(code, said, phase):
+    def seen(status: Any, *raws: Any, at: float = 60) -> Any:
+        return decide(odd_job(status, runPolicy={"backoffLimit": "some"}), *raws, at=at)
+
+    before = started(attempts=(attempt(),), phase=Phase.RUNNING)
+    assert telling(seen(before, raw_attempt(), raw_pod(running=True)))[:2] == ("Running", "InvalidSpec")
+    ended = seen(before, raw_attempt(ended="Complete" if code == 0 else "Failed"),
+                 raw_pod(exit_code=code, said=said, at=3600), at=3600)
+    assert telling(ended)[0] == phase
+    if phase != "Running":
+        assert ended.status.cost.spent == Decimal("1.0000")
 
 
 def test_only_plug_ins_that_are_allowed_now_go_along():

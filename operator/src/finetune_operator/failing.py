@@ -15,6 +15,7 @@ from finetune_operator.actions import Action, Plan, delete_job
 from finetune_operator.conditions import Told, notes, tell
 from finetune_operator.observation import Observation
 from finetune_operator.settings import Accelerator, Settings
+from finetune_operator.views import JobView
 
 _SHOWN = 300
 
@@ -32,15 +33,22 @@ def told(seen: Observation, settings: Settings, now: datetime, error: Exception)
     return Plan(status, actions, events=notes(job.status, status))
 
 
+def accelerators(job: JobView, settings: Settings) -> int:
+    """How many accelerators a job whose spec can't be read pays for, as far as that can be read."""
+    if job.limits is None:
+        return 1
+    compute = job.limits[1]
+    accelerator = settings.accelerators.get(compute.accelerator, Accelerator())
+    return compute.nodes * (compute.gpus_per_node if accelerator.resource else 1)
+
+
 def within_budget(seen: Observation, settings: Settings, now: datetime
                   ) -> tuple[FineTuneJobStatus, tuple[Action, ...]]:
     """The status with the time since when a limit is reached, and the deletion of attempts that go on long after it."""
     status = seen.job.status
     if seen.job.limits is None:
         return status, ()
-    limits, compute = seen.job.limits
-    accelerator = settings.accelerators.get(compute.accelerator, Accelerator())
-    count = compute.nodes * (compute.gpus_per_node if accelerator.resource else 1)
+    limits, count = seen.job.limits[0], accelerators(seen.job, settings)
     try:
         status = budget.watched(limits, status, count, now)
         overdue = budget.overdue(limits, status, count, now)

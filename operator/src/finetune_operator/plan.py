@@ -108,7 +108,7 @@ class _Pass:
     def decide(self) -> Plan:
         spec = self.job.spec
         if spec is None:
-            return self._unreadable()
+            return self._without_spec()
         self.spec = spec
         # The catalogue may have changed since: what is needed of it is only how an attempt is made.
         self.accelerator = self.settings.accelerators.get(spec.compute.accelerator, Accelerator())
@@ -120,6 +120,15 @@ class _Pass:
             return self._after(ending)
         active = records.under_way(self.seen, self.status, self.now)
         return self._watch(active) if active else self._next()
+
+    def _without_spec(self) -> Plan:
+        """No attempt is made of a spec that can't be read; but what one that was under way came to, counts."""
+        status, ending = records.kept(self.seen, self.status, False, self.now)
+        if ending is None or ending.answer not in (Answer.SUCCEED, Answer.FAIL):
+            return self._unreadable()
+        self.status, self.count = status, failing.accelerators(self.job, self.settings)
+        self._account()
+        return self._after(ending)
 
     def _unreadable(self) -> Plan:
         self.status, overdue = failing.within_budget(self.seen, self.settings, self.now)
