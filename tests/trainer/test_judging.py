@@ -1,5 +1,6 @@
 """Judging an answer never raises and never hangs, whatever was written by a model, a data set or a schema's author."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -16,7 +17,7 @@ from finetune_trainer.data.checks import answer_findings
 from finetune_trainer.data.json_answers import AnswerSchema, NotJson, parse_json
 from finetune_trainer.data.rows import Example
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.evaluation.scores import score
+from finetune_trainer.evaluation.scores import majority_scores, score
 from finetune_trainer.reft.rewards import Judge
 from finetune_trainer.time_limit import TookTooLong, within
 
@@ -202,11 +203,16 @@ def test_random_answers_and_schemas_are_judged_without_an_error_and_in_a_moment(
     judges = [Judge(RewardSpec.model_validate_json(json.dumps(reward))) for reward in REWARDS]
     for seed in range(ROUNDS):
         chance = random.Random(seed)
-        schema = AnswerSchema(_random_schema(chance, 3))
+        described = _random_schema(chance, 3)
+        schema = AnswerSchema(described)
         answers = [_random_text(chance), json.dumps(_random_value(chance, 4)), f"#### {_random_text(chance)}"]
         right = json.dumps({"a": _random_value(chance, 2)})
         began = time.monotonic()
         score([chance.choice([right, _random_text(chance)]) for _ in answers], answers, list(Metric), schema)
+        majority_scores(answers, [right] * 3, list(Metric))
+        with contextlib.suppress(BadConfig):  # The schema takes too long.
+            answer_findings([_example(answer) for answer in answers], AnswerFormat.model_construct(
+                type=AnswerType.JSON, json_schema=described))
         try:
             parse_json(right)
         except NotJson:
