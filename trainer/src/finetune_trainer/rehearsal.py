@@ -48,7 +48,8 @@ from finetune_trainer.model.weights import INDEX
 from finetune_trainer.stopping import StopFlag
 from finetune_trainer.storage import BackgroundUploader
 from finetune_trainer.storage.local import LocalStorage
-from finetune_trainer.training.checkpoints import CheckpointStore, Identity
+from finetune_trainer.training.checkpoints import CheckpointStore
+from finetune_trainer.training.complete import Identity
 from finetune_trainer.training.packing import settle_packing
 from finetune_trainer.training.run import TrainingRun
 from finetune_trainer.tuned.peft_adapter import PeftAdapter
