@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.uris import parse_uri
@@ -80,3 +83,29 @@ def test_the_digest_of_a_models_content_is_the_same_wherever_it_lies(claim, tmp_
     (claim / "model.safetensors").write_bytes(b"replaced")
     assert folder_digest(claim) != wanted
     assert parse_uri(f"file://{claim}", ("file",)).local_path() == claim
+
+
+@pytest.mark.parametrize("key", ["vocab", "merges"])
+def test_a_tokenizer_that_names_a_file_of_the_machine_is_refused(tmp_path, key):
+    from finetune_trainer.model.files import ModelFiles
+    from finetune_trainer.model.tokenizer import load_tokenizer
+
+    (tmp_path / "secret").write_text("[UNK]\n[PAD]\nsecret\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "model/vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n[PAD]\n[MASK]\nhello\n")
+    (tmp_path / "model/tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "BertTokenizer", key: str(tmp_path / "secret")}))
+    with pytest.raises(BadConfig, match=f"{key} in the tokenizer_config.json of .* is a path"):
+        load_tokenizer(ModelFiles(tmp_path / "model", ""))
+
+
+def test_a_link_in_the_cache_of_converted_models_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    folder = tmp_path / "cache/gguf" / hashlib.sha256(b"GGUF").hexdigest()
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "chat_template.jinja").symlink_to("/proc/self/environ")
+    with pytest.raises(BadConfig, match="chat_template"):
+        find_model(model(tmp_path, f"file://{tmp_path}/model.gguf"), None, tmp_path, print)

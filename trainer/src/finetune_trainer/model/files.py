@@ -193,6 +193,7 @@ def _from_gguf(path: Path, tell: Callable[[str], None]) -> ModelFiles:
     digest = file_digest(path)
     folder = cache_folder() / "gguf" / digest
     if (folder / "config.json").is_file():
+        check_links(folder, path.name)  # Others of the namespace may write to the cache.
         return ModelFiles(folder, digest, path.name)
     tell(f"converting {path.name} to safetensors (once; kept in {cache_folder()})")
     import torch

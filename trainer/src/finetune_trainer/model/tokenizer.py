@@ -17,6 +17,9 @@ _FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.
 _NEEDED = {"tokenizer.model": "sentencepiece", "spiece.model": "sentencepiece"}
 """Files that are read only with a package that the trainer may not have."""
 
+_MADE_OF = ("vocab", "merges")
+"""What a tokenizer may be given as data; as text it is the path of a file."""
+
 
 def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a pad token: its own where the model has an embedding for it, or the end token.
@@ -25,6 +28,7 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
         BadConfig: the files hold no tokenizer that can be read.
     """
     _check_files(files)
+    _refuse_paths(files)
     with reading(f"the tokenizer of {files.name}"):
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
         pad = tokenizer.pad_token_id
@@ -44,6 +48,21 @@ def _check_files(files: ModelFiles) -> None:
             raise BadConfig(f"spec.model.source: the tokenizer of {files.name} is {name}, which takes the package "
                             f"{package}, which is not installed here. Where it is, write tokenizer.json once: "
                             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)")
+
+
+def _refuse_paths(files: ModelFiles) -> None:
+    """Refuse a tokenizer whose configuration names files: transformers would read them from wherever they are, and what
+    is in them would be published with `merged`.
+    """
+    try:
+        content = json.loads((files.folder / "tokenizer_config.json").read_text("utf-8"))
+    except (ValueError, RecursionError, OSError):
+        return  # There is none, or transformers says what is wrong with it.
+    for key in _MADE_OF:
+        if isinstance(content, dict) and isinstance(content.get(key), str):
+            raise BadConfig(f"spec.model.source: {key} in the tokenizer_config.json of {files.name} is a path "
+                            f"({content[key][:100]!r}), which would be read from this machine: leave it out, and put "
+                            "the file itself beside it")
 
 
 def _embeddings(folder: Path) -> int | None:
