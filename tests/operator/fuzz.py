@@ -25,6 +25,7 @@ from finetune_api.status import Progress
 from finetune_operator import failing, names
 from finetune_operator.cache import Cache, Polled
 from finetune_operator.decoding import decode, readable
+from finetune_operator.metrics import JobCollector
 from finetune_operator.plan import plan
 from finetune_operator.status_writing import dump_status
 
@@ -215,6 +216,7 @@ def one_case(seed: int) -> str:
         if decided.needs_earlier_run:
             decided = plan(replace(seen, earlier_run={}), SETTINGS, now)
         failing.within_budget(seen, SETTINGS, now)
+        list(JobCollector(lambda: [raw for _, raw in cache.jobs()]).collect())
         status = dump_status(decided.status)
         STATUS.validate(status)
         json.dumps([status, *(getattr(one, "manifest", None) for one in decided.actions)], allow_nan=False)

@@ -48,3 +48,11 @@ def test_a_pod_of_ours_is_taken():
     cache.note(raw_job())
     assert cache.note(indexed(raw_pod(), "3")) == KEY
     assert cache.observe(KEY).attempts[0].pods[0].index == 3
+
+
+def test_the_jobs_that_a_thread_goes_through_do_not_change_under_it():
+    cache = Cache()
+    cache.note(raw_job())
+    jobs = cache.jobs()
+    cache.note(raw_job(), deleted=True)
+    assert [key for key, _ in jobs] == [KEY]

@@ -152,5 +152,7 @@ async def _sweep_often(cache: Cache, queue: WorkQueue[Key], client: Client, name
         await asyncio.sleep(SWEEP_INTERVAL)
         try:
             await sweep(cache, queue, client, namespaces)
-        except (ApiError, ClientError, OSError, TimeoutError) as error:
+        except (ApiError, ClientError, OSError) as error:
             _log.warning("a sweep failed: %s", error or type(error).__name__)
+        except Exception:  # The next one may find what this one stumbled over gone; the watches go on meanwhile.
+            _log.exception("a sweep failed")

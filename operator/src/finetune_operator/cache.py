@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -142,9 +142,9 @@ class Cache:
         for children in self._children.values():
             yield from (child for child in children.values() if child["kind"] == kind)
 
-    def jobs(self) -> Iterable[tuple[Key, Object]]:
-        """Every job."""
-        return self._jobs.items()
+    def jobs(self) -> list[tuple[Key, Object]]:
+        """Every job, as of now: a thread of its own serves /metrics, while the event loop changes what is here."""
+        return list(self._jobs.items())
 
     def next_checks(self, key: Key) -> tuple[Key, ...]:
         """After a pass over a job, whatever came of it: the jobs whose turn it may be to be checked."""
