@@ -5,7 +5,8 @@ inherited files, in a session of its own. Before it looks at the program it limi
 number of processes, and installs a seccomp filter with a short list of system calls that still work: memory, clocks,
 and writing to its one pipe. No file can be opened: none is there. Everything else (a socket, a process, a signal to
 another) ends it on the spot, as does the parent at the timeout, with all its children. The result is bytes of JSON of
-bounded length; nothing is unpickled. The right answer is never in the child.
+bounded length; nothing is unpickled. The right answer is never in the child. For a program that names SymPy the child
+imports it before the filter is there; the program's time counts from then.
 
 The guard is that filter of the kernel's, with those limits. The child also filters the language (no names with a
 leading underscore, few built-in functions, few modules): that is a convenience, which tells honest programs early
