@@ -7,8 +7,8 @@ import urllib.request
 from decimal import Decimal
 
 import pytest
+from finetune_api.bounded_server import MOST_CONNECTIONS, Bounded
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.watching import server as module
 from finetune_trainer.watching.server import Metrics, ProgressServer
 from finetune_trainer.watching.state import RunState
 
@@ -33,14 +33,14 @@ def test_idle_connections_keep_few_threads_and_nobody_from_reading(server):
             assert json.loads(_ask(server))["stage"] == "loading"
         assert b"finetune_trainer" in _ask(server, "/metrics")
         # Those that were ended may not have left yet.
-        assert threading.active_count() - before < 2 * module._MOST_CONNECTIONS
+        assert threading.active_count() - before < 2 * MOST_CONNECTIONS
     finally:
         for connection in idle:
             connection.close()
 
 
 def test_a_connection_that_drips_is_ended(server, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_SECONDS", 0.05)
+    monkeypatch.setattr(Bounded, "most_seconds", 0.05)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(b"GET /progress HTTP/1.1\r\nX: ")
         assert connection.recv(100) == b""

@@ -13,7 +13,6 @@ from typing import Any
 
 import kopf
 from aiohttp import ClientError
-from prometheus_client import start_http_server
 
 from finetune_operator import metrics
 from finetune_operator.cache import Cache, Key
@@ -67,8 +66,7 @@ async def operate(settings: Settings, options: Options) -> None:
     cache, queue, heartbeat = Cache(), WorkQueue[Key](), Heartbeat()
     metrics.REGISTRY.register(metrics.JobCollector(lambda: [raw for _, raw in cache.jobs()]))
     if options.metrics_port is not None:
-        server, _ = start_http_server(options.metrics_port, registry=metrics.REGISTRY)
-        heartbeat.serve_beside(server)
+        server = heartbeat.serve(metrics.REGISTRY, options.metrics_port)
         _log.info("metrics at port %d", server.server_port)
     lease = Lease(client, *options.lease, options.identity, clock) if options.lease else None
     beating = asyncio.create_task(heartbeat.run())

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
-from wsgiref.simple_server import WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from finetune_api.bounded_server import Bounded
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
 Answer = Callable[[str, list[tuple[str, str]]], Any]
 BEAT = 2.0
@@ -35,16 +39,33 @@ class Heartbeat:
         """Whether it turned a short while ago."""
         return self._clock() - self._last < PATIENCE
 
-    def serve_beside(self, server: WSGIServer) -> None:
-        """Answer `/healthz` in front of what a server has."""
-        behind = server.get_app()
-        assert behind is not None
+    def serve(self, registry: CollectorRegistry, port: int, address: str = "0.0.0.0") -> WSGIServer:
+        """Answer `/healthz`, and `/metrics` beside it, in threads of their own.
+
+        Args:
+            registry: the metrics.
+            port: where; 0 for any.
+            address: of which interface.
+        """
+        behind = make_wsgi_app(registry)
 
         def app(environ: dict[str, Any], start: Answer) -> Iterable[bytes]:
             if environ["PATH_INFO"] != "/healthz":
-                return behind(environ, start)  # type: ignore[arg-type]
+                told: Iterable[bytes] = behind(environ, start)
+                return told
             alive = self.alive()
             start("200 OK" if alive else "503 Service Unavailable", [("Content-Type", "text/plain")])
             return [b"the event loop turns\n" if alive else b"the event loop is stuck\n"]
 
-        server.set_app(app)
+        server = make_server(address, port, app, _Server, _Handler)
+        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+        return server
+
+
+class _Server(Bounded, WSGIServer):
+    """Serves the operator's metrics."""
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass  # Every scrape would be a line.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import TracebackType
-from typing import Any
 
+from finetune_api.bounded_server import Bounded
 from finetune_api.messages import ProgressMessage, Stage
 from finetune_api.status import Rollouts
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -19,8 +16,6 @@ from finetune_trainer.errors import BadConfig
 from finetune_trainer.watching.state import RunState, StepReport
 
 _NAMES = ("namespace", "job")
-_MOST_CONNECTIONS = 16
-_MOST_SECONDS = 5.0
 
 
 class Metrics:
@@ -84,46 +79,8 @@ class Metrics:
         """Nothing: no series for it."""
 
 
-class _BoundedServer(ThreadingHTTPServer):
-    """A thread for each connection, but few of them: one more ends the oldest, and each ends after some seconds.
-
-    So neither idle connections nor ones that drip keep threads, or keep anybody from reading the progress.
-    """
-
-    request_queue_size = 64
-
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        self._since: dict[Any, float] = {}
-        self._lock = threading.Lock()
-        super().__init__(address, handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a connection in a thread of its own."""
-        with self._lock:
-            while len(self._since) >= _MOST_CONNECTIONS:
-                self._end(next(iter(self._since)))
-            self._since[request] = time.monotonic()
-        super().process_request(request, client_address)
-
-    def service_actions(self) -> None:
-        """End what takes too long; called between connections, and ten times a second."""
-        with self._lock:
-            for request in [one for one, since in self._since.items() if time.monotonic() - since > _MOST_SECONDS]:
-                self._end(request)
-
-    def _end(self, request: Any) -> None:
-        del self._since[request]
-        with contextlib.suppress(OSError):
-            request.shutdown(socket.SHUT_RDWR)  # Its thread, which reads or writes, finds the end and closes it.
-
-    def shutdown_request(self, request: Any) -> None:
-        """Close a connection that was answered."""
-        with self._lock:
-            self._since.pop(request, None)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: who went away isn't waiting for an answer."""
+class _Server(Bounded, HTTPServer):
+    """Serves a trainer's progress."""
 
 
 class ProgressServer:
@@ -150,7 +107,7 @@ class ProgressServer:
                 pass  # Every poll would be a line.
 
         try:
-            self._server = _BoundedServer((host, port), Handler)
+            self._server = _Server((host, port), Handler)
         except OSError as error:
             raise BadConfig(f"port {port} can't be opened for /progress and /metrics: {error.strerror}; choose another "
                             "with --port") from error
