@@ -65,6 +65,8 @@ class Heartbeat:
 class _Server(Bounded, WSGIServer):
     """Serves the operator's metrics."""
 
+    most_seconds = 60.0  # Of many thousands of jobs there is much to tell.
+
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
