@@ -26,7 +26,7 @@ from finetune_trainer.errors import TrainerError
 
 from tests.models import CHATML, NO_SYSTEM, tiny_job, tiny_tokenizer
 
-ROUNDS = int(os.environ.get("FINETUNE_FUZZ", "120"))
+ROUNDS = int(os.environ.get("FINETUNE_FUZZ", "40"))
 PLACE = re.compile(r"(row|line) \d+|spec\.[a-z]|rows?\.[a-z]+|the data set")
 REPRS = re.compile(
     r"None|\bnan\b|\binf\b|<(?:built-in|class|function|bound|generator|Macro|Namespace)|datetime\.|Decimal\(")
