@@ -6,7 +6,7 @@ from finetune_operator.cache import Cache
 from finetune_operator.check_turns import CheckTurns, reason_in, reason_of
 from finetune_operator.observation import Checks
 
-from tests.operator.objects import decide, observe, raw_check, raw_check_pod, raw_job
+from tests.operator.objects import NOW, acts, decide, observe, raw_check, raw_check_pod, raw_job
 
 REQUIRED = {"runPolicy": {"preflight": "Required"}}
 CHECKED = decide(raw_job(**REQUIRED)).status
@@ -48,9 +48,21 @@ def test_what_a_job_is_told_decides_whether_it_has_a_check():
                          ([raw_check(ended="Failed"), raw_check_pod(exit_code=1)], None),
                          ([raw_check(ended="Failed"), raw_check_pod(exit_code=65)], None)):
         decided = decide(raw_job(CHECKED, **REQUIRED), *raws)
-        stored = raw_job(decided.status, **REQUIRED)["status"]
-        assert reason_of(decided.status) == reason_in(stored) == reason
-    assert reason_in({}) is None
+        assert reason_of(decided.status) == reason_in(raw_job(decided.status, **REQUIRED)) == reason
+    assert reason_in(raw_job()) is None
+
+
+def test_a_job_that_a_finalizer_holds_gives_its_turn_and_its_check_back():
+    held = raw_job(CHECKED, deleting=True, **REQUIRED)
+    assert reason_in(held) is None
+    decided = decide(held, raw_check(), raw_check_pod(running=True))
+    assert acts(decided) == ["delete Job tune-1-preflight", "delete ConfigMap tune-1-preflight-11111111"]
+    assert decided.status == CHECKED
+
+
+def test_a_finished_job_takes_no_turn_whatever_its_phase_is():
+    finished = CHECKED.model_copy(update={"start_time": NOW, "completion_time": NOW})
+    assert reason_of(finished) is reason_in(raw_job(finished)) is None
 
 
 def test_the_cache_knows_them_from_the_jobs_themselves_and_forgets_those_that_are_gone():

@@ -6,12 +6,18 @@ import asyncio
 import copy
 import json
 from contextlib import contextmanager
+from datetime import timedelta
 
+import aiohttp
+import kopf
 import pytest
 import yaml
+from aiohttp import web
+from finetune_operator import client
 from finetune_operator.actions import Apply, Create, Delete, Plan
 from finetune_operator.cache import Cache
 from finetune_operator.client import ApiError
+from finetune_operator.plan import refused
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.status_writing import dump_status, mended
@@ -19,7 +25,19 @@ from finetune_operator.status_writing import dump_status, mended
 from tests.api.jobs import document
 from tests.cluster.waiting import wait_for
 from tests.operator.conftest import CRD
-from tests.operator.objects import KEY, NOW, SETTINGS, attempt, decide, raw_attempt, raw_job, raw_pod, started
+from tests.operator.objects import (
+    KEY,
+    NOW,
+    SETTINGS,
+    attempt,
+    decide,
+    observe,
+    raw_attempt,
+    raw_job,
+    raw_pod,
+    started,
+    telling,
+)
 from tests.operator.operators import Operator
 from tests.operator.work import DONE, Work
 
@@ -188,6 +206,77 @@ def test_what_is_refused_holds_up_only_what_would_be_made_after_it(refused, aske
 
     assert len(asyncio.run(act())) == len(refused)
     assert apiserver.asked == asked
+
+
+def test_a_refusal_keeps_what_was_seen_since_when_the_budget_is_used_up_and_how_an_attempt_ended():
+    running = started(attempts=(attempt(1),))
+    job = raw_job(running, budget={"maxDuration": "1m"})
+    for pods in ([raw_attempt(), raw_pod(running=True)], [raw_attempt(ended="Failed"), raw_pod(exit_code=1)]):
+        decided = decide(job, *pods, at=100)
+        told = refused(observe(job).job, decided, "500 InternalError", NOW)
+        assert (told.status.cost, told.status.attempts) == (decided.status.cost, decided.status.attempts)
+        assert telling(told)[1] == "CannotStart"
+    assert decided.status.attempts[0].end_time is not None
+
+
+class Statuses:
+    """Refuses lists, and takes statuses."""
+
+    events = None
+
+    def __init__(self):
+        self.written = []
+
+    async def list_into(self, path, selector, take):
+        raise ApiError(500, "InternalError", "etcd does not answer")
+
+    async def replace_status(self, body):
+        self.written.append(body["status"])
+        return {**raw_job(body["status"]), "metadata": {**raw_job()["metadata"], "resourceVersion": "2"}}
+
+    async def create(self, manifest):
+        return manifest
+
+
+def test_what_can_not_be_read_for_a_job_is_told_in_its_conditions():
+    apiserver, cache = Statuses(), Cache()
+    cache.note(raw_job(started(attempts=(attempt(1, "Stopped", end=1),))))
+
+    async def work():
+        with pytest.raises(ApiError):
+            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, lambda: NOW + timedelta(hours=1)).reconcile(KEY)
+
+    asyncio.run(work())
+    words = next(one["message"] for one in apiserver.written[0]["conditions"] if one["type"] == "Progressing")
+    assert "500 InternalError: etcd does not answer" in words
+
+
+def test_an_apiserver_that_waits_for_a_webhook_for_too_long_is_a_refusal(monkeypatch):
+    monkeypatch.setattr(client, "_TIMEOUT", aiohttp.ClientTimeout(total=0.05))
+
+    async def ask():
+        waiting = asyncio.Event()
+
+        async def hang(_):
+            await waiting.wait()
+            return web.Response()
+
+        app = web.Application()
+        app.router.add_post("/{path:.*}", hang)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await (site := web.TCPSite(runner, "127.0.0.1", 0)).start()
+        address = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+        asking = client.Client(kopf.ConnectionInfo(server=address))
+        try:
+            await asking.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "team"}})
+        finally:
+            waiting.set()
+            await asking.close()
+            await runner.cleanup()
+
+    with pytest.raises(ApiError, match="504 Timeout: POST /api/v1/namespaces/team/configmaps was not answered"):
+        asyncio.run(ask())
 
 
 def test_a_start_that_is_refused_in_part_is_not_recorded_at_all():

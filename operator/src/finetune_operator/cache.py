@@ -85,7 +85,7 @@ class Cache:
                     self.turns.note(key, None)
             elif _is_newer(raw, held):
                 self._jobs[key] = shortened(raw)
-                self.turns.note(key, reason_in(self._jobs[key]["status"]))
+                self.turns.note(key, reason_in(self._jobs[key]))
             else:
                 return None
             self._tidy(key)
@@ -148,7 +148,7 @@ class Cache:
 
     def next_checks(self, key: Key) -> tuple[Key, ...]:
         """After a pass over a job, whatever came of it: the jobs whose turn it may be to be checked."""
-        self.turns.note(key, reason_in(self._jobs.get(key, {}).get("status") or {}))
+        self.turns.note(key, reason_in(self._jobs[key]) if key in self._jobs else None)
         return self.turns.next()
 
     def stored_status(self, key: Key) -> Mapping[str, object]:

@@ -54,11 +54,15 @@ class CheckTurns:
 def reason_of(status: FineTuneJobStatus) -> str | None:
     """What is told of a job's check; None where it has none that is there or waits."""
     told = progressing(status)
-    return _of_check(status.phase, told.reason if told else None)
+    over = status.completion_time is not None
+    return None if over else _of_check(status.phase, told.reason if told else None)
 
 
-def reason_in(status: Mapping[str, Any]) -> str | None:
-    """The same of a status as it is stored."""
+def reason_in(job: Mapping[str, Any]) -> str | None:
+    """The same of a job as it is stored. One that is being deleted, and waits for a finalizer, takes no turn."""
+    status = job.get("status") or {}
+    if "deletionTimestamp" in job["metadata"] or "completionTime" in status:
+        return None
     told = (one.get("reason") for one in status.get("conditions") or () if one.get("type") == ConditionType.PROGRESSING)
     return _of_check(status.get("phase"), next(told, None))
 

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -110,20 +111,24 @@ class Client:
         """One request.
 
         Raises:
-            ApiError: the apiserver refused.
-            aiohttp.ClientError, TimeoutError: it can't be reached.
+            ApiError: the apiserver refused, or gave no answer in time (a webhook that it waits for).
+            aiohttp.ClientError, OSError: it can't be reached.
         """
         headers = {**self._headers(), "Accept": "application/json"}
         data = None
         if body is not None:
             headers["Content-Type"] = content_type
             data = json.dumps(body)
-        async with self._http.request(method, self._info.server + path, data=data, headers=headers) as response:
-            content = await response.read()
-            refusal = None if response.ok else _refusal(response.status, content)
-            REQUESTS.labels(method, response.status, refusal.refused_by if refusal else "").inc()
-            if refusal:
-                raise refusal
+        try:
+            async with self._http.request(method, self._info.server + path, data=data, headers=headers) as response:
+                content = await response.read()
+                status, refusal = response.status, None if response.ok else _refusal(response.status, content)
+        except TimeoutError:
+            words = f"{method} {path.partition('?')[0]} was not answered in {_TIMEOUT.total:.0f} s"
+            status, refusal = HTTPStatus.GATEWAY_TIMEOUT, ApiError(HTTPStatus.GATEWAY_TIMEOUT, "Timeout", words)
+        REQUESTS.labels(method, status, refusal.refused_by if refusal else "").inc()
+        if refusal:
+            raise refusal
         answer: Object = decode(content)
         return answer
 

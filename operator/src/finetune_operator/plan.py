@@ -65,7 +65,8 @@ def plan(seen: Observation, settings: Settings, now: datetime) -> Plan:
     now = now.replace(microsecond=0)
     status = seen.job.status
     if seen.job.deleting:
-        return Plan(status)  # Its children go with it, by their owner references.
+        # Its children go with it, by their owner references. A finalizer may hold it; others wait to be checked.
+        return Plan(status, preflighting.remove(seen))
     if status.completion_time is not None:
         return finished.clean_up(seen, settings, status.completion_time, now)
     if status.start_time is None:
@@ -93,7 +94,8 @@ def refused(job: JobView, decided: Plan, words: str, now: datetime) -> Plan:
         return Plan(decided.status, events=decided.events)  # How it ended is worth more than what can't be tidied up.
     told = Told(decided.status.phase or Phase.PENDING, "CannotStart",
                 f"the apiserver refuses what the job needs: {words}")
-    status = tell(job.status, told, job.generation, now.replace(microsecond=0))
+    # What was seen stays seen: how an attempt ended, and since when its budget is used up.
+    status = tell(decided.status, told, job.generation, now.replace(microsecond=0))
     return Plan(status, events=notes(job.status, status))
 
 

@@ -133,8 +133,11 @@ class Reconciler:
         try:
             seen = self._cache.around(job)
             seen, decided = await self._decide(seen)
-            self._cache.turns.note(key, reason_of(decided.status))  # Before anybody else decides.
-        except (ApiError, ClientError, OSError):
+            # Before anybody else decides.
+            self._cache.turns.note(key, None if job.deleting else reason_of(decided.status))
+        except ApiError as error:
+            await self._tell_refusals(job, Plan(job.status), [error])
+        except (ClientError, OSError):
             raise
         except Exception as error:
             fault = error
