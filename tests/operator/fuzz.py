@@ -125,6 +125,8 @@ class Maker:
         for name, below in _SCHEMA["status"]["properties"].items():
             if self.sometimes(0.08):
                 status[name] = self.of(below, 0.5)
+        if self.sometimes(0.1) and isinstance(status.get("cost"), dict):
+            status["cost"]["earlierSeconds"] = self.chance.choice(_NUMBERS)
         if self.sometimes(0.15):
             status["completionTime"] = self.chance.choice(_TIMES)
         return status
@@ -135,7 +137,7 @@ class Maker:
 
     def children(self) -> Iterator[dict[str, Any]]:
         """Jobs, pods and what else carries our labels; some of it is forged."""
-        for number in self.chance.sample((1, 2, 3, 99, 999_999_999), self.chance.choice((0, 1, 1, 2))):
+        for number in self.chance.sample((0, 1, 2, 3, 99, 999_999_999), self.chance.choice((0, 1, 1, 2))):
             known = {"ended": self.chance.choice((None, None, "Complete", "Failed")), "at": self.seconds(),
                      "suspended": self.sometimes(0.2), "deleting": self.sometimes(0.2)}
             check = self.sometimes(0.3)

@@ -133,7 +133,7 @@ def _as_check(raw: dict[str, Any], generation: int) -> dict[str, Any]:
     metadata["name"] = names.preflight_name(KEY[1], generation) + ("" if raw["kind"] == "Job" else "-x")
     metadata["uid"] += "-check"
     if raw["kind"] == "Pod":
-        metadata["ownerReferences"] = [{"kind": "Job", "uid": f"{UID}-job-{generation}-check"}]
+        metadata["ownerReferences"] = [{"kind": "Job", "controller": True, "uid": f"{UID}-job-{generation}-check"}]
     return raw
 
 

@@ -1,12 +1,18 @@
-"""What the cache takes for its own."""
+"""What the cache takes for its own, and how much of it."""
 
 from __future__ import annotations
 
-import pytest
-from finetune_operator.cache import Cache
-from finetune_operator.names import ATTEMPT_LABEL, INDEX_ANNOTATION, UID_LABEL
+from pathlib import Path
 
-from tests.operator.objects import KEY, NOW, attempt, raw_attempt, raw_job, raw_pod, started
+import pytest
+import yaml
+from finetune_operator.cache import Cache, key_of
+from finetune_operator.client import PAGE
+from finetune_operator.decoding import shortened
+from finetune_operator.names import ATTEMPT_LABEL, INDEX_ANNOTATION, UID_LABEL
+from finetune_operator.watching import watch_settings
+
+from tests.operator.objects import KEY, NOW, attempt, raw_attempt, raw_check_pod, raw_job, raw_pod, started
 
 
 def without(raw, label):
@@ -56,3 +62,30 @@ def test_the_jobs_that_a_thread_goes_through_do_not_change_under_it():
     jobs = cache.jobs()
     cache.note(raw_job(), deleted=True)
     assert [key for key, _ in jobs] == [KEY]
+
+
+def test_a_megabyte_that_somebody_writes_into_an_objects_metadata_is_not_held():
+    much = {"x" * 300: "y" * 1000}
+    for raw in (raw_job(), raw_attempt(), raw_pod(), raw_check_pod()):
+        before = shortened(raw)
+        metadata = raw["metadata"]
+        metadata |= {"finalizers": ["z" * 1000], "managedFields": [much], "selfLink": "x" * 1000,
+                     "labels": {**metadata.get("labels", {}), **much},
+                     "annotations": {**metadata.get("annotations", {}), **much},
+                     "ownerReferences": [*metadata.get("ownerReferences", ()), {"uid": "w" * 1000}]}
+        assert shortened(raw) == before == shortened(before)
+
+
+def test_a_page_of_the_largest_objects_fits_into_the_operators_memory():
+    values = yaml.safe_load((Path(__file__).parents[2] / "charts/finetune-operator/values.yaml").read_text())
+    limit = int(values["resources"]["limits"]["memory"].removesuffix("Mi")) * 2**20
+    largest, copies = 3 * 2**19, 3
+    assert PAGE * largest * copies < limit / 2
+    assert watch_settings().watching.chunk_size == PAGE
+
+
+def test_a_job_whose_attempt_has_no_number_of_ours_is_none_of_ours():
+    for number in ("0", "01", "1234567890", "-1", "1.5", ""):
+        raw = raw_attempt()
+        raw["metadata"]["labels"][ATTEMPT_LABEL] = number
+        assert key_of(raw) is None

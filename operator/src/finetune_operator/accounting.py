@@ -18,6 +18,7 @@ _LONGEST_DELAY_UNSTARTED = timedelta(hours=1)
 """An attempt that never starts may hold its node for ten minutes: most of the time it must not."""
 AVOIDED = timedelta(minutes=5)
 """How long the attempts that follow keep away from a node that refused one, from when the next may be made."""
+_LONGEST_SECONDS = 10**10
 _FRACTION = Decimal("0.0001")
 _LARGEST = Decimal(10**18)
 """Of any sum, so that it keeps its four decimals."""
@@ -47,7 +48,9 @@ def money(time: timedelta, hourly_rate: Decimal) -> Decimal:
 
 def run_time(status: FineTuneJobStatus) -> timedelta:
     """How long all ended attempts held their nodes, together."""
-    earlier = timedelta(seconds=status.cost.earlier_seconds or 0) if status.cost else timedelta()
+    seconds = (status.cost.earlier_seconds or 0) if status.cost else 0
+    # As long as a time can be reckoned with: whoever may write a status may write any number.
+    earlier = timedelta(seconds=min(max(seconds, 0), _LONGEST_SECONDS))
     return _listed_time(status.attempts) + earlier
 
 

@@ -26,7 +26,8 @@ from finetune_operator.observation import Checks, Observation
 from finetune_operator.records import RUNNING
 from finetune_operator.views import AttemptView, JobView, PodView, child_hash, time_of, view_attempt, view_job, view_pod
 
-_NUMBER = re.compile("[0-9]{1,9}")
+_NUMBER = re.compile("[1-9][0-9]{0,8}")
+_INDEX = re.compile("[0-9]{1,9}")
 Key = tuple[str, str]
 """Namespace and name of a job."""
 
@@ -242,7 +243,7 @@ class Cache:
             if child["kind"] == "Job":
                 # A generation may have several: one that failed and is not gone yet, and the next.
                 pods = (pod for pod in children if pod["kind"] == "Pod" and any(
-                    owner["uid"] == child["metadata"]["uid"] for owner in pod["metadata"].get("ownerReferences", ())))
+                    owner["uid"] == child["metadata"]["uid"] for owner in pod["metadata"]["ownerReferences"]))
                 yield view_attempt(child, (view_pod(pod, pod["metadata"]["uid"] in self._gone) for pod in pods),
                                    PREFLIGHT_LABEL)
 
@@ -277,7 +278,7 @@ def key_of(raw: Object) -> Key | None:
     if raw["kind"] in ("Job", "Pod"):
         numbers = [labels[label] for label in NUMBER_LABELS if label in labels]
         index = (metadata.get("annotations") or {}).get(INDEX_ANNOTATION, "0")
-        if not numbers or not all(_NUMBER.fullmatch(number) for number in (*numbers, index)):
+        if not numbers or not all(map(_NUMBER.fullmatch, numbers)) or not _INDEX.fullmatch(index):
             return None
     return metadata["namespace"], labels[JOB_LABEL]
 

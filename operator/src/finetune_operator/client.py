@@ -26,7 +26,9 @@ from finetune_operator.names import MANAGER
 Object = dict[str, Any]
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
-_PAGE = 500
+PAGE = 50
+"""Objects of a list that are read at once. An object has up to 1.5 MB, and of our label there is what anybody made."""
+
 _SHOWN = 200
 _PLURALS = {"Job": "jobs", "ConfigMap": "configmaps", "Service": "services", "Event": "events", "Pod": "pods",
             "Lease": "leases", "NetworkPolicy": "networkpolicies",
@@ -165,7 +167,7 @@ class Client:
 
     async def list_into(self, path: str, selector: str, take: Callable[[Object], None]) -> int:
         """Hand every item of a list to `take`, page by page; the list's resource version."""
-        query = {"limit": str(_PAGE), **({"labelSelector": selector} if selector else {})}
+        query = {"limit": str(PAGE), **({"labelSelector": selector} if selector else {})}
         while True:
             answer = await self.request("GET", f"{path}?{urlencode(query)}")
             for item in answer["items"]:

@@ -16,11 +16,13 @@ from finetune_api.nesting import leaves
 from finetune_api.spec.job import KIND
 
 from finetune_operator.metrics import UNREADABLE
+from finetune_operator.names import OUR_ANNOTATIONS, OUR_LABELS
 
 Object = dict[str, Any]
 DEEPEST = 100
 """Levels of objects and lists that are kept; `dataset.answerFormat.schema` may have 64 of them."""
 
+_METADATA = ("namespace", "name", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp")
 _LONGEST_NUMBER = 4000
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 _SHOWN = 80
@@ -128,10 +130,16 @@ def _is_condition(value: Any) -> bool:
 
 def shortened(raw: Mapping[str, Any]) -> Object:
     """An object without what nobody here reads; it is most of its memory."""
-    metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
+    metadata = {key: raw["metadata"][key] for key in _METADATA if key in raw["metadata"]}
     if raw["kind"] == KIND:
-        return {**raw, "metadata": {key: value for key, value in metadata.items() if key != "annotations"},
-                "status": _told(raw.get("status") or {})}
+        return {**raw, "metadata": metadata, "status": _told(raw.get("status") or {})}
+    # Whoever made the object may have written a megabyte beside what is ours.
+    for place, ours in ("labels", OUR_LABELS), ("annotations", OUR_ANNOTATIONS):
+        texts = raw["metadata"].get(place) or {}
+        metadata[place] = {key: texts[key] for key in ours if key in texts}
+    metadata["ownerReferences"] = [
+        {"uid": one["uid"], "controller": True} for one in raw["metadata"].get("ownerReferences") or ()
+        if one.get("controller")]
     short: Object = {"kind": raw["kind"], "metadata": metadata}
     spec, status = raw.get("spec") or {}, raw.get("status") or {}
     if raw["kind"] == "Job":

@@ -14,6 +14,8 @@ NUMBER_LABELS = (ATTEMPT_LABEL, PREFLIGHT_LABEL)
 """Every Job and pod of ours has one of them, and it is a number."""
 HASH_ANNOTATION = f"{GROUP}/hash"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+OUR_LABELS = (MANAGED_BY, JOB_LABEL, UID_LABEL, *NUMBER_LABELS)
+OUR_ANNOTATIONS = (HASH_ANNOTATION, INDEX_ANNOTATION)
 KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 API_VERSIONS = {"ConfigMap": "v1", "Service": "v1", "NetworkPolicy": "networking.k8s.io/v1"}
 """Kinds of the children that are applied, and may be put back."""

@@ -12,7 +12,7 @@ from finetune_api.generate import PLURAL
 from finetune_api.spec.job import KIND
 
 from finetune_operator.cache import Cache, Key, key_of
-from finetune_operator.client import Client, list_path
+from finetune_operator.client import PAGE, Client, list_path
 from finetune_operator.decoding import readable
 from finetune_operator.names import SELECTOR
 from finetune_operator.queue import WorkQueue
@@ -101,7 +101,7 @@ def watch_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = SERVER_TIMEOUT
     settings.watching.client_timeout = SERVER_TIMEOUT + 30
     settings.watching.inactivity_timeout = INACTIVITY_TIMEOUT
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = PAGE
     for api_version, _, plural, selector in WATCHED:
         if selector:
             group, _, version = api_version.rpartition("/")
