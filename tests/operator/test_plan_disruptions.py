@@ -196,6 +196,14 @@ def test_an_administrators_affinity_still_holds_beside_it():
     assert "matchFields" not in str(settings.pod_template)
 
 
+@pytest.mark.parametrize("empty", [None, {}, {"nodeAffinity": None}, {"nodeAffinity": {
+    "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": None}}}])
+def test_an_affinity_that_an_administrator_left_empty_is_none(empty):
+    settings = Settings(trainer_image="registry/trainer:1", pod_template={"spec": {"affinity": empty}})
+    status = started(retries=Retries(unstarted=1), attempts=(attempt(1, "NodeRefused", end=1, node="node-a"),))
+    assert affinity(decide(raw_job(status), at=60, settings=settings)) == away_from("node-a")
+
+
 def test_an_attempt_that_finds_no_other_node_may_come_back_after_a_while():
     status = started(retries=Retries(unstarted=1), attempts=(attempt(1, "NodeRefused", start=-50, end=-50, node="n"),))
     waits = raw_attempt(2), raw_pod(2, unschedulable="0/1 nodes: 1 node(s) didn't match")

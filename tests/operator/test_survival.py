@@ -225,7 +225,7 @@ class Statuses:
     events = None
 
     def __init__(self):
-        self.written = []
+        self.written, self.made = [], []
 
     async def list_into(self, path, selector, take):
         raise ApiError(500, "InternalError", "etcd does not answer")
@@ -235,7 +235,28 @@ class Statuses:
         return {**raw_job(body["status"]), "metadata": {**raw_job()["metadata"], "resourceVersion": "2"}}
 
     async def create(self, manifest):
+        self.made.append(manifest)
         return manifest
+
+
+class NoStatuses(Statuses):
+    """Takes no status at all."""
+
+    async def replace_status(self, body):
+        raise ApiError(422, "Invalid", "spec is invalid", ("spec",))
+
+
+def test_a_status_of_which_nothing_is_taken_is_told_by_an_event():
+    apiserver, cache = NoStatuses(), Cache()
+    cache.note(raw_job())
+
+    async def work():
+        with pytest.raises(ApiError):
+            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, lambda: NOW).reconcile(KEY)
+
+    asyncio.run(work())
+    assert [(one["kind"], one["reason"]) for one in apiserver.made] == [("Event", "StatusRefused")]
+    assert "spec is invalid" in apiserver.made[0]["message"]
 
 
 def test_what_can_not_be_read_for_a_job_is_told_in_its_conditions():

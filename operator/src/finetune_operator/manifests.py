@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections.abc import Iterable
@@ -35,6 +34,7 @@ PVC_ROOT = "/pvc"
 CACHE = "/cache"
 DISK = "ephemeral-storage"
 RENDEZVOUS_PORT = 29400
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 UPLOAD_BYTES_PER_SECOND = 50e6
 """Assumed of the way to the output."""
 
@@ -140,13 +140,13 @@ def keep_away(job: Object, nodes: Iterable[str]) -> None:
     if not avoided:
         return
     pod = job["spec"]["template"]["spec"]
-    pod["affinity"] = copy.deepcopy(pod.get("affinity", {}))  # It may be the settings' own.
-    required = pod["affinity"].setdefault("nodeAffinity", {}).setdefault(
-        "requiredDuringSchedulingIgnoredDuringExecution", {})
-    terms: list[Object] = required.get("nodeSelectorTerms") or [{}]
+    affinity = pod.get("affinity") or {}
+    of_nodes = affinity.get("nodeAffinity") or {}
+    required = of_nodes.get(_REQUIRED) or {}
     # One term is enough for a node to fit, so each of them has to say it.
-    required["nodeSelectorTerms"] = [{**term, "matchFields": [*term.get("matchFields", ()), *avoided]}
-                                     for term in terms]
+    terms = [{**term, "matchFields": [*(term.get("matchFields") or ()), *avoided]}
+             for term in required.get("nodeSelectorTerms") or [{}]]
+    pod["affinity"] = {**affinity, "nodeAffinity": {**of_nodes, _REQUIRED: {**required, "nodeSelectorTerms": terms}}}
 
 
 def limit_time(body: Object, time: timedelta) -> None:

@@ -40,7 +40,7 @@ class Poller:
 
     def _running(self) -> list[tuple[Key, str, AttemptView]]:
         found = []
-        for key, raw in list(self._cache.jobs()):
+        for key, raw in self._cache.jobs():
             status = raw.get("status") or {}
             if "startTime" not in status or "completionTime" in status:
                 continue

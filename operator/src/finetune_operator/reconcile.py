@@ -277,9 +277,10 @@ class Reconciler:
         words = str(error)[:_SHOWN]
         stored = self._cache.stored_status(key)
         written = mended(status, stored, error.fields, words)
+        # First the event: what is left may be refused too.
+        await self._write_event(job, Note("Warning", "StatusRefused", words, str(job.generation)))
         if written != stored:
             await self._replace_status(job, written)
-        await self._write_event(job, Note("Warning", "StatusRefused", words, str(job.generation)))
 
     async def _write_event(self, job: JobView, note: Note) -> None:
         key = job.namespace, job.name
