@@ -133,6 +133,7 @@ DECIDES_NOTHING = {
     "runPolicy.ttlSecondsAfterFinished": 60,
     "runPolicy.preflight": "Skip",
     "runPolicy.rerun": "Always",
+    "runPolicy.resumeFrom": "earlier",
 }
 
 

@@ -47,7 +47,7 @@ def test_without_a_field_the_whole_job_is_explained():
 
 
 def test_brackets_in_a_description_are_shown_as_they_are():
-    assert '(`[{"role": …, "content": …}, …]`)' in _words("dataset.messages")
+    assert '(`[{"role": …, "content": …}, …]`,' in _words("dataset.messages")
 
 
 @pytest.mark.parametrize(("field", "message"), [
