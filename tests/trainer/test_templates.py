@@ -10,7 +10,8 @@ import pytest
 from finetune_api.spec.dataset import DatasetSpec
 from finetune_trainer.data.rows import SourceRow
 from finetune_trainer.data.templates import to_examples
-from finetune_trainer.errors import BadConfig
+from finetune_trainer.data.values import Unwritable
+from finetune_trainer.errors import BadConfig, first_line
 
 ROWS = [SourceRow("rows.jsonl:1", {"q": "a question", "a": "an answer"})]
 
@@ -102,10 +103,16 @@ def test_a_template_writes_data_as_text_and_as_json_and_nothing_of_python(templa
     ("{{ bytes }}", "it is bytes that are not UTF-8"),
     ("{{ half }}", "train row 1: prompt: character 1 is a lone surrogate (U+D83D)"),
     ("{{ missing.x.y }}", "prompt"),
+    ("{{ q[q.upper] }}", "train row 1: prompt: "),
 ])
 def test_what_has_no_form_as_text_is_refused_with_its_row(template, words):
     columns = {"q": "x", "large": 1e300, "score": float("nan"), "bytes": b"\xff", "half": "\ud83d", "missing": {}}
     assert words in _text(template, **columns)
+
+
+def test_an_error_about_a_value_that_cannot_be_written_is_told_by_its_kind():
+    assert first_line(KeyError(Unwritable("a function"))) == "KeyError"
+    assert first_line(ValueError("one\ntwo")) == "one"
 
 
 def test_a_function_of_jinja_is_a_column_that_no_row_has():

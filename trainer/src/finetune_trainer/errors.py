@@ -103,4 +103,8 @@ def in_words(error: Exception, hint: str = "") -> tuple[ExitCode, Outcome, str]:
 
 def first_line(error: Exception) -> str:
     """The first line of what an error says, or its kind where it says nothing: libraries' errors can fill a page."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # An error about a value writes the value, which may refuse to be written.
+        lines = []
+    return lines[0] if lines else type(error).__name__
