@@ -99,7 +99,8 @@ def test_a_stored_object_of_any_depth_is_its_own_jobs_invalid_spec(control_plane
         Work(api, namespace, "waits").until("Running")
         for name in ("first", "waits"):
             api.delete("FineTuneJob", namespace, name, "Foreground")
-        wait_for(lambda: len(api.list("FineTuneJob", namespace)) == 3, "two jobs to be gone")
+        wait_for(lambda: not {"first", "waits"} & {
+            one["metadata"]["name"] for one in api.list("FineTuneJob", namespace)}, "two jobs to be gone")
     finally:
         operator.stop()
 

@@ -12,7 +12,7 @@ from finetune_operator.cache import Cache
 from finetune_operator.lease import LeaseLost
 from finetune_operator.metrics import UNREADABLE
 from finetune_operator.queue import WorkQueue
-from finetune_operator.readable_session import ReadableResponse
+from finetune_operator.readable_session import responses
 from finetune_operator.reconcile import Reconciler, work_together
 from finetune_operator.watching import PORTION, sweep
 
@@ -184,16 +184,17 @@ def test_kopf_reads_every_line_that_can_be_read_and_none_that_cannot():
         await runner.setup()
         await (site := web.TCPSite(runner, "127.0.0.1", 0)).start()
         address = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-        async with aiohttp.ClientSession(response_class=ReadableResponse) as http:
+        async with aiohttp.ClientSession(response_class=responses(items.append)) as http:
             async with http.get(f"{address}/watch") as answer:
                 found = [json.loads(piece) async for piece in answer.content.iter_chunked(64)]
             async with http.get(f"{address}/list") as answer:
-                items = (await answer.json())["items"]
+                assert (await answer.json())["items"] == []
         await runner.cleanup()
-        return found, items
+        return found
 
+    items = []
     before = UNREADABLE._value.get()
-    found, items = asyncio.run(read())
+    found = asyncio.run(read())
     assert [one["type"] for one in found] == ["MODIFIED", "ADDED", "BOOKMARK", "MODIFIED", "DELETED"]
     assert len(items) == 2
     assert UNREADABLE._value.get() - before == len(lines) - len(found) - 1 + 2, "but for the empty line"

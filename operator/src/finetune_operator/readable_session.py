@@ -1,39 +1,47 @@
 """The HTTP session of kopf's watches: kopf reads only what could be decoded, and no more of it than is used.
 
 kopf decodes every list and every line of a watch itself, and ends a watch over one that it cannot decode or copy. It
-takes a session of aiohttp (`kopf.AiohttpSession`), and a session takes a class of responses: ours decodes first.
+takes a session of aiohttp (`kopf.AiohttpSession`), and a session takes a class of responses: ours decodes first. What
+is in a list does not go through kopf, which would start a worker for each of many thousand objects before it watches.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import kopf
 
 from finetune_operator.client import log_in
-from finetune_operator.decoding import decode, readable
+from finetune_operator.decoding import Object, decode, readable
 from finetune_operator.metrics import UNREADABLE
 
 _log = logging.getLogger(__name__)
 
 
-def log_in_to_watch(**known: Any) -> kopf.AiohttpSession | None:
-    """How kopf reaches the apiserver; None where there is none. To be called in the event loop."""
+def log_in_to_watch(take: Callable[[Object], None], **known: Any) -> kopf.AiohttpSession | None:
+    """How kopf reaches the apiserver; None where there is none. To be called in the event loop.
+
+    Args:
+        take: gets each object of a list.
+        known: what kopf hands to a login handler.
+    """
     info = log_in(**known)
     if info is None:
         return None
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()), headers=info.as_http_headers(),
-        proxy=info.proxy_url, trust_env=info.trust_env, response_class=ReadableResponse)
+        proxy=info.proxy_url, trust_env=info.trust_env, response_class=responses(take))
     return kopf.AiohttpSession(aiohttp_session=session, server=info.server, default_namespace=info.default_namespace)
 
 
 class ReadableResponse(aiohttp.ClientResponse):
-    """A response whose lists and lines hold only objects that can be read."""
+    """A response whose lines hold only objects that can be read; what is in its lists is taken elsewhere."""
+
+    take: Callable[[Object], None]
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
         """As in aiohttp; the content's lines are those of a watch."""
@@ -42,7 +50,7 @@ class ReadableResponse(aiohttp.ClientResponse):
         return self
 
     async def json(self, **_: Any) -> Any:
-        """An answer, and of a list the items that can be read.
+        """An answer; a list without its items, of which `take` gets those that can be read.
 
         Raises:
             json.JSONDecodeError: it is no JSON; kopf takes the text then.
@@ -51,8 +59,16 @@ class ReadableResponse(aiohttp.ClientResponse):
         if isinstance(answer, dict) and isinstance(answer.get("items"), list):
             kind = str(answer.get("kind")).removesuffix("List")
             items = ({"kind": kind, **item} if isinstance(item, dict) else item for item in answer["items"])
-            answer["items"] = [short for item in items if (short := readable(item)) is not None]
+            for item in items:
+                if (short := readable(item)) is not None:
+                    self.take(short)
+            answer["items"] = []
         return answer
+
+
+def responses(take: Callable[[Object], None]) -> type[ReadableResponse]:
+    """The class of responses whose lists go to `take`."""
+    return type("TakenResponse", (ReadableResponse,), {"take": staticmethod(take)})
 
 
 class _Lines:

@@ -236,7 +236,10 @@ class Reconciler:
 
     async def _write_status(self, job: JobView, decided: Plan) -> None:
         """Write the status where nothing has changed since it was planned (a 409 plans again), then the events."""
-        if decided.status == job.status or (status := dump_status(decided.status)) == dump_status(job.status):
+        if decided.status == job.status:
+            return
+        status = dump_status(decided.status)
+        if status == self._cache.stored_status((job.namespace, job.name)):
             return
         starts = job.status.start_time is None and decided.status.start_time is not None
         if starts:

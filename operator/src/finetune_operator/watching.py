@@ -13,7 +13,7 @@ from finetune_api.spec.job import KIND
 
 from finetune_operator.cache import Cache, Key, key_of
 from finetune_operator.client import PAGE, Client, list_path
-from finetune_operator.decoding import readable
+from finetune_operator.decoding import Object, readable
 from finetune_operator.names import SELECTOR
 from finetune_operator.queue import WorkQueue
 from finetune_operator.readable_session import log_in_to_watch
@@ -43,10 +43,13 @@ def registry(cache: Cache, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
     """The handlers."""
     handlers = kopf.OperatorRegistry()
 
-    async def take(event: Any, **_: Any) -> None:  # In the loop: kopf runs plain functions in threads.
-        key = cache.note(dict(event["object"]), deleted=event["type"] == "DELETED")
+    def note(raw: Object, deleted: bool = False) -> None:
+        key = cache.note(raw, deleted=deleted)
         if key is not None:
             queue.add(key)
+
+    async def take(event: Any, **_: Any) -> None:  # In the loop: kopf runs plain functions in threads.
+        note(dict(event["object"]), deleted=event["type"] == "DELETED")
 
     for api_version, _, plural, _ in WATCHED:
         group, _, version = api_version.rpartition("/")
@@ -54,7 +57,7 @@ def registry(cache: Cache, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=handlers)
     async def login(**known: Any) -> Any:
-        return log_in_to_watch(**known)
+        return log_in_to_watch(note, **known)
 
     return handlers
 
