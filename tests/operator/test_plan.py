@@ -64,8 +64,8 @@ def test_a_reward_plugin_runs_only_where_the_settings_allow_it():
     method = {"type": "ReFT", "reft": {"reward": {"type": "plugin", "plugin": "by-length"}}}
     refused = decide(raw_job(method=method))
     assert telling(refused)[:2] == ("Pending", "InvalidSpec")
-    assert ("spec.method.reft.reward.plugin: the operator's settings do not allow by-length; leave it out"
-            in telling(refused)[2])
+    assert ("spec.method.reft.reward.plugin: the operator's settings do not allow by-length; use another reward, or "
+            "have it added to settings.allowed.rewardPlugins") in telling(refused)[2]
     settings = Settings(allowed=Allowed(reward_plugins=("by-length", "by-colour")))
     status = decide(raw_job(method=method), settings=settings).status
     made = decide(raw_job(status, method=method), settings=settings)

@@ -19,7 +19,7 @@ from finetune_operator.cache import Cache
 from finetune_operator.client import ApiError
 from finetune_operator.plan import refused
 from finetune_operator.queue import WorkQueue
-from finetune_operator.reconcile import Reconciler
+from finetune_operator.reconcile import NotTaken, Reconciler
 from finetune_operator.status_writing import dump_status, mended
 
 from tests.api.jobs import document
@@ -299,6 +299,26 @@ def test_an_apiserver_that_waits_for_a_webhook_for_too_long_is_a_refusal(monkeyp
 
     with pytest.raises(ApiError, match="504 Timeout: POST /api/v1/namespaces/team/configmaps was not answered"):
         asyncio.run(ask())
+
+
+@pytest.mark.parametrize(("status", "told"), [(400, True), (403, True), (409, False), (422, True), (429, True),
+                                              (500, True), (504, True)])
+def test_every_refusal_is_told_but_that_of_what_is_out_of_date(status, told):
+    class Refusing(Statuses):
+        async def create(self, manifest):
+            if manifest["kind"] == "Event":
+                return manifest
+            raise ApiError(status, "Reason", "no")
+
+    apiserver, cache = Refusing(), Cache()
+    cache.note(raw_job(started()))
+
+    async def work():
+        with pytest.raises((ApiError, NotTaken)):
+            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, lambda: NOW).reconcile(KEY)
+
+    asyncio.run(work())
+    assert [f"{status} Reason: no" in str(one["conditions"]) for one in apiserver.written] == [True] * told
 
 
 def test_a_start_that_is_refused_in_part_is_not_recorded_at_all():

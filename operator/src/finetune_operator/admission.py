@@ -41,7 +41,8 @@ def _problems(spec: FineTuneJobSpec, settings: Settings) -> Iterator[str]:
             yield _not_allowed("compute.tolerations", toleration.key or "(every taint)", allowed.toleration_keys)
     plugin = spec.method.reft.reward.plugin if spec.method.reft else None
     if plugin is not None and plugin not in allowed.reward_plugins:
-        yield _not_allowed("method.reft.reward.plugin", plugin, allowed.reward_plugins)
+        yield _not_allowed("method.reft.reward.plugin", plugin, allowed.reward_plugins,
+                           "use another reward, or have it added to settings.allowed.rewardPlugins")
     if settings.trainer_network is not None:
         for field, port in _ports(spec):
             if not settings.trainer_network.opens(port):
@@ -64,8 +65,8 @@ def _ports(spec: FineTuneJobSpec) -> Iterator[tuple[str, int]]:
                 yield field, parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def _not_allowed(field: str, value: str, choices: tuple[str, ...]) -> str:
-    advice = f"write one of {', '.join(choices)}, or leave it out" if choices else "leave it out"
+def _not_allowed(field: str, value: str, choices: tuple[str, ...], otherwise: str = "leave it out") -> str:
+    advice = f"write one of {', '.join(choices)}, or {otherwise}" if choices else otherwise
     return f"spec.{field}: the operator's settings do not allow {value}; {advice}"
 
 

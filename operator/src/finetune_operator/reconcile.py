@@ -40,9 +40,6 @@ CONFLICT = 409
 REFUSED = (400, 403, 413, 422)
 """What another try alone does not mend: a quota, an admission rule, an object that the apiserver does not take."""
 
-SERVER_ERROR = 500
-"""From here on, what a webhook that does not answer leads to, too: it may last."""
-
 UNWRITABLE = (400, 413, 422)
 """Of a status: it is refused for what stands in it."""
 
@@ -297,8 +294,8 @@ class Reconciler:
 
 
 def _is_told(error: ApiError | NameTaken) -> bool:
-    """Whether a refusal is told in the conditions: not one that the next pass plans around."""
-    return isinstance(error, NameTaken) or error.status in REFUSED or error.status >= SERVER_ERROR
+    """Whether a refusal is told in the conditions: all but the one that the next pass plans around."""
+    return isinstance(error, NameTaken) or error.status != CONFLICT
 
 
 def _summary(status: FineTuneJobStatus) -> str:
