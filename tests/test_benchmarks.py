@@ -19,7 +19,8 @@ def call(script, *arguments, flags=()):
 
 
 @pytest.mark.parametrize("script", ["sft_throughput.py", "resume_cost.py", "quickstart_seeds.py",
-                                    "methods_table.py", "reft_gain.py", "dora_overhead.py", "memory_estimate.py"])
+                                    "methods_table.py", "reft_gain.py", "dora_overhead.py", "memory_estimate.py",
+                                    "architectures.py"])
 def test_a_benchmark_explains_its_options(script):
     done = call(script, "--help", flags=("-W", "error"))
     assert (done.returncode, done.stderr) == (0, "")

@@ -102,9 +102,14 @@ def in_words(error: Exception, hint: str = "") -> tuple[ExitCode, Outcome, str]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its kind where it says nothing: libraries' errors can fill a page."""
+    """The first line of what an error says, and the next where that only announces it: errors can fill a page.
+
+    Its kind where it says nothing.
+    """
     try:
-        lines = str(error).strip().splitlines()
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     except Exception:  # An error about a value writes the value, which may refuse to be written.
         lines = []
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -83,6 +83,7 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     check_shares(spec, spec.compute.processes(config.accelerator.name))
     day = frozen_date(storage, config, SystemClock().now().date())
     description = describe_model(spec.model, spec.output.s3, scratch, tell)
+    base = open_base(description.files.folder, description.source)
     tokenizer, chat = open_chat(spec, description.files, day)
     data, _ = read_rows(config, description.files, chat, scratch, tell)
     revision, data_hash = description.files.revision or None, data.digest()
@@ -98,7 +99,6 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
         if published is not None:
             return _adopting(published, revision, data_hash)
     resumed = require_earlier(storage, config, data_hash)
-    base = open_base(description.files.folder, description.source)
     model = base.empty()
     check_embeddings(model, data, tokenizer, description.source)
     _check_targets(config, model)
