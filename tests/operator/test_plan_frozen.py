@@ -118,6 +118,20 @@ def test_a_job_goes_on_though_this_release_could_not_have_started_it():
     assert telling(decide(odd_job(started())))[1] == "InvalidSpec"
 
 
+@pytest.mark.parametrize("output", [{"endpointUrl": "http://[::ffff:10.0.0.1]:9000"}, {"endpointUrl": "http://host:00"}])
+def test_an_address_that_this_release_refuses_is_its_trainers_affair_and_the_secret_beside_it_is_still_given(output):
+    sections = {"output": {"s3": {"credentialsSecretRef": {"name": "keys"}, **output}}}
+    assert telling(decide(raw_job(**sections)))[1] == "InvalidSpec"
+    running = started(attempts=(attempt(),))
+    suspended = decide(raw_job(running, runPolicy={"suspend": True}, **sections), raw_attempt(), raw_pod(running=True))
+    assert acts(suspended) == ["delete Job tune-1"]
+    first = run_json(decide(raw_job(started())))
+    first["spec"]["output"] |= sections["output"]
+    again = decide(raw_job(started(attempts=(attempt(1, "Stopped", end=60),)), **sections), earlier_run=first, at=70)
+    assert run_json(again) == {**first, "attempt": 2}
+    assert '"name": "keys"' in json.dumps(created(again, "Job"))
+
+
 def test_what_this_release_cannot_read_of_where_a_job_runs_makes_no_attempt():
     stopped = odd_job(started(attempts=(attempt(1, "Stopped", end=60),)), compute={"nodes": "many"})
     decided = decide(stopped, earlier_run=run_json(decide(raw_job(started()))), at=70)

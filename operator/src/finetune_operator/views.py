@@ -21,8 +21,9 @@ _OVERDUE = "DeadlineExceeded"
 _ENDED = ("Succeeded", "Failed")
 """Phases of pods without any container that runs."""
 
-_TRAINERS = ("dataset", "method", "training", "evaluation")
-"""Sections of a spec that trainers alone go by: they have them from the start of the job on."""
+_LEFT_OUT = {"dataset": 2, "method": 2, "training": 2, "evaluation": 2, "output": 3}
+"""Sections of which a started job does without what can't be read, and how many names lead to what is left out. Its
+trainers have a copy of their own, and nobody could mend it: only a budget and a run policy can be edited then."""
 
 Raw = Mapping[str, Any]
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -204,17 +205,28 @@ def _read_limits(raw: Raw) -> tuple[BudgetSpec, ComputeSpec] | None:
 
 
 def _read_in_part(raw: Raw) -> FineTuneJobSpec | None:
-    """A spec without the fields that this version can't read; None where it is more than its trainers need."""
+    """A spec without the fields that this version can't read; None where it can't do without one of them."""
     try:
         return FineTuneJobSpec.model_validate_json(json.dumps(raw), extra="ignore")
     except RecursionError:
         return None
     except ValidationError as error:
-        unread = {tuple(map(str, fault["loc"][:2])) for fault in error.errors()}
-    if any(len(place) < 2 or place[0] not in _TRAINERS or place[1] not in raw[place[0]] for place in unread):
-        return None
-    return _read_in_part({name: {key: value for key, value in section.items() if (name, key) not in unread}
-                          if name in _TRAINERS else section for name, section in raw.items()})
+        places = {tuple(map(str, fault["loc"])) for fault in error.errors()}
+    rest: Any = raw
+    for place in places:
+        levels = _LEFT_OUT.get(place[0]) if place else None
+        if levels is None or len(place) < levels:
+            return None
+        rest = _without(rest, place[:levels])
+    return None if rest == raw else _read_in_part(rest)
+
+
+def _without(raw: Any, place: tuple[str, ...]) -> Any:
+    """An object without what a path of names leads to, where it is there."""
+    if not isinstance(raw, dict) or place[0] not in raw:
+        return raw
+    kept = {key: value for key, value in raw.items() if key != place[0]}
+    return kept if len(place) == 1 else {**kept, place[0]: _without(raw[place[0]], place[1:])}
 
 
 def view_attempt(raw: Raw, pods: Iterable[PodView], label: str = ATTEMPT_LABEL) -> AttemptView:
