@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from finetune_api.exit_codes import ExitCode
-from finetune_api.spec.method import PartialSpec
+from finetune_api.spec.method import PartialSpec, Quantization
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.export import save_whole
 from finetune_trainer.model.base import open_base
@@ -16,6 +16,7 @@ from finetune_trainer.model.files import ModelFiles
 from finetune_trainer.model.layers import chosen_parameters, decoder_layers, text_parameters
 from finetune_trainer.model.targets import linear_names, target_modules
 from finetune_trainer.model.tokenizer import load_tokenizer
+from finetune_trainer.model.weights import Tensor
 from finetune_trainer.preflight import preflight
 from peft import LoraConfig, get_peft_model
 
@@ -126,15 +127,25 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path, name, content, words
     assert words in str(refused.value)
 
 
+def test_a_tokenizer_that_fails_when_it_is_first_used_is_named(tmp_path):
+    save_tiny_model(tmp_path / "model")
+    path = tmp_path / "model/tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": [1]}))
+    with pytest.raises(BadConfig, match=r"^spec\.model\.source: the tokenizer of model can't be loaded"):
+        load_tokenizer(ModelFiles(tmp_path / "model", ""))
+
+
 @pytest.mark.parametrize(("family", "values", "words"), [
     ("llama", {"hidden_size": "64"}, "hidden_size"), ("llama", {"num_attention_heads": 0}, "can't be loaded"),
     ("llama", {"rope_scaling": {"rope_type": "none such", "factor": 2.0}}, "can't be loaded"),
-    ("gemma2", {"layer_types": ["none such"] * 2}, "layer"),
+    ("gemma2", {"layer_types": ["none such"] * 2}, "layer"), ("llama", {"dtype": 1.5}, "can't be loaded"),
 ])
 def test_a_configuration_that_no_model_can_be_made_by_is_refused(tmp_path, family, values, words):
     save_tiny_family(tmp_path / "model", family, **({"head_dim": 16} if family == "gemma2" else {}))
     path = tmp_path / "model/config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
     with pytest.raises(BadConfig, match=r"^spec\.model\.source: ") as refused:
-        open_base(tmp_path / "model", "model").empty()
+        base = open_base(tmp_path / "model", "model")
+        base.check({name: Tensor("F32", tuple(one.shape)) for name, one in base.empty().state_dict().items()},
+                   Quantization.NONE)
     assert words in str(refused.value)

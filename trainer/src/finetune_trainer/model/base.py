@@ -63,9 +63,9 @@ class Base:
         if stored is not None:
             shapes = {name: tuple(tensor.shape) for name, tensor in self.empty().state_dict().items()}
             tensors = as_if_whole(tensors, shapes, stored, self.source)
-        plain = type(self.config).from_dict({key: value for key, value in self.config.to_dict().items()
-                                             if key not in ("quantization_config", "compression_config")})
         with reading(f"the weights of {self.source}"):
+            plain = type(self.config).from_dict({key: value for key, value in self.config.to_dict().items()
+                                                 if key not in ("quantization_config", "compression_config")})
             weights = {name: torch.empty(tensor.shape, dtype=_TYPES.get(tensor.type, torch.uint8), device="meta")
                        for name, tensor in tensors.items()}
             _, report = self.model_class.from_pretrained(

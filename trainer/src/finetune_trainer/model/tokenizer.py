@@ -32,6 +32,7 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     with reading(f"the tokenizer of {files.name}"):
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
         pad = tokenizer.pad_token_id
+        tokenizer("?")  # What is wrong with its settings is often found by its first use.
     size = _embeddings(files.folder)
     if pad is None or (size is not None and pad >= size):
         tokenizer.pad_token = tokenizer.eos_token
