@@ -10,6 +10,7 @@ from contextlib import suppress
 from decimal import Decimal
 from urllib.parse import urlsplit
 
+from finetune_api.spec.compute import ComputeSpec
 from finetune_api.spec.job import FineTuneJobSpec
 
 from finetune_operator.settings import Accelerator, Settings
@@ -21,7 +22,20 @@ def problems(spec: FineTuneJobSpec, settings: Settings) -> tuple[str, ...]:
 
 
 def _problems(spec: FineTuneJobSpec, settings: Settings) -> Iterator[str]:
-    compute, allowed = spec.compute, settings.allowed
+    yield from _of_compute(spec.compute, settings)
+    plugin, plugins = spec.method.reft.reward.plugin if spec.method.reft else None, settings.allowed.reward_plugins
+    if plugin is not None and plugin not in plugins:
+        yield _not_allowed("method.reft.reward.plugin", plugin, plugins,
+                           "use another reward, or have it added to settings.allowed.rewardPlugins")
+    if settings.trainer_network is not None:
+        for field, port in _ports(spec):
+            if not settings.trainer_network.opens(port):
+                yield (f"spec.{field}: the operator's settings let no trainer reach port {port}; use another, or have "
+                       "it opened there (trainerNetwork.destinations)")
+
+
+def _of_compute(compute: ComputeSpec, settings: Settings) -> Iterator[str]:
+    allowed = settings.allowed
     if compute.accelerator not in settings.accelerators:
         choices = ", ".join(sorted(settings.accelerators))
         yield f"spec.compute.accelerator: {compute.accelerator} is not in the catalogue; write one of {choices}"
@@ -39,15 +53,6 @@ def _problems(spec: FineTuneJobSpec, settings: Settings) -> Iterator[str]:
     for toleration in compute.tolerations or ():
         if toleration.key not in allowed.toleration_keys:
             yield _not_allowed("compute.tolerations", toleration.key or "(every taint)", allowed.toleration_keys)
-    plugin = spec.method.reft.reward.plugin if spec.method.reft else None
-    if plugin is not None and plugin not in allowed.reward_plugins:
-        yield _not_allowed("method.reft.reward.plugin", plugin, allowed.reward_plugins,
-                           "use another reward, or have it added to settings.allowed.rewardPlugins")
-    if settings.trainer_network is not None:
-        for field, port in _ports(spec):
-            if not settings.trainer_network.opens(port):
-                yield (f"spec.{field}: the operator's settings let no trainer reach port {port}; use another, or have "
-                       "it opened there (trainerNetwork.destinations)")
 
 
 def _ports(spec: FineTuneJobSpec) -> Iterator[tuple[str, int]]:
