@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from finetune_api.printable import printable
 from finetune_api.status import Condition, Phase
 from finetune_operator.conditions import Told, looked_at, tell
+from finetune_operator.status_writing import dump_status
 from finetune_operator.views import view_job
 
-from tests.operator.objects import NOW, raw_job
+from tests.operator.objects import NOW, attempt, decide, raw_attempt, raw_job, raw_pod, started
 
 EMPTY = view_job(raw_job()).status
 
@@ -37,3 +41,15 @@ def test_no_type_is_there_twice_whatever_was_there_before():
         assert len(types) == len(set(types))
     doubled = status.model_copy(update={"conditions": status.conditions * 2})
     assert looked_at(doubled, 2).conditions == looked_at(status, 2).conditions
+
+
+def test_what_others_say_stands_in_a_status_without_a_terminals_commands():
+    says = "\x1b]0;mine\x07" * 400
+    waits = decide(raw_job(started()), raw_attempt(), raw_pod(unschedulable=says), at=10)
+    ended = decide(raw_job(started(attempts=(attempt(),))), raw_attempt(ended="Failed"),
+                   raw_pod(ended_by=("Evicted", says)), at=100)
+    for decided in (waits, ended):
+        text = json.dumps(dump_status(decided.status), ensure_ascii=False) + str(decided.events)
+        assert "\\\\u001b]0;mine" in text
+        assert printable(text) == text
+    assert len(ended.status.attempts[0].message) == 1024

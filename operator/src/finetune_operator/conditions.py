@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from finetune_api.printable import printable
 from finetune_api.status import Condition, ConditionStatus, ConditionType, FineTuneJobStatus, Phase
 
 _LONGEST = 4096
@@ -41,7 +42,8 @@ class Note:
 def tell(status: FineTuneJobStatus, told: Told, generation: int, now: datetime) -> FineTuneJobStatus:
     """The status with phase and conditions as told. A condition's time changes only with its status."""
     old = {condition.type: condition for condition in status.conditions}
-    message = told.message if len(told.message) <= _LONGEST else told.message[: _LONGEST - 1] + "…"
+    words = printable(told.message)  # A pod, a kubelet or an event may have said some of it.
+    message = words if len(words) <= _LONGEST else words[: _LONGEST - 1] + "…"
 
     def condition(kind: ConditionType, holds: bool, reason: str, words: str) -> Condition:
         value = ConditionStatus.TRUE if holds else ConditionStatus.FALSE

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import ProgressMessage, Result
+from finetune_api.printable import printable
 from finetune_api.status import Attempt, FineTuneJobStatus, Retries
 
 from finetune_operator import accounting
@@ -89,7 +90,8 @@ def _released(record: Attempt, view: AttemptView | None, status: FineTuneJobStat
 
 def _ended(record: Attempt, verdict: Verdict, end: datetime | None) -> Attempt:
     """An attempt's record once it is known what its end means; `end` is None while its node is held."""
-    words = verdict.message if len(verdict.message) <= _LONGEST else verdict.message[:_LONGEST - 1] + "…"
+    said = printable(verdict.message)
+    words = said if len(said) <= _LONGEST else said[:_LONGEST - 1] + "…"
     last = max(end, record.start_time) if end else None  # A node's clock may be behind that of the scheduler.
     return record.model_copy(update={"reason": verdict.reason, "end_time": last, "message": words})
 
