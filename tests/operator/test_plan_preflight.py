@@ -410,3 +410,22 @@ def test_checks_are_bounded_and_a_job_that_waits_for_its_turn_says_so(checks, fi
 def test_a_check_that_is_under_way_needs_no_turn():
     seen = observe(job(decide(job()).status), *ended(0, PASSED))
     assert plan(replace(seen, checks=Checks(99, 99)), SETTINGS, NOW).status.start_time == NOW
+
+
+def test_a_check_goes_to_another_node_than_the_one_that_refused_it_where_there_is_one():
+    wish = {"weight": 1, "preference": {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}}
+    wishes = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [wish]}}
+    settings = Settings(preflight=PreflightSettings(pod_template={"spec": {"affinity": wishes}}))
+    refused = raw_check(ended="Failed"), raw_check_pod(scheduled=None, ended_by=("OutOfcpu", "no CPU is left"))
+    told = decide(job(), *refused, at=60)
+    assert (told.status.preflight.node, told.status.preflight.failures) == ("node-a", 0)
+    for given, kept in ((SETTINGS, []), (settings, [wish])):
+        again = decide(job(told.status), at=100, settings=given)
+        *before, away = created(again, "Job")["spec"]["template"]["spec"]["affinity"]["nodeAffinity"][
+            "preferredDuringSchedulingIgnoredDuringExecution"]
+        assert before == kept
+        assert away["preference"]["matchFields"] == [
+            {"key": "metadata.name", "operator": "NotIn", "values": ["node-a"]}]
+    evicted = decide(job(again.status), raw_check(ended="Failed"),
+                     raw_check_pod(disruption="drained"), at=200)
+    assert evicted.status.preflight.node is None

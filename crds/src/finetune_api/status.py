@@ -228,6 +228,9 @@ class PreflightStatus(Message):
     failed_at: Time | None = None
     """When the last of these ended."""
 
+    node: Annotated[str, Field(max_length=253)] | None = None
+    """The node that refused the last of these, if one did; the next goes elsewhere where it can."""
+
     refused: Annotated[str, Field(max_length=64)] | None = None
     """Why the spec can't work, in one word; the condition Validated has the sentence."""
 

@@ -35,6 +35,7 @@ CACHE = "/cache"
 DISK = "ephemeral-storage"
 RENDEZVOUS_PORT = 29400
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+_PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 UPLOAD_BYTES_PER_SECOND = 50e6
 """Assumed of the way to the output."""
 
@@ -136,7 +137,7 @@ def attempt_job(job: JobView, spec: FineTuneJobSpec, number: int, image: str, ac
 
 def keep_away(job: Object, nodes: Iterable[str]) -> None:
     """Keep a Job's pods away from nodes, whatever else an administrator's template asks of one."""
-    avoided = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    avoided = [_other_than(node) for node in nodes]
     if not avoided:
         return
     pod = job["spec"]["template"]["spec"]
@@ -147,6 +148,19 @@ def keep_away(job: Object, nodes: Iterable[str]) -> None:
     terms = [{**term, "matchFields": [*(term.get("matchFields") or ()), *avoided]}
              for term in required.get("nodeSelectorTerms") or [{}]]
     pod["affinity"] = {**affinity, "nodeAffinity": {**of_nodes, _REQUIRED: {**required, "nodeSelectorTerms": terms}}}
+
+
+def prefer_others(job: Object, node: str) -> None:
+    """Have a Job's pods go to other nodes than one, where there are any that take them."""
+    pod = job["spec"]["template"]["spec"]
+    affinity = pod.get("affinity") or {}
+    of_nodes = affinity.get("nodeAffinity") or {}
+    wishes = [*(of_nodes.get(_PREFERRED) or ()), {"weight": 100, "preference": {"matchFields": [_other_than(node)]}}]
+    pod["affinity"] = {**affinity, "nodeAffinity": {**of_nodes, _PREFERRED: wishes}}
+
+
+def _other_than(node: str) -> Object:
+    return {"key": "metadata.name", "operator": "NotIn", "values": [node]}
 
 
 def limit_time(body: Object, time: timedelta) -> None:

@@ -21,6 +21,7 @@ from finetune_operator.verdicts import (
     CHECKING,
     NO_POD,
     NO_QUEUE,
+    NODE_REFUSED,
     OVERDUE,
     POD_LOST,
     RETRYING,
@@ -29,6 +30,7 @@ from finetune_operator.verdicts import (
     judge_end,
     judge_start,
     look_again,
+    most_telling,
     waiting_words,
 )
 from finetune_operator.views import AttemptView
@@ -57,8 +59,10 @@ def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: da
             return Plan(job.status, old, requeue_after=wait_until - now)
         if taken := _no_turn(seen.checks, settings.preflight):
             return _telling(seen, known, WAITING_FOR_CHECK, taken, now, old)
-        made = (Create(preflight_map(job, spec, settings, name)),
-                Create(preflight_job(job, spec, settings, name, seen.bound_claims)))
+        check_job = preflight_job(job, spec, settings, name, seen.bound_claims)
+        if known.node:
+            manifests.prefer_others(check_job, known.node)
+        made = Create(preflight_map(job, spec, settings, name)), Create(check_job)
         return _telling(seen, known, CHECKING, _CHECKING, now, (*old, *made))
     if check.deleting and known.failed_at is not None:
         return Plan(job.status, old)  # It was evicted, which counts for nothing; the next one has its name.
@@ -140,7 +144,8 @@ def _judge(seen: Observation, known: PreflightStatus, check: AttemptView, spec: 
     if failures > spec.run_policy.backoff_limit:
         words = f"{said.message if said else message} (tried {failures} times)"
         return _refuse(seen, known.model_copy(update={"refused": "PreflightFailed", "message": words[:4096]}), now)
-    again = known.model_copy(update={"failures": failures, "failed_at": now})
+    pod = most_telling(check) if end.reason == NODE_REFUSED else None
+    again = known.model_copy(update={"failures": failures, "failed_at": now, "node": pod.node if pod else None})
     return _telling(seen, again, RETRYING, f"the check before the start is made again: {message}", now, remove(seen))
 
 
