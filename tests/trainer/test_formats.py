@@ -7,11 +7,13 @@ import gzip
 import json
 import lzma
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.uris import Uri
+from finetune_trainer.data import sources
 from finetune_trainer.data.formats import format_of, read_rows
 from finetune_trainer.data.sources import local_files, read_splits
 from finetune_trainer.errors import BadConfig, BadData, MissingInput
@@ -140,3 +142,38 @@ def test_shards_are_read_in_the_order_of_their_names_by_a_star_or_as_parts_of_a_
         (hub / name).write_text(f"n\n{number}\n")
     assert _splits(tmp_path, source=f"file://{hub}/", evaluationSplit="test", evaluationFraction=None) == (
         ["1", "2"], ["0"])
+
+
+@pytest.mark.parametrize(("names", "error", "message"), [
+    (["train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl"], MissingInput, "2 of the 3 parts of the split train"),
+    (["train-00001-of-00002.jsonl.gz"], MissingInput, "1 of the 2 parts of the split train"),
+    (["train.jsonl", "train-00000-of-00001.jsonl", "train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"],
+     BadConfig, "holds the split train twice, as train-00000-of-00001.jsonl|twice, as train.jsonl"),
+    (["train.jsonl", "train.jsonl.gz"], BadConfig, "stands for train.jsonl and train.jsonl.gz"),
+])
+def test_a_split_in_a_folder_is_read_whole_and_once_or_refused(tmp_path, names, error, message):
+    for name in names:
+        line = b'{"n": 1}\n'
+        (tmp_path / name).write_bytes(gzip.compress(line) if name.endswith("gz") else line)
+    with pytest.raises(error, match=message):
+        _splits(tmp_path, source=f"file://{tmp_path}/")
+
+
+def test_a_star_may_choose_some_parts_but_no_file_with_its_compressed_copy(tmp_path):
+    (tmp_path / "train-00000-of-00002.jsonl").write_text('{"n": 1}\n')
+    assert _splits(tmp_path, source=f"file://{tmp_path}/train-*")[0] == [1]
+    (tmp_path / "train-00000-of-00002.jsonl.gz").write_bytes(gzip.compress(b'{"n": 1}\n'))
+    with pytest.raises(BadConfig, match="their rows would be there twice: remove one of them"):
+        _splits(tmp_path, source=f"file://{tmp_path}/train-*")
+
+
+def test_a_data_set_of_the_hub_whose_files_have_different_columns_is_bad_data(tmp_path, monkeypatch):
+    files = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    files[0].write_text('{"n": 1}\n')
+    files[1].write_text('{"m": "x"}\n')
+    builder = datasets.load_dataset_builder("json", data_files=[str(file) for file in files], cache_dir=str(tmp_path))
+    monkeypatch.setattr(sources, "_refuse_files_elsewhere", lambda files, source: None)
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *arguments, **settings: builder)
+    spec = resolve_defaults(parse_job(tiny_job(tmp_path, dataset={"source": "hf://owner/name"})).spec).dataset
+    with pytest.raises(BadData, match=r"the files of hf://owner/name can't be read as one table: .*; name one of its"):
+        read_splits(spec, None, tmp_path / "scratch")

@@ -19,6 +19,9 @@ from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import BadConfig, BadData, MissingInput, first_line
 from finetune_trainer.storage import file_at, open_storage
 
+_PART = re.compile(r"-[0-9]+-of-(?P<of>[0-9]+)")
+_COMPRESSED = re.compile(r"(?:\.gz|\.bz2|\.xz)$")
+
 
 def read_splits(spec: DatasetSpec, s3: S3Spec | None, scratch: Path
                 ) -> tuple[list[SourceRow], list[SourceRow] | None]:
@@ -68,14 +71,48 @@ def _files(spec: DatasetSpec, split: str, s3: S3Spec | None) -> list[Uri]:
         for ending in endings:
             parts = re.compile(rf"{re.escape(split)}(?:-[0-9]+-of-[0-9]+)?{re.escape(ending)}(?:\.gz|\.bz2|\.xz)?")
             if found := [name for name in names if parts.fullmatch(name)]:
-                return [root.join(name) for name in found]
+                return [root.join(name) for name in _all_parts(_once(found, source), split, source)]
         names = [f"{split}.{known}" for known in DataFormat if spec.format in (None, known)]
         raise MissingInput(f"spec.dataset.source: {source} has none of {', '.join(names)}, nor parts such as "
                            f"{split}-00000-of-00002.{names[-1].rpartition('.')[2]}")
     found = [name for name in names if _matches(name, pattern)]
     if not found:
         raise MissingInput(f"spec.dataset.source: no file matches {source}")
-    return [root.join(name) for name in found]
+    return [root.join(name) for name in _once(found, source)]
+
+
+def _all_parts(names: Sequence[str], split: str, source: Uri) -> Sequence[str]:
+    """The files of a split in a folder, once all of its parts are there.
+
+    Raises:
+        MissingInput: a part is missing.
+        BadConfig: the folder holds the split twice, whole and in parts, or in two numbers of parts.
+    """
+    shared = {int(found["of"]) if (found := _PART.search(name)) else 1: name for name in names}
+    if len(shared) > 1:
+        one, other, *_ = shared.values()
+        raise BadConfig(f"spec.dataset.source: {source} holds the split {split} twice, as {one} and as {other}: remove "
+                        "the files of one of them")
+    [count] = shared
+    if len(names) < count:
+        raise MissingInput(f"spec.dataset.source: {source} holds {len(names)} of the {count} parts of the split {split}: "
+                           f"{', '.join(names[:5])}; fetch it again, whole")
+    return names
+
+
+def _once(names: Sequence[str], source: Uri) -> Sequence[str]:
+    """Names of files, none of which is another one's compressed copy.
+
+    Raises:
+        BadConfig: one is.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        twin = seen.setdefault(_COMPRESSED.sub("", name), name)
+        if twin != name:
+            raise BadConfig(f"spec.dataset.source: {source} stands for {twin} and {name}, so that their rows would be "
+                            "there twice: remove one of them")
+    return names
 
 
 def _names(folder: Uri, start: str, s3: S3Spec | None) -> list[str]:
@@ -144,6 +181,15 @@ def _from_hub(spec: DatasetSpec, split: str) -> list[Columns]:
     except (OSError, ConnectionError) as error:
         raise MissingInput(f"spec.dataset.source: {spec.source} can't be loaded from the hub: {first_line(error)}"
                            ) from error
+    except datasets.exceptions.DatasetsError as error:
+        # What went wrong is often in its cause alone: "An error occurred while generating the dataset".
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError):
+            raise MissingInput(f"spec.dataset.source: {spec.source} can't be loaded from the hub: {first_line(cause)}"
+                               ) from error
+        raise BadData(f"spec.dataset.source: the files of {spec.source} can't be read as one table: "
+                      f"{first_line(cause)}; name one of its configurations (hf://owner/name/config), a revision whose "
+                      "files have the same columns, or a file of your own") from error
     return rows_of(loaded.with_format("arrow")[:], str(spec.source))
 
 
