@@ -85,3 +85,11 @@ def test_every_row_that_was_read_is_learnt_from_held_out_or_left_out_for_a_reaso
     assert set(counts) == {"read", "train", "heldOut", "cut", *LEFT_OUT}
     assert all(isinstance(finding, Finding) for finding in data.findings)
     json.dumps(data.counts)
+
+
+def test_rows_that_all_ask_the_same_are_learnt_from(tmp_path):
+    rows = places([{"q": "Tell a joke.", "a": f"Joke {number}."} for number in range(20)], "train")
+    spec = resolve_defaults(parse_job(tiny_job(tmp_path, dataset={
+        "prompt": "{{ q }}", "completion": "{{ a }}", "answerFormat": None, "evaluationFraction": 0.1})).spec)
+    data = prepare_rows(rows, None, spec, ChatFormat(tiny_tokenizer(), None))
+    assert (data.counts["train"], data.counts["heldOut"], data.counts["duplicates"]) == (18, 2, 0)

@@ -75,7 +75,9 @@ def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | Non
         train, wrong = with_right_answers(train, rows, judge)
         held, more = with_right_answers(held, rows, judge)
         findings += [*wrong, *more]
-    train, duplicates = leave_out_duplicates(train, held)
+    duplicates: list[Finding] = []
+    if held_out is not None:  # Else they were divided by question, or all ask the same one.
+        train, duplicates = leave_out_duplicates(train, held)
     findings += duplicates
     counts["duplicates"] = len(duplicates)
     used = train[: spec.dataset.max_samples]
