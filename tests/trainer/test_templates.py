@@ -137,3 +137,13 @@ def test_a_column_that_is_nested_too_deeply_is_refused_with_its_row():
     for _ in range(3000):
         deep = [deep]
     assert _text("{{ q }}", q="x", z=deep) == "train row 1: a column is nested too deeply to be read"
+
+
+@pytest.mark.parametrize("template", ["{{ q * 100000000 }}", "{{ 100000000 * q }}", "{{ 9 ** 999999999 }}",
+                                      "{{ (9 ** 999999) * (9 ** 9999999) }}"])
+def test_a_product_that_would_fill_the_memory_is_refused_with_its_row(template):
+    assert "is too much; 10000000 is the most" in _text(template, q="xy")
+
+
+def test_products_of_texts_and_numbers_are_written():
+    assert _text("{{ q * 3 }} {{ 2 ** 10 }} {{ 7 * 6 }} {{ 2.5 ** 2 }} {{ 7 % 4 }}", q="xy") == "xyxyxy 1024 42 6.25 3"

@@ -31,6 +31,7 @@ from finetune_trainer.data.values import (
 from finetune_trainer.errors import BadConfig, first_line
 
 _ROW = "row"
+_MOST = 10_000_000
 _WORD = re.compile(r"(?!(?:if|for|in|is|not|and|or|else|true|false|none)\Z)[^\W\d]\w*", re.IGNORECASE)
 
 
@@ -49,7 +50,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     """Templates see data alone: a mapping's keys before its methods, and a method only to call it."""
 
     code_generator_class = _Generator
-    intercepted_binops = frozenset(["%"])
+    intercepted_binops = frozenset(["%", "*", "**"])
     joined = staticmethod(joined)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -62,11 +63,29 @@ class _Environment(ImmutableSandboxedEnvironment):
         return _callable(super().getitem(obj, argument), str(argument))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        return _formatted(left, right) if isinstance(left, str) else super().call_binop(context, operator, left, right)
+        if operator == "%":
+            return _formatted(left, right) if isinstance(left, str) else left % right
+        _refuse_endless(operator, left, right)
+        return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         function = obj.function if isinstance(obj, Unwritable) else None
         return super().call(context, obj if function is None else function, *args, **kwargs)
+
+
+def _refuse_endless(operator: str, left: Any, right: Any) -> None:
+    """Refuse a product or a power that nobody means, and that no time limit could interrupt.
+
+    Raises:
+        ValueError: the result would fill the memory.
+    """
+    for value, times in ((left, right), (right, left)):
+        if isinstance(times, int) and isinstance(value, str | list | tuple) and len(value) * times > _MOST:
+            raise ValueError(f"{times} times a text or list of {len(value)} is too much; {_MOST} is the most")
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+        if bits > _MOST:
+            raise ValueError(f"a number of {bits} bits is too much; {_MOST} is the most")
 
 
 def _formatted(form: str, values: Any) -> str:
