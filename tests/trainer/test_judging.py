@@ -96,7 +96,7 @@ def test_a_text_that_is_json_is_read(text):
 
 
 def test_a_schema_that_takes_too_long_is_a_bad_description_and_names_the_row():
-    with pytest.raises(BadConfig, match=r"answerFormat\.schema: to hold the answer of train row 7 against it takes"):
+    with pytest.raises(BadConfig, match=r"\.jsonSchema: to hold the answer of train row 7 against it takes"):
         _findings('"' + "a" * 40 + '!"', SLOW)
 
 
@@ -111,7 +111,7 @@ def test_a_schema_that_takes_too_long_is_a_bad_description_and_names_the_row():
     ({"type": "dict"}, "'dict' is not valid under any of the given schemas"),
 ])
 def test_a_schema_that_cannot_be_used_is_told_once_before_any_row(schema, words):
-    with pytest.raises(BadConfig, match=rf"^spec.dataset.answerFormat.schema: .*{words.replace('$', '[$]')}"):
+    with pytest.raises(BadConfig, match=rf"^spec.dataset.answerFormat.jsonSchema: .*{words.replace('$', '[$]')}"):
         AnswerSchema(schema)
 
 

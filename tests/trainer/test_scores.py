@@ -54,7 +54,7 @@ def test_a_metric_that_is_absent_says_why():
     assert "kind is left out: it has 30 different texts in 30 rows, and more than 6 are taken for free text" in why
     assert "share is left out: it holds more than texts, whole numbers and truths" in why
     assert "fieldF1Micro is not measured: no field holds whole numbers" in why
-    assert "list a field's values as an enum in dataset.answerFormat.schema" in why
+    assert "list a field's values as an enum in dataset.answerFormat.jsonSchema" in why
     assert absent(["plain"], (Metric.FIELD_ACCURACY,)).startswith("fieldAccuracy: not measured, since the expected")
     assert absent(words, (Metric.LOSS,)) is None
     assert absent(['{"level": 1}'], ALL) is None

@@ -20,7 +20,7 @@ from finetune_operator.names import OUR_ANNOTATIONS, OUR_LABELS
 
 Object = dict[str, Any]
 DEEPEST = 100
-"""Levels of objects and lists that are kept; `dataset.answerFormat.schema` may have 64 of them."""
+"""Levels of objects and lists that are kept; `dataset.answerFormat.jsonSchema` may have 64 of them."""
 
 _METADATA = ("namespace", "name", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp")
 _LONGEST_NUMBER = 4000

@@ -39,8 +39,8 @@ def answer_findings(examples: Sequence[Example], answer_format: AnswerFormat) ->
         except NotJson as error:
             fault = f"the answer is not valid JSON: {error}"
         except TookTooLong as error:
-            raise BadConfig(f"spec.dataset.answerFormat.schema: to hold the answer of {example.place} against it takes "
-                            f"more than {SECONDS:g} s: simplify its patterns and references") from error
+            raise BadConfig(f"spec.dataset.answerFormat.jsonSchema: to hold the answer of {example.place} against it "
+                            f"takes more than {SECONDS:g} s: simplify its patterns and references") from error
         if fault is not None:
             findings.append(Finding(Severity.ERROR, example.place, fault))
     return findings

@@ -26,7 +26,7 @@ SECONDS = 1.0
 _LEVELS = 64
 """Deepest nesting of an answer: Python's stack has to hold a schema's rules for each level."""
 
-_FIELD = "spec.dataset.answerFormat.schema"
+_FIELD = "spec.dataset.answerFormat.jsonSchema"
 
 
 class NotJson(ValueError):

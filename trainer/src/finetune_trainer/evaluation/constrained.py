@@ -32,8 +32,8 @@ class SchemaGuide:
             self._grammar = f"start: {json.dumps(lead)} answer\nanswer: %json {guided}"
         fault = llguidance.LLMatcher(self._tokenizer, self._grammar).get_error()
         if fault:
-            raise BadConfig("spec.evaluation.constrained: dataset.answerFormat.schema can't be forced while decoding: "
-                            f"{fault.strip().splitlines()[0]}")
+            raise BadConfig("spec.evaluation.constrained: dataset.answerFormat.jsonSchema can't be forced while "
+                            f"decoding: {fault.strip().splitlines()[0]}")
 
     def processor(self, rows: int) -> LogitsProcessor:
         """A logits processor for a batch of `rows` prompts, used for one generation."""

@@ -118,7 +118,8 @@ def absent(expected: Sequence[str], metrics: Sequence[Metric], schema: AnswerSch
         parts.append(f"{Metric.FIELD_F1_MICRO} is not measured: no field holds whole numbers")
     if not parts:
         return None
-    cure = "; list a field's values as an enum in dataset.answerFormat.schema if they are classes" if missing else ""
+    cure = ("; list a field's values as an enum in dataset.answerFormat.jsonSchema if they are classes" if missing
+            else "")
     return f"{', '.join(wanted)}: {'; '.join(parts)}{cure}"
 
 
