@@ -3,10 +3,14 @@
 import json
 
 import pytest
+import torch
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.messages import Accelerator, RunConfig
-from finetune_trainer.inputs import open_chat, read_rows
+from finetune_trainer.data.rows import PreparedData, TokenRow
+from finetune_trainer.errors import BadConfig
+from finetune_trainer.inputs import check_positions, open_chat, read_rows
 from finetune_trainer.model.files import ModelFiles
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tests.models import CHATML, tiny_job, tiny_tokenizer, write_rows
 
@@ -38,3 +42,25 @@ def test_a_template_that_opens_answers_with_reasoning_is_told(tmp_path):
                     accelerator=Accelerator(name="cpu", hourly_rate=0))
     data, _ = read_rows(run, files, open_chat(spec, files, None)[1], tmp_path, lambda note: None)
     assert r"the chat template opens an answer with '<think>\n\n</think>\n\n'" in str(data.findings[0])
+
+
+@pytest.mark.parametrize(("method", "words"), [
+    ({}, "spec.training.maxLength: the longest row has 61 tokens, and gpt2 has positions for 32; write maxLength: 32"),
+    ({"type": "Additive", "lora": None, "additive": {"technique": "PromptTuning",
+                                                       "virtualTokens": 12}},
+     "has positions for 20 after 12 virtual tokens; write maxLength: 20"),
+    ({"type": "Additive", "lora": None, "additive": {"technique": "PrefixTuning",
+                                                       "virtualTokens": 30}},
+     "spec.method.additive.virtualTokens: 30, but gpt2 has 32 positions, of which the longest row needs 61"),
+])
+def test_rows_beyond_a_models_table_of_positions_are_refused(tmp_path, method, words):
+    spec = resolve_defaults(parse_job(tiny_job(tmp_path, method=method)).spec)
+    row = TokenRow((1,) * 60, (2,))
+    data = PreparedData(train=(row,), train_answers=("a",), held_out=(), findings=(), counts={}, train_examples=())
+    with torch.device("meta"):
+        gpt2 = GPT2LMHeadModel(GPT2Config(n_positions=32, n_layer=1, n_head=1, n_embd=8, vocab_size=8))
+        llama = LlamaForCausalLM(LlamaConfig(max_position_embeddings=32, num_hidden_layers=1, hidden_size=8,
+                                             num_attention_heads=1, intermediate_size=8, vocab_size=8))
+    with pytest.raises(BadConfig, match=words):
+        check_positions(spec, gpt2, data, "gpt2")
+    check_positions(spec, llama, data, "llama")

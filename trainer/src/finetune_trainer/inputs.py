@@ -21,10 +21,13 @@ from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.evaluation.scores import absent
 from finetune_trainer.model.files import ModelFiles
+from finetune_trainer.model.positions import table_of_positions
 from finetune_trainer.model.tokenizer import check_tokens, load_tokenizer
 from finetune_trainer.reft.rewards import Judge
 
 _SHOWN_FINDINGS = 5
+_LEAST_LENGTH = 8
+"""The least `spec.training.maxLength`."""
 
 
 def check_shares(spec: FineTuneJobSpec, processes: int) -> None:
@@ -95,6 +98,26 @@ def check_embeddings(model: PreTrainedModel, data: PreparedData, tokenizer: PreT
     embeddings = model.get_input_embeddings()
     rows = (ids for row in (*data.train, *(one.tokens for one in data.held_out)) for ids in (row.prompt, row.answer))
     check_tokens(tokenizer, rows, int(embeddings.weight.shape[0]), source)
+
+
+def check_positions(spec: FineTuneJobSpec, model: PreTrainedModel, data: PreparedData, source: str) -> None:
+    """Refuse rows that are longer than the table in which the model, which may be without storage, looks positions up.
+
+    Raises:
+        BadConfig: with the longest that it can read.
+    """
+    table = table_of_positions(model)
+    longest = max(len(row) for row in (*data.train, *(row.tokens for row in data.held_out)))
+    virtual = spec.method.additive.virtual_tokens or 0 if spec.method.additive else 0
+    if table is None or longest + virtual <= table:
+        return
+    room = table - virtual
+    if room < _LEAST_LENGTH:
+        raise BadConfig(f"spec.method.additive.virtualTokens: {virtual}, but {source} has {table} positions, of which "
+                        f"the longest row needs {longest}; write fewer")
+    before = f" after {virtual} virtual tokens" if virtual else ""
+    raise BadConfig(f"spec.training.maxLength: the longest row has {longest} tokens, and {source} has positions for "
+                    f"{room}{before}; write maxLength: {room}")
 
 
 def _beyond_positions(spec: FineTuneJobSpec, files: ModelFiles, data: PreparedData) -> list[Finding]:

@@ -43,9 +43,10 @@ from finetune_trainer.expectations import expect
 from finetune_trainer.export import export_merged, export_trained, removed_on_failure
 from finetune_trainer.faults import reach
 from finetune_trainer.gate import judge as judge_gate
-from finetune_trainer.inputs import check_embeddings, check_shares, open_chat, read_rows
+from finetune_trainer.inputs import check_embeddings, check_positions, check_shares, open_chat, read_rows
 from finetune_trainer.limits import LimitsFile, cost_of
 from finetune_trainer.methods import METHODS
+from finetune_trainer.model.base import open_base
 from finetune_trainer.model.content import description_digest
 from finetune_trainer.model.device import (
     Device,
@@ -139,6 +140,7 @@ def run_attempt(attempt: Attempt) -> Finished:
     device = choose_device(spec.training.precision, packing=spec.training.packing)
     make_deterministic(device)
     files = find_model(spec.model, spec.output.s3, attempt.scratch, state.note)
+    open_base(files.folder, files.name)  # A tokenizer reads the same configuration, and would be blamed for it.
     tokenizer, chat = open_chat(spec, files, config.date)
     stop.check()
 
@@ -160,6 +162,7 @@ def run_attempt(attempt: Attempt) -> Finished:
 
     model = load()
     check_embeddings(model, data, tokenizer, files.name)
+    check_positions(spec, model, data, files.name)
     identity = Identity(config.spec_hash, data_hash, weights_digest(model),
                         {**environment(device), "number of processes": str(world.size)})
     require_earlier(storage, config, data_hash, identity.base_hash)

@@ -71,7 +71,7 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     # Imported late: they need torch and transformers, and a wrong configuration should be told at once.
     from finetune_trainer.evaluation.reference import check_reference
     from finetune_trainer.expectations import expect
-    from finetune_trainer.inputs import check_embeddings, check_shares, open_chat, read_rows
+    from finetune_trainer.inputs import check_embeddings, check_positions, check_shares, open_chat, read_rows
     from finetune_trainer.model.base import open_base
     from finetune_trainer.model.description import describe_model
     from finetune_trainer.model.stored import stored_quantization
@@ -101,6 +101,7 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     resumed = require_earlier(storage, config, data_hash)
     model = base.empty()
     check_embeddings(model, data, tokenizer, description.source)
+    check_positions(spec, model, data, description.source)
     _check_targets(config, model)
     estimate = expect(config, description.config, [len(row) for row in data.train])
     stored_quantization(base.config, spec.method.quantization, base.source)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 _TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
 """What the families call the table that a position is looked up in: GPT-2, OPT, GPT-J (a buffer), and others."""
@@ -23,8 +24,14 @@ def room_for_answers(model: Any) -> int:
     if isinstance(model, PeftModel):
         virtual = getattr(model.active_peft_config, "num_virtual_tokens", None) or 0
         model = model.get_base_model()
+    most = table_of_positions(model)
+    return sys.maxsize if most is None else most - virtual
+
+
+def table_of_positions(model: PreTrainedModel) -> int | None:
+    """How many positions a model, which may be without storage, has in its table; None where it computes them."""
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return most - virtual if most and _looks_up(model, most) else sys.maxsize
+    return most if most and _looks_up(model, most) else None
 
 
 def batch_of(lengths: Sequence[int], most_rows: int, room: int, new_tokens: int) -> tuple[int, int]:
