@@ -124,11 +124,23 @@ def stored_as(**settings):
     return lambda model: change_config(model, quantization_config=settings)
 
 
+def integers(model):
+    change_weights(model, lambda tensors: {name: one.mul(10).to(torch.int8) if name.endswith("proj.weight") else one
+                                           for name, one in tensors.items()})
+
+
 UNFIT = {
     "renamed": (renamed, 64, ("2 weights", "model.layers.0.self_attn.q_proj.weight", "not in its files")),
     "headless": (headless, 64, ("lm_head.weight", "config.json calls the model a LlamaModel")),
     "classifier": (classifier, 64, ("lm_head.weight", "LlamaForSequenceClassification")),
     "quantized in silence": (quantized_in_silence, 64, ("14 weights", "and 9 more", "they are stored quantized")),
+    "integers": (integers, 64, ("weights that are integers (I8): model.layers.0.mlp.down_proj.weight",
+                                "and config.json")),
+    "configuration that is a page": (lambda model: (model / "config.json").write_text("<html>"), 64,
+                                     ("the config.json of ", "can't be loaded")),
+    "wrong value": (lambda model: change_config(model, num_hidden_layers="2"), 64,
+                    ("the config.json of ", "Validation error for field 'num_hidden_layers': ")),
+    "unknown name": (lambda model: change_config(model, hidden_act="banana"), 64, ("'banana' is not known",)),
     "more layers": (lambda model: change_config(model, num_hidden_layers=3), 64,
                     ("model.layers.2.", "has 3 layers, and the files may have fewer")),
     "fewer layers": (lambda model: change_config(model, num_hidden_layers=1), 64,

@@ -8,7 +8,7 @@ import json
 import pytest
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.uris import parse_uri
-from finetune_trainer.errors import BadConfig
+from finetune_trainer.errors import BadConfig, MissingInput
 from finetune_trainer.model.content import check_links, content_digest, description_digest, folder_digest
 from finetune_trainer.model.description import describe_model
 from finetune_trainer.model.files import find_model
@@ -109,3 +109,14 @@ def test_a_link_in_the_cache_of_converted_models_is_refused(tmp_path, monkeypatc
     (folder / "chat_template.jinja").symlink_to("/proc/self/environ")
     with pytest.raises(BadConfig, match="chat_template"):
         find_model(model(tmp_path, f"file://{tmp_path}/model.gguf"), None, tmp_path, print)
+
+
+@pytest.mark.parametrize(("path", "below"), [("hub", "hub/snapshots/abc"), ("exports", "exports/pt")])
+def test_a_folder_whose_model_lies_below_it_or_a_file_is_refused_with_the_folder_to_write(tmp_path, path, below):
+    (tmp_path / below).mkdir(parents=True)
+    (tmp_path / below / "config.json").write_text("{}")
+    cure = f"has no config.json; {below.partition('/')[2]} in it has one: write that folder"
+    for source, words in ((path, cure), (f"{below}/config.json", "a file; write the folder with its config.json")):
+        for read in (find_model, describe_model):
+            with pytest.raises(MissingInput, match=words):
+                read(model(tmp_path, f"file://{tmp_path}/{source}"), None, tmp_path, print)

@@ -96,8 +96,7 @@ def in_words(error: Exception, hint: str = "") -> tuple[ExitCode, Outcome, str]:
     if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
         return ExitCode.INTERNAL, Outcome.INTERNAL, f"the machine refused: {error.strerror}{place}"
-    lines = str(error).strip().splitlines()
-    words = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    words = f"{type(error).__name__}: {first_line(error)}"
     return ExitCode.INTERNAL, Outcome.INTERNAL, f"something unforeseen: {words}{hint}"
 
 
@@ -112,4 +111,5 @@ def first_line(error: Exception) -> str:
         lines = []
     if not lines:
         return type(error).__name__
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{said} is not known" if isinstance(error, KeyError) else said

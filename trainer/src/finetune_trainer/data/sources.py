@@ -95,8 +95,8 @@ def _all_parts(names: Sequence[str], split: str, source: Uri) -> Sequence[str]:
                         "the files of one of them")
     [count] = shared
     if len(names) < count:
-        raise MissingInput(f"spec.dataset.source: {source} holds {len(names)} of the {count} parts of the split {split}: "
-                           f"{', '.join(names[:5])}; fetch it again, whole")
+        raise MissingInput(f"spec.dataset.source: {source} holds {len(names)} of the {count} parts of the split "
+                           f"{split}: {', '.join(names[:5])}; fetch it again, whole")
     return names
 
 

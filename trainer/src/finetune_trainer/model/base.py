@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.model.load_report import refuse_made_up
 from finetune_trainer.model.reading import reading
-from finetune_trainer.model.stored import as_if_whole, stored_quantization
+from finetune_trainer.model.stored import as_if_whole, refuse_whole_numbers, stored_quantization
 from finetune_trainer.model.weights import Tensor
 
 _MOST_LAYERS = 1000
@@ -63,6 +63,8 @@ class Base:
         if stored is not None:
             shapes = {name: tuple(tensor.shape) for name, tensor in self.empty().state_dict().items()}
             tensors = as_if_whole(tensors, shapes, stored, self.source)
+        else:
+            refuse_whole_numbers(tensors, self.source)
         with reading(f"the weights of {self.source}"):
             plain = type(self.config).from_dict({key: value for key, value in self.config.to_dict().items()
                                                  if key not in ("quantization_config", "compression_config")})

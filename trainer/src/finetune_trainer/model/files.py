@@ -153,13 +153,19 @@ def local_folder(source: Uri) -> Path:
     """The folder of a model on this machine or on a claim.
 
     Raises:
-        MissingInput: there is none.
+        MissingInput: there is none, or it holds no model.
         BadConfig: a link in it leads elsewhere.
     """
     folder = source.local_path() if source.scheme == "file" else _claim_folder(source)
     if not folder.is_dir():
-        raise MissingInput(f"spec.model.source: {source}: no such folder")
+        raise MissingInput(f"spec.model.source: {source}: " + (
+            "a file; write the folder with its config.json and tokenizer" if folder.is_file() else "no such folder"))
     check_links(folder, str(source), mounted_claim(source) if source.scheme == "pvc" else None)
+    if not (folder / "config.json").exists():
+        # The hub's cache, and exports in several formats, have the model in a folder below.
+        below_it = sorted({*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")})
+        raise MissingInput(f"spec.model.source: {source} has no config.json" + (
+            f"; {below_it[0].parent.relative_to(folder)} in it has one: write that folder" if below_it else ""))
     return folder
 
 

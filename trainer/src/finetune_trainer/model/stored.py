@@ -10,7 +10,7 @@ from finetune_api.spec.method import Quantization
 from transformers import PreTrainedConfig
 
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.model.weights import Tensor
+from finetune_trainer.model.weights import Tensor, some
 
 _STATES = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
 _STATE_4BIT = ".quant_state.bitsandbytes__"
@@ -58,6 +58,20 @@ def _kind(settings: Mapping[str, Any]) -> tuple[Quantization | None, str]:
     if settings.get("load_in_8bit") or settings.get("_load_in_8bit"):
         return Quantization.INT8, "int8"
     return None, method.upper() if method else "something quantized"
+
+
+def refuse_whole_numbers(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are stored as integers without a word of it in config.json: what they stand for is lost.
+
+    Raises:
+        BadConfig: with a few of their names.
+    """
+    whole = {name: tensor.type for name, tensor in tensors.items()
+             if tensor.type.startswith(("I", "U")) and name.endswith(".weight")}
+    if whole:
+        raise BadConfig(f"spec.model.source: {source} holds weights that are integers ({next(iter(whole.values()))}): "
+                        f"{some(whole)}. They are stored quantized, and config.json doesn't say how; take the model "
+                        "that they were made from")
 
 
 def as_if_whole(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], stored: Quantization, source: str
