@@ -161,6 +161,8 @@ UNFIT = {
                             ("T5Model, which is no causal language model",)),
     "code of its own": (lambda model: change_config(model, model_type="mine", auto_map={"AutoConfig": "x.Y"}), 64,
                         ("needs code of its own (mine)",)),
+    "no list of architectures": (lambda model: change_config(model, architectures=3, num_hidden_layers=3), 64,
+                                 ("",)),
     "no type": (lambda model: change_config(model, model_type=None), 64, ("model_type",)),
     "layers without end": (lambda model: change_config(model, num_hidden_layers=10**9), 64, ("layers; 1 to 1000",)),
     "GPTQ": (stored_as(quant_method="gptq", bits=4), 64, ("stored as GPTQ", "take the model that it was made from")),

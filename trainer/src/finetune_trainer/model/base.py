@@ -94,7 +94,8 @@ def open_base(folder: Path, source: str) -> Base:
     with reading(f"the config.json of {source}"):
         whole = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         depth = whole.get_text_config().num_hidden_layers
-    named = (content.get("architectures") or [whole.model_type])[0]
+    architectures = content.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else whole.model_type
     if not isinstance(depth, int) or not 0 < depth <= _MOST_LAYERS:
         raise BadConfig(f"spec.model.source: the config.json of {source} has {depth} layers; 1 to {_MOST_LAYERS} are "
                         "possible")

@@ -62,7 +62,8 @@ def refuse_made_up(report: Mapping[str, Any], config: PreTrainedConfig, kind: st
 def _cure(missing: set[str], unexpected: set[str], config: PreTrainedConfig, kind: str) -> str:
     if any(name.endswith(_QUANTIZED) for name in unexpected):
         return "they are stored quantized, and config.json doesn't say how; take the model that they were made from"
-    named = [str(name) for name in getattr(config, "architectures", None) or ()]
+    architectures = getattr(config, "architectures", None)
+    named = [str(name) for name in architectures] if isinstance(architectures, list) else []
     if named and kind not in named:
         return f"config.json calls the model a {named[0]}, which has other weights; take a {kind}"
     if "lm_head.weight" in missing and len(missing) == 1:
