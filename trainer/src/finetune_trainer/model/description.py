@@ -21,6 +21,7 @@ from finetune_trainer.model.files import (
     check_weights,
     from_hub,
     local_folder,
+    require_config,
     weights_on_hub,
 )
 from finetune_trainer.model.reading import reading
@@ -103,8 +104,7 @@ def describe_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Call
         files, names = ModelFiles(folder, "", name), tuple(sorted(path.name for path in folder.iterdir()))
         weights = partial(read_weights, folder, names, start_of(folder), name)
     refuse_adapters(files.folder, [path.name for path in files.folder.iterdir()], name)
-    if not (files.folder / "config.json").is_file():
-        raise MissingInput(f"spec.model.source: {name} has no config.json")
+    require_config(files.folder, name)
     return Description(files, names, name, weights)
 
 

@@ -70,6 +70,7 @@ def find_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable
     folder = _from_s3(spec.source, s3, scratch, tell) if spec.source.scheme == "s3" else local_folder(spec.source)
     names = sorted(path.name for path in folder.iterdir())
     refuse_adapters(folder, names, str(spec.source))
+    require_config(folder, str(spec.source))
     check_weights(names, str(spec.source))
     return ModelFiles(folder, folder_digest(folder), str(spec.source))
 
@@ -153,7 +154,7 @@ def local_folder(source: Uri) -> Path:
     """The folder of a model on this machine or on a claim.
 
     Raises:
-        MissingInput: there is none, or it holds no model.
+        MissingInput: there is none.
         BadConfig: a link in it leads elsewhere.
     """
     folder = source.local_path() if source.scheme == "file" else _claim_folder(source)
@@ -161,11 +162,6 @@ def local_folder(source: Uri) -> Path:
         raise MissingInput(f"spec.model.source: {source}: " + (
             "a file; write the folder with its config.json and tokenizer" if folder.is_file() else "no such folder"))
     check_links(folder, str(source), mounted_claim(source) if source.scheme == "pvc" else None)
-    if not (folder / "config.json").exists():
-        # The hub's cache, and exports in several formats, have the model in a folder below.
-        below_it = sorted({*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")})
-        raise MissingInput(f"spec.model.source: {source} has no config.json" + (
-            f"; {below_it[0].parent.relative_to(folder)} in it has one: write that folder" if below_it else ""))
     return folder
 
 
@@ -175,6 +171,18 @@ def _claim_folder(source: Uri) -> Path:
         return below(claim, source.path.rstrip("/")) if source.path else claim
     except ValueError as error:
         raise BadConfig(f"spec.model.source: {source}: {error}") from error
+
+
+def require_config(folder: Path, name: str) -> None:
+    """Refuse a folder without a model's configuration.
+
+    Raises:
+        MissingInput: with the folder below it that has one, as in the hub's cache and in exports of several formats.
+    """
+    if not (folder / "config.json").is_file():
+        below_it = sorted({*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")})
+        raise MissingInput(f"spec.model.source: {name} has no config.json" + (
+            f"; {below_it[0].parent.relative_to(folder)} in it has one: write that folder" if below_it else ""))
 
 
 def check_weights(names: Sequence[str], name: str) -> None:
