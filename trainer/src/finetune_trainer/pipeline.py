@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -27,7 +27,7 @@ from finetune_api.spec.method import Engine
 from finetune_api.spec.output import Export
 from finetune_api.spec.policy import PreflightPolicy
 from finetune_api.status import EvaluationScores, Memory
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_trainer.adoption import published_result, wanted
 from finetune_trainer.beside import Beside
@@ -36,6 +36,7 @@ from finetune_trainer.data.checks import schema_validator
 from finetune_trainer.data.rows import PreparedData
 from finetune_trainer.distributed import connect
 from finetune_trainer.engines import unsloth
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation.evaluate import NOTHING, Evaluation, Evaluator
 from finetune_trainer.evaluation.reference import Compared, Reference
 from finetune_trainer.evaluation.scores import Scores, majority_scores
@@ -56,10 +57,11 @@ from finetune_trainer.model.device import (
     package_versions,
     peak_memory_bytes,
 )
-from finetune_trainer.model.files import find_model
+from finetune_trainer.model.files import ModelFiles, find_model
 from finetune_trainer.model.load import describe, load_model, weights_digest
 from finetune_trainer.places import Place
 from finetune_trainer.publish import Publication, remove_checkpoints
+from finetune_trainer.rehearsal import rehearse
 from finetune_trainer.report.card import render_card
 from finetune_trainer.report.code import find_asking
 from finetune_trainer.report.facts import RunFacts
@@ -181,13 +183,14 @@ def run_attempt(attempt: Attempt) -> Finished:
     with BackgroundUploader() as uploader, world.training(device, stop.check):
         state.enter(Stage.WARM_UP if spec.method.reft else Stage.TRAINING)
         settled, findings = settle_packing(spec, model, data.train, world, state.note)
-        trained = METHODS[spec.method.type](TrainingRun(
-            spec=settled, model=model, tokenizer=tokenizer, data=data, device=device, identity=identity,
-            checkpoints=CheckpointStore(storage, prefix, config.attempt, uploader, state.note, going_on(config)),
-            uploader=uploader, state=state, metrics=attempt.metrics, limits=attempt.limits,
-            reserve=_reserve(before, state), stop=stop, scratch=attempt.scratch, clock=attempt.clock, world=world,
-            reload=load, judge=judge,
-        ))
+        with _told_if_hopeless(attempt, files, data, tokenizer):
+            trained = METHODS[spec.method.type](TrainingRun(
+                spec=settled, model=model, tokenizer=tokenizer, data=data, device=device, identity=identity,
+                checkpoints=CheckpointStore(storage, prefix, config.attempt, uploader, state.note, going_on(config)),
+                uploader=uploader, state=state, metrics=attempt.metrics, limits=attempt.limits,
+                reserve=_reserve(before, state), stop=stop, scratch=attempt.scratch, clock=attempt.clock, world=world,
+                reload=load, judge=judge,
+            ))
         uploader.drain()
     if trained.stopped_early:
         state.note(trained.stopped_early)
@@ -249,6 +252,27 @@ def run_attempt(attempt: Attempt) -> Finished:
         remove_checkpoints(storage, prefix)
     state.enter(Stage.DONE)
     return Finished(result, facts)
+
+
+@contextmanager
+def _told_if_hopeless(attempt: Attempt, files: ModelFiles, data: PreparedData, tokenizer: PreTrainedTokenizerBase
+                      ) -> Iterator[None]:
+    """Where training raises what nobody foresaw: ask a small copy of the model whether it would again.
+
+    Preflight asks before; a run without one would be tried again on GPUs, and say nothing that helps.
+
+    Raises:
+        BadConfig: the model can't be trained by the job's method.
+    """
+    try:
+        yield
+    except (TrainerError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if attempt.place.size == 1 and type(error).__name__ not in ("OutOfMemoryError", "AcceleratorError"):
+            rehearse(attempt.config, open_base(files.folder, files.name), files.folder, data, tokenizer,
+                     attempt.scratch)
+        raise
 
 
 def _ask_reference(attempt: Attempt, storage: Storage, prefix: str, data: PreparedData, data_hash: str
