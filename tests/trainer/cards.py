@@ -31,4 +31,4 @@ def assert_answered_as_scored(names: dict, system: str | None = None, max_new_to
     assert tuple(names["inputs"]["input_ids"][0].tolist()) == prompt
     done = generate(model, [prompt], end_ids=sorted({chat.end_of_turn, tokenizer.eos_token_id}), pad_id=0,
                     max_new_tokens=max_new_tokens, batch_size=1, check=lambda: None)
-    assert names["answer"].strip() == chat.text(done.answers[0])
+    assert names["answer"].strip() == chat.text(done.answers[0]).strip()

@@ -24,7 +24,7 @@ def configure(folder: Path, attempt=1, name="config", **sections) -> Path:
     config.mkdir(exist_ok=True)
     (config / "run.json").write_text(RunConfig(
         namespace="default", name="tiny", uid="0123-abcd", attempt=attempt, spec=spec, spec_hash=spec_hash(spec),
-        accelerator=Accelerator(name="cpu", hourly_rate="1.00"),
+        accelerator=Accelerator(name="cpu", hourly_rate="1.00"), allowed_plugins=("by-letters",),
     ).model_dump_json(exclude_none=True))
     return config
 

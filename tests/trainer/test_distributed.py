@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -60,7 +61,8 @@ SHARED = pytest.mark.parametrize("method", [METHODS["LoRA"], MORE_METHODS["Full"
 def test_when_either_process_is_killed_the_other_says_so_and_a_resumed_run_is_the_same_to_the_bit(tmp_path, method):
     straight, killed = (configured_workshop(tmp_path / name, method=method) for name in ("straight", "killed"))
     run_pods(straight)
-    for faults in ("", "kill:step-2"), ("kill:checkpointed-4", ""):
+    # In the middle of a step: who has only to upload when the other is done with training would not be missed.
+    for faults in ("", "kill:step-2"), ("kill:step-5", ""):
         ended = Pods(killed, faults).wait()
         survivor = faults.index("")
         assert ended[1 - survivor].code == -signal.SIGKILL, ended[1 - survivor].output
@@ -71,7 +73,8 @@ def test_when_either_process_is_killed_the_other_says_so_and_a_resumed_run_is_th
         assert "Traceback" not in ended[survivor].output
     configure(killed, attempt=3, method=method)
     for run in run_pods(killed):
-        assert "resuming from step 4 of 6" in run.output
+        # A checkpoint is uploaded while training goes on: that of step 4 may have been on its way.
+        assert re.search("resuming from step [24] of 6", run.output)
     # Dropout is on: every process begins a step with random states that follow from the seed, the step and its rank.
     assert digest(killed) == digest(straight)
 
