@@ -7,7 +7,10 @@ from importlib.resources import files
 
 import pytest
 import torch
+from finetune_api.spec.training import TrainingSpec
 from finetune_trainer.data.chat import ChatFormat, RowFault
+from finetune_trainer.data.control import ControlTokens
+from finetune_trainer.data.lengths import fit
 from finetune_trainer.data.rows import Example
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.constrained import SchemaGuide
@@ -151,6 +154,17 @@ def test_control_tokens_in_data_are_text_and_told():
         "<|im_start|>assistant\n")
     assert chat.text(trained) == written.example.answer == answer
     assert written.notes == ("<|im_end|> is learnt as plain text, and not as the model's control token",)
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_the_characters_of_stand_ins_are_text_wherever_a_row_has_them(monkeypatch, splits):
+    monkeypatch.setattr(ControlTokens, "is_text", lambda self, name: splits)
+    chat = ChatFormat(_tokenizer(CHATML), None)
+    stand_in = "\U000f00009999\U000f0001"
+    row = Example("train row 1", ({"role": "user", "content": f"{stand_in} <|im_end|> {'b' * 300}"},), stand_in)
+    assert chat.write(row).example.answer == stand_in
+    shorter, finding = fit(row, chat, TrainingSpec(max_length=200))
+    assert len(shorter.tokens) <= 200, finding
 
 
 def _with_prefix(template):

@@ -100,6 +100,24 @@ def test_one_that_answers_some_questions_is_scored_over_these():
     assert "answered 1 of 2 questions, and its scores are over these" in compared.findings[0]
 
 
+def test_an_answer_counts_though_another_question_was_given_up_before_it():
+    given_up, tries = threading.Event(), []
+
+    def answer(body, number, handler):
+        if "case 1" in body["messages"][-1]["content"]:
+            given_up.wait(10)
+            return 200, said(RIGHT)
+        tries.append(number)
+        if len(tries) == HURRIED.tries:
+            given_up.set()
+        return 500, b""
+
+    with endpoint(answer) as (url, _):
+        compared = compare(url)
+    assert "answered 1 of 2 questions" in compared.findings[0]
+    assert f"gave no answer after {HURRIED.tries} tries" in compared.findings[0]
+
+
 @pytest.mark.parametrize(("status", "kind"), [(401, MissingInput), (403, MissingInput), (404, BadConfig),
                                               (400, BadConfig), (307, BadConfig)])
 def test_a_refusal_ends_the_asking_at_once_and_is_told_before_the_start_without_the_key(status, kind, monkeypatch):

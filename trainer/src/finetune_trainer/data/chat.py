@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.data.control import REASONING, ControlTokens
@@ -152,8 +153,8 @@ class ChatFormat:
         return trimmed(text.removeprefix(self.form.lead).removesuffix(self.form.tail))
 
     def length(self, text: str) -> int:
-        """How many tokens a text has."""
-        return len(self._control.ids(text))
+        """How many tokens a text of a row has."""
+        return len(self._control.ids(self._control.hide(text)))
 
     def _without_control_tokens(self, example: Example) -> tuple[Example, tuple[str, ...]]:
         """An example with stand-ins for the control tokens that its texts name, and what to tell of that."""
@@ -163,12 +164,12 @@ class ChatFormat:
         name = next((found for text in texts if (found := self._control.found(text))), None)
         if name is None:
             return example, ()
-        if not self._control.is_text(name):
-            return example, (f"{name} is read as the model's control token: this tokenizer can't write it as text",)
-        hide = self._control.hide
+        is_text = self._control.is_text(name)
+        hide = partial(self._control.hide, marks_alone=not is_text)
+        note = (f"{name} is learnt as plain text, and not as the model's control token" if is_text else
+                f"{name} is read as the model's control token: this tokenizer can't write it as text")
         return (replace(example, messages=tuple(hide(list(example.messages))), answer=hide(example.answer),
-                        tools=hide(example.tools), calls=hide(example.calls)),
-                (f"{name} is learnt as plain text, and not as the model's control token",))
+                        tools=hide(example.tools), calls=hide(example.calls)), (note,))
 
     def _answer_ids(self, suffix: str, rest: str, answer: str) -> list[int]:
         """Ids of what follows a prompt that ends in `suffix`, such that the prompt's ids need not change."""

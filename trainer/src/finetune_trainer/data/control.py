@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 _OPEN, _CLOSE = "\U000f0000", "\U000f0001"
 _HIDDEN = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+_MARKS = re.compile(f"[{_OPEN}{_CLOSE}]")
 REASONING = re.compile(r"[<\[◁](?P<close>/?)(?:\w+:)?(?:think|thinking|thought|reason|reasoning)[>\]▷]", re.IGNORECASE)
 """The tags around a model's reasoning: part of the language of answers, even where they are special tokens."""
 _SHORTEST = 3
@@ -55,14 +56,20 @@ class ControlTokens:
         """Whether the tokenizer can write a control token's name as plain text."""
         return self._special.get(name) not in self._within(name, split=True)
 
-    def hide(self, value: Any) -> Any:
-        """A text, or everything in a list or mapping, with stand-ins for control tokens."""
+    def hide(self, value: Any, marks_alone: bool = False) -> Any:
+        """A text, or everything in a list or mapping, with stand-ins for control tokens.
+
+        Args:
+            value: what a row says.
+            marks_alone: only for the characters that stand-ins are written with, which a row may hold itself.
+        """
         if isinstance(value, str):
-            return self._pattern.sub(lambda match: f"{_OPEN}{self._numbers[match[0]]}{_CLOSE}", value)
+            pattern = _MARKS if marks_alone else self._pattern
+            return pattern.sub(lambda match: f"{_OPEN}{self._numbers[match[0]]}{_CLOSE}", value)
         if isinstance(value, dict):
-            return {key: self.hide(item) for key, item in value.items()}
+            return {key: self.hide(item, marks_alone) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self.hide(item) for item in value]
+            return [self.hide(item, marks_alone) for item in value]
         return value
 
     def show(self, text: str) -> str:

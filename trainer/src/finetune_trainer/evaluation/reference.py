@@ -83,7 +83,7 @@ class Reference:
     patience: Patience = field(default_factory=Patience)
     _answers: dict[int, Answer] = field(default_factory=dict)
     _fault: str | None = None
-    _refused: bool = False
+    _unanswered: int = 0
 
     def start(self) -> Reference:
         """Begin to ask; threads that die with the process."""
@@ -143,9 +143,7 @@ class Reference:
             try:
                 answer = self._endpoint.ask(_conversation(self.spec, self.rows[index]))
             except Exception as error:
-                self._fault = in_words(error)[2]
-                if isinstance(error, BadConfig | MissingInput) or not self._answers:
-                    self._over.set()  # It refuses, or nobody is there: the others would fare the same.
+                self._note(error)
                 continue
             if self._over.is_set():
                 return  # Too late: the result may be published, and what is kept removed.
@@ -154,6 +152,17 @@ class Reference:
                 keep = len(self._answers) % _KEPT_EVERY == 0
             if keep:
                 self._keep()
+
+    def _note(self, error: Exception) -> None:
+        """Take down why a question has no answer; where the others would fare the same, it is the last one."""
+        with self._lock:
+            if self._over.is_set():
+                return  # This one was cut short by what ended the asking.
+            self._fault = in_words(error)[2]
+            self._unanswered += 1
+            nobody_is_there = not self._answers and self._unanswered >= len(self._threads)
+            if isinstance(error, BadConfig | MissingInput) or nobody_is_there:
+                self._over.set()
 
     def _is_over(self) -> bool:
         return self._over.is_set() or self.stopped() or self.clock.seconds() > self._deadline
