@@ -61,7 +61,8 @@ SHARED = pytest.mark.parametrize("method", [METHODS["LoRA"], MORE_METHODS["Full"
 def test_when_either_process_is_killed_the_other_says_so_and_a_resumed_run_is_the_same_to_the_bit(tmp_path, method):
     straight, killed = (configured_workshop(tmp_path / name, method=method) for name in ("straight", "killed"))
     run_pods(straight)
-    # In the middle of a step: who has only to upload when the other is done with training would not be missed.
+    # Both die in the middle of a step. A process that dies while it only uploads can outlive the other's training,
+    # which then succeeds.
     for faults in ("", "kill:step-2"), ("kill:step-5", ""):
         ended = Pods(killed, faults).wait()
         survivor = faults.index("")
