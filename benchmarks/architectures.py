@@ -60,10 +60,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="columns")
     options = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
-    from finetune_trainer.entry import quieten
+    from finetune_trainer.run.entry import quieten
 
     quieten()
-    import finetune_trainer.rehearsal  # noqa: F401  # Once, and not in each process that is forked from this.
+    import finetune_trainer.run.rehearsal  # noqa: F401  # Once, and not in each process that is forked from this.
     import torch
 
     torch.set_num_threads(1)
@@ -115,7 +115,7 @@ def rehearsed(family: str, method: dict[str, Any], scratch: Path) -> str:
     from finetune_api.messages import Accelerator, RunConfig
     from finetune_trainer.data.rows import PreparedData, TokenRow
     from finetune_trainer.model.base import open_base
-    from finetune_trainer.rehearsal import rehearse
+    from finetune_trainer.run.rehearsal import rehearse
     from transformers import AutoConfig
 
     folder = scratch / "model"

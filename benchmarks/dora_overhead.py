@@ -81,8 +81,8 @@ class _Arm:
         import torch
         from finetune_api.spec.method import Quantization
         from finetune_api.spec.training import Precision
-        from finetune_trainer.model.device import choose_device
-        from finetune_trainer.model.fast_dora import keep_norms
+        from finetune_trainer.hardware.device import choose_device
+        from finetune_trainer.methods.dora.layer import keep_norms
         from finetune_trainer.model.files import ModelFiles
         from finetune_trainer.model.load import load_model
         from finetune_trainer.model.targets import target_modules

@@ -80,18 +80,18 @@ def measure(case: Case) -> tuple[int, int]:
     from finetune_api.spec.method import Quantization
     from finetune_trainer.clock import SystemClock
     from finetune_trainer.data.rows import PreparedData, TokenRow
-    from finetune_trainer.limits import LimitsFile
+    from finetune_trainer.hardware.device import choose_device, make_deterministic
     from finetune_trainer.methods import METHODS
-    from finetune_trainer.model.device import choose_device, make_deterministic
     from finetune_trainer.model.files import ModelFiles
     from finetune_trainer.model.load import load_model
     from finetune_trainer.model.tokenizer import load_tokenizer
-    from finetune_trainer.stopping import StopFlag
+    from finetune_trainer.progress.limits import LimitsFile
+    from finetune_trainer.progress.state import RunState
+    from finetune_trainer.progress.stopping import StopFlag
     from finetune_trainer.storage import BackgroundUploader, open_storage
     from finetune_trainer.training.checkpoints import CheckpointStore
     from finetune_trainer.training.complete import Identity
     from finetune_trainer.training.run import TrainingRun
-    from finetune_trainer.watching.state import RunState
 
     with tempfile.TemporaryDirectory(prefix="memory-estimate-") as name, BackgroundUploader() as uploader:
         folder = Path(name)
@@ -202,7 +202,7 @@ def main() -> None:
     if not chosen:
         parser.error(f"no case has {options.only} in its name")
     # Every case is forked from a process that has imported torch and the rest already, and has computed nothing.
-    from finetune_trainer.entry import quieten
+    from finetune_trainer.run.entry import quieten
 
     quieten()
     import finetune_trainer.methods  # noqa: F401

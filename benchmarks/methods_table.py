@@ -61,7 +61,7 @@ def main() -> None:
     print(_line(HEAD) + "\n" + _line(["---"] + ["---:"] * (len(HEAD) - 1)), flush=True)
     processes = multiprocessing.get_context("forkserver")
     # The imports once, before any process is forked; its peak begins anew.
-    processes.set_forkserver_preload(["finetune_trainer.pipeline", "finetune_trainer.local"])
+    processes.set_forkserver_preload(["finetune_trainer.run.attempt", "finetune_trainer.run.local"])
     with tempfile.TemporaryDirectory(prefix="methods-table-") as scratch:
         for number, name in enumerate(options.methods):
             folder = Path(scratch) / str(number)
@@ -87,11 +87,11 @@ def _job(folder: Path, method: Mapping[str, Any], rate: float, options: argparse
 
 def _train(path: Path, folder: Path) -> None:
     from finetune_trainer.clock import SystemClock
-    from finetune_trainer.entry import quieten, run
-    from finetune_trainer.limits import local_limits
-    from finetune_trainer.local import run_config
+    from finetune_trainer.progress.limits import local_limits
+    from finetune_trainer.progress.stopping import StopFlag
     from finetune_trainer.report.facts import RunFacts
-    from finetune_trainer.stopping import StopFlag
+    from finetune_trainer.run.entry import quieten, run
+    from finetune_trainer.run.local import run_config
 
     quieten()
     clock = SystemClock()

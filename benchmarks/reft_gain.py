@@ -118,7 +118,7 @@ def _job(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]
 
 def _run(output: Path, job: dict[str, Any]) -> tuple[float, float]:
     """A job's held-out accuracy before and after."""
-    from finetune_trainer.local import run_job
+    from finetune_trainer.run.local import run_job
     from rich.console import Console
 
     said = io.StringIO()
@@ -133,7 +133,7 @@ def _run(output: Path, job: dict[str, Any]) -> tuple[float, float]:
 def _speed() -> None:
     """Our sampler against `generate(do_sample=True)` on the same prompts: tokens up to each response's end a second."""
     import torch
-    from finetune_trainer.reft.rollout import left_padded, sample
+    from finetune_trainer.methods.reft.rollout import left_padded, sample
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with tempfile.TemporaryDirectory(prefix="reft-speed-") as folder, contextlib.redirect_stderr(io.StringIO()):

@@ -42,7 +42,7 @@ def run_arm(arm: str, work: Workload) -> dict[str, Any]:
         tokens and seconds of the measured steps, tokens per second, bytes resident with the model loaded and at the
         peak above that, the share of padding in its micro-batches, its losses, and a digest of the base weights.
     """
-    from finetune_trainer.entry import quieten
+    from finetune_trainer.run.entry import quieten
 
     quieten()
     # Everything is imported before the memory that counts as loaded is read, whoever needs it.
@@ -52,7 +52,7 @@ def run_arm(arm: str, work: Workload) -> dict[str, Any]:
     import trl  # noqa: F401
     from finetune_api.spec.method import Quantization
     from finetune_api.spec.training import Precision
-    from finetune_trainer.model.device import choose_device
+    from finetune_trainer.hardware.device import choose_device
     from finetune_trainer.model.files import ModelFiles
     from finetune_trainer.model.load import load_model, weights_digest
     from finetune_trainer.model.tokenizer import load_tokenizer
@@ -94,17 +94,17 @@ def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[Toke
     from finetune_trainer.clock import SystemClock
     from finetune_trainer.data.rows import PreparedData
     from finetune_trainer.data.steps import Layout
-    from finetune_trainer.limits import LimitsFile
+    from finetune_trainer.hardware.device import choose_device, make_deterministic
     from finetune_trainer.methods import METHODS
-    from finetune_trainer.model.device import choose_device, make_deterministic
-    from finetune_trainer.stopping import StopFlag
+    from finetune_trainer.progress.limits import LimitsFile
+    from finetune_trainer.progress.metrics_log import MetricsLog
+    from finetune_trainer.progress.state import RunState
+    from finetune_trainer.progress.stopping import StopFlag
     from finetune_trainer.storage import BackgroundUploader, open_storage
     from finetune_trainer.training import sft
     from finetune_trainer.training.checkpoints import CheckpointStore
     from finetune_trainer.training.complete import Identity
     from finetune_trainer.training.run import TrainingRun
-    from finetune_trainer.watching.metrics_log import MetricsLog
-    from finetune_trainer.watching.state import RunState
 
     spec = resolve_defaults(parse_job({
         "apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "throughput"},

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from finetune_api.messages import Outcome, Result, Stage
 from finetune_api.printable import printable
-from finetune_operator.logs import JsonFormatter, TextFormatter
+from finetune_operator.telemetry.logs import JsonFormatter, TextFormatter
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.entry import Ending
+from finetune_trainer.progress.console import ConsoleObserver
+from finetune_trainer.progress.terminal import Terminal, say
 from finetune_trainer.report.terminal import show_ending
-from finetune_trainer.terminal import Terminal, say
-from finetune_trainer.watching.console import ConsoleObserver
+from finetune_trainer.run.entry import Ending
 from rich.table import Table
 
 from tests.cli.jobs import call

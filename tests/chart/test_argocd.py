@@ -9,7 +9,7 @@ import pytest
 import yaml
 from finetune_api.messages import Outcome, ProgressMessage, Stage
 from finetune_api.status import UNSEEN_STATUS, Phase, Progress
-from finetune_operator.conditions import Told, tell
+from finetune_operator.decide.conditions import Told, tell
 
 from charts.generate import HEALTH
 from tests.cluster.waiting import wait_for

@@ -16,8 +16,8 @@ import yaml
 from finetune_api.messages import Outcome, Result, Stage
 from finetune_operator.names import JOB_LABEL
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.watching.server import Metrics, ProgressServer
-from finetune_trainer.watching.state import RunState, StepReport
+from finetune_trainer.progress.server import Metrics, ProgressServer
+from finetune_trainer.progress.state import RunState, StepReport
 
 from charts.generate import CHART
 from tests.chart.release import Release, only, render

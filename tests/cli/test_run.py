@@ -54,7 +54,7 @@ def test_an_impossible_port_exits_64(tmp_path, port):
 
 
 def test_without_the_trainer_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "finetune_trainer.local", None)
+    monkeypatch.setitem(sys.modules, "finetune_trainer.run.local", None)
     path = write_job(tmp_path / "job.yaml")
     result = call("run", path)
     assert result.exit_code == 1
@@ -65,7 +65,7 @@ def test_without_the_trainer_it_says_what_to_install(tmp_path, monkeypatch):
 
 def test_only_the_plugins_that_the_command_names_are_allowed(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("finetune_trainer.local.run_job", lambda job, **options: seen.append(options) or 0)
+    monkeypatch.setattr("finetune_trainer.run.local.run_job", lambda job, **options: seen.append(options) or 0)
     path = write_job(tmp_path / "job.yaml")
     assert call("run", path).exit_code == 0
     assert call("run", path, "--allow-plugin", "by-length", "--allow-plugin", "other").exit_code == 0

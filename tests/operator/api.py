@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_operator.client import list_path
-from finetune_operator.decoding import decode
+from finetune_operator.cluster.client import list_path
+from finetune_operator.cluster.decoding import decode
 
 from tests.cluster.kubectl import Kubectl
 

@@ -22,12 +22,13 @@ from finetune_api.generate import crd
 from finetune_api.messages import Outcome, ProgressMessage, Stage
 from finetune_api.rules import RULES, SMALLEST_SPEC, STORED_RULES, merge_patch
 from finetune_api.status import Progress
-from finetune_operator import failing, names
-from finetune_operator.cache import Cache, Polled
-from finetune_operator.decoding import decode, readable
-from finetune_operator.metrics import JobCollector
-from finetune_operator.plan import plan
-from finetune_operator.status_writing import dump_status
+from finetune_operator import names
+from finetune_operator.cluster.cache import Cache, Polled
+from finetune_operator.cluster.decoding import decode, readable
+from finetune_operator.cluster.status_writer import dump_status
+from finetune_operator.decide import failing
+from finetune_operator.decide.plan import plan
+from finetune_operator.telemetry.metrics import JobCollector
 
 from tests.api.jobs import nested
 from tests.operator.objects import (

@@ -13,12 +13,12 @@ from finetune_api.messages import Outcome, ProgressMessage, Result
 from finetune_api.rules import SMALLEST_SPEC, merge_patch
 from finetune_api.status import Attempt, FineTuneJobStatus, PublishedAdapter
 from finetune_operator import names
-from finetune_operator.actions import Apply, Create, Delete, Plan
-from finetune_operator.cache import Cache, Polled
-from finetune_operator.observation import Observation
-from finetune_operator.plan import plan
-from finetune_operator.settings import Settings
-from finetune_operator.status_writing import dump_status
+from finetune_operator.cluster.cache import Cache, Polled
+from finetune_operator.cluster.status_writer import dump_status
+from finetune_operator.decide.actions import Apply, Create, Delete, Plan
+from finetune_operator.decide.plan import plan
+from finetune_operator.observed.observation import Observation
+from finetune_operator.settings.schema import Settings
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 KEY = ("team", "tune")

@@ -9,8 +9,8 @@ from pathlib import Path
 import finetune_operator
 from finetune_api.messages import Outcome
 from finetune_api.status import NOT_LOOKED_AT, Phase
-from finetune_operator.records import JOB_DELETED
-from finetune_operator.verdicts import (
+from finetune_operator.decide.attempts import JOB_DELETED
+from finetune_operator.decide.failure import (
     CHECKING,
     DISRUPTED,
     NODE_REFUSED,

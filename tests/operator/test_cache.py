@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from finetune_operator.cache import Cache, key_of
-from finetune_operator.client import PAGE
-from finetune_operator.decoding import shortened
+from finetune_operator.cluster.cache import Cache, key_of
+from finetune_operator.cluster.client import PAGE
+from finetune_operator.cluster.decoding import shortened
+from finetune_operator.cluster.watch import watch_settings
 from finetune_operator.names import ATTEMPT_LABEL, INDEX_ANNOTATION, UID_LABEL
-from finetune_operator.watching import watch_settings
 
 from tests.operator.objects import KEY, NOW, attempt, raw_attempt, raw_check_pod, raw_job, raw_pod, started
 

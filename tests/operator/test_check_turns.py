@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from finetune_operator.cache import Cache
-from finetune_operator.check_turns import CheckTurns, reason_in, reason_of
-from finetune_operator.observation import Checks
+from finetune_operator.cluster.cache import Cache
+from finetune_operator.decide.check_turns import CheckTurns, reason_in, reason_of
+from finetune_operator.observed.observation import Checks
 
 from tests.operator.objects import NOW, acts, decide, observe, raw_check, raw_check_pod, raw_job
 

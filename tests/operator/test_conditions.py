@@ -7,9 +7,9 @@ import json
 import pytest
 from finetune_api.printable import printable
 from finetune_api.status import Condition, Phase
-from finetune_operator.conditions import Told, looked_at, tell
-from finetune_operator.status_writing import dump_status
-from finetune_operator.views import view_job
+from finetune_operator.cluster.status_writer import dump_status
+from finetune_operator.decide.conditions import Told, looked_at, tell
+from finetune_operator.observed.objects import view_job
 
 from tests.operator.objects import NOW, attempt, decide, raw_attempt, raw_job, raw_pod, started
 

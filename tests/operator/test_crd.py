@@ -8,9 +8,9 @@ import pytest
 import yaml
 from finetune_api.rules import RULES, STORED_RULES, Rule
 from finetune_api.status import Phase
-from finetune_operator.conditions import Told, tell
-from finetune_operator.reconcile import dump_status
-from finetune_operator.views import view_job
+from finetune_operator.cluster.reconcile import dump_status
+from finetune_operator.decide.conditions import Told, tell
+from finetune_operator.observed.objects import view_job
 
 from tests.api.jobs import document, nested
 from tests.cluster.waiting import wait_for

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from finetune_operator import failing
-from finetune_operator.cache import Cache
-from finetune_operator.decoding import DEEPEST, decode, readable
-from finetune_operator.plan import plan
+from finetune_operator.cluster.cache import Cache
+from finetune_operator.cluster.decoding import DEEPEST, decode, readable
+from finetune_operator.decide import failing
+from finetune_operator.decide.plan import plan
 
 from tests.operator.fuzz import run
 from tests.operator.objects import KEY, NOW, SETTINGS, observe, raw_attempt, raw_job, raw_pod, started, telling

@@ -7,7 +7,7 @@ import threading
 
 import httpx
 from finetune_api.bounded_server import MOST_CONNECTIONS
-from finetune_operator.health import PATIENCE, Heartbeat
+from finetune_operator.telemetry.health import PATIENCE, Heartbeat
 from prometheus_client import CollectorRegistry
 
 from tests.cluster.waiting import wait_for

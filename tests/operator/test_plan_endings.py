@@ -8,9 +8,9 @@ import pytest
 from finetune_api.messages import Limits, Outcome, ProgressMessage, Stage
 from finetune_api.status import Phase, Progress, Retries
 from finetune_operator import names
-from finetune_operator.manifests import limits_map
-from finetune_operator.plan import refused
-from finetune_operator.views import view_job
+from finetune_operator.decide.plan import refused
+from finetune_operator.manifests.trainer_job import limits_map
+from finetune_operator.observed.objects import view_job
 
 from tests.operator.objects import (
     ADAPTER,

@@ -13,10 +13,10 @@ from finetune_api.quantities import Quantity
 from finetune_api.rules import merge_patch
 from finetune_api.status import Phase
 from finetune_operator import names
-from finetune_operator.frozen import earlier_run
-from finetune_operator.plan import plan
-from finetune_operator.settings import DEFAULT_CATALOGUE, Allowed, Settings
-from finetune_operator.views import view_job
+from finetune_operator.decide.plan import plan
+from finetune_operator.manifests.frozen_run import earlier_run
+from finetune_operator.observed.objects import view_job
+from finetune_operator.settings.schema import DEFAULT_CATALOGUE, Allowed, Settings
 
 from tests.api import recorded
 from tests.operator.objects import (

@@ -9,10 +9,10 @@ import pytest
 from finetune_api.messages import JobEstimate, Outcome, PreflightResult, PreflightVerdict, Result
 from finetune_api.status import Phase, PreflightStatus
 from finetune_operator import names
-from finetune_operator.observation import Checks
-from finetune_operator.plan import plan
-from finetune_operator.preflighting import claims_to_ask_for
-from finetune_operator.settings import PreflightSettings, Settings
+from finetune_operator.decide.plan import plan
+from finetune_operator.decide.preflight import claims_to_ask_for
+from finetune_operator.observed.observation import Checks
+from finetune_operator.settings.schema import PreflightSettings, Settings
 
 from tests.operator.objects import (
     ADAPTER,

@@ -6,11 +6,11 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from finetune_operator.client import ApiError, Client
-from finetune_operator.metrics import JobCollector
-from finetune_operator.plan import plan
-from finetune_operator.pod_events import EventReader, with_words, words
-from finetune_operator.verdicts import NO_POD
+from finetune_operator.cluster.client import ApiError, Client
+from finetune_operator.cluster.pod_events import EventReader, with_words, words
+from finetune_operator.decide.failure import NO_POD
+from finetune_operator.decide.plan import plan
+from finetune_operator.telemetry.metrics import JobCollector
 
 from tests.cluster.waiting import wait_for
 from tests.operator.objects import (

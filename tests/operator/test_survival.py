@@ -13,14 +13,14 @@ import kopf
 import pytest
 import yaml
 from aiohttp import web
-from finetune_operator import client
-from finetune_operator.actions import Apply, Create, Delete, Plan
-from finetune_operator.cache import Cache
-from finetune_operator.client import ApiError
-from finetune_operator.plan import refused
-from finetune_operator.queue import WorkQueue
-from finetune_operator.reconcile import NotTaken, Reconciler
-from finetune_operator.status_writing import dump_status, mended
+from finetune_operator.cluster import client
+from finetune_operator.cluster.cache import Cache
+from finetune_operator.cluster.client import ApiError
+from finetune_operator.cluster.queue import WorkQueue
+from finetune_operator.cluster.reconcile import NotTaken, Reconciler
+from finetune_operator.cluster.status_writer import dump_status, mended
+from finetune_operator.decide.actions import Apply, Create, Delete, Plan
+from finetune_operator.decide.plan import refused
 
 from tests.api.jobs import document
 from tests.cluster.waiting import wait_for

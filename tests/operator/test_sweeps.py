@@ -8,13 +8,13 @@ import json
 import aiohttp
 import pytest
 from aiohttp import web
-from finetune_operator.cache import Cache
-from finetune_operator.lease import LeaseLost
-from finetune_operator.metrics import UNREADABLE
-from finetune_operator.queue import WorkQueue
-from finetune_operator.readable_session import responses
-from finetune_operator.reconcile import Reconciler, work_together
-from finetune_operator.watching import PORTION, sweep
+from finetune_operator.cluster.cache import Cache
+from finetune_operator.cluster.lease import LeaseLost
+from finetune_operator.cluster.queue import WorkQueue
+from finetune_operator.cluster.reconcile import Reconciler, work_together
+from finetune_operator.cluster.watch import PORTION, sweep
+from finetune_operator.cluster.watch_session import responses
+from finetune_operator.telemetry.metrics import UNREADABLE
 
 from tests.operator.objects import KEY, NOW, SETTINGS, decide, raw_attempt, raw_job, raw_pod, started
 

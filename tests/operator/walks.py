@@ -10,12 +10,12 @@ from typing import Any
 
 from finetune_api.messages import Outcome, ProgressMessage, Stage
 from finetune_api.status import Progress
-from finetune_operator.actions import Action, Create, Delete, Plan
-from finetune_operator.cache import Cache, Polled
-from finetune_operator.frozen import earlier_run
+from finetune_operator.cluster.cache import Cache, Polled
+from finetune_operator.cluster.reconcile import dump_status
+from finetune_operator.decide.actions import Action, Create, Delete, Plan
+from finetune_operator.decide.plan import plan
+from finetune_operator.manifests.frozen_run import earlier_run
 from finetune_operator.names import ATTEMPT_LABEL
-from finetune_operator.plan import plan
-from finetune_operator.reconcile import dump_status
 
 from tests.operator.objects import ADAPTER, KEY, NOW, SETTINGS, UID, acts, raw_attempt, raw_job, raw_pod, result
 

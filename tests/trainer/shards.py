@@ -39,8 +39,8 @@ def _bytes(tensors) -> int:
 def train_in_bfloat16(rank: int, port: int, folder: Path) -> None:
     """One of two processes that train a divided model as GPUs with bfloat16 would, on CPUs."""
     import torch.distributed as dist
-    from finetune_trainer.model.device import Device
-    from finetune_trainer.sharding import gather_into, shard
+    from finetune_trainer.distributed.sharding import gather_into, shard
+    from finetune_trainer.hardware.device import Device
     from transformers import AutoModelForCausalLM
 
     device = Device(torch.device("cpu"), torch.bfloat16, "sdpa")

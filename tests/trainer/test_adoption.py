@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from finetune_api import parse_job, resolve_defaults, spec_hash
 from finetune_api.messages import Accelerator, Outcome, RunConfig
-from finetune_trainer.adoption import candidates, damage, misfit, published_result, wanted
 from finetune_trainer.errors import OutputNotWritable
+from finetune_trainer.publish.adoption import candidates, damage, misfit, published_result, wanted
 from finetune_trainer.storage import open_storage
 
 from tests.models import tiny_job

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from finetune_trainer.beside import Beside
 from finetune_trainer.errors import StopRequested
-from finetune_trainer.watching.metrics_log import MetricsLog
-from finetune_trainer.watching.state import RunState
+from finetune_trainer.progress.metrics_log import MetricsLog
+from finetune_trainer.progress.state import RunState
+from finetune_trainer.run.beside import Beside
 
 from tests.models import tiny_job
 from tests.trainer.endpoints import endpoint
@@ -28,8 +28,9 @@ class RunningWithFaults(Running):
 def _child(job, environment, log):
     _become(environment, log)
     from finetune_api import parse_job
-    from finetune_trainer import export, pipeline
-    from finetune_trainer.local import run_job
+    from finetune_trainer.publish import export
+    from finetune_trainer.run import attempt
+    from finetune_trainer.run.local import run_job
     from rich.console import Console
 
     def broken(*_, **__):
@@ -40,10 +41,10 @@ def _child(job, environment, log):
         (folder / "model-00001-of-00002.safetensors").write_bytes(b"half")
         raise torch.OutOfMemoryError("simulated")
 
-    assert export.export_merged is pipeline.export_merged
-    pipeline.Evaluator.evaluate = broken
-    pipeline.majority_scores = pipeline.render_card = pipeline.render_report = broken
-    pipeline.export_merged = half
+    assert export.export_merged is attempt.export_merged
+    attempt.Evaluator.evaluate = broken
+    attempt.majority_scores = attempt.render_card = attempt.render_report = broken
+    attempt.export_merged = half
     code = run_job(parse_job(job), port=None, rerun=False, console=Console(file=os.fdopen(1, "w"), width=200))
     sys.stdout.flush()
     os._exit(code)

@@ -11,8 +11,8 @@ import pytest
 from finetune_api import parse_job
 from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.rows import EvaluationRow, Example
-from finetune_trainer.local import run_job
 from finetune_trainer.report.code import find_asking
+from finetune_trainer.run.local import run_job
 from rich.console import Console
 
 from tests.models import CHATML, NO_SYSTEM, save_tiny_gguf, save_tiny_model, tiny_job, tiny_tokenizer, write_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.model import device
+from finetune_trainer.hardware import device
 
 
 def test_a_gpu_without_a_compiler_is_refused_before_anything_is_loaded(monkeypatch, tmp_path):

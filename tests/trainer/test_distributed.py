@@ -15,11 +15,11 @@ from finetune_api.messages import Limits, Outcome, Result
 from finetune_api.spec.compute import ComputeSpec
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.steps import Layout, lay_out
-from finetune_trainer.distributed import connect
+from finetune_trainer.distributed.collectives import connect
+from finetune_trainer.distributed.rank import Place, place_in, place_variables
 from finetune_trainer.errors import BadConfig, PeerFailure, StopRequested
-from finetune_trainer.launcher import Child, Told, launch, most_telling, processes_here, run_children
-from finetune_trainer.places import Place, place_in, place_variables
-from finetune_trainer.stopping import StopFlag
+from finetune_trainer.progress.stopping import StopFlag
+from finetune_trainer.run.launcher import Child, Told, launch, most_telling, processes_here, run_children
 
 from tests.models import write_rows
 from tests.s3 import free_ports

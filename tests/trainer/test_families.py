@@ -14,15 +14,15 @@ from finetune_trainer.data.chat import ChatFormat
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.data.steps import step_rows
-from finetune_trainer.distributed import World
+from finetune_trainer.distributed.collectives import World
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.loss import answer_loss
-from finetune_trainer.local import run_job
-from finetune_trainer.model.device import choose_device
+from finetune_trainer.hardware.device import choose_device
+from finetune_trainer.methods.reft.rollout import check_sampling, sample
 from finetune_trainer.model.files import ModelFiles
 from finetune_trainer.model.load import load_model
 from finetune_trainer.model.tokenizer import load_tokenizer
-from finetune_trainer.reft.rollout import check_sampling, sample
+from finetune_trainer.run.local import run_job
 from finetune_trainer.training.packing import rows_mix, settle_packing
 from rich.console import Console
 from safetensors.torch import load_file

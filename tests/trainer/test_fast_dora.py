@@ -7,9 +7,9 @@ import json
 
 import pytest
 import torch
-from finetune_trainer.model import fast_dora
-from finetune_trainer.model.fast_dora import FastDora, KeptNorms, keep_norms, start_at_norms, weights_changed
-from finetune_trainer.tuned import TRAINED, load_trained
+from finetune_trainer.methods.dora import layer
+from finetune_trainer.methods.dora.layer import FastDora, KeptNorms, keep_norms, start_at_norms, weights_changed
+from finetune_trainer.trained_model import TRAINED, load_trained
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.variants import DoraLinearVariant
@@ -24,7 +24,7 @@ LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 def load(folder, quantization="none", dtype=torch.float32):
     from finetune_api.spec.method import Quantization
-    from finetune_trainer.model.device import Device
+    from finetune_trainer.hardware.device import Device
     from finetune_trainer.model.files import ModelFiles
     from finetune_trainer.model.load import load_model
 
@@ -334,13 +334,13 @@ def test_layers_whose_rows_are_no_whole_blocks_have_the_right_norms(tmp_path):
 
 def test_large_layers_are_read_in_parts(tiny_model_folder, monkeypatch):
     whole = logits_of(adapt(load(tiny_model_folder, "nf4"), fast=True).eval())
-    monkeypatch.setattr(fast_dora, "_CHUNK", 7 * 64)
+    monkeypatch.setattr(layer, "_CHUNK", 7 * 64)
     parts = logits_of(adapt(load(tiny_model_folder, "nf4"), fast=True).eval())
     torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-6)
 
 
 def test_peft_s_private_parts_have_the_shape_that_this_stands_on():
-    assert fast_dora.peft_is_known()
+    assert layer.peft_is_known()
 
 
 def test_another_peft_is_left_alone(tiny_model_folder, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from finetune_trainer.evaluation.generate import generate
-from finetune_trainer.reft.rollout import sample
+from finetune_trainer.methods.reft.rollout import sample
 
 from tests.models import save_tiny_family
 

@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
-from finetune_trainer import pipeline
 from finetune_trainer.errors import BadConfig, Diverged
 from finetune_trainer.model.files import ModelFiles
+from finetune_trainer.run import attempt as attempt_module
 
 from tests.models import save_tiny_model
 
@@ -23,7 +23,7 @@ def test_a_training_that_fails_on_a_small_copy_too_is_a_bad_description(tmp_path
         if hopeless:
             raise BadConfig("spec.method: can't train it")
 
-    monkeypatch.setattr(pipeline, "rehearse", rehearse)
+    monkeypatch.setattr(attempt_module, "rehearse", rehearse)
     attempt = SimpleNamespace(config=None, place=SimpleNamespace(size=processes), scratch=tmp_path)
-    with pytest.raises(told), pipeline._told_if_hopeless(attempt, ModelFiles(tmp_path / "model", ""), None, None):
+    with pytest.raises(told), attempt_module._told_if_hopeless(attempt, ModelFiles(tmp_path / "model", ""), None, None):
         raise raised

@@ -4,8 +4,8 @@ import os
 
 import pytest
 from finetune_api.estimate import PROGRAM, programs_at_once
-from finetune_trainer.host import memory_bytes, processors, resident_bytes
-from finetune_trainer.reft.program import _at_once
+from finetune_trainer.hardware.host import memory_bytes, processors, resident_bytes
+from finetune_trainer.rewards.program import _at_once
 
 GIB = 1024**3
 HERE = len(os.sched_getaffinity(0))

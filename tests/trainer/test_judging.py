@@ -16,10 +16,10 @@ from finetune_api.spec.reft import RewardSpec
 from finetune_trainer.data.checks import answer_findings
 from finetune_trainer.data.json_answers import AnswerSchema, NotJson, parse_json
 from finetune_trainer.data.rows import Example
+from finetune_trainer.data.time_limit import TookTooLong, within
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.scores import majority_scores, score
-from finetune_trainer.reft.rewards import Judge
-from finetune_trainer.time_limit import TookTooLong, within
+from finetune_trainer.rewards.rewards import Judge
 
 ROUNDS = int(os.environ.get("FINETUNE_FUZZ", "150"))
 """Rounds of the random test: a few thousand take minutes."""

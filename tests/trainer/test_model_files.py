@@ -10,10 +10,10 @@ import torch
 from finetune_api.exit_codes import ExitCode
 from finetune_api.spec.method import Quantization
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.model.device import Device
+from finetune_trainer.hardware.device import Device
 from finetune_trainer.model.files import ModelFiles
 from finetune_trainer.model.load import load_model
-from finetune_trainer.preflight import preflight
+from finetune_trainer.run.preflight import preflight
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 

@@ -11,7 +11,7 @@ import random
 import shutil
 
 from finetune_api.exit_codes import ExitCode
-from finetune_trainer.preflight import preflight
+from finetune_trainer.run.preflight import preflight
 
 from tests.trainer.runs import workshop
 from tests.trainer.test_preflight import config

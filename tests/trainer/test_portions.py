@@ -8,7 +8,7 @@ import pytest
 import torch
 from finetune_api import parse_job, resolve_defaults
 from finetune_trainer.data.rows import TokenRow
-from finetune_trainer.model.device import Device
+from finetune_trainer.hardware.device import Device
 from finetune_trainer.training.portions import first_portion
 from transformers import GPT2Config, MistralConfig
 

@@ -20,7 +20,7 @@ from finetune_api.messages import (
     RunConfig,
 )
 from finetune_trainer.model.content import folder_digest
-from finetune_trainer.preflight import preflight
+from finetune_trainer.run.preflight import preflight
 
 from tests.models import tiny_job
 from tests.trainer.manifests import publish

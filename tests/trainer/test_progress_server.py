@@ -9,8 +9,8 @@ from decimal import Decimal
 import pytest
 from finetune_api.bounded_server import MOST_CONNECTIONS, Bounded
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.watching.server import Metrics, ProgressServer
-from finetune_trainer.watching.state import RunState
+from finetune_trainer.progress.server import Metrics, ProgressServer
+from finetune_trainer.progress.state import RunState
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from finetune_api.messages import Outcome, Result
 from finetune_api.rules import merge_patch
 from finetune_api.spec.reft import PpoSpec
-from finetune_trainer.distributed import World
-from finetune_trainer.places import Place
-from finetune_trainer.reft.policy import Policy
-from finetune_trainer.reft.update import Room, prepare_batch, update
+from finetune_trainer.distributed.collectives import World
+from finetune_trainer.distributed.rank import Place
+from finetune_trainer.methods.reft.policy import Policy
+from finetune_trainer.methods.reft.update import Room, prepare_batch, update
 from safetensors.torch import load_file, save_file
 
 from tests.s3 import free_ports

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from finetune_api.status import Rollouts
-from finetune_trainer.reft.advantages import (
+from finetune_trainer.methods.reft.advantages import (
     advantages,
     explained_variance,
     per_response,
@@ -14,9 +14,9 @@ from finetune_trainer.reft.advantages import (
     value_loss,
     whiten,
 )
-from finetune_trainer.reft.collapse import ADVICE, PATIENCE, collapsed, remark, stuck
-from finetune_trainer.reft.policy import Policy, portions
-from finetune_trainer.reft.rollout import left_padded, positions, sample
+from finetune_trainer.methods.reft.collapse import ADVICE, PATIENCE, collapsed, remark, stuck
+from finetune_trainer.methods.reft.policy import Policy, portions
+from finetune_trainer.methods.reft.rollout import left_padded, positions, sample
 
 MASK = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
 

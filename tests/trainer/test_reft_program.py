@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from finetune_trainer.reft.program import run_program, run_programs, sandbox_fault, source_of
+from finetune_trainer.rewards.program import run_program, run_programs, sandbox_fault, source_of
 
 
 @pytest.mark.parametrize(("source", "answer"), [

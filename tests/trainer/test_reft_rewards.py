@@ -6,8 +6,8 @@ import pytest
 from finetune_api.spec.reft import RewardSpec
 from finetune_trainer.data.rows import Example, Severity, SourceRow
 from finetune_trainer.errors import BadConfig, BadData
-from finetune_trainer.reft.answers import final_answer, judge_answer, number, same_text
-from finetune_trainer.reft.rewards import Judge, with_right_answers
+from finetune_trainer.rewards.answers import final_answer, judge_answer, number, same_text
+from finetune_trainer.rewards.rewards import Judge, with_right_answers
 
 from tests.trainer.judging import PLUGINS
 

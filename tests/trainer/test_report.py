@@ -15,14 +15,14 @@ from finetune_api import parse_job_text, resolve_defaults, spec_hash
 from finetune_api.messages import Accelerator, RunConfig
 from finetune_api.spec.evaluation import GateSpec, Metric
 from finetune_trainer.evaluation.evaluate import Evaluation, Shown
-from finetune_trainer.reft.state import RolloutExample
+from finetune_trainer.methods.reft.state import RolloutExample
 from finetune_trainer.report import charts
 from finetune_trainer.report.card import render_card
 from finetune_trainer.report.code import load_code
 from finetune_trainer.report.facts import RunFacts, comparisons, figures, row_counts
 from finetune_trainer.report.html import render_report
 from finetune_trainer.report.settings import settings
-from finetune_trainer.tuned.peft_adapter import PeftAdapter
+from finetune_trainer.trained_model.peft_adapter import PeftAdapter
 
 JOB = """
 apiVersion: finetune.dev/v1alpha1

@@ -40,7 +40,7 @@ def _logits(model):
 def _base(folder, quantization):
     from finetune_api.spec.method import Quantization
     from finetune_api.spec.training import Precision
-    from finetune_trainer.model.device import choose_device
+    from finetune_trainer.hardware.device import choose_device
     from finetune_trainer.model.files import ModelFiles
     from finetune_trainer.model.load import load_model
 
@@ -263,9 +263,9 @@ def test_a_damaged_checkpoint_is_passed_over(folder):
 
 def test_a_late_writer_adopts_the_result_that_is_there(folder):
     from finetune_api import parse_job
-    from finetune_trainer.adoption import published_result, wanted
     from finetune_trainer.clock import SystemClock
-    from finetune_trainer.local import run_config
+    from finetune_trainer.publish.adoption import published_result, wanted
+    from finetune_trainer.run.local import run_config
     from finetune_trainer.storage import open_storage
 
     assert run(folder).code == 0

@@ -6,6 +6,7 @@ import time
 import pytest
 from finetune_api.spec.evaluation import GateSpec, Metric
 from finetune_trainer.data.json_answers import AnswerSchema
+from finetune_trainer.evaluation.gate import judge
 from finetune_trainer.evaluation.scores import (
     absent,
     categorical_fields,
@@ -17,7 +18,6 @@ from finetune_trainer.evaluation.scores import (
     perplexity,
     score,
 )
-from finetune_trainer.gate import judge
 
 ALL = tuple(Metric)
 

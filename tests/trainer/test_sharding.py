@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from finetune_trainer.sharding import is_of_torch, thaw
+from finetune_trainer.distributed.sharding import is_of_torch, thaw
 
 from tests.models import save_tiny_model
 from tests.s3 import free_ports

@@ -5,8 +5,8 @@ Frozen, because garbage collection looks at every object: each fork would get co
 
 import gc
 
-import finetune_trainer.local
-import finetune_trainer.pipeline
+import finetune_trainer.run.attempt
+import finetune_trainer.run.local
 
 __all__ = ["finetune_trainer"]
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune_operator.app import Options, WatchLost, operate
-from finetune_operator.client import ApiError, NoCluster
-from finetune_operator.lease import LeaseLost
-from finetune_operator.logs import set_up
-from finetune_operator.settings import BadSettings, load_settings
+from finetune_operator.cluster.client import ApiError, NoCluster
+from finetune_operator.cluster.lease import LeaseLost
+from finetune_operator.settings.schema import BadSettings, load_settings
+from finetune_operator.telemetry.logs import set_up
 
 _log = logging.getLogger("finetune_operator")
 

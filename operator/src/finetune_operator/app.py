@@ -14,16 +14,16 @@ from typing import Any
 import kopf
 from aiohttp import ClientError
 
-from finetune_operator import metrics
-from finetune_operator.cache import Cache, Key
-from finetune_operator.client import ApiError, Client
-from finetune_operator.health import Heartbeat
-from finetune_operator.lease import Lease
-from finetune_operator.progress import Poller
-from finetune_operator.queue import WorkQueue
-from finetune_operator.reconcile import Reconciler, work_together
-from finetune_operator.settings import Settings
-from finetune_operator.watching import SWEEP_INTERVAL, registry, sweep, watch_settings
+from finetune_operator.cluster.cache import Cache, Key
+from finetune_operator.cluster.client import ApiError, Client
+from finetune_operator.cluster.lease import Lease
+from finetune_operator.cluster.progress import Poller
+from finetune_operator.cluster.queue import WorkQueue
+from finetune_operator.cluster.reconcile import Reconciler, work_together
+from finetune_operator.cluster.watch import SWEEP_INTERVAL, registry, sweep, watch_settings
+from finetune_operator.settings.schema import Settings
+from finetune_operator.telemetry import metrics
+from finetune_operator.telemetry.health import Heartbeat
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)

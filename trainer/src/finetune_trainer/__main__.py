@@ -15,14 +15,14 @@ from finetune_api.messages import Limits, Outcome, PreflightResult, PreflightVer
 from pydantic import ValidationError
 
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.entry import RENDEZVOUS_SECONDS, Ending, quieten, run
+from finetune_trainer.distributed.rank import has_place, place_in, place_variables
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.launcher import processes_here, run_children
-from finetune_trainer.places import has_place, place_in, place_variables
-from finetune_trainer.preflight import preflight
-from finetune_trainer.stopping import StopFlag
-from finetune_trainer.terminal import Terminal, say
-from finetune_trainer.watching.console import ConsoleObserver
+from finetune_trainer.progress.console import ConsoleObserver
+from finetune_trainer.progress.stopping import StopFlag
+from finetune_trainer.progress.terminal import Terminal, say
+from finetune_trainer.run.entry import RENDEZVOUS_SECONDS, Ending, quieten, run
+from finetune_trainer.run.launcher import processes_here, run_children
+from finetune_trainer.run.preflight import preflight
 
 DEFAULT_PORT = 8080
 

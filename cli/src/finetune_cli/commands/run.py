@@ -34,8 +34,8 @@ def run(context: click.Context, file: Path, debug: bool, port: int | None, rerun
     context.meta[DEBUG] = debug
     job = with_absolute_locations(read_job(file), file.parent)
     try:
-        from finetune_trainer.local import run_job
-        from finetune_trainer.terminal import Terminal
+        from finetune_trainer.progress.terminal import Terminal
+        from finetune_trainer.run.local import run_job
     except ImportError as error:
         if debug:
             raise

@@ -9,8 +9,8 @@ from finetune_api.spec.dataset import AnswerFormat, AnswerType
 
 from finetune_trainer.data.json_answers import SECONDS, AnswerSchema, NotJson, parse_json
 from finetune_trainer.data.rows import Example, Finding, Severity
+from finetune_trainer.data.time_limit import TookTooLong
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.time_limit import TookTooLong
 
 
 def schema_validator(schema: dict[str, Any] | None) -> AnswerSchema | None:

@@ -17,8 +17,8 @@ from jsonschema_specifications import REGISTRY
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
+from finetune_trainer.data.time_limit import TookTooLong, within
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.time_limit import TookTooLong, within
 
 SECONDS = 1.0
 """Longest that one answer is held against a schema."""

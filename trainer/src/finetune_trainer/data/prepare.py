@@ -24,7 +24,7 @@ from finetune_trainer.data.rows import (
 from finetune_trainer.data.sources import read_splits
 from finetune_trainer.data.templates import to_examples
 from finetune_trainer.errors import BadData
-from finetune_trainer.reft.rewards import Judge, with_right_answers
+from finetune_trainer.rewards.rewards import Judge, with_right_answers
 
 
 def prepare(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path, judge: Judge | None = None) -> PreparedData:

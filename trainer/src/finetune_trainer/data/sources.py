@@ -15,9 +15,9 @@ from finetune_api.uris import Uri
 from finetune_trainer.data.download import download
 from finetune_trainer.data.formats import ENDINGS, format_of, read_rows, rows_of
 from finetune_trainer.data.rows import Columns, SourceRow, places
-from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import BadConfig, BadData, MissingInput, first_line
 from finetune_trainer.storage import file_at, open_storage
+from finetune_trainer.storage.digests import file_digest
 
 _PART = re.compile(r"-[0-9]+-of-(?P<of>[0-9]+)")
 _COMPRESSED = re.compile(r"(?:\.gz|\.bz2|\.xz)$")

@@ -16,7 +16,7 @@ from finetune_api.spec.training import Toggle
 from finetune_trainer.errors import BadConfig, OutOfMemory, first_line
 
 if TYPE_CHECKING:
-    from finetune_trainer.model.device import Device
+    from finetune_trainer.hardware.device import Device
     from finetune_trainer.model.files import ModelFiles
 
 

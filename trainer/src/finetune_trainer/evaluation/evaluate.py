@@ -19,9 +19,9 @@ from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.evaluation.generate import Generated, generate
 from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.evaluation.scores import Scores, perplexity, score
-from finetune_trainer.model.device import Device
-from finetune_trainer.reft.answers import Verdict
-from finetune_trainer.reft.rewards import Judge
+from finetune_trainer.hardware.device import Device
+from finetune_trainer.rewards.answers import Verdict
+from finetune_trainer.rewards.rewards import Judge
 
 _SHOWN = 8
 _CPU_BATCH = 128

@@ -10,7 +10,7 @@ from torch import Tensor
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.evaluation.generate import TOO_LONG
 from finetune_trainer.faults import run_out_of_memory
-from finetune_trainer.memory import halved
+from finetune_trainer.hardware.memory import halved
 
 _LOGIT_BUDGET = 256 * 1024**2
 """Most bytes of logits at once."""

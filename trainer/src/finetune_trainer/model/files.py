@@ -17,12 +17,12 @@ from finetune_api.spec.output import S3Spec
 from finetune_api.uris import Uri
 
 from finetune_trainer.data.sources import fetch
-from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import BadConfig, MissingInput, first_line
 from finetune_trainer.model.content import check_links, folder_digest
 from finetune_trainer.model.reading import reading
 from finetune_trainer.model.weights import Tensor, read_weights, refuse_adapters, start_of
 from finetune_trainer.storage import mounted_claim, open_storage
+from finetune_trainer.storage.digests import file_digest
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt", "tokenizer*", "vocab*", "merges*")

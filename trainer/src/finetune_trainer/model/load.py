@@ -12,8 +12,8 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from finetune_trainer.errors import OutOfMemory
+from finetune_trainer.hardware.device import Device
 from finetune_trainer.model.base import Base, open_base
-from finetune_trainer.model.device import Device
 from finetune_trainer.model.files import ModelFiles
 from finetune_trainer.model.reading import reading
 from finetune_trainer.model.stored import as_mapping, stored_quantization

@@ -14,14 +14,14 @@ from finetune_api.messages import Outcome, RunConfig, Stage
 from finetune_api.spec.evaluation import Metric
 
 from finetune_trainer.data.rows import LEFT_OUT
+from finetune_trainer.evaluation.gate import judge
 from finetune_trainer.evaluation.scores import Scores, headline
-from finetune_trainer.gate import judge
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluation.evaluate import Evaluation
-    from finetune_trainer.reft.state import RolloutExample
+    from finetune_trainer.methods.reft.state import RolloutExample
     from finetune_trainer.report.code import Asking
-    from finetune_trainer.tuned import Loading
+    from finetune_trainer.trained_model import Loading
 
 _LABELS = {
     "loss": "loss (nats per answer token)",

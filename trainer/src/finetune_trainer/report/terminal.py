@@ -8,8 +8,8 @@ from finetune_api.messages import Outcome, Result
 from rich.console import Console
 from rich.table import Table
 
-from finetune_trainer.entry import Ending
 from finetune_trainer.report.facts import RunFacts, columns, comparisons, human_bytes, human_seconds
+from finetune_trainer.run.entry import Ending
 
 
 def show_ending(console: Console, ending: Ending) -> None:

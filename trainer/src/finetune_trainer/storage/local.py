@@ -14,8 +14,8 @@ from finetune_api.messages import PublishedFile
 from finetune_api.paths import below
 from finetune_api.uris import Uri
 
-from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import BadConfig, MissingInput, OutputNotWritable
+from finetune_trainer.storage.digests import file_digest
 from finetune_trainer.storage.interface import require_small
 
 _PART = ".part-"

@@ -10,10 +10,10 @@ from finetune_api.layout import CHECKPOINT_MANIFEST, checkpoint_prefix
 from finetune_api.messages import CheckpointManifest, PublishedFile
 from finetune_api.paths import below
 
-from finetune_trainer.digests import file_digest
 from finetune_trainer.errors import BadConfig, MissingInput
 from finetune_trainer.faults import reach
 from finetune_trainer.storage import BackgroundUploader, Storage
+from finetune_trainer.storage.digests import file_digest
 from finetune_trainer.training.complete import (
     Checkpoint,
     GoingOn,

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
+from finetune_trainer.distributed.sharding import gather_into, shard, thaw
 from finetune_trainer.errors import OutOfMemory
-from finetune_trainer.sharding import gather_into, shard, thaw
+from finetune_trainer.trained_model import Tuned
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.training.sft import fine_tune
-from finetune_trainer.tuned import Tuned
 
 _GATHERING_SECONDS = 600.0
 

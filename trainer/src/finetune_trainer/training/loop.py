@@ -14,11 +14,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from finetune_trainer.errors import Diverged
 from finetune_trainer.faults import reach
-from finetune_trainer.limits import stop_reason
-from finetune_trainer.model.device import peak_memory_bytes
+from finetune_trainer.hardware.device import peak_memory_bytes
+from finetune_trainer.progress.limits import stop_reason
+from finetune_trainer.progress.state import StepReport
 from finetune_trainer.training.divergence import divergence
 from finetune_trainer.training.run import TrainingRun
-from finetune_trainer.watching.state import StepReport
 
 if TYPE_CHECKING:
     from finetune_trainer.training.loader import StepLoader

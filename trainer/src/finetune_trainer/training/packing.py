@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from finetune_trainer.data.collate import collate
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.data.steps import Line
-from finetune_trainer.distributed import World
+from finetune_trainer.distributed.collectives import World
 
 _ROWS, _TOKENS, _JUDGED = 4, 24, 2
 _LEAST_ERROR = {torch.float32: 1e-3}

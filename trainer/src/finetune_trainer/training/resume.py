@@ -7,8 +7,8 @@ from pathlib import Path
 from finetune_api.layout import METRICS
 from finetune_api.messages import CheckpointManifest
 
+from finetune_trainer.trained_model import TRAINED
 from finetune_trainer.training.run import TrainingRun
-from finetune_trainer.tuned import TRAINED
 
 OPTIMIZER = "optimizer.pt"
 """The optimizer's state in a checkpoint, as transformers calls it."""

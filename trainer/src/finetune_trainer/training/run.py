@@ -12,18 +12,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.data.rows import PreparedData
-from finetune_trainer.distributed import World
-from finetune_trainer.limits import LimitsFile
-from finetune_trainer.model.device import Device
-from finetune_trainer.reft.rewards import Judge
-from finetune_trainer.reft.state import RolloutExample
-from finetune_trainer.stopping import StopFlag
+from finetune_trainer.distributed.collectives import World
+from finetune_trainer.hardware.device import Device
+from finetune_trainer.methods.reft.state import RolloutExample
+from finetune_trainer.progress.limits import LimitsFile
+from finetune_trainer.progress.metrics_log import MetricsLog
+from finetune_trainer.progress.state import RunState
+from finetune_trainer.progress.stopping import StopFlag
+from finetune_trainer.rewards.rewards import Judge
 from finetune_trainer.storage import BackgroundUploader
+from finetune_trainer.trained_model import Tuned
 from finetune_trainer.training.checkpoints import CheckpointStore
 from finetune_trainer.training.complete import Identity
-from finetune_trainer.tuned import Tuned
-from finetune_trainer.watching.metrics_log import MetricsLog
-from finetune_trainer.watching.state import RunState
 
 
 @dataclass(frozen=True)

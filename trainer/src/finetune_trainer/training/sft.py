@@ -14,9 +14,10 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig
 
 from finetune_trainer.data.steps import Layout, total_steps
-from finetune_trainer.distributed import COLLECTIVE
+from finetune_trainer.distributed.collectives import COLLECTIVE
+from finetune_trainer.distributed.sharding import is_sharded
 from finetune_trainer.errors import OutOfMemory, StopRequested
-from finetune_trainer.sharding import is_sharded
+from finetune_trainer.trained_model import Tuned, count_trained, load_trained, save_trained
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loader import StepLoader
 from finetune_trainer.training.loop import LoopCallback
@@ -25,7 +26,6 @@ from finetune_trainer.training.resume import newest, take_up
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.training.schedule import share_of_peak
 from finetune_trainer.training.trainer import StepTrainer
-from finetune_trainer.tuned import Tuned, count_trained, load_trained, save_trained
 
 LEAVING_SECONDS = 300.0
 """How long the processes wait for each other at the end of a loop."""

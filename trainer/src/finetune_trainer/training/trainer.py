@@ -12,12 +12,12 @@ import torch
 from transformers.trainer import SCHEDULER_NAME
 from trl import SFTTrainer
 
+from finetune_trainer.distributed.sharding import is_of_torch, load_optimizer_state, optimizer_state, whole
 from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
-from finetune_trainer.sharding import is_of_torch, load_optimizer_state, optimizer_state, whole
+from finetune_trainer.trained_model import load_trained, save_trained
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loader import StepLoader
 from finetune_trainer.training.resume import OPTIMIZER
-from finetune_trainer.tuned import load_trained, save_trained
 
 
 class StepTrainer(SFTTrainer):

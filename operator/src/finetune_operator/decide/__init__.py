@@ -1,0 +1,1 @@
+"""Decisions: from an observation to a plan. Pure: no client, no clock."""

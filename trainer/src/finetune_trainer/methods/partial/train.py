@@ -1,0 +1,20 @@
+"""Partial fine-tuning: chosen parameters of the model are trained in place, all else stays frozen.
+
+Biases alone are BitFit (Ben Zaken et al., 2021, arXiv:2106.10199).
+"""
+
+from __future__ import annotations
+
+from finetune_trainer.model.layers import chosen_parameters
+from finetune_trainer.trained_model.in_place import ChangedParameters
+from finetune_trainer.training.in_place import train_in_place
+from finetune_trainer.training.run import Trained, TrainingRun
+
+
+def train(run: TrainingRun) -> Trained:
+    """Train the chosen parameters; errors as in `fine_tune`, and `BadConfig` where the choice fits nothing."""
+    settings = run.spec.method.partial
+    assert settings is not None
+    names = set(chosen_parameters(run.model, settings))
+    description = settings.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return train_in_place(run, names, lambda model: ChangedParameters(model, description))

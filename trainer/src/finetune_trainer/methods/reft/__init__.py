@@ -1,0 +1,1 @@
+"""ReFT: reinforced fine-tuning."""

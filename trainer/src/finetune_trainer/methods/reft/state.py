@@ -1,0 +1,125 @@
+"""Everything that a run of PPO is between two steps: kept in memory for a retreat, and in checkpoints.
+
+Chance is not part of it: what a step samples, and in which order it learns, follows from the seed and its number.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from finetune_api.layout import METRICS
+from finetune_api.status import Rollouts
+from safetensors.torch import load_file, save_file
+
+from finetune_trainer.methods.reft.policy import Policy
+
+_POLICY, _REFERENCE, _VALUES = "policy.safetensors", "reference.safetensors", "value_head.safetensors"
+_OPTIMIZER, _HISTORY = "ppo_optimizer.pt", "ppo.json"
+_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class RolloutExample:
+    """One sampled response, for the report."""
+
+    question: str
+    right_answer: str
+    response: str
+    reward: float
+
+
+@dataclass
+class PpoState:
+    """The state of PPO after its step `step`.
+
+    Attributes:
+        policy: what acts.
+        optimizer: moves it.
+        step: PPO steps done.
+        history: what each step saw.
+        first_examples: some responses of the first step.
+        last_examples: some of the last.
+    """
+
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    history: list[Rollouts] = field(default_factory=list)
+    first_examples: tuple[RolloutExample, ...] = ()
+    last_examples: tuple[RolloutExample, ...] = ()
+    _kept: tuple[Any, ...] = ()
+
+    def keep(self) -> None:
+        """Remember weights and optimizer as they are, so that a step that is given up leaves nothing behind.
+
+        In the host's memory: where all weights learn this is three times the model.
+        """
+        self._kept = (self.policy.weights(), copy.deepcopy(self.policy.value_head.state_dict()),
+                      _on_host(self.optimizer.state_dict()))
+
+    def retreat(self) -> None:
+        """Back to what was kept."""
+        weights, values, optimizer = self._kept
+        self.policy.put(weights)
+        self.policy.value_head.load_state_dict(values)
+        self.optimizer.load_state_dict(optimizer)
+
+    def done(self, seen: Rollouts, examples: Sequence[RolloutExample]) -> None:
+        """Note a step."""
+        self.step += 1
+        self.history.append(seen)
+        self.last_examples = tuple(examples[:_SHOWN])
+        self.first_examples = self.first_examples or self.last_examples
+
+    def write(self, folder: Path, metrics: Path) -> Path:
+        """A checkpoint's files in a folder that is made for them."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, tensors in ((_POLICY, self.policy.weights()), (_REFERENCE, self.policy.reference),
+                              (_VALUES, self.policy.value_head.state_dict())):
+            save_file({key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, folder / name)
+        torch.save(self.optimizer.state_dict(), folder / _OPTIMIZER)
+        (folder / _HISTORY).write_text(json.dumps({
+            "step": self.step, "history": [seen.model_dump() for seen in self.history],
+            "first": [asdict(example) for example in self.first_examples],
+            "last": [asdict(example) for example in self.last_examples],
+        }), encoding="utf-8")
+        if metrics.exists():
+            shutil.copyfile(metrics, folder / METRICS)
+        return folder
+
+    def read(self, folder: Path) -> None:
+        """Take over what `write` wrote."""
+        device = str(self.policy.device)
+        # Copies: what is read from a file may lie in memory otherwise than what torch allocates, and add up so.
+        self.policy.reference = {
+            name: tensor.clone() for name, tensor in load_file(folder / _REFERENCE, device=device).items()}
+        self.policy.put(load_file(folder / _POLICY, device=device))
+        self.policy.value_head.load_state_dict(load_file(folder / _VALUES, device=device))
+        self.optimizer.load_state_dict(torch.load(folder / _OPTIMIZER, map_location=device, weights_only=True))
+        content = json.loads((folder / _HISTORY).read_text(encoding="utf-8"))
+        self.step = content["step"]
+        self.history = [Rollouts(**seen) for seen in content["history"]]
+        self.first_examples = tuple(RolloutExample(**example) for example in content["first"])
+        self.last_examples = tuple(RolloutExample(**example) for example in content["last"])
+
+
+def _on_host(state: Any) -> Any:
+    """A copy of nested state, its tensors in the host's memory."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: _on_host(value) for key, value in state.items()}
+    return type(state)(map(_on_host, state)) if isinstance(state, list | tuple) else state
+
+
+def is_ppo_checkpoint(folder: Path) -> bool:
+    """Whether a checkpoint's files are PPO's rather than the warm-up's."""
+    return (folder / _HISTORY).exists()

@@ -1,0 +1,1 @@
+"""Progress of a run: state, limits, terminal, metrics log and HTTP server."""

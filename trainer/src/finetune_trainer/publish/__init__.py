@@ -1,0 +1,1 @@
+"""Publishing a result, and adopting one that is published already."""

@@ -1,0 +1,107 @@
+"""Publishing a result: every file first, the manifest last and only once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from finetune_api.layout import CHECKPOINTS, MANIFEST, results_prefix
+from finetune_api.messages import Manifest, PublishedFile, Result, RunConfig
+from finetune_api.status import PublishedAdapter
+
+from finetune_trainer.clock import Clock
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.faults import reach
+from finetune_trainer.hardware.device import package_versions
+from finetune_trainer.publish.adoption import published_result, wanted, weights_of
+from finetune_trainer.storage import Storage
+from finetune_trainer.training.checkpoints import list_files
+from finetune_trainer.training.complete import Identity
+
+
+class Publication:
+    """One attempt's result on its way to the output: its files as they come, the manifest last and once."""
+
+    def __init__(self, storage: Storage, prefix: str, config: RunConfig) -> None:
+        """
+        Args:
+            storage: the job's output.
+            prefix: the job's folder there.
+            config: the run configuration.
+        """
+        self._storage, self._prefix, self._config = storage, prefix, config
+        self._target = results_prefix(config.attempt)
+        self._files: dict[str, PublishedFile] = {}
+
+    def add(self, folder: Path) -> None:
+        """Upload what is new in a folder; all of it belongs to the result then, or, where that fails, nothing.
+
+        Raises:
+            OutputNotWritable: a file could not be written.
+        """
+        new = list_files(folder, self._files)
+        try:
+            for file in new:
+                self._storage.put_file(f"{self._prefix}/{self._target}/{file.path}", folder / file.path)
+        except TrainerError:
+            with suppress(TrainerError):
+                self._storage.delete([f"{self._prefix}/{self._target}/{file.path}" for file in new])
+            raise
+        self._files |= {file.path: file for file in new}
+
+    def finish(self, trained: str, identity: Identity, base: tuple[str, str | None], result: Result, clock: Clock
+               ) -> Result:
+        """Write the manifest; the result as published, with adapter and manifest filled in.
+
+        Where another attempt was first, its result is returned, and nothing of it is changed.
+
+        Args:
+            trained: the folder that holds what was trained.
+            identity: digests of what it was trained on.
+            base: the base model's commit, or the digest of its weights; and the digest of its description.
+            result: the result so far.
+            clock: the time.
+
+        Raises:
+            OutputNotWritable: it could not be written.
+        """
+        reach("results")
+        base_revision, base_description = base
+        config, storage, prefix = self._config, self._storage, self._prefix
+        files = tuple(self._files[path] for path in sorted(self._files))
+        result = result.model_copy(update={
+            "adapter": self._adapter(files, trained, base_revision),
+            "manifest": str(storage.root.join(prefix, MANIFEST)),
+        })
+        manifest = Manifest(
+            namespace=config.namespace, name=config.name, uid=config.uid, attempt=config.attempt,
+            spec_hash=identity.spec_hash, data_hash=identity.data_hash,
+            base_model=str(config.spec.model.source), base_revision=base_revision,
+            base_description=base_description, created=clock.now(),
+            files=tuple(file.model_copy(update={"path": f"{self._target}/{file.path}"}) for file in files),
+            result=result, packages=package_versions(), run=config.model_dump(mode="json", exclude_none=True),
+        )
+        if not storage.create(f"{prefix}/{MANIFEST}", manifest.model_dump_json(indent=2, exclude_none=True).encode()):
+            earlier = published_result(storage, prefix, replace(
+                wanted(config), data_hash=identity.data_hash, base_revision=base_revision,
+                base_description=base_description))
+            assert earlier is not None
+            return earlier
+        return result
+
+    def _adapter(self, files: Sequence[PublishedFile], trained: str, base_revision: str) -> PublishedAdapter:
+        digest, size = weights_of(files, trained)
+        return PublishedAdapter(
+            uri=str(self._storage.root.join(self._prefix, self._target, trained)), sha256=digest, size_bytes=size,
+            base_model=str(self._config.spec.model.source), base_revision=base_revision,
+        )
+
+
+def remove_checkpoints(storage: Storage, prefix: str) -> None:
+    """Remove what a published job no longer needs. A failure is no reason to fail: the result is there."""
+    try:
+        storage.delete(storage.keys(f"{prefix}/{CHECKPOINTS}/"))
+    except TrainerError:
+        return

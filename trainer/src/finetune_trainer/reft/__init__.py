@@ -1,1 +1,0 @@
-"""The parts of reinforced fine-tuning; `methods/reft.py` puts them in order."""

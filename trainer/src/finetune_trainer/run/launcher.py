@@ -1,0 +1,143 @@
+"""One child process per GPU of a node. Unlike torchrun it keeps the exit codes, by which the operator decides."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.spec.compute import ComputeSpec
+
+from finetune_trainer.clock import Clock
+from finetune_trainer.distributed.rank import place_variables
+from finetune_trainer.errors import BadConfig
+from finetune_trainer.progress.stopping import StopFlag
+
+GRACE_SECONDS = 120.0
+"""How long the others have to end by themselves after one failed; a checkpoint may be on its way."""
+
+_LOOK_SECONDS = 0.1
+_SPECIFIC = set(ExitCode) - {ExitCode.OK, ExitCode.INTERNAL, ExitCode.STOPPED}
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process to start: its command, and its whole environment."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+
+
+def processes_here(compute: ComputeSpec) -> int:
+    """How many processes this node needs: one per GPU, or one where there is none.
+
+    Raises:
+        BadConfig: the machine has fewer GPUs than the job asks for.
+    """
+    if compute.gpus_per_node == 1:
+        return 1
+    import torch
+
+    found = torch.cuda.device_count()
+    if 0 < found < compute.gpus_per_node:
+        raise BadConfig(f"spec.compute.gpusPerNode: {compute.gpus_per_node}, but this machine has {found}")
+    return compute.gpus_per_node if found else 1
+
+
+def run_children(arguments: Sequence[str], processes: int, stop: StopFlag, clock: Clock) -> tuple[int, bytes]:
+    """Run the trainer once per GPU: the exit code that tells most, and the last message that came with it.
+
+    Args:
+        arguments: of the trainer's command line.
+        processes: how many.
+        stop: whether somebody asked to stop; passed on.
+        clock: the time.
+    """
+    port = _free_port()
+    threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    with tempfile.TemporaryDirectory(prefix="finetune-children-") as folder:
+        messages = [Path(folder) / str(number) for number in range(processes)]
+        told = launch([
+            # -P: what lies in the working folder is not imported.
+            Child([sys.executable, "-P", "-m", "finetune_trainer", *arguments, "--termination-log", str(message)],
+                  {"OMP_NUM_THREADS": threads, **os.environ, **place_variables(os.environ, processes, number, port)})
+            for number, message in enumerate(messages)
+        ], stop, clock)
+        return told.code, messages[told.number].read_bytes() if messages[told.number].exists() else b""
+
+
+@dataclass(frozen=True)
+class Told:
+    """The child whose end tells most: its number and its exit code, 128 + N where signal N killed it."""
+
+    number: int
+    code: int
+
+
+def launch(children: Sequence[Child], stop: StopFlag, clock: Clock, grace: float = GRACE_SECONDS) -> Told:
+    """Run children to their end; when one fails or somebody asks, the others are asked to stop (SIGTERM).
+
+    After a failure those that still run `grace` seconds later are killed. Somebody who asked has a grace of his own.
+    """
+    # A session each: Ctrl-C would reach them beside our own request, and a second request ends a process at once.
+    running = [subprocess.Popen(child.command, env=child.environment, start_new_session=True) for child in children]
+    asked = failed = False
+    deadline = float("inf")
+    try:
+        while None in (codes := [process.poll() for process in running]):
+            bad = [code for code in codes if code]
+            if not asked and (stop.is_set or bad):
+                asked, failed = True, not stop.is_set and bad[0] != ExitCode.STOPPED
+                for process in running:
+                    process.terminate()
+            if not stop.is_set and deadline == float("inf") and any(code != ExitCode.STOPPED for code in bad):
+                deadline = clock.seconds() + grace
+            if clock.seconds() > deadline:
+                for process in running:
+                    process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running[codes.index(None)].wait(_LOOK_SECONDS)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    ends = [_exit_code(process.returncode, asked) for process in running]
+    number = most_telling(ends, failed)
+    return Told(number, ends[number])
+
+
+def _exit_code(code: int, asked: bool) -> int:
+    if code == -signal.SIGTERM and asked:
+        return ExitCode.STOPPED  # It was asked before it could listen, and so before it had anything to keep.
+    return code if code >= 0 else 128 - code
+
+
+def most_telling(codes: Sequence[int], failed: bool) -> int:
+    """The number of the process whose exit code explains the end of all; the first where they are alike.
+
+    Args:
+        codes: exit codes in the order of the processes.
+        failed: whether the others were asked to stop because one had failed: a 75 is only an answer to that then.
+    """
+    def weight(code: int) -> int:
+        if code in _SPECIFIC:
+            return 0
+        weights: dict[int, int] = {ExitCode.STOPPED: 4 if failed else 1, ExitCode.INTERNAL: 3, ExitCode.OK: 5}
+        return weights.get(code, 2)
+
+    return min(range(len(codes)), key=lambda number: weight(codes[number]))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,1 +1,0 @@
-"""What people and programs see of a run while it goes on."""
