@@ -9,8 +9,7 @@ from pathlib import Path
 from finetune_api.spec.job import FineTuneJobSpec
 
 from finetune_trainer.data.chat import ChatFormat, RowFault, Written
-from finetune_trainer.data.checks import answer_findings
-from finetune_trainer.data.held_out import divide, leave_out_duplicates, sample
+from finetune_trainer.data.examples import check_examples, refuse_errors
 from finetune_trainer.data.lengths import fit
 from finetune_trainer.data.rows import (
     EvaluationRow,
@@ -22,9 +21,8 @@ from finetune_trainer.data.rows import (
     summarise,
 )
 from finetune_trainer.data.sources import read_splits
-from finetune_trainer.data.templates import to_examples
 from finetune_trainer.errors import BadData
-from finetune_trainer.rewards.rewards import Judge, with_right_answers
+from finetune_trainer.rewards.rewards import Judge
 
 
 def prepare(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path, judge: Judge | None = None) -> PreparedData:
@@ -56,36 +54,12 @@ def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | Non
         chat: how the model writes a conversation.
         judge: judges responses, where the method has a reward.
     """
-    rows = [*learn, *(held_out or ())]
-    counts = Counter(read=len(rows))
-    train, findings = to_examples(learn, spec.dataset)
-    held, more = to_examples(held_out or (), spec.dataset)
-    findings += more
-    counts["weightless"] = len(rows) - len(train) - len(held)
-    if held_out is None:
-        try:
-            train, held, more = divide(train, spec.dataset.evaluation_fraction or 0.0, spec.training.seed)
-        except BadData:
-            _refuse_errors(findings)
-            raise
-        findings += more
-    for examples in (train, held):
-        findings += answer_findings(examples, spec.dataset.answer_format)
-    if judge:
-        train, wrong = with_right_answers(train, rows, judge)
-        held, more = with_right_answers(held, rows, judge)
-        findings += [*wrong, *more]
-    duplicates: list[Finding] = []
-    if held_out is not None:  # Else they were divided by question, or all ask the same one.
-        train, duplicates = leave_out_duplicates(train, held)
-    findings += duplicates
-    counts["duplicates"] = len(duplicates)
-    used = train[: spec.dataset.max_samples]
-    judged = sample(held, spec.evaluation.samples, spec.training.seed)
-    counts["beyondMaxSamples"], counts["notEvaluated"] = len(train) - len(used), len(held) - len(judged)
+    checked = check_examples(learn, held_out, spec, judge)
+    used, judged, counts = checked.train, checked.held_out, Counter(checked.counts)
+    findings = list(checked.findings)
     tokenised = [_tokenise(examples, spec, chat) for examples in (used, judged)]
     findings += [finding for _, long, notes in tokenised for finding in (*long, *notes)]
-    _refuse_errors(findings)
+    refuse_errors(findings)
     learnt, evaluated = (written for written, _, _ in tokenised)
     counts["dropped"] = len(used) + len(judged) - len(learnt) - len(evaluated)
     counts["cut"] = sum(len(long) for _, long, _ in tokenised) - counts["dropped"]
@@ -123,10 +97,3 @@ def _tokenise(examples: Sequence[Example], spec: FineTuneJobSpec, chat: ChatForm
     return kept, findings, [
         Finding(Severity.WARNING, places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else ""), note)
         for note, places in notes.items()]
-
-
-def _refuse_errors(findings: Sequence[Finding]) -> None:
-    errors = [finding for finding in findings if finding.severity is Severity.ERROR]
-    if errors:
-        count = "1 row" if len(errors) == 1 else f"{len(errors)} rows"
-        raise BadData(f"spec.dataset: {count} can't be used: {summarise(errors)}")

@@ -1,0 +1,89 @@
+"""From source rows to examples that training and evaluation can use. Needs no tokenizer and no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_api.spec.job import FineTuneJobSpec
+
+from finetune_trainer.data.checks import answer_findings
+from finetune_trainer.data.held_out import divide, leave_out_duplicates, sample
+from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow, summarise
+from finetune_trainer.data.templates import to_examples
+from finetune_trainer.errors import BadData
+from finetune_trainer.rewards.rewards import Judge, with_right_answers
+
+
+@dataclass(frozen=True)
+class CheckedExamples:
+    """The examples of a data set, after every check that needs no tokenizer.
+
+    Attributes:
+        train: examples to learn from, at most `spec.dataset.maxSamples`.
+        held_out: examples to evaluate on, at most `spec.evaluation.samples`.
+        findings: errors and warnings.
+        counts: how many rows were read, and how many were left out for which reason (a key of `LEFT_OUT`).
+    """
+
+    train: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    findings: tuple[Finding, ...]
+    counts: Counter[str]
+
+
+def check_examples(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | None, spec: FineTuneJobSpec,
+                   judge: Judge | None = None) -> CheckedExamples:
+    """Render the templates of rows, divide the rows, and check their answers.
+
+    Args:
+        learn: the rows to learn from.
+        held_out: the rows to evaluate on; None to hold some of the others out.
+        spec: the job's spec with its defaults resolved.
+        judge: judges responses, where the method has a reward.
+
+    Raises:
+        BadConfig: a template, the schema or the reward can't work.
+        BadData: the rows can't be divided.
+    """
+    rows = [*learn, *(held_out or ())]
+    counts = Counter(read=len(rows))
+    train, findings = to_examples(learn, spec.dataset)
+    held, more = to_examples(held_out or (), spec.dataset)
+    findings += more
+    counts["weightless"] = len(rows) - len(train) - len(held)
+    if held_out is None:
+        try:
+            train, held, more = divide(train, spec.dataset.evaluation_fraction or 0.0, spec.training.seed)
+        except BadData:
+            refuse_errors(findings)
+            raise
+        findings += more
+    for examples in (train, held):
+        findings += answer_findings(examples, spec.dataset.answer_format)
+    if judge:
+        train, wrong = with_right_answers(train, rows, judge)
+        held, more = with_right_answers(held, rows, judge)
+        findings += [*wrong, *more]
+    duplicates: list[Finding] = []
+    if held_out is not None:  # Else they were divided by question, or all ask the same one.
+        train, duplicates = leave_out_duplicates(train, held)
+    findings += duplicates
+    counts["duplicates"] = len(duplicates)
+    used = train[: spec.dataset.max_samples]
+    judged = sample(held, spec.evaluation.samples, spec.training.seed)
+    counts["beyondMaxSamples"], counts["notEvaluated"] = len(train) - len(used), len(held) - len(judged)
+    return CheckedExamples(tuple(used), tuple(judged), tuple(findings), counts)
+
+
+def refuse_errors(findings: Sequence[Finding]) -> None:
+    """End the preparation where rows have errors.
+
+    Raises:
+        BadData: with the first of them.
+    """
+    errors = [finding for finding in findings if finding.severity is Severity.ERROR]
+    if errors:
+        count = "1 row" if len(errors) == 1 else f"{len(errors)} rows"
+        raise BadData(f"spec.dataset: {count} can't be used: {summarise(errors)}")
