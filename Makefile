@@ -10,7 +10,7 @@ TOOLS := hatchling==1.33.0 uv==0.13.9 cyclonedx-bom==7.5.0
 HASHED := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--python-version 3.11
 
-.PHONY: demo demo-cluster inputs test images check generate constraints requirements setup clean
+.PHONY: demo demo-cluster inputs test images check docs generate constraints requirements setup clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -52,6 +52,9 @@ check: $(INSTALLED) ## Lint, types, layers, generated files, the chart
 	$(BIN)/lint-imports
 	$(BIN)/python -m finetune_api.generate --check .
 	$(BIN)/python -m charts.generate --check
+
+docs: $(INSTALLED) ## Build the site of docs/ into build/docs; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: $(INSTALLED) ## Run every test
 	@if [ "$$(id -u)" = 0 ]; then bash tests/cluster/packages.sh; else bash tests/cluster/packages.sh --check || \

@@ -3,7 +3,7 @@
 A small random copy of each family's default configuration goes through a job of each method, from loading to reading
 back what would be published. The table says what was seen, and nothing of quality or speed.
 
-    python benchmarks/architectures.py > docs/models.md
+    python benchmarks/architectures.py > docs/reference/models.md
     python benchmarks/architectures.py --families llama gemma2 --methods LoRA Full
 """
 
@@ -39,12 +39,12 @@ METHODS: dict[str, dict[str, Any]] = {
 _SECONDS = 300
 _HEAD = """# Models and methods
 
-Made by `python benchmarks/architectures.py > docs/models.md` with transformers {transformers}, PEFT {peft} and TRL
-{trl}, in float32 on a CPU. Each row is a model type of transformers (`model_type` in config.json), each cell a whole
-job on a small random copy of its default configuration: loaded, one step trained (packed, where the model keeps packed
-rows apart), answers generated, published and read back. ReFT trains a LoRA or DoRA adapter or the full model, and
-samples besides; that is not in the table. Preflight rehearses every job in the same way, whether its model is listed
-here or not.
+Made by `python benchmarks/architectures.py > docs/reference/models.md` with transformers {transformers}, PEFT {peft}
+and TRL {trl}, in float32 on a CPU. Each row is a model type of transformers (`model_type` in config.json), each cell
+a whole job on a small random copy of its default configuration: loaded, one step trained (packed, where the model
+keeps packed rows apart), answers generated, published and read back. ReFT trains a LoRA or DoRA adapter or the full
+model, and samples besides; that is not in the table. Preflight rehearses every job in the same way, whether its model
+is listed here or not.
 
 Of multimodal models (gemma3) the text decoder is trained. Attention is transformers' SDPA, and eager where an
 architecture has none. LoRA, QLoRA, DoRA and IA3 adapt linear layers: experts that an architecture keeps in one tensor

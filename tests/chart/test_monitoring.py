@@ -60,7 +60,7 @@ def test_every_alert_has_cases_in_which_it_fires_and_in_which_it_does_not():
 
 
 def test_every_alert_is_documented():
-    text = (DOCS / "alerts.md").read_text()
+    text = (DOCS / "reference" / "alerts.md").read_text()
     assert {rule["alert"] for rule in RULES} == set(re.findall(r"^## (FineTune\w+)", text, re.MULTILINE))
     for section in text.split("\n## ")[1:]:
         assert "**Cause.**" in section and "**Cure.**" in section, section.splitlines()[0]

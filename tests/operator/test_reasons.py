@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.operator.reasons import FAILURES, TOLD
 
-PAGE = Path(__file__).parents[2] / "docs" / "conditions.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "conditions.md"
 SECTIONS = PAGE.read_text(encoding="utf-8").partition("\n## ")[2]
 """What follows the conditions themselves."""
 ROWS = dict(re.findall(r"^\| `(\w+)` \|(.*)$", SECTIONS, re.MULTILINE))

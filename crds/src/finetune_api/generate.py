@@ -190,7 +190,7 @@ def generated_files() -> dict[str, str]:
     return {
         f"crds/{GROUP}_{PLURAL}.yaml": _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True),
         "crds/finetunejob.schema.json": json.dumps(editor_schema(), indent=2, ensure_ascii=False) + "\n",
-        "docs/api.md": reference(),
+        "docs/reference/api.md": reference(),
     }
 
 

@@ -161,4 +161,4 @@ def _show(spec: FineTuneJobSpec, model: Architecture, accelerator: On, found: Es
     else:
         say(f"Training: {duration.tokens} tokens at about {duration.tokens_per_second:.0f} a second: "
             f"{duration.hours:.2g} hours, {duration.cost} USD; without loading, evaluation and upload")
-    say("All of these are estimates; docs/preflight.md says how they are made.")
+    say("All of these are estimates; docs/explanation/preflight.md says how they are made.")

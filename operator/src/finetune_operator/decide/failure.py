@@ -1,6 +1,6 @@
 """What the end of an attempt means: from pod state, exit code and termination message, never from logs. Pure.
 
-The table is in docs/operator.md; tests/operator/test_plan_endings.py goes through every row.
+The table is in docs/explanation/operator.md; tests/operator/test_plan_endings.py goes through every row.
 """
 
 from __future__ import annotations

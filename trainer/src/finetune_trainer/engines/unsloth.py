@@ -2,7 +2,7 @@
 
 Unsloth is only ever installed in the image of trainer/Dockerfile.unsloth: parts of it are LGPL and AGPL. It changes
 transformers, peft and trl when it is imported, and so has to come before them: `prepare` is called first of all.
-Nothing here has been run on a GPU (docs/unsloth.md).
+Nothing here has been run on a GPU (docs/how-to/unsloth.md).
 """
 
 from __future__ import annotations
