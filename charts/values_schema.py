@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_operator.settings.schema import Allowed, PreflightSettings, Settings
+from finetune_operator.settings import Allowed, PreflightSettings, Settings
 from pydantic.json_schema import GenerateJsonSchema
 
 Schema = dict[str, Any]

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from finetune_operator.settings.schema import Settings
+from finetune_operator.settings import Settings
 
 from charts.generate import CHART
 from tests.chart.release import HelmFailed, helm, only, render

@@ -18,7 +18,7 @@ from finetune_operator.cluster.status_writer import dump_status
 from finetune_operator.decide.actions import Apply, Create, Delete, Plan
 from finetune_operator.decide.plan import plan
 from finetune_operator.observed.observation import Observation
-from finetune_operator.settings.schema import Settings
+from finetune_operator.settings import Settings
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 KEY = ("team", "tune")

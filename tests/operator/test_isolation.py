@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from finetune_api.status import Phase
+from finetune_operator.errors import BadSettings
 from finetune_operator.manifests.network_policy import network_policy
 from finetune_operator.observed.objects import view_job
-from finetune_operator.settings.schema import BadSettings, Settings, TrainerNetwork, load_settings
+from finetune_operator.settings import Settings, TrainerNetwork, load_settings
 from pydantic import ValidationError
 
 from tests.operator.objects import NOW, UID, acts, decide, raw_attempt, raw_job, raw_pod, started, telling

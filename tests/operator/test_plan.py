@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from finetune_api.messages import Outcome, ProgressMessage, Stage
 from finetune_api.status import Phase, Progress
-from finetune_operator.settings.schema import Allowed, Settings
+from finetune_operator.settings import Allowed, Settings
 
 from tests.operator.objects import (
     NOW,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from finetune_api.messages import Outcome, ProgressMessage, Stage
 from finetune_api.status import Progress, Retries
-from finetune_operator.settings.schema import Settings
+from finetune_operator.settings import Settings
 
 from tests.operator.objects import (
     acts,

@@ -16,7 +16,7 @@ from finetune_operator import names
 from finetune_operator.decide.plan import plan
 from finetune_operator.manifests.frozen_run import earlier_run
 from finetune_operator.observed.objects import view_job
-from finetune_operator.settings.schema import DEFAULT_CATALOGUE, Allowed, Settings
+from finetune_operator.settings import DEFAULT_CATALOGUE, Allowed, Settings
 
 from tests.api import recorded
 from tests.operator.objects import (

@@ -12,7 +12,7 @@ from finetune_operator import names
 from finetune_operator.decide.plan import plan
 from finetune_operator.decide.preflight import claims_to_ask_for
 from finetune_operator.observed.observation import Checks
-from finetune_operator.settings.schema import PreflightSettings, Settings
+from finetune_operator.settings import PreflightSettings, Settings
 
 from tests.operator.objects import (
     ADAPTER,

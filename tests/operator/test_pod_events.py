@@ -6,10 +6,11 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from finetune_operator.cluster.client import ApiError, Client
+from finetune_operator.cluster.client import Client
 from finetune_operator.cluster.pod_events import EventReader, with_words, words
 from finetune_operator.decide.failure import NO_POD
 from finetune_operator.decide.plan import plan
+from finetune_operator.errors import ApiError
 from finetune_operator.telemetry.metrics import JobCollector
 
 from tests.cluster.waiting import wait_for

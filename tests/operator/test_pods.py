@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from finetune_operator.settings.schema import Settings
+from finetune_operator.settings import Settings
 
 from tests.operator.objects import (
     created,

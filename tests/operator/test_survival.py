@@ -15,12 +15,12 @@ import yaml
 from aiohttp import web
 from finetune_operator.cluster import client
 from finetune_operator.cluster.cache import Cache
-from finetune_operator.cluster.client import ApiError
 from finetune_operator.cluster.queue import WorkQueue
-from finetune_operator.cluster.reconcile import NotTaken, Reconciler
+from finetune_operator.cluster.reconcile import Reconciler
 from finetune_operator.cluster.status_writer import dump_status, mended
 from finetune_operator.decide.actions import Apply, Create, Delete, Plan
 from finetune_operator.decide.plan import refused
+from finetune_operator.errors import ApiError, ChildRefused
 
 from tests.api.jobs import document
 from tests.cluster.waiting import wait_for
@@ -314,7 +314,7 @@ def test_every_refusal_is_told_but_that_of_what_is_out_of_date(status, told):
     cache.note(raw_job(started()))
 
     async def work():
-        with pytest.raises((ApiError, NotTaken)):
+        with pytest.raises((ApiError, ChildRefused)):
             await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, lambda: NOW).reconcile(KEY)
 
     asyncio.run(work())

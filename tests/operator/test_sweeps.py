@@ -9,11 +9,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 from finetune_operator.cluster.cache import Cache
-from finetune_operator.cluster.lease import LeaseLost
 from finetune_operator.cluster.queue import WorkQueue
 from finetune_operator.cluster.reconcile import Reconciler, work_together
 from finetune_operator.cluster.watch import PORTION, sweep
 from finetune_operator.cluster.watch_session import responses
+from finetune_operator.errors import LeaseLost
 from finetune_operator.telemetry.metrics import UNREADABLE
 
 from tests.operator.objects import KEY, NOW, SETTINGS, decide, raw_attempt, raw_job, raw_pod, started

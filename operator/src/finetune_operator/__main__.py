@@ -11,10 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune_operator.app import Options, WatchLost, operate
-from finetune_operator.cluster.client import ApiError, NoCluster
-from finetune_operator.cluster.lease import LeaseLost
-from finetune_operator.settings.schema import BadSettings, load_settings
+from finetune_operator.app import Options, operate
+from finetune_operator.errors import ApiError, BadSettings, NoCluster, OperatorError
+from finetune_operator.settings import load_settings
 from finetune_operator.telemetry.logs import set_up
 
 _log = logging.getLogger("finetune_operator")
@@ -48,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except (ApiError, ExceptionGroup) as error:
         for cause in _causes(error):
-            expected = isinstance(cause, (ApiError, LeaseLost, WatchLost))
+            expected = isinstance(cause, OperatorError)
             _log.error("giving up: %s", cause, exc_info=None if expected else cause)
         return 1
     return 0

@@ -15,22 +15,19 @@ import kopf
 from aiohttp import ClientError
 
 from finetune_operator.cluster.cache import Cache, Key
-from finetune_operator.cluster.client import ApiError, Client
+from finetune_operator.cluster.client import Client
 from finetune_operator.cluster.lease import Lease
 from finetune_operator.cluster.progress import Poller
 from finetune_operator.cluster.queue import WorkQueue
 from finetune_operator.cluster.reconcile import Reconciler, work_together
 from finetune_operator.cluster.watch import SWEEP_INTERVAL, registry, sweep, watch_settings
-from finetune_operator.settings.schema import Settings
+from finetune_operator.errors import ApiError, WatchLost
+from finetune_operator.settings import Settings
 from finetune_operator.telemetry import metrics
 from finetune_operator.telemetry.health import Heartbeat
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)
-
-
-class WatchLost(Exception):
-    """A watch ended that nobody would begin again."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -20,6 +19,7 @@ import aiohttp
 import kopf
 
 from finetune_operator.cluster.decoding import decode
+from finetune_operator.errors import ApiError, NoCluster
 from finetune_operator.names import MANAGER
 from finetune_operator.telemetry.metrics import REQUESTS
 
@@ -33,36 +33,6 @@ _SHOWN = 200
 _PLURALS = {"Job": "jobs", "ConfigMap": "configmaps", "Service": "services", "Event": "events", "Pod": "pods",
             "Lease": "leases", "NetworkPolicy": "networkpolicies",
             "PersistentVolumeClaim": "persistentvolumeclaims", "FineTuneJob": "finetunejobs"}
-
-
-class NoCluster(Exception):
-    """Neither a service account nor a kubeconfig is there."""
-
-
-AUTHORIZATION = "authorization"
-ADMISSION = "admission"
-_NOT_AUTHORIZED = re.compile(r'User ".*" cannot \S+ (resource|path) ')
-"""How every authorizer's refusal reads; those of admission (ResourceQuota, LimitRange, policies) say what they miss."""
-
-
-class ApiError(Exception):
-    """The apiserver's refusal: `status` is its HTTP code, `reason` its machine-readable word.
-
-    Attributes:
-        refused_by: of a 401 or 403, whether the operator may not ask for such a thing (AUTHORIZATION), or may, and a
-            quota or a policy does not take this one (ADMISSION); else an empty string.
-        fields: paths of the fields that it does not take, such as `status.cost.spent`, where it names them.
-    """
-
-    def __init__(self, status: int, reason: str, message: str, fields: tuple[str, ...] = ()) -> None:
-        self.status = status
-        self.reason = reason
-        self.fields = fields
-        self.refused_by = ""
-        if status in (401, 403):
-            unauthorized = status == 401 or _NOT_AUTHORIZED.search(message)
-            self.refused_by = AUTHORIZATION if unauthorized else ADMISSION
-        super().__init__(f"{status} {reason}: {message}")
 
 
 def log_in(**known: Any) -> kopf.ConnectionInfo | None:
@@ -155,7 +125,7 @@ class Client:
         try:
             await self.request("DELETE", path, {"propagationPolicy": "Foreground"})
         except ApiError as error:
-            if error.status != 404:
+            if not error.is_missing:
                 raise
 
     async def events(self, namespace: str, selector: str) -> list[Object]:

@@ -15,17 +15,14 @@ from typing import Any
 
 from aiohttp import ClientError
 
-from finetune_operator.cluster.client import ApiError, Client, object_path
+from finetune_operator.cluster.client import Client, object_path
+from finetune_operator.errors import ApiError, LeaseLost
 from finetune_operator.telemetry.metrics import LEADER
 
 DURATION = 15.0
 RENEW_DEADLINE = 10.0
 RETRY = 2.0
 _log = logging.getLogger(__name__)
-
-
-class LeaseLost(Exception):
-    """Another replica may act from now on."""
 
 
 class Lease:
@@ -102,7 +99,7 @@ class Lease:
         try:
             lease = await self._client.request("GET", object_path(self._named))
         except ApiError as error:
-            if error.status != 404:
+            if not error.is_missing:
                 _log.warning("the Lease can't be read: %s", error)
                 return ""
             return await self._write("POST", {**self._named, "spec": self._spec(0)})

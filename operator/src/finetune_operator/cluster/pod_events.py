@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from aiohttp import ClientError
 
-from finetune_operator.cluster.client import ApiError
 from finetune_operator.decide.failure import lacks_pod, starts_silently
+from finetune_operator.errors import ApiError
 from finetune_operator.observed.objects import AttemptView
 from finetune_operator.observed.observation import Observation
 

@@ -16,9 +16,8 @@ from finetune_api.spec.job import KIND
 from finetune_api.status import FineTuneJobStatus
 
 from finetune_operator.cluster.cache import Cache, Key
-from finetune_operator.cluster.client import AUTHORIZATION, ApiError, Client, list_path, object_path
+from finetune_operator.cluster.client import Client, list_path, object_path
 from finetune_operator.cluster.decoding import readable
-from finetune_operator.cluster.lease import LeaseLost
 from finetune_operator.cluster.pod_events import EventReader, with_words
 from finetune_operator.cluster.queue import WorkQueue
 from finetune_operator.cluster.status_writer import dump_status, mended
@@ -28,37 +27,18 @@ from finetune_operator.decide.check_turns import reason_of
 from finetune_operator.decide.conditions import Note
 from finetune_operator.decide.plan import plan, refused
 from finetune_operator.decide.preflight import claims_to_ask_for
+from finetune_operator.errors import ApiError, ChildRefused, DecisionFailed, NameTaken, TerminalError
 from finetune_operator.faults import reach
 from finetune_operator.manifests import trainer_job
 from finetune_operator.manifests.frozen_run import earlier_run
 from finetune_operator.names import UID_LABEL
 from finetune_operator.observed.objects import JobView
 from finetune_operator.observed.observation import Observation
-from finetune_operator.settings.schema import Settings
+from finetune_operator.settings import Settings
 from finetune_operator.telemetry.metrics import PASS_SECONDS, PASSES, QUEUED, STATUS_REFUSALS, WAIT_SECONDS
 
-CONFLICT = 409
-REFUSED = (400, 403, 413, 422)
-"""What another try alone does not mend: a quota, an admission rule, an object that the apiserver does not take."""
-
-UNWRITABLE = (400, 413, 422)
-"""Of a status: it is refused for what stands in it."""
-
-NOT_FOUND = 404
 _SHOWN = 1000
 _log = logging.getLogger(__name__)
-
-
-class NameTaken(Exception):
-    """A child's name belongs to an object of somebody else."""
-
-
-class NotTaken(Exception):
-    """What a job needs is not taken, for a cause in its namespace that its condition tells."""
-
-
-class PassFailed(Exception):
-    """It could not be decided about a job; the cause is the fault."""
 
 
 class Reconciler:
@@ -95,16 +75,16 @@ class Reconciler:
                 failed = False
                 PASSES.labels("ok").inc()
             except ApiError as error:
-                PASSES.labels("conflict" if error.status == CONFLICT else "error").inc()
-                _log.log(logging.DEBUG if error.status == CONFLICT else logging.WARNING,
+                PASSES.labels("conflict" if error.is_conflict else "error").inc()
+                _log.log(logging.DEBUG if error.is_conflict else logging.WARNING,
                          "%s/%s: %s; trying again", *key, error, extra=_about(key))
-            except NotTaken as error:
+            except ChildRefused as error:
                 PASSES.labels("refused").inc()
                 _log.warning("%s/%s: %s; trying again", *key, error, extra=_about(key))
             except (ClientError, OSError, TimeoutError) as error:
                 PASSES.labels("error").inc()
                 _log.warning("%s/%s: %s; trying again", *key, error or type(error).__name__, extra=_about(key))
-            except LeaseLost:
+            except TerminalError:
                 raise
             except Exception:
                 PASSES.labels("error").inc()
@@ -119,8 +99,8 @@ class Reconciler:
 
         Raises:
             ApiError: the apiserver refused something (409: what was planned with is out of date).
-            NotTaken: a quota, a policy or somebody else's object stands in the way.
-            PassFailed: it could not be decided about the job.
+            ChildRefused: a quota, a policy or somebody else's object stands in the way.
+            DecisionFailed: it could not be decided about the job.
             LeaseLost: this replica may not act any more.
         """
         job = self._cache.view(key)
@@ -145,7 +125,7 @@ class Reconciler:
             await self._tell_refusals(seen.job, decided, refusals)
         await self._write_status(seen.job, decided)
         if fault is not None:
-            raise PassFailed(str(fault)) from fault
+            raise DecisionFailed(str(fault)) from fault
         if decided.requeue_after is not None:
             self._queue.add_after(key, decided.requeue_after.total_seconds())
 
@@ -187,8 +167,8 @@ class Reconciler:
             words = "; ".join(dict.fromkeys(map(str, told)))
             await self._write_status(job, refused(job, decided, words, self._clock()))
         first = told[0] if told else refusals[0]
-        if isinstance(first, NameTaken) or (first.status in REFUSED and first.refused_by != AUTHORIZATION):
-            raise NotTaken(str(first)) from first
+        if isinstance(first, NameTaken) or first.is_of_namespace:
+            raise ChildRefused(str(first)) from first
         raise first
 
     async def _earlier_run(self, job: JobView) -> trainer_job.Object:
@@ -222,7 +202,7 @@ class Reconciler:
             if manifest["kind"] == "Job":
                 reach("created")
         except ApiError as error:
-            if error.reason != "AlreadyExists":
+            if not error.already_exists:
                 raise
             there = await self._client.request("GET", object_path(manifest))
             owners = {owner["uid"] for owner in there["metadata"].get("ownerReferences", ())}
@@ -247,9 +227,9 @@ class Reconciler:
         try:
             await self._replace_status(job, status)
         except ApiError as error:
-            if error.status == NOT_FOUND:
+            if error.is_missing:
                 return  # Deleted meanwhile.
-            if error.status in UNWRITABLE:
+            if error.refuses_content:
                 await self._mend_status(job, status, error)
             raise
         if starts:
@@ -289,14 +269,14 @@ class Reconciler:
         try:
             await self._client.create(body)
         except ApiError as error:
-            if error.reason != "AlreadyExists":
+            if not error.already_exists:
                 _log.warning("%s/%s: the event %s could not be written: %s", *key, note.reason, error,
                              extra=_about(key))
 
 
 def _is_told(error: ApiError | NameTaken) -> bool:
     """Whether a refusal is told in the conditions: all but the one that the next pass plans around."""
-    return isinstance(error, NameTaken) or error.status != CONFLICT
+    return isinstance(error, NameTaken) or not error.is_conflict
 
 
 def _summary(status: FineTuneJobStatus) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from finetune_api.spec.compute import ComputeSpec
 from finetune_api.spec.job import FineTuneJobSpec
 
-from finetune_operator.settings.schema import Accelerator, Settings
+from finetune_operator.settings import Accelerator, Settings
 
 
 def problems(spec: FineTuneJobSpec, settings: Settings) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def _problems(spec: FineTuneJobSpec, settings: Settings) -> Iterator[str]:
                            "use another reward, or have it added to settings.allowed.rewardPlugins")
     if settings.trainer_network is not None:
         for field, port in _ports(spec):
-            if not settings.trainer_network.opens(port):
+            if not settings.trainer_network.allows(port):
                 yield (f"spec.{field}: the operator's settings let no trainer reach port {port}; use another, or have "
                        "it opened there (trainerNetwork.destinations)")
 

@@ -15,7 +15,7 @@ from finetune_operator.decide.actions import Action, Plan, delete_job
 from finetune_operator.decide.conditions import Told, notes, tell
 from finetune_operator.observed.objects import JobView
 from finetune_operator.observed.observation import Observation
-from finetune_operator.settings.schema import Accelerator, Settings
+from finetune_operator.settings import Accelerator, Settings
 
 _SHOWN = 300
 

@@ -11,7 +11,7 @@ from finetune_operator.decide.actions import Delete, Plan, delete_job
 from finetune_operator.decide.conditions import looked_at
 from finetune_operator.names import API_VERSIONS
 from finetune_operator.observed.observation import Observation
-from finetune_operator.settings.schema import Accelerator, Settings
+from finetune_operator.settings import Accelerator, Settings
 
 
 def clean_up(seen: Observation, settings: Settings, completed: datetime, now: datetime) -> Plan:

@@ -32,7 +32,7 @@ from finetune_operator.manifests.ownership import identity
 from finetune_operator.names import attempt_name
 from finetune_operator.observed.objects import AttemptView, JobView
 from finetune_operator.observed.observation import Observation
-from finetune_operator.settings.schema import Accelerator, Settings
+from finetune_operator.settings import Accelerator, Settings
 
 _PHASES = {
     Stage.EVALUATING_BEFORE: Phase.EVALUATING, Stage.EVALUATING_AFTER: Phase.EVALUATING,

@@ -34,7 +34,7 @@ from finetune_operator.manifests.preflight_job import preflight_job, preflight_m
 from finetune_operator.names import PREFLIGHT_LABEL, earlier_preflight_name, preflight_name, preflight_run_name
 from finetune_operator.observed.objects import AttemptView
 from finetune_operator.observed.observation import Checks, Observation
-from finetune_operator.settings.schema import PreflightSettings, Settings
+from finetune_operator.settings import PreflightSettings, Settings
 
 _CHECKING = "data, model and memory are being checked on a CPU; no accelerator is asked for before that"
 

@@ -15,7 +15,7 @@ from finetune_operator.decide import admission, preflight
 from finetune_operator.decide.actions import Plan
 from finetune_operator.decide.conditions import Told, tell
 from finetune_operator.observed.observation import Observation
-from finetune_operator.settings.schema import Settings
+from finetune_operator.settings import Settings
 
 _ADOPTED = (Outcome.QUALITY_GATE, Outcome.STOPPED_EARLY)
 

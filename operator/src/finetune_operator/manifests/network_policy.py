@@ -9,7 +9,7 @@ from finetune_operator.manifests.ownership import Object, child_metadata, hashed
 from finetune_operator.names import API_VERSIONS, UID_LABEL, policy_name
 from finetune_operator.observed.objects import JobView
 from finetune_operator.observed.observation import Observation
-from finetune_operator.settings.schema import Destination, Peer, Settings, TrainerNetwork
+from finetune_operator.settings import Destination, Peer, Settings, TrainerNetwork
 
 EVERYWHERE = (Peer(cidr="0.0.0.0/0"), Peer(cidr="::/0"))
 
@@ -39,7 +39,7 @@ def network_policy(job: JobView, nodes: int, network: TrainerNetwork, port: int)
              *(_selector(Peer(cidr=cidr)) for cidr in network.node_local_dns)]
     egress: list[Object] = [
         {"to": names, "ports": [{"protocol": "UDP", "port": 53}, _tcp(53)]},
-        *(_rule(one, network.left_out) for one in network.destinations),
+        *(_rule(one, network.excluded) for one in network.destinations),
     ]
     if nodes > 1:
         ingress.append({"from": [ours]})
@@ -52,17 +52,17 @@ def network_policy(job: JobView, nodes: int, network: TrainerNetwork, port: int)
     })
 
 
-def _rule(destination: Destination, left_out: Sequence[str]) -> Object:
-    rule: Object = {"to": [_selector(destination, left_out)]}
+def _rule(destination: Destination, excluded: Sequence[str]) -> Object:
+    rule: Object = {"to": [_selector(destination, excluded)]}
     if destination.ports:
         rule["ports"] = [_tcp(port) for port in destination.ports]
     return rule
 
 
-def _selector(peer: Peer, left_out: Sequence[str] = ()) -> Object:
+def _selector(peer: Peer, excluded: Sequence[str] = ()) -> Object:
     if peer.cidr is not None:
         block: Object = {"cidr": peer.cidr}
-        if excepted := _within(peer.cidr, left_out):
+        if excepted := _within(peer.cidr, excluded):
             block["except"] = excepted
         return {"ipBlock": block}
     selector: Object = {}

@@ -12,10 +12,10 @@ from finetune_api.spec.policy import BudgetSpec
 
 from finetune_operator.decide import admission
 from finetune_operator.manifests import frozen_run, trainer_job
+from finetune_operator.manifests.pod_template import template_for_check
 from finetune_operator.names import ATTEMPT_LABEL, PREFLIGHT_LABEL, preflight_run_name
 from finetune_operator.observed.objects import JobView
-from finetune_operator.settings.pod_template import for_check
-from finetune_operator.settings.schema import Accelerator, Settings
+from finetune_operator.settings import Accelerator, Settings
 
 _LIMITS = "limits"
 
@@ -63,7 +63,7 @@ def preflight_job(job: JobView, spec: FineTuneJobSpec, settings: Settings, name:
     own = settings.preflight.pod_template
     cpu = Accelerator(resource=None, cpu=settings.preflight.cpu, host_memory=settings.preflight.memory,
                       ephemeral_storage=settings.preflight.ephemeral_storage,
-                      pod_template=for_check(settings.pod_template) if own is None else own, **where)
+                      pod_template=template_for_check(settings.pod_template) if own is None else own, **where)
     made = trainer_job.attempt_job(job, plain, 1, settings.trainer_image, cpu,
                                  settings.model_copy(update={"pod_template": {}}))
     made["metadata"]["name"] = name

@@ -21,10 +21,10 @@ from finetune_api.uris import Uri
 
 from finetune_operator.decide import budget
 from finetune_operator.manifests.ownership import child_metadata, hashed
+from finetune_operator.manifests.pod_template import merged
 from finetune_operator.names import INDEX_ANNOTATION, KUEUE_LABEL, attempt_name, labels, limits_name, run_name
 from finetune_operator.observed.objects import JobView
-from finetune_operator.settings.pod_template import merged
-from finetune_operator.settings.schema import Accelerator, Settings
+from finetune_operator.settings import Accelerator, Settings
 
 Object = dict[str, Any]
 
