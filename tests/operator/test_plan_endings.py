@@ -9,7 +9,7 @@ from finetune_api.messages import Limits, Outcome, ProgressMessage, Stage
 from finetune_api.status import Phase, Progress, Retries
 from finetune_operator import names
 from finetune_operator.decide.plan import refused
-from finetune_operator.manifests.trainer_job import limits_map
+from finetune_operator.manifests.config_maps import limits_map
 from finetune_operator.observed.objects import view_job
 
 from tests.operator.objects import (

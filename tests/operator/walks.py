@@ -14,7 +14,7 @@ from finetune_operator.cluster.cache import Cache, Polled
 from finetune_operator.cluster.reconcile import dump_status
 from finetune_operator.decide.actions import Action, Create, Delete, Plan
 from finetune_operator.decide.plan import plan
-from finetune_operator.manifests.frozen_run import earlier_run
+from finetune_operator.manifests.run_config import earlier_run
 from finetune_operator.names import ATTEMPT_LABEL
 
 from tests.operator.objects import ADAPTER, KEY, NOW, SETTINGS, UID, acts, raw_attempt, raw_job, raw_pod, result

@@ -29,8 +29,9 @@ from finetune_operator.decide.plan import plan, refused
 from finetune_operator.decide.preflight import claims_to_ask_for
 from finetune_operator.errors import ApiError, ChildRefused, DecisionFailed, NameTaken, TerminalError
 from finetune_operator.faults import reach
-from finetune_operator.manifests import trainer_job
-from finetune_operator.manifests.frozen_run import earlier_run
+from finetune_operator.manifests.child import Manifest
+from finetune_operator.manifests.event import event
+from finetune_operator.manifests.run_config import earlier_run
 from finetune_operator.names import UID_LABEL
 from finetune_operator.observed.objects import JobView
 from finetune_operator.observed.observation import Observation
@@ -171,9 +172,9 @@ class Reconciler:
             raise ChildRefused(str(first)) from first
         raise first
 
-    async def _earlier_run(self, job: JobView) -> trainer_job.Object:
+    async def _earlier_run(self, job: JobView) -> Manifest:
         """What an earlier attempt got. Attempts are few: the cache, which has every ConfigMap, need not hold it."""
-        maps: list[trainer_job.Object] = []
+        maps: list[Manifest] = []
         await self._client.list_into(list_path("v1", "ConfigMap", job.namespace), f"{UID_LABEL}={job.uid}", maps.append)
         return earlier_run(job, maps)
 
@@ -196,7 +197,7 @@ class Reconciler:
         elif isinstance(action, Delete):
             await self._client.delete(action.api_version, action.kind, job.namespace, action.name)
 
-    async def _create(self, job: JobView, manifest: trainer_job.Object) -> None:
+    async def _create(self, job: JobView, manifest: Manifest) -> None:
         try:
             self._cache.note(await self._client.create(manifest))
             if manifest["kind"] == "Job":
@@ -239,7 +240,7 @@ class Reconciler:
         _log.log(logging.INFO if decided.events else logging.DEBUG, "%s/%s: %s", job.namespace, job.name,
                  _summary(decided.status), extra=_about((job.namespace, job.name), decided.status))
 
-    async def _replace_status(self, job: JobView, status: trainer_job.Object) -> None:
+    async def _replace_status(self, job: JobView, status: Manifest) -> None:
         self._check_lease()
         answer = await self._client.replace_status({
             "apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "status": status,
@@ -250,7 +251,7 @@ class Reconciler:
             # The answer may reach the cache before the watch does: look again with it.
             self._queue.add((job.namespace, job.name))
 
-    async def _mend_status(self, job: JobView, status: trainer_job.Object, error: ApiError) -> None:
+    async def _mend_status(self, job: JobView, status: Manifest, error: ApiError) -> None:
         """Tell that a status was refused, and write what can be written of it."""
         STATUS_REFUSALS.inc()
         key = job.namespace, job.name
@@ -265,7 +266,7 @@ class Reconciler:
 
     async def _write_event(self, job: JobView, note: Note) -> None:
         key = job.namespace, job.name
-        body = trainer_job.event(job, note.kind, note.reason, note.message, note.key, self._clock())
+        body = event(job, note.kind, note.reason, note.message, note.key, self._clock())
         try:
             await self._client.create(body)
         except ApiError as error:

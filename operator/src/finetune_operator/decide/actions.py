@@ -8,21 +8,21 @@ from datetime import timedelta
 from finetune_api.status import FineTuneJobStatus
 
 from finetune_operator.decide.conditions import Note
-from finetune_operator.manifests import trainer_job
+from finetune_operator.manifests.child import Manifest
 
 
 @dataclass(frozen=True)
 class Create:
     """Make an object that is never changed again; one that is there already and ours is as good."""
 
-    manifest: trainer_job.Object
+    manifest: Manifest
 
 
 @dataclass(frozen=True)
 class Apply:
     """Server-side apply an object."""
 
-    manifest: trainer_job.Object
+    manifest: Manifest
 
 
 @dataclass(frozen=True)

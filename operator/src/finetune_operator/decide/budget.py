@@ -15,6 +15,11 @@ RESERVE = timedelta(hours=2)
 """A trainer stops by itself at its limits, evaluates and publishes. One that goes on for longer than this hangs."""
 
 
+def deadline(budget: BudgetSpec) -> timedelta | None:
+    """The time on its node after which the kubelet ends a pod that hangs; None without budget.maxDuration."""
+    return budget.max_duration + RESERVE if budget.max_duration else None
+
+
 def limits(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int) -> Limits:
     """What limits.json tells the running attempt."""
     ended = status.model_copy(update={"attempts": tuple(one for one in status.attempts if one.end_time)})

@@ -27,8 +27,14 @@ from finetune_operator.decide.failure import (
     waiting_words,
 )
 from finetune_operator.decide.starting import before_start
-from finetune_operator.manifests import frozen_run, network_policy, trainer_job
-from finetune_operator.manifests.ownership import identity
+from finetune_operator.manifests import network_policy
+from finetune_operator.manifests.attempt_request import AttemptRequest
+from finetune_operator.manifests.child import Manifest, identity
+from finetune_operator.manifests.config_maps import limits_map, run_map
+from finetune_operator.manifests.pod.node_affinity import avoiding_nodes
+from finetune_operator.manifests.run_config import frozen_facts, run_config, run_text
+from finetune_operator.manifests.service import rendezvous_service
+from finetune_operator.manifests.trainer_job import attempt_job
 from finetune_operator.names import attempt_name
 from finetune_operator.observed.objects import AttemptView, JobView
 from finetune_operator.observed.observation import Observation
@@ -290,14 +296,14 @@ class _Pass:
             repository = image.rpartition(":")[0] if ":" in image.rpartition("/")[2] else image
             self.status = self.status.model_copy(update={"image": f"{repository}@{digest}"})
 
-    def _limits_map(self, number: int) -> trainer_job.Object:
+    def _limits_map(self, number: int) -> Manifest:
         limits = budget.limits(self.spec.budget, self.status, self.count)
-        return trainer_job.limits_map(self.job, number, limits)
+        return limits_map(self.job, number, limits)
 
-    def _adjustable(self, number: int) -> tuple[trainer_job.Object, ...]:
+    def _adjustable(self, number: int) -> tuple[Manifest, ...]:
         """An attempt's children that may change, or be put back, while it runs."""
         limits = self._limits_map(number)
-        return (limits, trainer_job.rendezvous_service(self.job, number)) if self.spec.compute.nodes > 1 else (limits,)
+        return (limits, rendezvous_service(self.job, number)) if self.spec.compute.nodes > 1 else (limits,)
 
     def _next(self) -> Plan:
         """No attempt is under way: make the next one, or wait until it may be made."""
@@ -325,7 +331,7 @@ class _Pass:
         rendezvous = self.seen.addresses.get(attempt_name(self.job.name, number)) if several else None
         if several and rendezvous is None:
             # First the Service, whose address goes into the pods.
-            service = Create(trainer_job.rendezvous_service(self.job, number))
+            service = Create(rendezvous_service(self.job, number))
             return Plan(self.status, (service,), requeue_after=timedelta())
         if (name := self.spec.compute.accelerator) not in self.settings.accelerators:
             return self._tell(Told(Phase.STARTING, "CannotStart", f"compute.accelerator {name} is no longer in the "
@@ -336,24 +342,26 @@ class _Pass:
         if self.job.spec_error and not self.seen.earlier_run:
             return self._unreadable()
         image = self.status.image or self.settings.image_for(self.spec.engine)
-        attempt = trainer_job.attempt_job(
-            self.job, self.spec, number, image, self.accelerator, self.settings, rendezvous)
-        trainer_job.keep_away(attempt, accounting.avoided(self.status, self.settings.retry_delay, self.now))
-        made = (trainer_job.run_map(self.job, number, self._run_text(number, image)), self._limits_map(number), attempt)
+        request = AttemptRequest(self.job, self.spec, number, image, self.accelerator, self.settings, rendezvous,
+                                 budget.deadline(self.spec.budget))
+        avoided = accounting.avoided(self.status, self.settings.retry_delay, self.now)
+        made = (run_map(self.job, number, self._run_text(request)), self._limits_map(number),
+                avoiding_nodes(attempt_job(request), avoided))
         actions = tuple(Create(one) for one in made)
         if self.status.phase is Phase.STARTING:
             return Plan(self.status, actions)  # Told already: a write saved.
         return self._tell(Told(Phase.STARTING, "Starting", f"attempt {number} is being made"), actions)
 
-    def _run_text(self, number: int, image: str) -> str:
+    def _run_text(self, request: AttemptRequest) -> str:
         """An attempt's run.json, with the smallest memory plan once the accelerator's memory did not suffice."""
         smallest = any(one.reason == Outcome.OUT_OF_MEMORY for one in self.status.attempts)
         spec = self.spec
         if smallest:
             spec = spec.model_copy(update={"training": spec.training.model_copy(update={
                 "micro_batch_size": 1, "gradient_checkpointing": Toggle.ENABLED})})
-        config = trainer_job.run_config(self.job, spec, number, image, self.status, self.settings)
-        return frozen_run.run_text(config, dict(self.seen.earlier_run or {}), smallest)
+        facts = frozen_facts(self.status, self.accelerator.hourly_price)
+        config = run_config(replace(request, spec=spec), facts)
+        return run_text(config, dict(self.seen.earlier_run or {}), smallest)
 
     def _tell(self, told: Told, actions: tuple[Action, ...] = (), requeue: timedelta | None = None) -> Plan:
         return Plan(tell(self.status, told, self.job.generation, self.now), actions, requeue_after=requeue)

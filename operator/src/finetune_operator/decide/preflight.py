@@ -29,8 +29,11 @@ from finetune_operator.decide.failure import (
     most_telling,
     waiting_words,
 )
-from finetune_operator.manifests import trainer_job
-from finetune_operator.manifests.preflight_job import preflight_job, preflight_map
+from finetune_operator.manifests.config_maps import preflight_map
+from finetune_operator.manifests.pod.node_affinity import preferring_other_nodes
+from finetune_operator.manifests.pod.volumes import claims
+from finetune_operator.manifests.preflight_job import preflight_job
+from finetune_operator.manifests.run_config import check_config, run_text
 from finetune_operator.names import PREFLIGHT_LABEL, earlier_preflight_name, preflight_name, preflight_run_name
 from finetune_operator.observed.objects import AttemptView
 from finetune_operator.observed.observation import Checks, Observation
@@ -62,8 +65,10 @@ def decide(seen: Observation, spec: FineTuneJobSpec, settings: Settings, now: da
             return _telling(seen, known, WAITING_FOR_CHECK, taken, now, old)
         check_job = preflight_job(job, spec, settings, name, seen.bound_claims)
         if known.node:
-            trainer_job.prefer_others(check_job, known.node)
-        made = Create(preflight_map(job, spec, settings, name)), Create(check_job)
+            check_job = preferring_other_nodes(check_job, known.node)
+        price = admission.price_of(spec, settings.accelerators[spec.compute.accelerator])
+        text = run_text(check_config(job, spec, settings, price), {}, smallest_memory=False)
+        made = Create(preflight_map(job, name, text)), Create(check_job)
         return _telling(seen, known, CHECKING, _CHECKING, now, (*old, *made))
     if check.deleting and known.failed_at is not None:
         return Plan(job.status, old)  # It was evicted, which counts for nothing; the next one has its name.
@@ -96,7 +101,7 @@ def claims_to_ask_for(seen: Observation, decided: Plan, settings: Settings) -> f
     """The claims that a check that is about to be made mounts, and of which is not known whether they have a volume."""
     makes = any(isinstance(action, Create) and PREFLIGHT_LABEL in action.manifest["metadata"]["labels"]
                 for action in decided.actions)
-    return trainer_job.claims(seen.job.spec, settings) - seen.bound_claims if makes and seen.job.spec else frozenset()
+    return claims(seen.job.spec, settings) - seen.bound_claims if makes and seen.job.spec else frozenset()
 
 
 def _under_way(seen: Observation, known: PreflightStatus, check: AttemptView, spec: FineTuneJobSpec,
@@ -108,7 +113,7 @@ def _under_way(seen: Observation, known: PreflightStatus, check: AttemptView, sp
             "an administrator names one in preflight.queueName")
         return _telling(seen, known, "WaitingForQuota", f"the check before the start: {words}", now)
     looked_for = f"{settings.preflight.cpu} CPU and {settings.preflight.memory} of memory"
-    if trainer_job.claims(spec, settings):
+    if claims(spec, settings):
         nodes = settings.accelerators[spec.compute.accelerator].model_copy(update={"resource": None})
         looked_for += f" (where it is the first to use a claim, on a node of {admission.node_words(spec, nodes)})"
     why = waiting_words(check, looked_for, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 
-from finetune_operator.manifests.ownership import Object, child_metadata, hashed, identity
+from finetune_operator.manifests.child import Manifest, child_metadata, hashed, identity
 from finetune_operator.names import API_VERSIONS, UID_LABEL, policy_name
 from finetune_operator.observed.objects import JobView
 from finetune_operator.observed.observation import Observation
@@ -14,7 +14,7 @@ from finetune_operator.settings import Destination, Peer, Settings, TrainerNetwo
 EVERYWHERE = (Peer(cidr="0.0.0.0/0"), Peer(cidr="::/0"))
 
 
-def missing(seen: Observation, settings: Settings) -> tuple[Object, ...]:
+def missing(seen: Observation, settings: Settings) -> tuple[Manifest, ...]:
     """The policy of a job whose pods are, or are about to be; nothing where it stands already, or none is wanted."""
     if settings.trainer_network is None or seen.job.spec is None:
         return ()
@@ -22,7 +22,7 @@ def missing(seen: Observation, settings: Settings) -> tuple[Object, ...]:
     return () if identity(policy) in seen.applied else (policy,)
 
 
-def network_policy(job: JobView, nodes: int, network: TrainerNetwork, port: int) -> Object:
+def network_policy(job: JobView, nodes: int, network: TrainerNetwork, port: int) -> Manifest:
     """The policy of a job's pods, preflight's and every attempt's.
 
     Args:
@@ -32,12 +32,12 @@ def network_policy(job: JobView, nodes: int, network: TrainerNetwork, port: int)
         port: of `/progress` and `/metrics` in a trainer.
     """
     ours = {"podSelector": {"matchLabels": {UID_LABEL: job.uid}}}
-    ingress: list[Object] = []
+    ingress: list[Manifest] = []
     if network.scrapers:
         ingress.append({"from": [_selector(peer) for peer in network.scrapers], "ports": [_tcp(port)]})
     names = [{"namespaceSelector": {}}, *(_selector(peer, network.node_addresses) for peer in EVERYWHERE),
              *(_selector(Peer(cidr=cidr)) for cidr in network.node_local_dns)]
-    egress: list[Object] = [
+    egress: list[Manifest] = [
         {"to": names, "ports": [{"protocol": "UDP", "port": 53}, _tcp(53)]},
         *(_rule(one, network.excluded) for one in network.destinations),
     ]
@@ -52,20 +52,20 @@ def network_policy(job: JobView, nodes: int, network: TrainerNetwork, port: int)
     })
 
 
-def _rule(destination: Destination, excluded: Sequence[str]) -> Object:
-    rule: Object = {"to": [_selector(destination, excluded)]}
+def _rule(destination: Destination, excluded: Sequence[str]) -> Manifest:
+    rule: Manifest = {"to": [_selector(destination, excluded)]}
     if destination.ports:
         rule["ports"] = [_tcp(port) for port in destination.ports]
     return rule
 
 
-def _selector(peer: Peer, excluded: Sequence[str] = ()) -> Object:
+def _selector(peer: Peer, excluded: Sequence[str] = ()) -> Manifest:
     if peer.cidr is not None:
-        block: Object = {"cidr": peer.cidr}
+        block: Manifest = {"cidr": peer.cidr}
         if excepted := _within(peer.cidr, excluded):
             block["except"] = excepted
         return {"ipBlock": block}
-    selector: Object = {}
+    selector: Manifest = {}
     if peer.namespace_labels is not None:
         selector["namespaceSelector"] = _labelled(peer.namespace_labels)
     if peer.pod_labels is not None:
@@ -84,9 +84,9 @@ def _holds(outer: str, inner: str) -> bool:
     return wide.version == narrow.version and wide != narrow and narrow.subnet_of(wide)  # type: ignore[arg-type]
 
 
-def _labelled(labels: Mapping[str, str]) -> Object:
+def _labelled(labels: Mapping[str, str]) -> Manifest:
     return {"matchLabels": dict(labels)} if labels else {}
 
 
-def _tcp(port: int) -> Object:
+def _tcp(port: int) -> Manifest:
     return {"protocol": "TCP", "port": port}

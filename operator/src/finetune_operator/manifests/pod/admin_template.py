@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-Object = dict[str, Any]
+from finetune_operator.manifests.child import Manifest
 
 _MERGE_KEYS = {"volumeMounts": "mountPath"}
 """The field that identifies a list's items, if it is not their name. Kubernetes merges by the same fields."""
@@ -17,7 +17,7 @@ _ON_EVERY_NODE = {"configMap", "secret", "projected", "downwardAPI"}
 """Volumes that need no device, no folder of a node and no claim."""
 
 
-def merged(template: Object, *patches: Mapping[str, Any]) -> Object:
+def merged(template: Manifest, *patches: Mapping[str, Any]) -> Manifest:
     """A pod template with patches merged in, one after the other: objects by key, lists by their items' names."""
     made = dict(template)
     for patch in patches:
@@ -51,7 +51,7 @@ def _identity(item: Mapping[str, Any], by: str) -> str:
     return text.rstrip("/") if by == "mountPath" else text
 
 
-def template_for_check(template: Mapping[str, Any]) -> Object:
+def template_for_check(template: Mapping[str, Any]) -> Manifest:
     """The part of the trainers' template that a check needs to reach the network.
 
     That is the environment of the container `trainer`, the ConfigMaps and Secrets that it mounts (a proxy, the
@@ -59,12 +59,12 @@ def template_for_check(template: Mapping[str, Any]) -> Object:
     a node or label: these belong to the trainers' nodes.
     """
     spec = template.get("spec") or {}
-    container: Object = next((one for one in spec.get("containers") or () if one.get("name") == "trainer"), {})
+    container: Manifest = next((one for one in spec.get("containers") or () if one.get("name") == "trainer"), {})
     volumes = [one for one in spec.get("volumes") or () if _ON_EVERY_NODE & set(one)]
     names = {one["name"] for one in volumes}
     mounts = [one for one in container.get("volumeMounts") or () if one.get("name") in names]
     environment = {key: container[key] for key in ("env", "envFrom") if key in container}
-    made: Object = {"containers": [{"name": "trainer", **environment, "volumeMounts": mounts}], "volumes": volumes}
+    made: Manifest = {"containers": [{"name": "trainer", **environment, "volumeMounts": mounts}], "volumes": volumes}
     if "imagePullSecrets" in spec:
         made["imagePullSecrets"] = spec["imagePullSecrets"]
     return {"spec": made}

@@ -1,0 +1,50 @@
+"""What every child of a job carries: labels, an owner, and a digest if the operator may apply it again. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_api.base import GROUP, VERSION
+from finetune_api.spec.job import KIND
+
+from finetune_operator.names import HASH_ANNOTATION, labels
+from finetune_operator.observed.objects import JobView
+
+Manifest = dict[str, Any]
+"""A Kubernetes object that the operator creates, or a part of one, as plain JSON data."""
+
+
+def child_metadata(job: JobView, name: str, number: int | None = None, more_labels: Mapping[str, str] | None = None
+                   ) -> Manifest:
+    """Metadata of a job's child.
+
+    Args:
+        job: the job that owns the child.
+        name: of the child.
+        number: of the attempt that the child belongs to, if it belongs to one.
+        more_labels: labels beside those of every child.
+    """
+    return {
+        "namespace": job.namespace, "name": name,
+        "labels": {**labels(job.name, job.uid, number), **(more_labels or {})},
+        "ownerReferences": [{
+            "apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "name": job.name, "uid": job.uid,
+            "controller": True, "blockOwnerDeletion": True,
+        }],
+    }
+
+
+def hashed(manifest: Manifest) -> Manifest:
+    """The child with a digest of itself as an annotation, by which a pass sees whether the stored child is current."""
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+    annotated = {**manifest["metadata"], "annotations": {HASH_ANNOTATION: digest}}
+    return {**manifest, "metadata": annotated}
+
+
+def identity(manifest: Manifest) -> tuple[str, str, str]:
+    """Kind, name and digest of a child that `hashed` made."""
+    metadata = manifest["metadata"]
+    return manifest["kind"], metadata["name"], metadata["annotations"][HASH_ANNOTATION]

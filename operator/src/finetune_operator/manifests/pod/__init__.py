@@ -1,0 +1,1 @@
+"""The parts of a pod that a trainer and a check share."""
