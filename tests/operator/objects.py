@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from finetune_api.failures import FAILURE_CLASSES, Retry
 from finetune_api.messages import Outcome, ProgressMessage, Result
 from finetune_api.rules import SMALLEST_SPEC, merge_patch
 from finetune_api.status import Attempt, FineTuneJobStatus, PublishedAdapter
@@ -24,10 +25,7 @@ NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 KEY = ("team", "tune")
 UID = "11111111-1111-1111-1111-111111111111"
 SETTINGS = Settings(trainer_image="registry/trainer:1")
-FINAL = [
-    (64, Outcome.BAD_CONFIG), (65, Outcome.BAD_DATA), (66, Outcome.MISSING_INPUT), (70, Outcome.DIVERGED),
-    (73, Outcome.OUTPUT_NOT_WRITABLE),
-]
+FINAL = [(one.exit_code, Outcome(one.reason)) for one in FAILURE_CLASSES if one.exit_code and one.retry is Retry.NEVER]
 """Exit codes that no further attempt can mend, with what the trainer says."""
 
 ADAPTER = PublishedAdapter(uri="s3://bucket/prefix/a", sha256="0" * 64, size_bytes=1, base_model="owner/name")

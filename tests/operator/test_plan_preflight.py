@@ -191,7 +191,7 @@ def test_a_refusal_is_told_in_its_own_words_and_waits_for_an_edit(code):
 
 def test_a_refusal_without_words_has_those_of_its_exit_code():
     decided = decide(job(decide(job()).status), *ended(65))
-    assert telling(decided)[1:] == ("BadData", "the trainer could not learn from the data, and could not say why")
+    assert telling(decided)[1:] == ("BadData", "the trainer refused the data and could not say why")
 
 
 def test_an_edited_job_is_checked_again():

@@ -14,6 +14,7 @@ from finetune_api.base import ApiModel, Message, Sha256
 from finetune_api.paths import RelativePath
 from finetune_api.printable import printable
 from finetune_api.quantities import Money
+from finetune_api.reasons import Outcome as Outcome
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import Cost, EvaluationScores, Memory, Progress, PublishedAdapter
 
@@ -162,23 +163,6 @@ class ProgressMessage(Message):
 
     checkpoint_step: int = 0
     """The newest checkpoint that is complete in the output."""
-
-
-class Outcome(StrEnum):
-    """How an attempt ended."""
-
-    SUCCEEDED = "Succeeded"
-    QUALITY_GATE = "QualityGate"
-    STOPPED_EARLY = "StoppedEarly"
-    ALREADY_PUBLISHED = "AlreadyPublished"
-    BAD_CONFIG = "BadConfig"
-    BAD_DATA = "BadData"
-    MISSING_INPUT = "MissingInput"
-    DIVERGED = "Diverged"
-    OUT_OF_MEMORY = "OutOfMemory"
-    OUTPUT_NOT_WRITABLE = "OutputNotWritable"
-    STOPPED = "Stopped"
-    INTERNAL = "InternalError"
 
 
 class Result(Message):

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from finetune_api.base import Message, Sha256
 from finetune_api.nesting import leaves
 from finetune_api.quantities import Money
+from finetune_api.reasons import Reason
 from finetune_api.spec.evaluation import METRICS_OF_FIELDS, Metric
 
 _NUMBER = {"type": "number"}
@@ -388,12 +389,8 @@ class FineTuneJobStatus(Message):
     """When it was done."""
 
 
-NOT_LOOKED_AT = "NotLookedAt"
-"""The reason of a job that no operator has seen yet."""
-
-
 def _unseen(kind: ConditionType, holds: ConditionStatus) -> dict[str, Any]:
-    return Condition(type=kind, status=holds, reason=NOT_LOOKED_AT,
+    return Condition(type=kind, status=holds, reason=Reason.NOT_LOOKED_AT,
                      message="no operator has looked at the job yet: see that one runs and serves this namespace",
                      observed_generation=0, last_transition_time=datetime.fromtimestamp(0, UTC)).model_dump(mode="json")
 

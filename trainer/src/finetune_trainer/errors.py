@@ -1,24 +1,16 @@
-"""Every way in which a run can end badly.
+"""Every way in which a run can end badly: the exceptions of the trainer, one per failure class.
 
-    TrainerError
-    ├── BadConfig            64  the job's description can't work
-    ├── BadData              65  the rows can't be learnt from
-    ├── MissingInput         66  a file, model or data set isn't there
-    ├── Diverged             70  the loss became NaN or ran away
-    ├── OutOfMemory          71  even the smallest micro-batch doesn't fit
-    ├── OutputNotWritable    73  the output can't be written
-    ├── StopRequested        75  asked to stop
-    └── PeerFailure           1  another process of the job is gone
-
-A message is one sentence or more: what happened, where, and what to do. It holds no secret.
+A message is one sentence or more: what happened, where, and what to do. It holds no secret. The failure classes of
+finetune_api give each exception its exit code.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.messages import Outcome
+from finetune_api.failures import failure_class
+from finetune_api.reasons import Outcome
 
 
 class TrainerError(Exception):
@@ -27,58 +19,51 @@ class TrainerError(Exception):
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
     outcome: ClassVar[Outcome] = Outcome.INTERNAL
 
+    def __init_subclass__(cls, outcome: Outcome = Outcome.INTERNAL, **arguments: Any) -> None:
+        """Take the exit code of an outcome from its failure class.
 
-class BadConfig(TrainerError):
-    """The job's description can't work."""
-
-    exit_code = ExitCode.BAD_CONFIG
-    outcome = Outcome.BAD_CONFIG
-
-
-class BadData(TrainerError):
-    """The rows can't be learnt from."""
-
-    exit_code = ExitCode.BAD_DATA
-    outcome = Outcome.BAD_DATA
-
-
-class MissingInput(TrainerError):
-    """A file, model or data set isn't there or can't be opened."""
-
-    exit_code = ExitCode.MISSING_INPUT
-    outcome = Outcome.MISSING_INPUT
+        Args:
+            outcome: what the result message says.
+            arguments: those of other base classes.
+        """
+        super().__init_subclass__(**arguments)
+        failure = failure_class(outcome)
+        if failure is None or not failure.exit_code:
+            raise TypeError(f"{cls.__name__}: {outcome} has no exit code; the trainer ends badly with one of those in "
+                            "finetune_api/failures")
+        cls.outcome, cls.exit_code = outcome, ExitCode(failure.exit_code)
 
 
-class Diverged(TrainerError):
-    """The loss became NaN or ran away."""
-
-    exit_code = ExitCode.DIVERGED
-    outcome = Outcome.DIVERGED
+class BadConfig(TrainerError, outcome=Outcome.BAD_CONFIG):
+    """The job cannot run as it is described."""
 
 
-class OutOfMemory(TrainerError):
-    """The accelerator's memory doesn't suffice, even for the smallest micro-batch."""
-
-    exit_code = ExitCode.OUT_OF_MEMORY
-    outcome = Outcome.OUT_OF_MEMORY
+class BadData(TrainerError, outcome=Outcome.BAD_DATA):
+    """The trainer cannot learn from the rows."""
 
 
-class OutputNotWritable(TrainerError):
-    """The output can't be written."""
-
-    exit_code = ExitCode.OUTPUT_NOT_WRITABLE
-    outcome = Outcome.OUTPUT_NOT_WRITABLE
+class MissingInput(TrainerError, outcome=Outcome.MISSING_INPUT):
+    """A file, a model or a data set does not exist or cannot be opened."""
 
 
-class StopRequested(TrainerError):
-    """Asked to stop; what was done is in a checkpoint where there was something to keep."""
+class Diverged(TrainerError, outcome=Outcome.DIVERGED):
+    """The loss became NaN or grew without limit."""
 
-    exit_code = ExitCode.STOPPED
-    outcome = Outcome.STOPPED
+
+class OutOfMemory(TrainerError, outcome=Outcome.OUT_OF_MEMORY):
+    """The accelerator's memory is too small, even for the smallest micro-batch."""
+
+
+class OutputNotWritable(TrainerError, outcome=Outcome.OUTPUT_NOT_WRITABLE):
+    """The output cannot be written."""
+
+
+class StopRequested(TrainerError, outcome=Outcome.STOPPED):
+    """The run was asked to stop; a checkpoint has what was done, where there was something to keep."""
 
 
 class PeerFailure(TrainerError):
-    """Another process of the job ended, can't be reached, or sees something else; worth another try."""
+    """Another process of the job ended, cannot be reached, or disagrees; another attempt may succeed."""
 
 
 def in_words(error: Exception, hint: str = "") -> tuple[ExitCode, Outcome, str]:
@@ -91,8 +76,9 @@ def in_words(error: Exception, hint: str = "") -> tuple[ExitCode, Outcome, str]:
     if isinstance(error, TrainerError):
         return error.exit_code, error.outcome, str(error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here.
-        return (ExitCode.OUT_OF_MEMORY, Outcome.OUT_OF_MEMORY, "the accelerator's memory doesn't suffice: write "
-                f"quantization: nf4 or a smaller spec.training.maxLength, or choose a larger accelerator{hint}")
+        return OutOfMemory.exit_code, OutOfMemory.outcome, (
+            "the accelerator's memory is too small: set method.quantization: nf4, lower training.maxLength, or choose "
+            f"a larger compute.accelerator{hint}")
     if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
         return ExitCode.INTERNAL, Outcome.INTERNAL, f"the machine refused: {error.strerror}{place}"

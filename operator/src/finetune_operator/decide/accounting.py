@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from finetune_api.messages import Outcome
+from finetune_api.failures import Delay, failure_class
 from finetune_api.status import Attempt, Cost, FineTuneJobStatus, Retries
 
-from finetune_operator.decide.failure import DISRUPTED, OVERDUE, PREEMPTED, UNSTARTED, Answer, Verdict
+from finetune_operator.decide.failure import UNSTARTED, Answer, Verdict
 
 KEPT_ATTEMPTS = 10
 FREE_RETRIES = 10
@@ -22,7 +22,6 @@ _LONGEST_SECONDS = 10**10
 _FRACTION = Decimal("0.0001")
 _LARGEST = Decimal(10**18)
 """Of any sum, so that it keeps its four decimals."""
-_AT_ONCE = {Outcome.STOPPED, Outcome.OUT_OF_MEMORY, PREEMPTED, OVERDUE, DISRUPTED}
 
 
 def spent(status: FineTuneJobStatus, accelerators: int, until: datetime | None) -> Decimal:
@@ -91,9 +90,11 @@ def retry_at(last: Attempt | None, retries: Retries, delay: timedelta) -> dateti
     """When the next attempt may start; None for at once."""
     if last is None or last.end_time is None:
         return None
-    if last.reason in UNSTARTED:
+    failure = failure_class(last.reason)
+    wait = failure.delay if failure else Delay.DOUBLING
+    if wait is Delay.DOUBLING_TO_AN_HOUR:
         return last.end_time + backoff(retries.unstarted, delay, _LONGEST_DELAY_UNSTARTED)
-    return None if last.reason in _AT_ONCE or not retries.counted else last.end_time + backoff(retries.counted, delay)
+    return None if wait is Delay.NONE or not retries.counted else last.end_time + backoff(retries.counted, delay)
 
 
 def avoided(status: FineTuneJobStatus, delay: timedelta, now: datetime) -> dict[str, datetime]:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import ProgressMessage, Result
 from finetune_api.printable import printable
+from finetune_api.reasons import Reason
 from finetune_api.status import Attempt, FineTuneJobStatus, Retries
 
 from finetune_operator.decide import accounting
@@ -17,8 +18,8 @@ from finetune_operator.names import attempt_name
 from finetune_operator.observed.objects import AttemptView, PodView
 from finetune_operator.observed.observation import Observation
 
-RUNNING = "Running"
-JOB_DELETED = "JobDeleted"
+RUNNING = Reason.RUNNING
+JOB_DELETED = Reason.JOB_DELETED
 _LONGEST = 1024
 LOST_AFTER = timedelta(minutes=5)
 """How long after it should be gone a pod counts as lost: its node is silent, and may stay so for ever."""

@@ -1,6 +1,6 @@
 """What the end of an attempt means: from pod state, exit code and termination message, never from logs. Pure.
 
-The table is in docs/explanation/operator.md; tests/operator/test_plan_endings.py goes through every row.
+The failure classes of finetune_api say what follows from each reason; docs/reference/conditions.md lists them.
 """
 
 from __future__ import annotations
@@ -10,24 +10,15 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.failures import FAILURE_CLASSES, Retry, failure_class, failure_class_of_exit_code
 from finetune_api.messages import Outcome, Result
+from finetune_api.reasons import Reason
 
 from finetune_operator.observed.objects import AttemptView, PodView
 
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _CONTAINER = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 _BEING_MADE = {"ContainerCreating", "PodInitializing"}
-_FINAL = {ExitCode.BAD_CONFIG, ExitCode.BAD_DATA, ExitCode.MISSING_INPUT, ExitCode.DIVERGED,
-          ExitCode.OUTPUT_NOT_WRITABLE}
-_UNSAID: dict[int, str] = {
-    ExitCode.BAD_CONFIG: "the trainer found the configuration impossible, and could not say why",
-    ExitCode.BAD_DATA: "the trainer could not learn from the data, and could not say why",
-    ExitCode.MISSING_INPUT: "the model or the data set can't be opened",
-    ExitCode.DIVERGED: "the loss became NaN or ran away: try a smaller training.learningRate",
-    ExitCode.OUT_OF_MEMORY: "the accelerator's memory does not suffice",
-    ExitCode.OUTPUT_NOT_WRITABLE: "the output can't be written: check output.uri and its credentials",
-    ExitCode.STOPPED: "the trainer was asked to stop, and checkpointed",
-}
 _LOST = "the trainer's pod is gone without an exit code (node lost, or pod deleted by force)"
 _MORE_DISK = ("More disk is ephemeralStorage of the accelerator in the operator's settings (preflight.ephemeralStorage "
               "for a check); modelCacheClaim keeps models elsewhere")
@@ -39,15 +30,14 @@ NO_QUEUE = ("its Job is suspended, though it is in no queue: something holds eve
             "manageJobsWithoutQueueName); {}")
 """With what is to be done about it."""
 
-CHECKING = "Preflight"
-WAITING_FOR_CHECK = "WaitingForCheck"
-RETRYING = "Retrying"
-PREEMPTED = "Preempted"
-OVERDUE = "DeadlineExceeded"
-DISRUPTED = "Disrupted"
-NODE_REFUSED = "NodeRefused"
-POD_LOST = "PodLost"
-_EVICTED = "Evicted"
+CHECKING = Reason.PREFLIGHT
+WAITING_FOR_CHECK = Reason.WAITING_FOR_CHECK
+RETRYING = Reason.RETRYING
+PREEMPTED = Reason.PREEMPTED
+OVERDUE = Reason.DEADLINE_EXCEEDED
+DISRUPTED = Reason.DISRUPTED
+NODE_REFUSED = Reason.NODE_REFUSED
+POD_LOST = Reason.POD_LOST
 
 
 class Answer(Enum):
@@ -59,6 +49,23 @@ class Answer(Enum):
     RETRY_SMALLER = "retry once with a smaller plan"
     RETRY_COUNTED = "retry, up to backoffLimit"
     RETRY_ELSEWHERE = "retry, for as long as it takes, on another node"
+
+
+_ANSWERS = {Retry.NEVER: Answer.FAIL, Retry.FREE: Answer.RETRY_FREE, Retry.COUNTED: Answer.RETRY_COUNTED,
+            Retry.SMALLER_PLAN: Answer.RETRY_SMALLER, Retry.ELSEWHERE: Answer.RETRY_ELSEWHERE}
+
+
+def answer_to(reason: str, ran: bool = True) -> Answer:
+    """What the failure class of a reason asks for; a retry that counts for a reason that has none.
+
+    Args:
+        reason: why the attempt ended.
+        ran: whether a trainer of the job has run before.
+    """
+    failure = failure_class(reason)
+    if failure is None:
+        return Answer.RETRY_COUNTED
+    return _ANSWERS[failure.retry if ran or failure.first_start is None else failure.first_start]
 
 
 @dataclass(frozen=True)
@@ -85,14 +92,14 @@ def judge_end(attempt: AttemptView) -> Verdict:
         # Containers beside them go on, or the Job was about to be Complete when it was deleted.
         return _judge_success(attempt)
     pod = most_telling(attempt)
-    if pod and pod.overdue and pod.exit_code not in _FINAL:
-        return Verdict(Answer.RETRY_FREE, OVERDUE, "the trainer still ran two hours after budget.maxDuration, and the "
+    if pod and pod.overdue and not _is_final(pod.exit_code):
+        return _verdict(OVERDUE, "the trainer still ran two hours after budget.maxDuration, and the "
                        "kubelet stopped it", pod.result)
     if attempt.suspended and not attempt.finished:
         return preempted(pod)
     if pod is None:
-        return Verdict(Answer.RETRY_COUNTED, POD_LOST, _LOST)
-    if pod.exit_code is not None and (pod.oom_killed or pod.exit_code in _UNSAID):
+        return _verdict(POD_LOST, _LOST)
+    if pod.exit_code is not None and (pod.oom_killed or _is_trainers_own(pod.exit_code)):
         return _judge_exit(pod)
     return _judge_from_outside(pod)
 
@@ -103,19 +110,19 @@ def _judge_from_outside(pod: PodView) -> Verdict:
     reason, words = pod.ended_by or ("", "")
     told = f"{reason}: {words}" if words else reason
     if reason and pod.exit_code is None and not pod.running:
-        return Verdict(Answer.RETRY_ELSEWHERE, NODE_REFUSED, f"{node} refused the pod: {told}")
-    if pod.disruption or reason not in ("", _EVICTED):
+        return _verdict(NODE_REFUSED, f"{node} refused the pod: {told}")
+    if pod.disruption or reason not in ("", Reason.EVICTED):
         both = "; ".join(dict.fromkeys(text for text in (pod.disruption, told) if text))
-        return Verdict(Answer.RETRY_FREE, DISRUPTED, f"the pod was taken from {node}: {both}", pod.result)
+        return _verdict(DISRUPTED, f"the pod was taken from {node}: {both}", pod.result)
     if reason:
         # A lack of the node would be a disruption too: this is a limit of the pod's own.
-        return Verdict(Answer.RETRY_COUNTED, "Evicted", f"the kubelet evicted the pod: {words} {_MORE_DISK}",
+        return _verdict(Reason.EVICTED, f"the kubelet evicted the pod: {words} {_MORE_DISK}",
                        pod.result)
     if pod.exit_code is not None:
         return _judge_exit(pod)
     if pod.leaving_at and not pod.gone:
         return Verdict(Answer.RETRY_FREE, POD_LOST, f"{node} is silent: the trainer's pod should have ended long ago")
-    return Verdict(Answer.RETRY_COUNTED, POD_LOST, _LOST)
+    return _verdict(POD_LOST, _LOST)
 
 
 def preempted(pod: PodView | None = None) -> Verdict:
@@ -123,25 +130,25 @@ def preempted(pod: PodView | None = None) -> Verdict:
     end = _judge_exit(pod) if pod and pod.exit_code is not None else None
     if end and end.answer in (Answer.FAIL, Answer.RETRY_SMALLER):
         return end
-    return Verdict(Answer.RETRY_FREE, PREEMPTED, "the queue took back the quota that it had given the job (preempted)"
+    return _verdict(PREEMPTED, "the queue took back the quota that it had given the job (preempted)"
                    + (f": {end.message}" if end else ""), end.result if end else None)
 
 
 def _judge_success(attempt: AttemptView) -> Verdict:
     result = next((pod.result for pod in attempt.pods if pod.result and pod.exit_code == ExitCode.OK), None)
     if result is None:
-        return Verdict(Answer.RETRY_COUNTED, "ResultLost",
-                       "the trainer ended well, but its result can't be read: the next attempt adopts what is "
-                       "published")
+        return _verdict(Reason.RESULT_LOST,
+                        "the trainer ended well, but its result can't be read: the next attempt adopts what is "
+                        "published")
     if result.outcome is Outcome.QUALITY_GATE:
-        return Verdict(Answer.FAIL, result.outcome, result.message, result)
+        return _verdict(result.outcome, result.message, result)
     return Verdict(Answer.SUCCEED, result.outcome, result.message, result)
 
 
 def most_telling(attempt: AttemptView) -> PodView | None:
     """The pod whose ending explains an attempt's: when one fails, the others are only asked to stop."""
     def rank(pod: PodView) -> int:
-        if pod.exit_code in _FINAL or pod.exit_code == ExitCode.OUT_OF_MEMORY or pod.oom_killed:
+        if _is_final(pod.exit_code) or pod.exit_code == ExitCode.OUT_OF_MEMORY or pod.oom_killed:
             return 0
         if pod.ended_by or pod.disruption:
             return 1  # The others only miss it.
@@ -155,33 +162,44 @@ def most_telling(attempt: AttemptView) -> PodView | None:
 
 
 def _judge_exit(pod: PodView) -> Verdict:
+    """What an ending means by the trainer's exit code."""
     code, result = pod.exit_code, pod.result
-    assert code is not None
     if pod.oom_killed:
-        return Verdict(Answer.FAIL, "HostOutOfMemory",
-                       "the trainer needed more host memory than its pod has: write a larger compute.memory", result)
-    if code not in _UNSAID:
+        return _verdict(Reason.HOST_OUT_OF_MEMORY,
+                        "the trainer needed more host memory than its pod has: write a larger compute.memory", result)
+    known = failure_class_of_exit_code(code) if code else None
+    if known is None or code == ExitCode.INTERNAL:
         if result:
             return Verdict(Answer.RETRY_COUNTED, result.outcome, result.message, result)
-        return Verdict(Answer.RETRY_COUNTED, "Killed" if code == KILLED else "UnknownExit",
-                       f"the trainer ended with exit code {code}")
-    known = ExitCode(code)
-    said = result.message if result else _UNSAID[known]
-    reason = str(result.outcome) if result else known.name.title().replace("_", "")
-    if known is ExitCode.STOPPED:
-        words = f" ({pod.disruption})" if pod.disruption else ""
-        return Verdict(Answer.RETRY_FREE, reason, f"{said}{words}", result)
-    if known is ExitCode.OUT_OF_MEMORY:
-        return Verdict(Answer.RETRY_SMALLER, reason, said, result)
-    return Verdict(Answer.FAIL, reason, said, result)
+        return _verdict(Reason.KILLED if code == KILLED else Reason.UNKNOWN_EXIT,
+                        f"the trainer ended with exit code {code}")
+    said = result.message if result else known.message
+    if code == ExitCode.STOPPED and pod.disruption:
+        said = f"{said} ({pod.disruption})"
+    return Verdict(_ANSWERS[known.retry], str(result.outcome) if result else known.reason, said, result)
 
 
-TRAINERS_OWN = frozenset({Outcome.BAD_CONFIG, Outcome.BAD_DATA, Outcome.MISSING_INPUT, Outcome.DIVERGED,
-                          Outcome.QUALITY_GATE})
-"""Failures of which the cure changes what is trained, so that no other job can go on from their checkpoints."""
+def _verdict(reason: str, message: str, result: Result | None = None) -> Verdict:
+    """The verdict that the failure class of a reason asks for."""
+    return Verdict(answer_to(reason), reason, message, result)
 
-UNSTARTED = frozenset({NODE_REFUSED, "ImagePullFailed", "ContainerConfigError", "StartTimeout"})
-"""Endings of attempts whose trainer was never run: they are the node's, the registry's or a volume's."""
+
+def _is_final(code: int | None) -> bool:
+    """Whether the trainer ended with a code that no other attempt would change."""
+    known = failure_class_of_exit_code(code) if code else None
+    return known is not None and known.retry is Retry.NEVER
+
+
+def _is_trainers_own(code: int) -> bool:
+    """Whether the trainer chose this code, and for a reason that it knew."""
+    return code != ExitCode.INTERNAL and failure_class_of_exit_code(code) is not None
+
+
+TRAINERS_OWN = frozenset(one.reason for one in FAILURE_CLASSES if one.changes_training)
+"""Failures of which the cure changes what is trained, so that no other job can resume from their checkpoints."""
+
+UNSTARTED = frozenset(one.reason for one in FAILURE_CLASSES if one.avoids_node)
+"""Endings of attempts whose trainer never ran: they are the node's, the registry's or a volume's."""
 
 
 def judge_start(attempt: AttemptView, now: datetime, patience: timedelta, ran: bool = False) -> Verdict | None:
@@ -193,7 +211,7 @@ def judge_start(attempt: AttemptView, now: datetime, patience: timedelta, ran: b
         patience: how long it may take with a node.
         ran: whether a trainer of the job has run before: then something has changed that will change again.
     """
-    answer, then = (Answer.RETRY_ELSEWHERE, "") if ran else (Answer.FAIL, ", and apply the job again")
+    then = "" if ran else ", and apply the job again"
     for pod in attempt.present:
         if pod.running or pod.exit_code is not None or pod.scheduled_at is None:
             continue
@@ -201,15 +219,19 @@ def judge_start(attempt: AttemptView, now: datetime, patience: timedelta, ran: b
             continue
         reason, words = pod.waiting or ("", "")
         if reason in _IMAGE:
-            return Verdict(answer, "ImagePullFailed", f"the trainer's image can't be pulled: {words or reason}; "
+            return _unstarted(Reason.IMAGE_PULL_FAILED, ran, f"the trainer's image can't be pulled: {words or reason}; "
                            "check the operator's trainerImage, its registry and imagePullSecrets")
         if reason in _CONTAINER:
-            return Verdict(answer, "ContainerConfigError", f"the trainer's container can't start: "
+            return _unstarted(Reason.CONTAINER_CONFIG_ERROR, ran, f"the trainer's container can't start: "
                            f"{words or reason}; {_advice(words)}{then}")
-        return Verdict(answer, "StartTimeout", f"the trainer's pod did not start in {patience}: "
+        return _unstarted(Reason.START_TIMEOUT, ran, f"the trainer's pod did not start in {patience}: "
                        f"{f'{reason}: {words}' if words else reason or 'the kubelet gives no reason'}; "
                        f"`kubectl describe pod {pod.name}` shows its volumes and events")
     return None
+
+
+def _unstarted(reason: Reason, ran: bool, message: str) -> Verdict:
+    return Verdict(answer_to(reason, ran), reason, message)
 
 
 def _advice(words: str) -> str:

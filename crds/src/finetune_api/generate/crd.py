@@ -1,26 +1,15 @@
-"""The files that are made from the models: the CustomResourceDefinition, the JSON Schema for editors, the reference.
-
-`python -m finetune_api.generate` writes them; with `--check` it only compares, and fails where one is out of date.
-"""
+"""The CustomResourceDefinition and the JSON Schema for editors, made from the models."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from finetune_api.base import GROUP, VERSION
-from finetune_api.reference import reference
 from finetune_api.rules import FIXED_SECTIONS, RULES, STORED_RULES
 from finetune_api.spec.job import KIND, FineTuneJob, FineTuneJobSpec, Metadata
 from finetune_api.status import UNSEEN_STATUS, FineTuneJobStatus
 
 PLURAL = "finetunejobs"
-_HEADER = "# Generated from finetune_api by `make generate`; edit the models instead.\n"
 _TOLD_LAST = '.status.conditions[?(@.type=="Progressing")]'
 _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("Phase", "string", ".status.phase"),
@@ -183,36 +172,3 @@ def editor_schema() -> dict[str, Any]:
     schema = FineTuneJob.model_json_schema(mode="validation")
     required = ["apiVersion", "kind", *schema["required"]]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "required": required}
-
-
-def generated_files() -> dict[str, str]:
-    """Every generated file: its path in the repository and its content."""
-    return {
-        f"crds/{GROUP}_{PLURAL}.yaml": _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True),
-        "crds/finetunejob.schema.json": json.dumps(editor_schema(), indent=2, ensure_ascii=False) + "\n",
-        "docs/reference/api.md": reference(),
-    }
-
-
-def main() -> int:
-    """Write or check the generated files; 1 where one is out of date."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("root", type=Path, help="the repository's folder")
-    parser.add_argument("--check", action="store_true")
-    arguments = parser.parse_args()
-    stale = []
-    for name, content in generated_files().items():
-        path = arguments.root / name
-        if not path.exists() or path.read_text(encoding="utf-8") != content:
-            stale.append(path)
-            if not arguments.check:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(content, encoding="utf-8")
-                print(f"wrote {path}")
-    for path in stale if arguments.check else ():
-        print(f"{path} is out of date: run `make generate`", file=sys.stderr)
-    return 1 if arguments.check and stale else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,0 +1,52 @@
+"""The generated files, and the generated sections of files that people write."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import yaml
+
+from finetune_api.base import GROUP
+from finetune_api.generate.crd import PLURAL, crd, editor_schema
+from finetune_api.generate.enums import exit_codes_module, reasons_module
+from finetune_api.generate.reason_tables import alert_table, exit_code_table, failed_job_alerts, reason_tables
+from finetune_api.reference import reference
+
+_HEADER = "# Generated from finetune_api by `make generate`; edit the models instead.\n"
+_SOURCE = "crds/src/finetune_api"
+
+
+def generated_files() -> dict[str, str]:
+    """Every file that is generated as a whole: its path in the repository and its content."""
+    return {
+        f"crds/{GROUP}_{PLURAL}.yaml": _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True),
+        "crds/finetunejob.schema.json": json.dumps(editor_schema(), indent=2, ensure_ascii=False) + "\n",
+        "docs/reference/api.md": reference(),
+        f"{_SOURCE}/reasons.py": reasons_module(),
+        f"{_SOURCE}/exit_codes.py": exit_codes_module(),
+    }
+
+
+def generated_sections() -> dict[str, str]:
+    """What stands between the marks `generated: begin` and `generated: end` of a file, by the file's path."""
+    return {
+        "docs/reference/conditions.md": reason_tables(),
+        "docs/reference/output.md": exit_code_table(),
+        "docs/reference/alerts.md": alert_table(),
+        "charts/finetune-operator/files/alerts.yaml": failed_job_alerts(),
+    }
+
+
+def with_section(text: str, section: str) -> str:
+    """A file's text with its generated section replaced.
+
+    Raises:
+        ValueError: the text has no such section.
+    """
+    pattern = re.compile(r"(^[^\n]*generated: begin[^\n]*\n).*?(^[^\n]*generated: end)", re.DOTALL | re.MULTILINE)
+    replaced, count = pattern.subn(lambda found: f"{found[1]}{section}{found[2]}", text)
+    if count != 1:
+        raise ValueError(f"has {count} generated sections; it must have one, between `generated: begin` and "
+                         "`generated: end`")
+    return replaced
