@@ -114,7 +114,7 @@ def rehearsed(family: str, method: dict[str, Any], scratch: Path) -> str:
     from finetune_api import parse_job, resolve_defaults
     from finetune_api.messages import Accelerator, RunConfig
     from finetune_trainer.data.rows import PreparedData, TokenRow
-    from finetune_trainer.model.base import open_base
+    from finetune_trainer.model.loading.base import open_base
     from finetune_trainer.run.rehearsal import rehearse
     from transformers import AutoConfig
 

@@ -83,9 +83,9 @@ class _Arm:
         from finetune_api.spec.training import Precision
         from finetune_trainer.hardware.device import choose_device
         from finetune_trainer.methods.dora.layer import keep_norms
-        from finetune_trainer.model.files import ModelFiles
-        from finetune_trainer.model.load import load_model
-        from finetune_trainer.model.targets import target_modules
+        from finetune_trainer.model.files.find import ModelFiles
+        from finetune_trainer.model.loading.load import load_model
+        from finetune_trainer.model.structure.targets import target_modules
         from peft import LoraConfig, get_peft_model
 
         torch.set_num_threads(1)

@@ -82,8 +82,8 @@ def measure(case: Case) -> tuple[int, int]:
     from finetune_trainer.data.rows import PreparedData, TokenRow
     from finetune_trainer.hardware.device import choose_device, make_deterministic
     from finetune_trainer.methods import METHODS
-    from finetune_trainer.model.files import ModelFiles
-    from finetune_trainer.model.load import load_model
+    from finetune_trainer.model.files.find import ModelFiles
+    from finetune_trainer.model.loading.load import load_model
     from finetune_trainer.model.tokenizer import load_tokenizer
     from finetune_trainer.progress.limits import LimitsFile
     from finetune_trainer.progress.state import RunState

@@ -96,8 +96,8 @@ def _one(scores: dict[str, Any], metric: Metric) -> float:
 def _majority(job: Path) -> dict[str, Any]:
     """Scores of always giving the commonest answer, on the job's own rows."""
     from finetune_trainer.data.held_out import divide, sample
-    from finetune_trainer.data.sources import read_splits
-    from finetune_trainer.data.templates import to_examples
+    from finetune_trainer.data.rendering.to_examples import to_examples
+    from finetune_trainer.data.sources.splits import read_splits
     from finetune_trainer.evaluation.scores import majority_scores
 
     spec = load_job(job).spec

@@ -53,8 +53,8 @@ def run_arm(arm: str, work: Workload) -> dict[str, Any]:
     from finetune_api.spec.method import Quantization
     from finetune_api.spec.training import Precision
     from finetune_trainer.hardware.device import choose_device
-    from finetune_trainer.model.files import ModelFiles
-    from finetune_trainer.model.load import load_model, weights_digest
+    from finetune_trainer.model.files.find import ModelFiles
+    from finetune_trainer.model.loading.load import load_model, weights_digest
     from finetune_trainer.model.tokenizer import load_tokenizer
 
     device = choose_device(Precision.AUTO, wants_gpu=False)
@@ -92,8 +92,8 @@ def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[Toke
     from finetune_api.messages import Limits, Stage
     from finetune_api.resolve import resolve_defaults
     from finetune_trainer.clock import SystemClock
+    from finetune_trainer.data.batches.steps import Layout
     from finetune_trainer.data.rows import PreparedData
-    from finetune_trainer.data.steps import Layout
     from finetune_trainer.hardware.device import choose_device, make_deterministic
     from finetune_trainer.methods import METHODS
     from finetune_trainer.progress.limits import LimitsFile
@@ -163,7 +163,7 @@ def _common_arguments(work: Workload, scratch: str) -> dict[str, Any]:
 
 
 def _lora_config(model: Any) -> Any:
-    from finetune_trainer.model.targets import target_modules
+    from finetune_trainer.model.structure.targets import target_modules
     from peft import LoraConfig
 
     return LoraConfig(r=_RANK, lora_alpha=_ALPHA, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",

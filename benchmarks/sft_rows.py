@@ -11,8 +11,8 @@ from statistics import NormalDist, mean
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from finetune_trainer.data.batches.steps import Layout
     from finetune_trainer.data.rows import TokenRow
-    from finetune_trainer.data.steps import Layout
 
 _LONGEST = 3.5
 _ANSWER = (16, 48)
@@ -61,8 +61,8 @@ def make_rows(work: Workload, vocabulary: int) -> tuple[TokenRow, ...]:
 
     As many as the steps need, so that a run is one epoch.
     """
+    from finetune_trainer.data.batches.steps import step_rows
     from finetune_trainer.data.rows import TokenRow
-    from finetune_trainer.data.steps import step_rows
 
     chance = random.Random(work.seed)
     count = work.batch * (work.steps + 1)
@@ -81,7 +81,7 @@ def make_rows(work: Workload, vocabulary: int) -> tuple[TokenRow, ...]:
 
 def in_step_order(rows: Sequence[TokenRow], work: Workload) -> list[TokenRow]:
     """The rows as the project's steps take them."""
-    from finetune_trainer.data.steps import step_rows
+    from finetune_trainer.data.batches.steps import step_rows
 
     return [rows[index] for step in step_rows(len(rows), work.batch, work.seed, work.steps + 1) for index in step]
 
@@ -95,7 +95,7 @@ def padding_to_longest(rows: Sequence[TokenRow], work: Workload) -> float:
 
 def padding_of_layout(rows: Sequence[TokenRow], work: Workload, layout: Layout) -> float:
     """Share of padding where the project lays the rows out; the first step is left out."""
-    from finetune_trainer.data.steps import lay_out, step_rows
+    from finetune_trainer.data.batches.steps import lay_out, step_rows
 
     lengths = [len(row) for row in rows]
     tokens = slots = 0

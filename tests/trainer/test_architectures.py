@@ -10,12 +10,12 @@ import transformers
 from finetune_api.exit_codes import ExitCode
 from finetune_api.spec.method import PartialSpec, Quantization
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.model.base import open_base
-from finetune_trainer.model.files import ModelFiles
-from finetune_trainer.model.layers import chosen_parameters, decoder_layers, text_parameters
-from finetune_trainer.model.targets import linear_names, target_modules
+from finetune_trainer.model.files.find import ModelFiles
+from finetune_trainer.model.files.weights import Tensor
+from finetune_trainer.model.loading.base import open_base
+from finetune_trainer.model.structure.layers import chosen_parameters, decoder_layers, text_parameters
+from finetune_trainer.model.structure.targets import linear_names, target_modules
 from finetune_trainer.model.tokenizer import load_tokenizer
-from finetune_trainer.model.weights import Tensor
 from finetune_trainer.publish.export import save_whole
 from finetune_trainer.run.preflight import preflight
 from peft import LoraConfig, get_peft_model

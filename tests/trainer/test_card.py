@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import pytest
 from finetune_api import parse_job
-from finetune_trainer.data.chat import ChatFormat
+from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.rows import EvaluationRow, Example
 from finetune_trainer.report.code import find_asking
 from finetune_trainer.run.local import run_job

@@ -3,7 +3,7 @@
 from datetime import date, datetime, timedelta
 
 import pytest
-from finetune_trainer.data.chat import ChatFormat
+from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.rows import Example
 from finetune_trainer.errors import BadConfig
 

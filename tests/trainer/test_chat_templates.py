@@ -8,9 +8,9 @@ from importlib.resources import files
 import pytest
 import torch
 from finetune_api.spec.training import TrainingSpec
-from finetune_trainer.data.chat import ChatFormat, RowFault
-from finetune_trainer.data.control import ControlTokens
-from finetune_trainer.data.lengths import fit
+from finetune_trainer.data.chat.chat_format import ChatFormat, RowFault
+from finetune_trainer.data.chat.control_tokens import ControlTokens
+from finetune_trainer.data.long_rows import fit
 from finetune_trainer.data.rows import Example
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.constrained import SchemaGuide

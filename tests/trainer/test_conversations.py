@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from finetune_trainer.data.conversations import from_messages
+from finetune_trainer.data.rendering.conversations import from_messages
 from finetune_trainer.data.rows import SourceRow
 
 USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}

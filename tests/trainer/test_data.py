@@ -5,10 +5,10 @@ import json
 import pytest
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.spec.training import LongRows, TrainingSpec
-from finetune_trainer.data.chat import ChatFormat
+from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.formats import read_rows
 from finetune_trainer.data.held_out import hold_out
-from finetune_trainer.data.lengths import fit
+from finetune_trainer.data.long_rows import fit
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.rows import Example, Severity
 from finetune_trainer.errors import BadConfig, BadData, MissingInput

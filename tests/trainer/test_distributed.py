@@ -14,7 +14,7 @@ import torch
 from finetune_api.messages import Limits, Outcome, Result
 from finetune_api.spec.compute import ComputeSpec
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.data.steps import Layout, lay_out
+from finetune_trainer.data.batches.steps import Layout, lay_out
 from finetune_trainer.distributed.collectives import connect
 from finetune_trainer.distributed.rank import Place, place_in, place_variables
 from finetune_trainer.errors import BadConfig, PeerFailure, StopRequested

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from finetune_api.uris import parse_uri
-from finetune_trainer.data import download as module
-from finetune_trainer.data.download import HOSTS, CheckedTransport, download, is_public
-from finetune_trainer.data.sources import _refuse_files_elsewhere
+from finetune_trainer.data.sources.hub import _refuse_files_elsewhere
 from finetune_trainer.errors import BadConfig, MissingInput
+from finetune_trainer.storage import download as module
+from finetune_trainer.storage.download import HOSTS, CheckedTransport, download, is_public
 
 from tests.cluster.certificates import Authority
 from tests.s3 import free_ports

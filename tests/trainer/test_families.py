@@ -10,17 +10,17 @@ from finetune_api import parse_job, resolve_defaults
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import Quantization
 from finetune_api.spec.training import Precision
-from finetune_trainer.data.chat import ChatFormat
+from finetune_trainer.data.batches.steps import step_rows
+from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.rows import TokenRow
-from finetune_trainer.data.steps import step_rows
 from finetune_trainer.distributed.collectives import World
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.hardware.device import choose_device
 from finetune_trainer.methods.reft.rollout import check_sampling, sample
-from finetune_trainer.model.files import ModelFiles
-from finetune_trainer.model.load import load_model
+from finetune_trainer.model.files.find import ModelFiles
+from finetune_trainer.model.loading.load import load_model
 from finetune_trainer.model.tokenizer import load_tokenizer
 from finetune_trainer.run.local import run_job
 from finetune_trainer.training.packing import rows_mix, settle_packing

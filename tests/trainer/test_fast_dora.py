@@ -25,8 +25,8 @@ LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 def load(folder, quantization="none", dtype=torch.float32):
     from finetune_api.spec.method import Quantization
     from finetune_trainer.hardware.device import Device
-    from finetune_trainer.model.files import ModelFiles
-    from finetune_trainer.model.load import load_model
+    from finetune_trainer.model.files.find import ModelFiles
+    from finetune_trainer.model.loading.load import load_model
 
     return load_model(ModelFiles(folder, ""), Quantization(quantization), Device(torch.device("cpu"), dtype, "sdpa"))
 

@@ -13,9 +13,9 @@ import pyarrow.parquet
 import pytest
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.uris import Uri
-from finetune_trainer.data import sources
 from finetune_trainer.data.formats import format_of, read_rows
-from finetune_trainer.data.sources import local_files, read_splits
+from finetune_trainer.data.sources import hub
+from finetune_trainer.data.sources.splits import local_files, read_splits
 from finetune_trainer.errors import BadConfig, BadData, MissingInput
 
 from tests.models import tiny_job
@@ -172,7 +172,7 @@ def test_a_data_set_of_the_hub_whose_files_have_different_columns_is_bad_data(tm
     files[0].write_text('{"n": 1}\n')
     files[1].write_text('{"m": "x"}\n')
     builder = datasets.load_dataset_builder("json", data_files=[str(file) for file in files], cache_dir=str(tmp_path))
-    monkeypatch.setattr(sources, "_refuse_files_elsewhere", lambda files, source: None)
+    monkeypatch.setattr(hub, "_refuse_files_elsewhere", lambda files, source: None)
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda *arguments, **settings: builder)
     spec = resolve_defaults(parse_job(tiny_job(tmp_path, dataset={"source": "hf://owner/name"})).spec).dataset
     with pytest.raises(BadData, match=r"the files of hf://owner/name can't be read as one table: .*; name one of its"):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from finetune_api import parse_job, resolve_defaults
-from finetune_trainer.data.chat import ChatFormat
+from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.held_out import divide, hold_out, sample
 from finetune_trainer.data.prepare import prepare_rows
 from finetune_trainer.data.rows import LEFT_OUT, Example, Finding, places

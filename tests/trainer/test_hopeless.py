@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from finetune_trainer.errors import BadConfig, Diverged
-from finetune_trainer.model.files import ModelFiles
+from finetune_trainer.model.files.find import ModelFiles
 from finetune_trainer.run import attempt as attempt_module
 
 from tests.models import save_tiny_model

@@ -8,7 +8,7 @@ from finetune_api import parse_job, resolve_defaults
 from finetune_api.messages import Accelerator, RunConfig
 from finetune_trainer.data.rows import PreparedData, TokenRow
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.model.files import ModelFiles
+from finetune_trainer.model.files.find import ModelFiles
 from finetune_trainer.run.inputs import check_positions, open_chat, read_rows
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetune_api import parse_job
-from finetune_trainer.model.content import description_digest, folder_digest
+from finetune_trainer.model.files.content import description_digest, folder_digest
 from finetune_trainer.run.local import run_config
 
 from tests.models import tiny_job, write_rows

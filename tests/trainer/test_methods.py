@@ -11,15 +11,15 @@ from finetune_api.estimate import read_architecture
 from finetune_api.estimate.trained import trained_by
 from finetune_api.spec.method import MethodType, Quantization
 from finetune_api.spec.training import Precision
-from finetune_trainer.data.chat import ChatFormat
+from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.evaluation.generate import generate
 from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.hardware.device import choose_device
 from finetune_trainer.load import load_bottleneck, load_partial
 from finetune_trainer.methods import METHODS as METHODS_BY_TYPE
-from finetune_trainer.model.files import ModelFiles
-from finetune_trainer.model.load import load_model, weights_digest
+from finetune_trainer.model.files.find import ModelFiles
+from finetune_trainer.model.loading.load import load_model, weights_digest
 from finetune_trainer.model.tokenizer import load_tokenizer
 from finetune_trainer.run.local import run_job
 from finetune_trainer.training.answers_only import AnswersOnly

@@ -11,8 +11,8 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.spec.method import Quantization
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.hardware.device import Device
-from finetune_trainer.model.files import ModelFiles
-from finetune_trainer.model.load import load_model
+from finetune_trainer.model.files.find import ModelFiles
+from finetune_trainer.model.loading.load import load_model
 from finetune_trainer.run.preflight import preflight
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig

@@ -9,9 +9,9 @@ import pytest
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.uris import parse_uri
 from finetune_trainer.errors import BadConfig, MissingInput
-from finetune_trainer.model.content import check_links, content_digest, description_digest, folder_digest
-from finetune_trainer.model.description import describe_model
-from finetune_trainer.model.files import find_model
+from finetune_trainer.model.files.content import check_links, content_digest, description_digest, folder_digest
+from finetune_trainer.model.files.description import describe_model
+from finetune_trainer.model.files.find import find_model
 
 from tests.models import tiny_job
 
@@ -87,7 +87,7 @@ def test_the_digest_of_a_models_content_is_the_same_wherever_it_lies(claim, tmp_
 
 @pytest.mark.parametrize("key", ["vocab", "merges"])
 def test_a_tokenizer_that_names_a_file_of_the_machine_is_refused(tmp_path, key):
-    from finetune_trainer.model.files import ModelFiles
+    from finetune_trainer.model.files.find import ModelFiles
     from finetune_trainer.model.tokenizer import load_tokenizer
 
     (tmp_path / "secret").write_text("[UNK]\n[PAD]\nsecret\n")

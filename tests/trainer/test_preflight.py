@@ -19,7 +19,7 @@ from finetune_api.messages import (
     Result,
     RunConfig,
 )
-from finetune_trainer.model.content import folder_digest
+from finetune_trainer.model.files.content import folder_digest
 from finetune_trainer.run.preflight import preflight
 
 from tests.models import tiny_job

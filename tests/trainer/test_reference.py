@@ -9,9 +9,9 @@ from finetune_api.uris import parse_uri
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.rows import EvaluationRow, Example, TokenRow
 from finetune_trainer.errors import BadConfig, MissingInput, StopRequested
-from finetune_trainer.evaluation import reference as reference_module
-from finetune_trainer.evaluation.endpoint import Patience
-from finetune_trainer.evaluation.reference import Reference, check_reference
+from finetune_trainer.evaluation.reference import asking as reference_module
+from finetune_trainer.evaluation.reference.asking import Reference, check_reference
+from finetune_trainer.evaluation.reference.endpoint import Patience
 from finetune_trainer.storage import open_storage
 
 from tests.models import tiny_job

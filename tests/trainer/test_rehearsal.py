@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from finetune_api.exit_codes import ExitCode
-from finetune_trainer.model.small import looks_ahead, small_configs, small_enough
+from finetune_trainer.model.structure.small_copy import looks_ahead, small_configs, small_enough
 from finetune_trainer.run.preflight import preflight
 
 from tests.models import save_tiny_family, write_rows

@@ -10,7 +10,7 @@ import pytest
 from finetune_api import parse_job, resolve_defaults, spec_hash
 from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import Accelerator, Outcome, PreflightVerdict, Result, RunConfig
-from finetune_trainer.model.content import folder_digest
+from finetune_trainer.model.files.content import folder_digest
 from finetune_trainer.run.preflight import preflight
 
 from tests.models import CHATML, save_tiny_model, tiny_job, write_rows

@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.spec.dataset import DataFormat
-from finetune_trainer.data.chat import ChatFormat
+from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.formats import read_rows
 from finetune_trainer.data.prepare import prepare_rows
 from finetune_trainer.data.rows import LEFT_OUT, places

@@ -41,8 +41,8 @@ def _base(folder, quantization):
     from finetune_api.spec.method import Quantization
     from finetune_api.spec.training import Precision
     from finetune_trainer.hardware.device import choose_device
-    from finetune_trainer.model.files import ModelFiles
-    from finetune_trainer.model.load import load_model
+    from finetune_trainer.model.files.find import ModelFiles
+    from finetune_trainer.model.loading.load import load_model
 
     return load_model(ModelFiles(folder / "model", ""), Quantization(quantization), choose_device(Precision.AUTO))
 
@@ -284,7 +284,7 @@ def test_an_evaluation_before_training_changes_no_gradient_and_no_weight(folder)
     """bitsandbytes repacks 4-bit weights at the first forward in eval mode on some CPUs, unless it is kept from it."""
     def after_step(evaluate_first):
         model = _base(folder, "nf4")
-        from finetune_trainer.model.load import weights_digest
+        from finetune_trainer.model.loading.load import weights_digest
         from peft import LoraConfig, get_peft_model
 
         ids = torch.tensor([[5, 80, 90, 100, 7, 8]])

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from finetune_api.spec.evaluation import GateSpec, Metric
-from finetune_trainer.data.json_answers import AnswerSchema
+from finetune_trainer.data.answers.json_answers import AnswerSchema
 from finetune_trainer.evaluation.gate import judge
 from finetune_trainer.evaluation.scores import (
     absent,

@@ -4,9 +4,9 @@ import random
 
 import pytest
 import torch
-from finetune_trainer.data.collate import IGNORED, collate
+from finetune_trainer.data.batches.collate import IGNORED, collate
+from finetune_trainer.data.batches.steps import Layout, lay_out, step_rows, total_steps
 from finetune_trainer.data.rows import TokenRow
-from finetune_trainer.data.steps import Layout, lay_out, step_rows, total_steps
 
 
 def _lengths(count, seed=0):

@@ -8,8 +8,8 @@ from decimal import Decimal
 
 import pytest
 from finetune_api.spec.dataset import DatasetSpec
+from finetune_trainer.data.rendering.to_examples import to_examples
 from finetune_trainer.data.rows import SourceRow
-from finetune_trainer.data.templates import to_examples
 from finetune_trainer.data.values import Unwritable
 from finetune_trainer.errors import BadConfig, first_line
 

@@ -94,7 +94,7 @@ def _model_config(spec: FineTuneJobSpec) -> dict[str, Any]:
             raise CommandFailed(f"spec.model.source: {path} is not JSON: {error}", ExitCode.BAD_CONFIG) from error
     try:
         from finetune_trainer.errors import TrainerError
-        from finetune_trainer.model.description import describe_model
+        from finetune_trainer.model.files.description import describe_model
         from finetune_trainer.run.entry import quieten
     except ImportError as error:
         raise CommandFailed(f"the configuration of {source} is read by the trainer, which can't be loaded ({error}): "

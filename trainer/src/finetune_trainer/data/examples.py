@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from finetune_api.spec.job import FineTuneJobSpec
 
-from finetune_trainer.data.checks import answer_findings
+from finetune_trainer.data.answers.answer_checks import answer_findings
 from finetune_trainer.data.held_out import divide, leave_out_duplicates, sample
+from finetune_trainer.data.rendering.to_examples import to_examples
 from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow, summarise
-from finetune_trainer.data.templates import to_examples
 from finetune_trainer.errors import BadData
-from finetune_trainer.rewards.rewards import Judge, with_right_answers
+
+AddTargets = Callable[[Sequence[Example], Sequence[SourceRow]], tuple[list[Example], list[Finding]]]
+"""Gives examples the right answer that a reward judges by. Takes examples and all source rows; returns the examples
+that have a right answer, and what is wrong with the others.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,14 @@ class CheckedExamples:
 
 
 def check_examples(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | None, spec: FineTuneJobSpec,
-                   judge: Judge | None = None) -> CheckedExamples:
+                   add_targets: AddTargets | None = None) -> CheckedExamples:
     """Render the templates of rows, divide the rows, and check their answers.
 
     Args:
         learn: the rows to learn from.
         held_out: the rows to evaluate on; None to hold some of the others out.
         spec: the job's spec with its defaults resolved.
-        judge: judges responses, where the method has a reward.
+        add_targets: gives examples their right answers, where the method has a reward.
 
     Raises:
         BadConfig: a template, the schema or the reward can't work.
@@ -62,9 +66,9 @@ def check_examples(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | N
         findings += more
     for examples in (train, held):
         findings += answer_findings(examples, spec.dataset.answer_format)
-    if judge:
-        train, wrong = with_right_answers(train, rows, judge)
-        held, more = with_right_answers(held, rows, judge)
+    if add_targets:
+        train, wrong = add_targets(train, rows)
+        held, more = add_targets(held, rows)
         findings += [*wrong, *more]
     duplicates: list[Finding] = []
     if held_out is not None:  # Else they were divided by question, or all ask the same one.

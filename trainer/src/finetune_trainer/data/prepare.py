@@ -8,9 +8,9 @@ from pathlib import Path
 
 from finetune_api.spec.job import FineTuneJobSpec
 
-from finetune_trainer.data.chat import ChatFormat, RowFault, Written
-from finetune_trainer.data.examples import check_examples, refuse_errors
-from finetune_trainer.data.lengths import fit
+from finetune_trainer.data.chat.chat_format import ChatFormat, RowFault, Written
+from finetune_trainer.data.examples import AddTargets, check_examples, refuse_errors
+from finetune_trainer.data.long_rows import fit
 from finetune_trainer.data.rows import (
     EvaluationRow,
     Example,
@@ -20,19 +20,19 @@ from finetune_trainer.data.rows import (
     SourceRow,
     summarise,
 )
-from finetune_trainer.data.sources import read_splits
+from finetune_trainer.data.sources.splits import read_splits
 from finetune_trainer.errors import BadData
-from finetune_trainer.rewards.rewards import Judge
 
 
-def prepare(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path, judge: Judge | None = None) -> PreparedData:
+def prepare(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path,
+            add_targets: AddTargets | None = None) -> PreparedData:
     """Read, render, check and tokenise a job's data set.
 
     Args:
         spec: the job's spec.
         chat: how the model writes a conversation.
         scratch: where files from elsewhere are put.
-        judge: judges responses, where the method has a reward; the rows then get their right answers.
+        add_targets: gives examples their right answers, where the method has a reward.
 
     Raises:
         MissingInput: the data set isn't there.
@@ -40,11 +40,11 @@ def prepare(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path, judge: Judge
         BadData: rows that can't be learnt from; the message names the first ones.
     """
     learn, held_out = read_splits(spec.dataset, spec.output.s3, scratch)
-    return prepare_rows(learn, held_out, spec, chat, judge)
+    return prepare_rows(learn, held_out, spec, chat, add_targets)
 
 
 def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | None, spec: FineTuneJobSpec,
-                 chat: ChatFormat, judge: Judge | None = None) -> PreparedData:
+                 chat: ChatFormat, add_targets: AddTargets | None = None) -> PreparedData:
     """Render, check and tokenise rows that are read already; errors as in `prepare`.
 
     Args:
@@ -52,9 +52,9 @@ def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | Non
         held_out: the rows to evaluate on; None to hold some of the others out.
         spec: the job's spec.
         chat: how the model writes a conversation.
-        judge: judges responses, where the method has a reward.
+        add_targets: gives examples their right answers, where the method has a reward.
     """
-    checked = check_examples(learn, held_out, spec, judge)
+    checked = check_examples(learn, held_out, spec, add_targets)
     used, judged, counts = checked.train, checked.held_out, Counter(checked.counts)
     findings = list(checked.findings)
     tokenised = [_tokenise(examples, spec, chat) for examples in (used, judged)]

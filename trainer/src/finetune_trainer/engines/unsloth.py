@@ -17,7 +17,7 @@ from finetune_trainer.errors import BadConfig, OutOfMemory, first_line
 
 if TYPE_CHECKING:
     from finetune_trainer.hardware.device import Device
-    from finetune_trainer.model.files import ModelFiles
+    from finetune_trainer.model.files.find import ModelFiles
 
 
 def prepare() -> None:
@@ -47,7 +47,7 @@ def load_model(files: ModelFiles, spec: FineTuneJobSpec, device: Device) -> Any:
     import torch
     from unsloth import FastLanguageModel
 
-    from finetune_trainer.model.load import check_base
+    from finetune_trainer.model.loading.load import check_base
 
     check_base(files, spec.method.quantization)
     try:

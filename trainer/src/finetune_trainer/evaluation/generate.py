@@ -19,7 +19,7 @@ from transformers import (
 
 from finetune_trainer.faults import run_out_of_memory
 from finetune_trainer.hardware.memory import halved
-from finetune_trainer.model.positions import batch_of, room_for_answers
+from finetune_trainer.model.structure.positions import batch_of, room_for_answers
 
 Check = Callable[[], None]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from finetune_api.spec.evaluation import Metric
 
-from finetune_trainer.data.json_answers import AnswerSchema, NotJson, parse_json
+from finetune_trainer.data.answers.json_answers import AnswerSchema, NotJson, parse_json
 
 Scores = dict[str, Any]
 _MOST_TEXTS = 10

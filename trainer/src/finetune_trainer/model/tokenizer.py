@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.model.files import ModelFiles
+from finetune_trainer.model.files.find import ModelFiles
 from finetune_trainer.model.reading import reading
 
 _FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model")

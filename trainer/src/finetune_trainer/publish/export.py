@@ -15,8 +15,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from finetune_trainer.hardware.device import Device
 from finetune_trainer.hardware.memory import give_back
-from finetune_trainer.model.files import ModelFiles
-from finetune_trainer.model.load import load_model
+from finetune_trainer.model.files.find import ModelFiles
+from finetune_trainer.model.loading.load import load_model
 from finetune_trainer.trained_model import Tuned
 
 

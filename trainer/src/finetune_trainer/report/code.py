@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from finetune_api.spec.method import Quantization
 from transformers import PreTrainedTokenizerBase
 
-from finetune_trainer.data.chat import ChatFormat
+from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.rows import EvaluationRow, Example
 from finetune_trainer.report.facts import RunFacts
 

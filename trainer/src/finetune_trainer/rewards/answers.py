@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_trainer.data.json_answers import NotJson, parse_json
+from finetune_trainer.data.answers.json_answers import NotJson, parse_json
 
 # An integer, perhaps in groups: 1,234,567 or 12,34,567 with commas, 1 234 567 with blanks of whatever width.
 _INTEGER = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+|\d+)"

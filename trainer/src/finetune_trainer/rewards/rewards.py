@@ -11,9 +11,9 @@ from typing import Any
 
 from finetune_api.spec.reft import REWARD_PLUGINS, RewardSpec, RewardType
 
-from finetune_trainer.data.json_answers import NotJson, parse_json
+from finetune_trainer.data.answers.json_answers import NotJson, parse_json
+from finetune_trainer.data.rendering.row_template import RowTemplate, row_data
 from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow
-from finetune_trainer.data.templates import RowTemplate, row_data
 from finetune_trainer.errors import BadConfig, BadData
 from finetune_trainer.rewards.answers import (
     NO_ANSWER,

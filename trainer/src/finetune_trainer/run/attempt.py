@@ -30,7 +30,7 @@ from finetune_api.status import EvaluationScores, Memory
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_trainer.clock import Clock
-from finetune_trainer.data.checks import schema_validator
+from finetune_trainer.data.answers.answer_checks import schema_validator
 from finetune_trainer.data.rows import PreparedData
 from finetune_trainer.distributed.collectives import connect
 from finetune_trainer.distributed.rank import Place
@@ -38,7 +38,7 @@ from finetune_trainer.engines import unsloth
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation.evaluate import NOTHING, Evaluation, Evaluator
 from finetune_trainer.evaluation.gate import judge as judge_gate
-from finetune_trainer.evaluation.reference import Compared, Reference
+from finetune_trainer.evaluation.reference.asking import Compared, Reference
 from finetune_trainer.evaluation.scores import Scores, majority_scores
 from finetune_trainer.faults import reach
 from finetune_trainer.hardware.device import (
@@ -50,10 +50,10 @@ from finetune_trainer.hardware.device import (
     peak_memory_bytes,
 )
 from finetune_trainer.methods import METHODS
-from finetune_trainer.model.base import open_base
-from finetune_trainer.model.content import description_digest
-from finetune_trainer.model.files import ModelFiles, find_model
-from finetune_trainer.model.load import describe, load_model, weights_digest
+from finetune_trainer.model.files.content import description_digest
+from finetune_trainer.model.files.find import ModelFiles, find_model
+from finetune_trainer.model.loading.base import open_base
+from finetune_trainer.model.loading.load import describe, load_model, weights_digest
 from finetune_trainer.progress.limits import LimitsFile, cost_of
 from finetune_trainer.progress.metrics_log import MetricsLog
 from finetune_trainer.progress.state import RunState

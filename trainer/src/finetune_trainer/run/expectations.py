@@ -22,7 +22,7 @@ from finetune_api.messages import JobEstimate, RunConfig
 from finetune_api.spec.output import Export
 from finetune_api.spec.reft import RewardType
 
-from finetune_trainer.data.steps import total_steps
+from finetune_trainer.data.batches.steps import total_steps
 from finetune_trainer.errors import BadConfig, OutOfMemory
 
 _GIB = 1024**3

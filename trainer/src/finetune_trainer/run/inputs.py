@@ -6,24 +6,25 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from finetune_api.messages import RunConfig
 from finetune_api.spec.job import FineTuneJobSpec
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_trainer.data.chat import ChatFormat
-from finetune_trainer.data.checks import schema_validator
-from finetune_trainer.data.control import REASONING
+from finetune_trainer.data.answers.answer_checks import schema_validator
+from finetune_trainer.data.chat.chat_format import ChatFormat
+from finetune_trainer.data.chat.control_tokens import REASONING
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.rows import Finding, PreparedData, Severity
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.evaluation.scores import absent
-from finetune_trainer.model.files import ModelFiles
-from finetune_trainer.model.positions import table_of_positions
+from finetune_trainer.model.files.find import ModelFiles
+from finetune_trainer.model.structure.positions import table_of_positions
 from finetune_trainer.model.tokenizer import check_tokens, load_tokenizer
-from finetune_trainer.rewards.rewards import Judge
+from finetune_trainer.rewards.rewards import Judge, with_right_answers
 
 _SHOWN_FINDINGS = 5
 _LEAST_LENGTH = 8
@@ -80,7 +81,7 @@ def read_rows(config: RunConfig, files: ModelFiles, chat: ChatFormat, scratch: P
     """
     spec = config.spec
     judge = Judge(spec.method.reft.reward, config.allowed_plugins) if spec.method.reft else None
-    data = prepare(spec, chat, scratch, judge)
+    data = prepare(spec, chat, scratch, partial(with_right_answers, judge=judge) if judge else None)
     told = [*_beyond_positions(spec, files, data), *_not_measured(spec, data), *_opened(chat)]
     data = replace(data, findings=(*told, *data.findings))
     for finding in data.findings[:_SHOWN_FINDINGS]:

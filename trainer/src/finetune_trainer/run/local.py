@@ -22,9 +22,9 @@ from finetune_api.uris import Uri
 from rich.console import Console
 
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.data.sources import local_files
+from finetune_trainer.data.sources.splits import local_files
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.model.content import content_digest, description_digest
+from finetune_trainer.model.files.content import content_digest, description_digest
 from finetune_trainer.progress.console import ConsoleObserver
 from finetune_trainer.progress.limits import local_limits
 from finetune_trainer.progress.stopping import StopFlag

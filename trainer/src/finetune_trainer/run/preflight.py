@@ -22,7 +22,7 @@ from finetune_api.spec.policy import RerunPolicy
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.rows import LEFT_OUT
 from finetune_trainer.errors import in_words
-from finetune_trainer.model.content import content_digest, description_digest
+from finetune_trainer.model.files.content import content_digest, description_digest
 from finetune_trainer.publish.adoption import adopted, candidates, damage, date_of, misfit, wanted
 from finetune_trainer.run.entry import new_scratch
 from finetune_trainer.storage import as_output, open_storage, probe
@@ -31,7 +31,7 @@ from finetune_trainer.training.complete import frozen_date, require_earlier
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from finetune_trainer.model.description import Description
+    from finetune_trainer.model.files.description import Description
 
 _GIB = 1024**3
 
@@ -69,10 +69,10 @@ def _refusal(outcome: Outcome, message: str) -> PreflightResult:
 
 def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> PreflightResult:
     # Imported late: they need torch and transformers, and a wrong configuration should be told at once.
-    from finetune_trainer.evaluation.reference import check_reference
-    from finetune_trainer.model.base import open_base
-    from finetune_trainer.model.description import describe_model
-    from finetune_trainer.model.stored import stored_quantization
+    from finetune_trainer.evaluation.reference.asking import check_reference
+    from finetune_trainer.model.files.description import describe_model
+    from finetune_trainer.model.loading.base import open_base
+    from finetune_trainer.model.loading.stored_quantization import stored_quantization
     from finetune_trainer.run.expectations import expect
     from finetune_trainer.run.inputs import check_embeddings, check_positions, check_shares, open_chat, read_rows
     from finetune_trainer.run.rehearsal import rehearse
@@ -139,8 +139,8 @@ def _check_targets(config: RunConfig, model: PreTrainedModel) -> None:
         BadConfig: with the names that exist, or for a model that can't be sampled from.
     """
     from finetune_trainer.methods.reft.rollout import check_sampling
-    from finetune_trainer.model.layers import chosen_parameters
-    from finetune_trainer.model.targets import target_modules
+    from finetune_trainer.model.structure.layers import chosen_parameters
+    from finetune_trainer.model.structure.targets import target_modules
 
     if config.spec.method.reft:
         check_sampling(model)

@@ -38,11 +38,11 @@ from finetune_trainer.errors import BadConfig, TrainerError, first_line
 from finetune_trainer.evaluation.generate import generate
 from finetune_trainer.hardware.device import Device
 from finetune_trainer.methods import METHODS
-from finetune_trainer.model.base import Base
-from finetune_trainer.model.files import ModelFiles
-from finetune_trainer.model.load import check_base, load_model
-from finetune_trainer.model.small import looks_ahead, remapped, small_configs, small_enough
-from finetune_trainer.model.weights import INDEX
+from finetune_trainer.model.files.find import ModelFiles
+from finetune_trainer.model.files.weights import INDEX
+from finetune_trainer.model.loading.base import Base
+from finetune_trainer.model.loading.load import check_base, load_model
+from finetune_trainer.model.structure.small_copy import looks_ahead, remapped, small_configs, small_enough
 from finetune_trainer.progress.limits import LimitsFile
 from finetune_trainer.progress.metrics_log import MetricsLog
 from finetune_trainer.progress.state import RunState

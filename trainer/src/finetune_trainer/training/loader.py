@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from finetune_trainer.data.collate import collate
-from finetune_trainer.data.steps import Layout, lay_out, step_rows
+from finetune_trainer.data.batches.collate import collate
+from finetune_trainer.data.batches.steps import Layout, lay_out, step_rows
 from finetune_trainer.training.run import TrainingRun
 
 

@@ -13,9 +13,9 @@ import torch
 from finetune_api.spec.job import FineTuneJobSpec
 from transformers import PreTrainedModel
 
-from finetune_trainer.data.collate import collate
+from finetune_trainer.data.batches.collate import collate
+from finetune_trainer.data.batches.steps import Line
 from finetune_trainer.data.rows import TokenRow
-from finetune_trainer.data.steps import Line
 from finetune_trainer.distributed.collectives import World
 
 _ROWS, _TOKENS, _JUDGED = 4, 24, 2

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig
 
-from finetune_trainer.data.steps import Layout, total_steps
+from finetune_trainer.data.batches.steps import Layout, total_steps
 from finetune_trainer.distributed.collectives import COLLECTIVE
 from finetune_trainer.distributed.sharding import is_sharded
 from finetune_trainer.errors import OutOfMemory, StopRequested

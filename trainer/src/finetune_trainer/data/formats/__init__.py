@@ -6,8 +6,8 @@ from pathlib import Path
 
 from finetune_api.spec.dataset import DataFormat
 
-from finetune_trainer.data.formats.columnar import read_parquet, rows_of
-from finetune_trainer.data.formats.delimited import read_csv
+from finetune_trainer.data.formats.arrow_rows import read_parquet, rows_of
+from finetune_trainer.data.formats.csv_rows import read_csv
 from finetune_trainer.data.formats.json_rows import read_json
 from finetune_trainer.data.rows import Columns
 from finetune_trainer.errors import BadConfig

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.model.layers import decoder_layers
+from finetune_trainer.model.structure.layers import decoder_layers
 
 WEIGHTS = "bottleneck.safetensors"
 DESCRIPTION = "bottleneck.json"

@@ -31,7 +31,7 @@ from transformers import set_seed
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.methods.additive.bottleneck import add_bottlenecks
 from finetune_trainer.methods.additive.bottleneck_adapter import Bottlenecks
-from finetune_trainer.model.targets import linear_names, target_modules
+from finetune_trainer.model.structure.targets import linear_names, target_modules
 from finetune_trainer.trained_model import Tuned
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
 from finetune_trainer.training.run import Trained, TrainingRun

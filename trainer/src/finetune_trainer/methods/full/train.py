@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_trainer.model.layers import text_parameters
+from finetune_trainer.model.structure.layers import text_parameters
 from finetune_trainer.trained_model.in_place import WholeModel
 from finetune_trainer.training.in_place import train_in_place
 from finetune_trainer.training.run import Trained, TrainingRun

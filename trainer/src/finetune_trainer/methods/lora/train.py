@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from finetune_trainer.engines import unsloth
 from finetune_trainer.methods.lora.loftq import start_from_quantization_error
-from finetune_trainer.model.targets import target_modules
+from finetune_trainer.model.structure.targets import target_modules
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter, PissaAdapter
 from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.training.sft import fine_tune

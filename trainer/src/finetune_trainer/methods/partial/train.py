@@ -5,7 +5,7 @@ Biases alone are BitFit (Ben Zaken et al., 2021, arXiv:2106.10199).
 
 from __future__ import annotations
 
-from finetune_trainer.model.layers import chosen_parameters
+from finetune_trainer.model.structure.layers import chosen_parameters
 from finetune_trainer.trained_model.in_place import ChangedParameters
 from finetune_trainer.training.in_place import train_in_place
 from finetune_trainer.training.run import Trained, TrainingRun

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.faults import run_out_of_memory
-from finetune_trainer.model.positions import batch_of, room_for_answers
+from finetune_trainer.model.structure.positions import batch_of, room_for_answers
 
 _COMPACT_SHARE = 0.75
 """The batch shrinks once fewer of its rows than this go on: each time the whole cache is copied."""

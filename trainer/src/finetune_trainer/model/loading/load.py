@@ -13,11 +13,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from finetune_trainer.errors import OutOfMemory
 from finetune_trainer.hardware.device import Device
-from finetune_trainer.model.base import Base, open_base
-from finetune_trainer.model.files import ModelFiles
+from finetune_trainer.model.files.find import ModelFiles
+from finetune_trainer.model.files.weights import read_weights, refuse_adapters, start_of
+from finetune_trainer.model.loading.base import Base, open_base
+from finetune_trainer.model.loading.stored_quantization import as_mapping, stored_quantization
 from finetune_trainer.model.reading import reading
-from finetune_trainer.model.stored import as_mapping, stored_quantization
-from finetune_trainer.model.weights import read_weights, refuse_adapters, start_of
 
 
 def load_model(files: ModelFiles, quantization: Quantization, device: Device) -> PreTrainedModel:

@@ -11,10 +11,10 @@ from finetune_api.paths import below
 from finetune_api.spec.model import ModelSpec
 from finetune_api.spec.output import S3Spec
 
-from finetune_trainer.data.sources import fetch
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.storage import open_storage
 from finetune_trainer.storage.digests import file_digest
+from finetune_trainer.storage.fetch import fetch
 
 _WEIGHTS = ".safetensors"
 _DESCRIBES = ("config.json", "generation_config.json", "tokenizer*", "vocab*", "merges*", "special_tokens_map.json",

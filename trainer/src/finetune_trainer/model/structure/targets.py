@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.model.layers import decoder_prefix
+from finetune_trainer.model.structure.layers import decoder_prefix
 
 _OF_STATES = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
 _BYPASSED = {"out_proj", "conv1d"}

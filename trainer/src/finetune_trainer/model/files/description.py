@@ -13,9 +13,8 @@ from typing import Any
 from finetune_api.spec.model import ModelSpec
 from finetune_api.spec.output import S3Spec
 
-from finetune_trainer.data.sources import fetch
 from finetune_trainer.errors import BadConfig, MissingInput
-from finetune_trainer.model.files import (
+from finetune_trainer.model.files.find import (
     DESCRIPTION,
     ModelFiles,
     check_weights,
@@ -24,9 +23,10 @@ from finetune_trainer.model.files import (
     require_config,
     weights_on_hub,
 )
+from finetune_trainer.model.files.weights import Tensor, read_weights, refuse_adapters, start_of
 from finetune_trainer.model.reading import reading
-from finetune_trainer.model.weights import Tensor, read_weights, refuse_adapters, start_of
 from finetune_trainer.storage import open_storage
+from finetune_trainer.storage.fetch import fetch
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.model.weights import some
+from finetune_trainer.model.files.weights import some
 
 _BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.masked_bias|\.(attn|attention)\.bias|(^|\.)position_ids)$")
 """Constants that older versions of transformers saved among the weights; models compute them now."""

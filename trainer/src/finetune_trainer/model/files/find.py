@@ -16,13 +16,13 @@ from finetune_api.spec.model import ModelSpec
 from finetune_api.spec.output import S3Spec
 from finetune_api.uris import Uri
 
-from finetune_trainer.data.sources import fetch
 from finetune_trainer.errors import BadConfig, MissingInput, first_line
-from finetune_trainer.model.content import check_links, folder_digest
+from finetune_trainer.model.files.content import check_links, folder_digest
+from finetune_trainer.model.files.weights import Tensor, read_weights, refuse_adapters, start_of
 from finetune_trainer.model.reading import reading
-from finetune_trainer.model.weights import Tensor, read_weights, refuse_adapters, start_of
 from finetune_trainer.storage import mounted_claim, open_storage
 from finetune_trainer.storage.digests import file_digest
+from finetune_trainer.storage.fetch import fetch
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt", "tokenizer*", "vocab*", "merges*")
@@ -213,7 +213,7 @@ def _from_gguf(path: Path, tell: Callable[[str], None]) -> ModelFiles:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from finetune_trainer.model.load_report import refuse_made_up
+    from finetune_trainer.model.files.load_report import refuse_made_up
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from finetune_trainer.data.batches.steps import Line
 from finetune_trainer.data.rows import TokenRow
-from finetune_trainer.data.steps import Line
 
 IGNORED = -100
 """The label of a token that isn't trained."""

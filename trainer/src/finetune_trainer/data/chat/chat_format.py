@@ -16,8 +16,8 @@ from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.data.control import REASONING, ControlTokens
-from finetune_trainer.data.dates import is_dated, with_date
+from finetune_trainer.data.chat.control_tokens import REASONING, ControlTokens
+from finetune_trainer.data.chat.template_dates import is_dated, with_date
 from finetune_trainer.data.rows import Example, Message, TokenRow
 from finetune_trainer.data.values import trimmed
 from finetune_trainer.errors import BadConfig, first_line

@@ -17,10 +17,10 @@ from finetune_api.spec.evaluation import Metric
 from finetune_api.spec.job import FineTuneJobSpec
 
 from finetune_trainer.clock import Clock
-from finetune_trainer.data.checks import schema_validator
+from finetune_trainer.data.answers.answer_checks import schema_validator
 from finetune_trainer.data.rows import EvaluationRow, Message
 from finetune_trainer.errors import BadConfig, MissingInput, TrainerError, in_words
-from finetune_trainer.evaluation.endpoint import Answer, Endpoint, Patience, Unanswered
+from finetune_trainer.evaluation.reference.endpoint import Answer, Endpoint, Patience, Unanswered
 from finetune_trainer.evaluation.scores import Scores, score
 from finetune_trainer.storage import Storage
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_api.spec.dataset import DataFormat, DatasetSpec
 from finetune_api.spec.output import S3Spec
 from finetune_api.uris import Uri
 
-from finetune_trainer.data.download import download
-from finetune_trainer.data.formats import ENDINGS, format_of, read_rows, rows_of
+from finetune_trainer.data.formats import ENDINGS, format_of, read_rows
 from finetune_trainer.data.rows import Columns, SourceRow, places
-from finetune_trainer.errors import BadConfig, BadData, MissingInput, first_line
-from finetune_trainer.storage import file_at, open_storage
+from finetune_trainer.data.sources.hub import read_hub_split
+from finetune_trainer.errors import BadConfig, BadData, MissingInput
+from finetune_trainer.storage import open_storage
 from finetune_trainer.storage.digests import file_digest
+from finetune_trainer.storage.fetch import fetch
 
 _PART = re.compile(r"-[0-9]+-of-(?P<of>[0-9]+)")
 _COMPRESSED = re.compile(r"(?:\.gz|\.bz2|\.xz)$")
@@ -44,7 +43,7 @@ def read_splits(spec: DatasetSpec, s3: S3Spec | None, scratch: Path
 
 def _read(spec: DatasetSpec, split: str, s3: S3Spec | None, scratch: Path) -> list[Columns]:
     if spec.source.scheme == "hf":
-        return _from_hub(spec, split)
+        return read_hub_split(spec, split)
     files = _files(spec, split, s3)
     paths = [fetch(file, s3, scratch) for file in files]
     if spec.sha256:
@@ -133,74 +132,3 @@ def local_files(source: Uri) -> list[Path]:
     folder, pattern = (path, "*") if path.is_dir() else (path.parent, path.name)
     files = folder.iterdir() if folder.is_dir() else ()
     return sorted(file for file in files if file.is_file() and (file == path or _matches(file.name, pattern)))
-
-
-def fetch(source: Uri, s3: S3Spec | None, scratch: Path) -> Path:
-    """A local path with the content of a single file; what is local already is not copied.
-
-    Raises:
-        MissingInput: it isn't there or can't be read.
-    """
-    if source.scheme == "https":
-        return download(str(source), scratch)
-    if source.scheme == "file":
-        path = source.local_path()
-        if path.is_dir():
-            raise MissingInput(f"{source} is a folder: write a slash at its end, and its files are the splits, or name "
-                               "a file in it")
-        if not path.is_file():
-            raise MissingInput(f"{source}: no such file")
-        if not os.access(path, os.R_OK):
-            raise MissingInput(f"{source}: may not be read by this user")
-        return path
-    storage, key = file_at(source, s3)
-    path = scratch / "inputs" / hashlib.sha256(str(source).encode()).hexdigest()[:16] / Path(key).name
-    storage.get_file(key, path)
-    return path
-
-
-def _from_hub(spec: DatasetSpec, split: str) -> list[Columns]:
-    """Rows of a hub data set, by the `datasets` library; script data sets are read from their parquet conversion."""
-    import datasets
-
-    name, _, config = spec.source.path.partition("/")
-    repository = f"{spec.source.authority}/{name}"
-    try:
-        builder = datasets.load_dataset_builder(repository, config or None, revision=spec.revision,
-                                                token=os.environ.get("HF_TOKEN"))
-        _refuse_files_elsewhere(builder.config.data_files or {}, spec.source)
-        builder.download_and_prepare()
-        loaded = builder.as_dataset(split=split)
-    except ValueError as error:
-        raise BadConfig(f"spec.dataset: {spec.source}: {first_line(error)}") from error
-    except RuntimeError as error:
-        if "script" not in str(error):
-            raise
-        raise BadConfig(f"spec.dataset.source: {spec.source} is published as a script, which is not run; write "
-                        "revision: refs/convert/parquet") from error
-    except (OSError, ConnectionError) as error:
-        raise MissingInput(f"spec.dataset.source: {spec.source} can't be loaded from the hub: {first_line(error)}"
-                           ) from error
-    except datasets.exceptions.DatasetsError as error:
-        # What went wrong is often in its cause alone: "An error occurred while generating the dataset".
-        cause = error.__cause__ or error
-        if isinstance(cause, OSError):
-            raise MissingInput(f"spec.dataset.source: {spec.source} can't be loaded from the hub: {first_line(cause)}"
-                               ) from error
-        raise BadData(f"spec.dataset.source: the files of {spec.source} can't be read as one table: "
-                      f"{first_line(cause)}; name one of its configurations (hf://owner/name/config), a revision whose "
-                      "files have the same columns, or a file of your own") from error
-    return rows_of(loaded.with_format("arrow")[:], str(spec.source))
-
-
-def _refuse_files_elsewhere(files: Mapping[str, Sequence[str]], source: Uri) -> None:
-    """Refuse files beside the hub: a data set's card can name any path of this machine, and any address.
-
-    Raises:
-        BadConfig: there are such.
-    """
-    for file in (str(file) for several in files.values() for file in several):
-        # What is in an archive stands before it.
-        if not file.rpartition("::")[2].startswith("hf://"):
-            raise BadConfig(f"spec.dataset.source: the card of {source} names the file {file[:200]}, which is not on "
-                            "the hub; write another data set, or this file's own location")

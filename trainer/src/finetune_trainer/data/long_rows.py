@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from finetune_api.spec.training import LongRows, TrainingSpec
 
-from finetune_trainer.data.chat import ChatFormat, Written
+from finetune_trainer.data.chat.chat_format import ChatFormat, Written
 from finetune_trainer.data.rows import Example, Finding, Severity
 
 _LEAST_QUESTION = 16

@@ -10,7 +10,7 @@ from finetune_api.spec.method import Quantization
 from transformers import PreTrainedConfig
 
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.model.weights import Tensor, some
+from finetune_trainer.model.files.weights import Tensor, some
 
 _STATES = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
 _STATE_4BIT = ".quant_state.bitsandbytes__"

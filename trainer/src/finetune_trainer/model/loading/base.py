@@ -16,10 +16,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.model.load_report import refuse_made_up
+from finetune_trainer.model.files.load_report import refuse_made_up
+from finetune_trainer.model.files.weights import Tensor
+from finetune_trainer.model.loading.stored_quantization import as_if_whole, refuse_whole_numbers, stored_quantization
 from finetune_trainer.model.reading import reading
-from finetune_trainer.model.stored import as_if_whole, refuse_whole_numbers, stored_quantization
-from finetune_trainer.model.weights import Tensor
 
 _MOST_LAYERS = 1000
 _TAKE_ANOTHER = "take a text decoder, such as one of Llama, Mistral, Qwen, Gemma or Phi"

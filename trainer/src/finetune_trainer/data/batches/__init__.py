@@ -1,0 +1,1 @@
+"""From token rows to steps, micro-batches and tensors."""

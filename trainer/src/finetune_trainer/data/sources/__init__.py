@@ -1,0 +1,1 @@
+"""Reading a data set's splits from files, storage or the hub."""

@@ -1,0 +1,60 @@
+"""Data sets of the Hugging Face hub, by the `datasets` library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from finetune_api.spec.dataset import DatasetSpec
+from finetune_api.uris import Uri
+
+from finetune_trainer.data.formats import rows_of
+from finetune_trainer.data.rows import Columns
+from finetune_trainer.errors import BadConfig, BadData, MissingInput, first_line
+
+
+def read_hub_split(spec: DatasetSpec, split: str) -> list[Columns]:
+    """Rows of a hub data set, by the `datasets` library; script data sets are read from their parquet conversion."""
+    import datasets
+
+    name, _, config = spec.source.path.partition("/")
+    repository = f"{spec.source.authority}/{name}"
+    try:
+        builder = datasets.load_dataset_builder(repository, config or None, revision=spec.revision,
+                                                token=os.environ.get("HF_TOKEN"))
+        _refuse_files_elsewhere(builder.config.data_files or {}, spec.source)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset(split=split)
+    except ValueError as error:
+        raise BadConfig(f"spec.dataset: {spec.source}: {first_line(error)}") from error
+    except RuntimeError as error:
+        if "script" not in str(error):
+            raise
+        raise BadConfig(f"spec.dataset.source: {spec.source} is published as a script, which is not run; write "
+                        "revision: refs/convert/parquet") from error
+    except (OSError, ConnectionError) as error:
+        raise MissingInput(f"spec.dataset.source: {spec.source} can't be loaded from the hub: {first_line(error)}"
+                           ) from error
+    except datasets.exceptions.DatasetsError as error:
+        # What went wrong is often in its cause alone: "An error occurred while generating the dataset".
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError):
+            raise MissingInput(f"spec.dataset.source: {spec.source} can't be loaded from the hub: {first_line(cause)}"
+                               ) from error
+        raise BadData(f"spec.dataset.source: the files of {spec.source} can't be read as one table: "
+                      f"{first_line(cause)}; name one of its configurations (hf://owner/name/config), a revision whose "
+                      "files have the same columns, or a file of your own") from error
+    return rows_of(loaded.with_format("arrow")[:], str(spec.source))
+
+
+def _refuse_files_elsewhere(files: Mapping[str, Sequence[str]], source: Uri) -> None:
+    """Refuse files beside the hub: a data set's card can name any path of this machine, and any address.
+
+    Raises:
+        BadConfig: there are such.
+    """
+    for file in (str(file) for several in files.values() for file in several):
+        # What is in an archive stands before it.
+        if not file.rpartition("::")[2].startswith("hf://"):
+            raise BadConfig(f"spec.dataset.source: the card of {source} names the file {file[:200]}, which is not on "
+                            "the hub; write another data set, or this file's own location")

@@ -1,0 +1,1 @@
+"""Comparison with a reference model behind an OpenAI-compatible endpoint."""
