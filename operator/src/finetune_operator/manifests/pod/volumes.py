@@ -36,8 +36,7 @@ class Volume:
 
     def mount(self) -> Manifest:
         """The container's part."""
-        mount: Manifest = {"name": self.name, "mountPath": self.path}
-        return {**mount, "readOnly": True} if self.read_only else mount
+        return {"name": self.name, "mountPath": self.path, "readOnly": self.read_only}
 
 
 def config_volume(name: str, config_map: str, path: str) -> Volume:
