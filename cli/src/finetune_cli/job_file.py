@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from finetune_api import ExitCode, FineTuneJob, load_job
 
 from finetune_cli.errors import CommandFailed
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Say what to do where a job's file can't be opened.
+
+    Raises:
+        CommandFailed: it can't.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise CommandFailed(f"{path}: there is no such file; finetune init writes a sample",
+                            ExitCode.MISSING_INPUT) from error
+    except OSError as error:
+        raise CommandFailed(f"{path}: {error.strerror or error}", ExitCode.MISSING_INPUT) from error
 
 
 def read_job(path: Path) -> FineTuneJob:
@@ -16,13 +34,8 @@ def read_job(path: Path) -> FineTuneJob:
         InvalidJob: everything that is wrong with it.
         CommandFailed: the file isn't there or can't be opened.
     """
-    try:
+    with opening(path):
         return load_job(path)
-    except FileNotFoundError as error:
-        raise CommandFailed(f"{path}: there is no such file; finetune init writes a sample",
-                            ExitCode.MISSING_INPUT) from error
-    except OSError as error:
-        raise CommandFailed(f"{path}: {error.strerror or error}", ExitCode.MISSING_INPUT) from error
 
 
 def with_absolute_locations(job: FineTuneJob, folder: Path) -> FineTuneJob:

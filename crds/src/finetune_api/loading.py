@@ -65,6 +65,21 @@ def load_job(path: Path) -> FineTuneJob:
     return parse_job_text(_read(path), str(path))
 
 
+def read_document(path: Path) -> tuple[Any, Mapping[str, int]]:
+    """The one job of a YAML file as plain data, which may be wrong, and the line of every key by its dotted path.
+
+    Raises:
+        InvalidJob: it is no YAML, or holds no job or several.
+        OSError: the file can't be read.
+    """
+    return _job_document(_read(path), str(path))
+
+
+def line_of(field: str, lines: Mapping[str, int]) -> int | None:
+    """The line of a field, or of the nearest field above it that is written; None where none is."""
+    return _line(field, lines)
+
+
 def cluster_errors(path: Path) -> tuple[FieldError, ...]:
     """Why `kubectl apply` would refuse a file that `load_job` takes: what `finetune run` alone can do.
 

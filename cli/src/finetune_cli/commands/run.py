@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from finetune_api import ExitCode
 
-from finetune_cli.errors import CommandFailed
 from finetune_cli.job_file import read_job, with_absolute_locations
+from finetune_cli.trainer import RunOptions, run_job
 
 DEBUG = "finetune_cli.debug"
 """Key of click's `Context.meta` that says whether errors keep their tracebacks."""
@@ -33,13 +32,4 @@ def run(context: click.Context, file: Path, debug: bool, port: int | None, rerun
     """
     context.meta[DEBUG] = debug
     job = with_absolute_locations(read_job(file), file.parent)
-    try:
-        from finetune_trainer.progress.terminal import Terminal
-        from finetune_trainer.run.local import run_job
-    except ImportError as error:
-        if debug:
-            raise
-        raise CommandFailed(
-            f"the trainer can't be loaded ({error}): install it with pip install 'finetune-cli[run]', or run the job "
-            f"on a cluster with kubectl apply -f {file}", ExitCode.INTERNAL) from error
-    context.exit(run_job(job, port=port, rerun=rerun, console=Terminal(), debug=debug, allowed_plugins=plugins))
+    context.exit(run_job(job, file, RunOptions(port, rerun, debug, plugins)))

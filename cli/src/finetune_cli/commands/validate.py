@@ -1,7 +1,8 @@
-"""`finetune validate`: whether files hold jobs that can work."""
+"""`finetune validate`: whether files hold jobs that can run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -9,20 +10,32 @@ from finetune_api import ExitCode, InvalidJob, cluster_errors
 
 from finetune_cli.errors import CommandFailed
 from finetune_cli.job_file import read_job
+from finetune_cli.job_inputs import check_job
 from finetune_cli.terminal import say
+
+_BY_PRIORITY = (ExitCode.BAD_CONFIG, ExitCode.MISSING_INPUT, ExitCode.BAD_DATA, ExitCode.INTERNAL)
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option("--data", "with_data", is_flag=True,
+              help="Check the model's files and the rows too: locations, split, columns, templates, answers, schema.")
+@click.option("--allow-plugin", "plugins", multiple=True, metavar="NAME",
+              help="With --data: let the job use this reward plug-in, an entry point of finetune.rewards; may be "
+                   "repeated.")
 @click.pass_context
-def validate(context: click.Context, files: tuple[Path, ...]) -> None:
-    """Check the FineTuneJob in each FILE, and show everything that is wrong with it.
+def validate(context: click.Context, files: tuple[Path, ...], with_data: bool, plugins: tuple[str, ...]) -> None:
+    """Check the FineTuneJob in each FILE, and show every error.
 
-    Needs no cluster, model, data or network. Exits with 64 if any job is invalid, else with 66 if any file can't be
-    read.
+    Without --data it reads FILE alone: no model, data, network or cluster. With --data it also reads the rows, and
+    takes seconds; torch is not loaded. Token lengths and memory are checked by finetune run and by the cluster's
+    preflight.
+
+    The exit code is the first of these that applies to any FILE: 64 the description is wrong; 66 FILE, the model or
+    the data set is missing; 65 rows can't be used; 1 the trainer is not installed; 0 otherwise.
     """
-    codes = {_check(path) for path in files}
-    context.exit(next((code for code in (ExitCode.BAD_CONFIG, ExitCode.MISSING_INPUT) if code in codes), ExitCode.OK))
+    codes = {_check_with_data(path, plugins) if with_data else _check(path) for path in files}
+    context.exit(next((code for code in _BY_PRIORITY if code in codes), ExitCode.OK))
 
 
 def _check(path: Path) -> int:
@@ -34,8 +47,39 @@ def _check(path: Path) -> int:
     except CommandFailed as error:
         error.show()
         return error.exit_code
+    _show_valid(path)
+    return ExitCode.OK
+
+
+def _check_with_data(path: Path, plugins: tuple[str, ...]) -> int:
+    try:
+        checked = check_job(path, plugins)
+    except InvalidJob as error:
+        say(str(error), err=True)
+        return ExitCode.BAD_CONFIG
+    except CommandFailed as error:
+        error.show()
+        return error.exit_code
+    if checked.errors:
+        say(str(InvalidJob(checked.errors, str(path))), err=True)
+    else:
+        _show_valid(path)
+    if checked.counts:
+        say(f"  rows: {_in_words(checked.counts)}", err=bool(checked.errors))
+    for note in checked.notes:
+        say(f"  note: {note}", err=bool(checked.errors))
+    return checked.exit_code
+
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    words = f"{counts['read']} read"
+    if "train" in counts:
+        words += f", {counts['train']} to learn from, {counts['heldOut']} held out"
+    return words
+
+
+def _show_valid(path: Path) -> None:
     refused = cluster_errors(path)
     say(f"{path}: OK" + (" for finetune run; kubectl apply refuses it:" if refused else ""))
     for refusal in refused:
         say(f"  {refusal}")
-    return ExitCode.OK

@@ -9,6 +9,7 @@ from finetune_api.spec.dataset import DatasetSpec
 from finetune_trainer.data.rendering.conversations import from_messages
 from finetune_trainer.data.rendering.row_template import RowTemplate, row_data
 from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow, known_columns
+from finetune_trainer.errors import BadConfig
 
 
 def to_examples(rows: Sequence[SourceRow], spec: DatasetSpec) -> tuple[list[Example], list[Finding]]:
@@ -19,9 +20,7 @@ def to_examples(rows: Sequence[SourceRow], spec: DatasetSpec) -> tuple[list[Exam
     """
     if spec.messages is not None:
         return from_messages(rows, spec.messages)
-    columns = known_columns(rows)
-    question = RowTemplate(spec.prompt or "", "spec.dataset.prompt", columns)
-    answer = RowTemplate(spec.completion or "", "spec.dataset.completion", columns)
+    templates = _templates(spec, known_columns(rows))
     examples: list[Example] = []
     findings: list[Finding] = []
     for row in rows:
@@ -31,12 +30,16 @@ def to_examples(rows: Sequence[SourceRow], spec: DatasetSpec) -> tuple[list[Exam
         except ValueError as error:
             findings.append(Finding(Severity.ERROR, row.place, str(error)))
             continue
-        for field, template in (("prompt", question), ("completion", answer)):
+        faults = []
+        for field, template in templates.items():
             try:
                 texts[field] = template.render(data)
             except ValueError as error:
                 findings.append(Finding(Severity.ERROR, row.place, f"{field}: {error}"))
-        if len(texts) < 2:
+            except BadConfig as error:
+                faults.append(error)
+        _refuse_templates(faults)
+        if len(texts) < len(templates):
             continue
         empty = next((field for field, text in texts.items() if not text), None)
         if empty:
@@ -44,3 +47,24 @@ def to_examples(rows: Sequence[SourceRow], spec: DatasetSpec) -> tuple[list[Exam
         else:
             examples.append(Example(row.place, ({"role": "user", "content": texts["prompt"]},), texts["completion"]))
     return examples, findings
+
+
+def _templates(spec: DatasetSpec, columns: Sequence[str]) -> dict[str, RowTemplate]:
+    """The templates of question and answer by the name of their field.
+
+    Raises:
+        BadConfig: one of them is not valid, or both.
+    """
+    templates, faults = {}, []
+    for field, text in (("prompt", spec.prompt), ("completion", spec.completion)):
+        try:
+            templates[field] = RowTemplate(text or "", f"spec.dataset.{field}", columns)
+        except BadConfig as error:
+            faults.append(error)
+    _refuse_templates(faults)
+    return templates
+
+
+def _refuse_templates(faults: Sequence[BadConfig]) -> None:
+    if faults:
+        raise BadConfig("; ".join(map(str, faults))) from faults[0]

@@ -1,0 +1,107 @@
+"""The one place where `finetune` reaches the trainer. It is imported on use: it may be missing, and takes seconds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api import ExitCode, FineTuneJob, FineTuneJobSpec
+
+from finetune_cli.errors import CommandFailed
+
+if TYPE_CHECKING:
+    from finetune_trainer.run.local_check import InputCheck
+
+
+@contextmanager
+def _importing(otherwise: str = "", debug: bool = False) -> Iterator[None]:
+    """Say what to install where the trainer can't be imported.
+
+    Args:
+        otherwise: what else can be done, in words.
+        debug: raise the import error itself.
+
+    Raises:
+        CommandFailed: it can't.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if debug:
+            raise
+        raise CommandFailed(f"the trainer can't be loaded ({error}): install it with pip install 'finetune-cli[run]'"
+                            f"{otherwise}", ExitCode.INTERNAL) from error
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How `finetune run` runs a job.
+
+    Attributes:
+        port: port of `/progress` and `/metrics` on the loopback interface; None serves nothing.
+        rerun: train again even if the same job is published already.
+        debug: show the traceback of an error.
+        allowed_plugins: reward plug-ins that the job may name.
+    """
+
+    port: int | None
+    rerun: bool
+    debug: bool
+    allowed_plugins: tuple[str, ...]
+
+
+def run_job(job: FineTuneJob, file: Path, options: RunOptions) -> int:
+    """Run a job on this machine and show it; the exit code says how it ended.
+
+    Args:
+        job: the job; its `file://` locations are absolute.
+        file: where it is written.
+        options: how to run it.
+
+    Raises:
+        CommandFailed: the trainer isn't installed.
+    """
+    with _importing(f", or run the job on a cluster with kubectl apply -f {file}", options.debug):
+        from finetune_trainer.progress.terminal import Terminal
+        from finetune_trainer.run.local import run_job as run
+    return run(job, port=options.port, rerun=options.rerun, console=Terminal(), debug=options.debug,
+               allowed_plugins=options.allowed_plugins)
+
+
+def check_inputs(spec: FineTuneJobSpec, *, model: bool, data: bool, allowed_plugins: Sequence[str]) -> InputCheck:
+    """Check the model and the rows of a job, without torch.
+
+    Args:
+        spec: the job's spec; its `file://` locations are absolute.
+        model: whether to check the model.
+        data: whether to check the rows.
+        allowed_plugins: reward plug-ins that the job may name.
+
+    Raises:
+        CommandFailed: the trainer isn't installed.
+    """
+    with _importing():
+        from finetune_trainer.run.local_check import check_inputs as check
+    return check(spec, allowed_plugins, model=model, data=data)
+
+
+def model_config(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """The `config.json` of a job's model, fetched or converted by the trainer's own ways, without weights.
+
+    Raises:
+        CommandFailed: it can't be had, or the trainer isn't installed.
+    """
+    with _importing():
+        from finetune_trainer.errors import TrainerError
+        from finetune_trainer.model.files.description import describe_model
+        from finetune_trainer.run.entry import quieten
+    quieten()
+    with tempfile.TemporaryDirectory(prefix="finetune-estimate-") as folder:
+        try:
+            return describe_model(spec.model, spec.output.s3, Path(folder), lambda note: None).config
+        except TrainerError as error:
+            raise CommandFailed(str(error), error.exit_code) from error
