@@ -91,7 +91,7 @@ def measure(case: Case) -> tuple[int, int]:
     from finetune_trainer.storage import BackgroundUploader, open_storage
     from finetune_trainer.training.checkpoints import CheckpointStore
     from finetune_trainer.training.complete import Identity
-    from finetune_trainer.training.run import TrainingRun
+    from finetune_trainer.training.training_run import TrainingRun
 
     with tempfile.TemporaryDirectory(prefix="memory-estimate-") as name, BackgroundUploader() as uploader:
         folder = Path(name)

@@ -104,7 +104,7 @@ def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[Toke
     from finetune_trainer.training import sft
     from finetune_trainer.training.checkpoints import CheckpointStore
     from finetune_trainer.training.complete import Identity
-    from finetune_trainer.training.run import TrainingRun
+    from finetune_trainer.training.training_run import TrainingRun
 
     spec = resolve_defaults(parse_job({
         "apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "throughput"},

@@ -15,11 +15,11 @@ from finetune_api.messages import Limits, Outcome, Result
 from finetune_api.spec.compute import ComputeSpec
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.batches.steps import Layout, lay_out
-from finetune_trainer.distributed.collectives import connect
-from finetune_trainer.distributed.rank import Place, place_in, place_variables
+from finetune_trainer.distributed.rank import RankInfo, rank_info, rank_variables
+from finetune_trainer.distributed.rendezvous import connect
 from finetune_trainer.errors import BadConfig, PeerFailure, StopRequested
 from finetune_trainer.progress.stopping import StopFlag
-from finetune_trainer.run.launcher import Child, Told, launch, most_telling, processes_here, run_children
+from finetune_trainer.run.launcher import Child, ChildEnd, decisive_child, launch, processes_here, run_children
 
 from tests.models import write_rows
 from tests.s3 import free_ports
@@ -38,7 +38,7 @@ def test_two_processes_train_the_adapter_that_one_does_and_publish_it_once(tmp_p
     one, two = configured_workshop(tmp_path / "one", **sections), configured_workshop(tmp_path / "two", **sections)
     run_pods(one, ("",))
     helped = run_pods(two)[1]
-    assert not (two / "termination-1").exists(), "only the first process has a result"
+    assert not (two / "termination-1").exists(), "only rank 0 has a result"
     assert "evaluating after" not in helped.output
     assert Result.model_validate_json((two / "termination-0").read_bytes()).outcome is Outcome.SUCCEEDED
     single, double = weights(one), weights(two)
@@ -69,8 +69,8 @@ def test_when_either_process_is_killed_the_other_says_so_and_a_resumed_run_is_th
         assert ended[1 - survivor].code == -signal.SIGKILL, ended[1 - survivor].output
         assert ended[survivor].code == 1, ended[survivor].output
         message = Result.model_validate_json((killed / f"termination-{survivor}").read_bytes()).message
-        assert message == (f"process {survivor} of 2 lost another one: it ended, or the network between them failed; "
-                           "its own last message says why")
+        assert message == (f"rank {survivor} of 2 processes lost the connection to another one: that process ended, or "
+                           "the network failed. Read the last message of that process")
         assert "Traceback" not in ended[survivor].output
     configure(killed, attempt=3, method=method)
     for run in run_pods(killed):
@@ -123,7 +123,7 @@ def test_processes_that_see_other_data_end_with_a_sentence(tmp_path):
     other = configure(folder, name="other", dataset={"source": f"file://{folder}/other.jsonl"})
     for run in Pods(folder, configs=[folder / "config", other]).wait():
         assert run.code == 1, run.output
-        assert "the processes of this job don't see the same: job (here " in run.output
+        assert "the processes of this job read different values of: job (here " in run.output
         assert "data (here " in run.output
         assert "newest checkpoint" not in run.output
 
@@ -150,31 +150,31 @@ def test_rows_that_cannot_be_shared_equally_end_with_64_before_anything_is_loade
 
 
 @pytest.mark.parametrize(("rank", "words"), [
-    (0, "only 1 of 2 processes came to the moment 'start' in time"),
-    (1, "the first process of this job can't be reached at 127.0.0.1:"),
+    (0, "only 1 of 2 processes reached the barrier 'start' in time"),
+    (1, "rank 0 of this job does not answer at 127.0.0.1:"),
 ])
 def test_processes_that_do_not_find_each_other_say_so(rank, words):
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0])}
     with pytest.raises(PeerFailure, match=words):
-        connect(variables, Place(rank, 2), 0.2, lambda: None, SystemClock())
+        connect(variables, RankInfo(rank, 2), 0.2, lambda: None, SystemClock())
     stop = StopFlag()
     stop.set("SIGTERM")
     with pytest.raises(StopRequested):
-        connect({**variables, "MASTER_PORT": str(free_ports(1)[0])}, Place(rank, 2), 60, stop.check, SystemClock())
+        connect({**variables, "MASTER_PORT": str(free_ports(1)[0])}, RankInfo(rank, 2), 60, stop.check, SystemClock())
 
 
 POD = {"FINETUNE_NODES": "2", "FINETUNE_RENDEZVOUS": "tiny-1-0.tiny-1:29400", "JOB_COMPLETION_INDEX": "1"}
 
 
-@pytest.mark.parametrize(("environment", "processes", "local_rank", "place", "address"), [
-    (POD, 1, 0, Place(1, 2, 0), "tiny-1-0.tiny-1:29400"),
-    (POD, 4, 3, Place(7, 8, 3), "tiny-1-0.tiny-1:29400"),
-    ({}, 2, 1, Place(1, 2, 1), "127.0.0.1:1234"),
-    ({"JOB_COMPLETION_INDEX": "0"}, 1, 0, Place(0, 1, 0), None),
+@pytest.mark.parametrize(("environment", "processes", "local_rank", "rank", "address"), [
+    (POD, 1, 0, RankInfo(1, 2, 0), "tiny-1-0.tiny-1:29400"),
+    (POD, 4, 3, RankInfo(7, 8, 3), "tiny-1-0.tiny-1:29400"),
+    ({}, 2, 1, RankInfo(1, 2, 1), "127.0.0.1:1234"),
+    ({"JOB_COMPLETION_INDEX": "0"}, 1, 0, RankInfo(0, 1, 0), None),
 ], ids=["one a node", "four a node", "one node", "alone"])
-def test_a_place_follows_from_what_the_operator_says(environment, processes, local_rank, place, address):
-    variables = place_variables(environment, processes, local_rank, port=1234)
-    assert place_in(variables) == place
+def test_the_rank_follows_from_the_variables_that_the_operator_sets(environment, processes, local_rank, rank, address):
+    variables = rank_variables(environment, processes, local_rank, port=1234)
+    assert rank_info(variables) == rank
     assert (f"{variables['MASTER_ADDR']}:{variables['MASTER_PORT']}" if variables else None) == address
 
 
@@ -206,7 +206,7 @@ def test_processes_share_a_step_in_as_many_passes_each(packing, processes):
     ([70, 70], True, 0),
 ])
 def test_the_exit_code_that_tells_most_wins(codes, failed, number):
-    assert most_telling(codes, failed) == number
+    assert decisive_child(codes, failed) == number
 
 
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
@@ -222,21 +222,21 @@ def _launch(programs, stop=None, grace=60.0):
 
 
 def test_when_one_process_fails_the_others_are_asked_to_stop_and_its_code_is_told():
-    assert _launch([OBEDIENT, "raise SystemExit(65)"]) == Told(1, 65)
-    assert _launch([OBEDIENT, "import time; time.sleep(1); raise SystemExit(1)"]) == Told(1, 1)
+    assert _launch([OBEDIENT, "raise SystemExit(65)"]) == ChildEnd(1, 65)
+    assert _launch([OBEDIENT, "import time; time.sleep(1); raise SystemExit(1)"]) == ChildEnd(1, 1)
 
 
 def test_a_process_that_does_not_hear_is_killed_after_the_grace():
     dies = "import os, time; time.sleep(1); os.kill(os.getpid(), 11)"
-    assert _launch([STUBBORN, dies], grace=0.5) == Told(0, 137)
-    assert _launch([STUBBORN, "import time; time.sleep(1); raise SystemExit(71)"], grace=0.5) == Told(1, 71)
+    assert _launch([STUBBORN, dies], grace=0.5) == ChildEnd(0, 137)
+    assert _launch([STUBBORN, "import time; time.sleep(1); raise SystemExit(71)"], grace=0.5) == ChildEnd(1, 71)
 
 
 def test_a_request_to_stop_is_passed_on():
     stop = StopFlag()
     stop.set("SIGTERM")
     slow = "import time; time.sleep(0.5)"
-    assert _launch([slow, slow], stop) == Told(0, 75)
+    assert _launch([slow, slow], stop) == ChildEnd(0, 75)
 
 
 def test_the_launcher_runs_a_trainer_per_process_and_keeps_the_first_ones_message(tmp_path, monkeypatch):

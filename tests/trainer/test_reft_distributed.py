@@ -12,7 +12,7 @@ from finetune_api.messages import Outcome, Result
 from finetune_api.rules import merge_patch
 from finetune_api.spec.reft import PpoSpec
 from finetune_trainer.distributed.collectives import World
-from finetune_trainer.distributed.rank import Place
+from finetune_trainer.distributed.rank import RankInfo
 from finetune_trainer.methods.reft.policy import Policy
 from finetune_trainer.methods.reft.update import Room, prepare_batch, update
 from safetensors.torch import load_file, save_file
@@ -39,7 +39,7 @@ def _learn(model_folder, target, rank, size, port):
     policy = Policy(model, pad_id=0, temperature=1.0)
     optimizer = policy.optimizer(1e-3, 1e-3)
     ppo = PpoSpec(rollouts=8, miniBatchSize=8, klCoefficient=0.05)
-    world, room = World(Place(rank, size)), Room(8192, None)
+    world, room = World(RankInfo(rank, size)), Room(8192, None)
     batch = prepare_batch(policy, RESPONSES[rank::size], SCORES[rank::size], ppo, room, lambda: None, world)
     update(policy, optimizer, batch, ppo, room, random.Random(rank), lambda: None, world)
     if rank == 0:

@@ -15,7 +15,6 @@ from finetune_api import parse_job_text, resolve_defaults, spec_hash
 from finetune_api.messages import Accelerator, RunConfig
 from finetune_api.spec.evaluation import GateSpec, Metric
 from finetune_trainer.evaluation.evaluate import Evaluation, Shown
-from finetune_trainer.methods.reft.state import RolloutExample
 from finetune_trainer.report import charts
 from finetune_trainer.report.card import render_card
 from finetune_trainer.report.code import load_code
@@ -23,6 +22,7 @@ from finetune_trainer.report.facts import RunFacts, comparisons, figures, row_co
 from finetune_trainer.report.html import render_report
 from finetune_trainer.report.settings import settings
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
+from finetune_trainer.training.result import RolloutExample
 
 JOB = """
 apiVersion: finetune.dev/v1alpha1

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from finetune_trainer.distributed.sharding import is_of_torch, thaw
+from finetune_trainer.distributed.sharding import is_torch_adamw_state, unfreeze
 
 from tests.models import save_tiny_model
 from tests.s3 import free_ports
@@ -83,8 +83,8 @@ def test_the_state_of_an_8_bit_optimizer_is_told_from_that_of_torch(tmp_path):
     optimizer.step()
     torch.save(optimizer.state_dict(), tmp_path / "torch.pt")
     torch.save({"state": {0: {"step": 1, "state1": torch.ones(2)}}, "param_groups": []}, tmp_path / "eight.pt")
-    assert is_of_torch(tmp_path / "torch.pt")
-    assert not is_of_torch(tmp_path / "eight.pt")
+    assert is_torch_adamw_state(tmp_path / "torch.pt")
+    assert not is_torch_adamw_state(tmp_path / "eight.pt")
 
 
 def test_trained_parameters_come_back_to_their_own_types_and_buffers_are_not_rounded(tiny_model_folder):
@@ -94,7 +94,7 @@ def test_trained_parameters_come_back_to_their_own_types_and_buffers_are_not_rou
     kept = model.model.norm.weight
     kept.data = kept.data.float()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    round_back = thaw(list(model.parameters()))
+    round_back = unfreeze(list(model.parameters()))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     round_back()
     assert [name for name, parameter in model.named_parameters() if parameter.dtype is torch.float32] == [

@@ -15,12 +15,13 @@ from finetune_api.messages import Limits, Outcome, PreflightResult, PreflightVer
 from pydantic import ValidationError
 
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.distributed.rank import has_place, place_in, place_variables
+from finetune_trainer.distributed.rank import has_rank, rank_info, rank_variables
+from finetune_trainer.distributed.rendezvous import RENDEZVOUS_SECONDS
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.progress.console import ConsoleObserver
 from finetune_trainer.progress.stopping import StopFlag
 from finetune_trainer.progress.terminal import Terminal, say
-from finetune_trainer.run.entry import RENDEZVOUS_SECONDS, Ending, quieten, run
+from finetune_trainer.run.entry import Ending, quieten, run
 from finetune_trainer.run.launcher import processes_here, run_children
 from finetune_trainer.run.preflight import preflight
 
@@ -93,16 +94,16 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> tuple[int, bytes]
     limits = Limits()
     if options.limits:
         limits = Limits.model_validate_json((options.limits / LIMITS_FILE).read_bytes())
-    if not has_place(os.environ):
+    if not has_rank(os.environ):
         try:
             processes = processes_here(config.spec.compute)
         except BadConfig as error:
             return _say(Ending(error.exit_code, Result(outcome=error.outcome, message=str(error))))
         if processes > 1:
             return run_children(arguments, processes, stop, clock)
-        os.environ.update(place_variables(os.environ, 1, 0))
+        os.environ.update(rank_variables(os.environ, 1, 0))
     # Of a node's processes the first one shows its progress and serves it.
-    shows = place_in(os.environ).local_rank == 0
+    shows = rank_info(os.environ).local_rank == 0
     return _say(run(config, limits, options.limits, [ConsoleObserver(Terminal(), clock)] if shows else [], clock, stop,
                     ("0.0.0.0", options.port) if shows else None, options.debug, options.rendezvous_timeout))
 
@@ -116,7 +117,7 @@ def _say(ending: Ending) -> tuple[int, bytes]:
 
 def _termination_log() -> Path | None:
     given = os.environ.get("FINETUNE_TERMINATION_LOG", "/dev/termination-log")
-    return Path(given) if Path(given).exists() and place_in(os.environ).local_rank == 0 else None
+    return Path(given) if Path(given).exists() and rank_info(os.environ).local_rank == 0 else None
 
 
 def _bad_folder(config: Path, limits: Path | None) -> Ending | None:

@@ -1,1 +1,1 @@
-"""Several processes that train together."""
+"""Several processes that train together: rank, rendezvous, collectives and sharding."""

@@ -1,7 +1,8 @@
-"""Which process of a job this is, as the environment says; pure.
+"""The rank of this process, read from environment variables; pure.
 
-torchrun says it in RANK and its like, which are used as they are. The operator says it of a pod: `FINETUNE_NODES` (how
-many), `JOB_COMPLETION_INDEX` (which one, from 0) and `FINETUNE_RENDEZVOUS` (host:port of the first).
+torchrun sets RANK and its companions, and the trainer uses them as they are. The operator sets three variables on a
+pod: `FINETUNE_NODES` (the number of nodes), `JOB_COMPLETION_INDEX` (the node's number, from 0) and
+`FINETUNE_RENDEZVOUS` (host:port of rank 0).
 """
 
 from __future__ import annotations
@@ -11,44 +12,44 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of a process among those that train together.
+class RankInfo:
+    """The position of this process among the processes that train together.
 
     Attributes:
-        rank: its number, from 0.
-        size: how many there are.
-        local_rank: its number among those of its node, and so its GPU's.
+        rank: the number of the process, from 0.
+        world_size: the number of processes.
+        local_rank: the number of the process on its node, from 0; the process uses the GPU of this number.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
 
     @property
     def is_main(self) -> bool:
-        """Whether it is the process that evaluates, writes checkpoints and publishes."""
+        """Whether this is rank 0, which evaluates, writes checkpoints and publishes."""
         return self.rank == 0
 
 
-def has_place(environment: Mapping[str, str]) -> bool:
-    """Whether a process was told its place already."""
+def has_rank(environment: Mapping[str, str]) -> bool:
+    """Whether torchrun's variables are set."""
     return "RANK" in environment and "WORLD_SIZE" in environment
 
 
-def place_in(environment: Mapping[str, str]) -> Place:
-    """The place that torchrun's variables name; without them a process is alone."""
-    if not has_place(environment):
-        return Place()
-    return Place(int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", "0")))
+def rank_info(environment: Mapping[str, str]) -> RankInfo:
+    """The rank that torchrun's variables give; without them the process trains alone."""
+    if not has_rank(environment):
+        return RankInfo()
+    return RankInfo(int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", "0")))
 
 
-def place_variables(environment: Mapping[str, str], processes: int, local_rank: int, port: int = 0) -> dict[str, str]:
-    """torchrun's variables for a process of a node; none where it is the only one of the job.
+def rank_variables(environment: Mapping[str, str], processes: int, local_rank: int, port: int = 0) -> dict[str, str]:
+    """torchrun's variables for one process of a node; an empty mapping if it is the only process of the job.
 
     Args:
-        environment: what the operator said.
-        processes: how many there are on each node.
-        local_rank: which of them.
+        environment: the variables that the operator sets.
+        processes: the number of processes on each node.
+        local_rank: the number of the process on its node.
         port: a free port of this machine, for the processes of a single node.
     """
     nodes, node = int(environment.get("FINETUNE_NODES", "1")), int(environment.get("JOB_COMPLETION_INDEX", "0"))

@@ -12,9 +12,10 @@ from finetune_trainer.methods.full.train import train as train_full
 from finetune_trainer.methods.lora.train import train as train_lora
 from finetune_trainer.methods.partial.train import train as train_partial
 from finetune_trainer.methods.reft.train import train as train_reft
-from finetune_trainer.training.run import Trained, TrainingRun
+from finetune_trainer.training.result import TrainingResult
+from finetune_trainer.training.training_run import TrainingRun
 
-METHODS: dict[MethodType, Callable[[TrainingRun], Trained]] = {
+METHODS: dict[MethodType, Callable[[TrainingRun], TrainingResult]] = {
     MethodType.LORA: train_lora,
     MethodType.DORA: train_dora,
     MethodType.PARTIAL: train_partial,

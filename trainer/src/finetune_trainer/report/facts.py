@@ -19,9 +19,9 @@ from finetune_trainer.evaluation.scores import Scores, headline
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluation.evaluate import Evaluation
-    from finetune_trainer.methods.reft.state import RolloutExample
     from finetune_trainer.report.code import Asking
     from finetune_trainer.trained_model import Loading
+    from finetune_trainer.training.result import RolloutExample
 
 _LABELS = {
     "loss": "loss (nats per answer token)",

@@ -32,8 +32,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from finetune_trainer.clock import Clock
 from finetune_trainer.data.answers.answer_checks import schema_validator
 from finetune_trainer.data.rows import PreparedData
-from finetune_trainer.distributed.collectives import connect
-from finetune_trainer.distributed.rank import Place
+from finetune_trainer.distributed.rank import RankInfo
+from finetune_trainer.distributed.rendezvous import connect
 from finetune_trainer.engines import unsloth
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation.evaluate import NOTHING, Evaluation, Evaluator
@@ -73,7 +73,8 @@ from finetune_trainer.storage import BackgroundUploader, Storage, open_storage, 
 from finetune_trainer.training.checkpoints import CheckpointStore
 from finetune_trainer.training.complete import Identity, frozen_date, going_on, require_earlier
 from finetune_trainer.training.packing import settle_packing
-from finetune_trainer.training.run import Trained, TrainingRun
+from finetune_trainer.training.result import TrainingResult
+from finetune_trainer.training.training_run import TrainingRun
 
 _NAMES = {ADAPTER: "the adapter", CHANGED: "what was changed", MODEL: "the model"}
 
@@ -90,7 +91,7 @@ class Attempt:
         stop: whether somebody asked to stop.
         scratch: a folder of its own.
         clock: the time.
-        place: which of the job's processes this is.
+        rank: the rank of this process.
         rendezvous_seconds: how long to wait for the others at the start.
     """
 
@@ -101,7 +102,7 @@ class Attempt:
     stop: StopFlag
     scratch: Path
     clock: Clock
-    place: Place
+    rank: RankInfo
     rendezvous_seconds: float
 
 
@@ -131,14 +132,14 @@ def run_attempt(attempt: Attempt) -> Finished:
     earlier = published_result(storage, prefix, wanted(config))
     if earlier is not None:
         return Finished(earlier, None)
-    if attempt.place.is_main:
+    if attempt.rank.is_main:
         probe(storage, prefix)
-    check_shares(spec, attempt.place.size)
+    check_shares(spec, attempt.rank.world_size)
     config = config.model_copy(update={"date": frozen_date(storage, config, attempt.clock.now().date())})
     attempt = replace(attempt, config=config)
 
     state.enter(Stage.LOADING)
-    world = connect(os.environ, attempt.place, attempt.rendezvous_seconds, stop.check, attempt.clock)
+    world = connect(os.environ, attempt.rank, attempt.rendezvous_seconds, stop.check, attempt.clock)
     device = choose_device(spec.training.precision, packing=spec.training.packing)
     make_deterministic(device)
     files = find_model(spec.model, spec.output.s3, attempt.scratch, state.note)
@@ -151,10 +152,10 @@ def run_attempt(attempt: Attempt) -> Finished:
     state.note(f"{data.counts['train']} rows to learn from, {data.counts['heldOut']} held out")
     if config.accelerator.memory_bytes and spec.run_policy.preflight is PreflightPolicy.REQUIRED:
         expect(config, json.loads((files.folder / "config.json").read_text("utf-8")), [len(row) for row in data.train],
-               attempt.place.size)
+               attempt.rank.world_size)
     stop.check()
     data_hash, described = data.digest(), description_digest(spec.model, spec.output.s3)
-    reference = _ask_reference(attempt, storage, prefix, data, data_hash) if attempt.place.is_main else None
+    reference = _ask_reference(attempt, storage, prefix, data, data_hash) if attempt.rank.is_main else None
 
     state.enter(Stage.LOADING)
 
@@ -201,9 +202,9 @@ def run_attempt(attempt: Attempt) -> Finished:
     # What was learnt is in the output before anything else is done with it.
     state.enter(Stage.EXPORTING)
     results, publication = attempt.scratch / "results", Publication(storage, prefix, config)
-    published = results / trained.tuned.folder
-    export_trained(trained.tuned, str(spec.model.source), files.revision if spec.model.source.scheme == "hub" else None,
-                   published)
+    published = results / trained.trained_model.folder
+    export_trained(trained.trained_model, str(spec.model.source),
+                   files.revision if spec.model.source.scheme == "hub" else None, published)
     publication.add(results)
     reach("exported")
     stop.check()
@@ -212,7 +213,7 @@ def run_attempt(attempt: Attempt) -> Finished:
     after, majority, compared = NOTHING, None, Compared(None)
     state.enter(Stage.EVALUATING_AFTER)
     with beside.optional("the evaluation after training"):
-        after = evaluator.evaluate(trained.tuned.model)
+        after = evaluator.evaluate(trained.trained_model.model)
     with beside.optional("the comparison with the commonest answer"):
         majority = majority_scores(data.train_answers, [row.example.answer for row in data.held_out],
                                    spec.evaluation.metrics or (),
@@ -222,7 +223,7 @@ def run_attempt(attempt: Attempt) -> Finished:
     if Export.MERGED in spec.output.exports:
         state.enter(Stage.EXPORTING)
         with beside.optional("the merged model"), removed_on_failure(results / MERGED):
-            export_merged(trained.tuned, published, files, spec.method.quantization, device, tokenizer,
+            export_merged(trained.trained_model, published, files, spec.method.quantization, device, tokenizer,
                           results / MERGED)
             publication.add(results)
         stop.check()
@@ -246,7 +247,7 @@ def run_attempt(attempt: Attempt) -> Finished:
         (results / REPORT).write_text(render_report(facts), encoding="utf-8")
     with beside.optional("the upload of report and model card"):
         publication.add(results)
-    result = publication.finish(trained.tuned.folder, identity, (files.revision, described),
+    result = publication.finish(trained.trained_model.folder, identity, (files.revision, described),
                                 _result(facts, trained, state), attempt.clock)
     if not trained.stopped_early:  # Else `runPolicy.resumeFrom` may go on from the last one.
         remove_checkpoints(storage, prefix)
@@ -269,7 +270,7 @@ def _told_if_hopeless(attempt: Attempt, files: ModelFiles, data: PreparedData, t
     except (TrainerError, OSError, MemoryError):
         raise
     except Exception as error:
-        if attempt.place.size == 1 and type(error).__name__ not in ("OutOfMemoryError", "AcceleratorError"):
+        if attempt.rank.world_size == 1 and type(error).__name__ not in ("OutOfMemoryError", "AcceleratorError"):
             rehearse(attempt.config, open_base(files.folder, files.name), files.folder, data, tokenizer,
                      attempt.scratch)
         raise
@@ -306,7 +307,7 @@ def _reserve(before: Evaluation | None, state: RunState) -> Decimal:
 
 def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: str, counts: object,
            findings: list[str], before: Evaluation | None, after: Evaluation, majority: Scores | None,
-           reference: Scores | None, trained: Trained, missing: list[str]) -> RunFacts:
+           reference: Scores | None, trained: TrainingResult, missing: list[str]) -> RunFacts:
     state = attempt.state
     verdict = judge_gate(attempt.config.spec.evaluation.gate, before.scores if before else None, after.scores)
     return RunFacts(
@@ -315,8 +316,8 @@ def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: 
         before=before, after=after, majority=majority, reference=reference, steps=attempt.metrics.steps(),
         step=trained.step, total_steps=trained.total_steps, resumed_from_step=trained.resumed_from_step,
         stopped_early=trained.stopped_early, micro_batch_size=trained.micro_batch_size,
-        trainable_parameters=trained.trainable_parameters, published_folder=trained.tuned.folder,
-        loading=trained.tuned.loading,
+        trainable_parameters=trained.trainable_parameters, published_folder=trained.trained_model.folder,
+        loading=trained.trained_model.loading,
         stage_seconds={str(stage): seconds for stage, seconds in state.stage_seconds.items()},
         peak_memory_bytes=peak_memory_bytes(device), device=environment(device)["machine"],
         cost=state.spending().spent, currency=attempt.config.accelerator.currency, hourly_rate=state.hourly_rate,
@@ -325,13 +326,13 @@ def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: 
     )
 
 
-def _result(facts: RunFacts, trained: Trained, state: RunState) -> Result:
+def _result(facts: RunFacts, trained: TrainingResult, state: RunState) -> Result:
     before = facts.before
     outcome = facts.outcome
     words = {
-        Outcome.QUALITY_GATE: f"{facts.gate}; {_NAMES[trained.tuned.folder]} is published all the same",
+        Outcome.QUALITY_GATE: f"{facts.gate}; {_NAMES[trained.trained_model.folder]} is published all the same",
         Outcome.STOPPED_EARLY: f"{trained.stopped_early}; what was learnt until then is published",
-        Outcome.SUCCEEDED: f"trained {trained.step} steps and published {_NAMES[trained.tuned.folder]}"
+        Outcome.SUCCEEDED: f"trained {trained.step} steps and published {_NAMES[trained.trained_model.folder]}"
                            + (f"; {trained.remark}" if trained.remark else ""),
     }[outcome]
     return Result(

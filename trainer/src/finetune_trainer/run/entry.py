@@ -21,7 +21,8 @@ from finetune_api.messages import Limits, Outcome, Result, RunConfig
 from finetune_api.spec.method import Engine
 
 from finetune_trainer.clock import Clock
-from finetune_trainer.distributed.rank import place_in
+from finetune_trainer.distributed.rank import rank_info
+from finetune_trainer.distributed.rendezvous import RENDEZVOUS_SECONDS
 from finetune_trainer.errors import in_words
 from finetune_trainer.progress.limits import LimitsFile
 from finetune_trainer.progress.metrics_log import MetricsLog
@@ -29,9 +30,6 @@ from finetune_trainer.progress.server import Metrics, ProgressServer
 from finetune_trainer.progress.state import Observer, RunState
 from finetune_trainer.progress.stopping import StopFlag
 from finetune_trainer.progress.terminal import say
-
-RENDEZVOUS_SECONDS = 600.0
-"""How long the processes of a job wait for each other at the start."""
 
 _SCRATCH = "finetune-scratch-"
 
@@ -76,7 +74,7 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
 
         with ProgressServer(state, prometheus, *address) if address else nullcontext():
             finished = run_attempt(Attempt(config, LimitsFile(limits_folder, limits), state, metrics, stop, scratch,
-                                           clock, place_in(os.environ), rendezvous_seconds))
+                                           clock, rank_info(os.environ), rendezvous_seconds))
         return Ending(ExitCode.OK, finished.result, finished.facts)
     except Exception as error:
         if debug:

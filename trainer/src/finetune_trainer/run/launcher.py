@@ -17,7 +17,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.spec.compute import ComputeSpec
 
 from finetune_trainer.clock import Clock
-from finetune_trainer.distributed.rank import place_variables
+from finetune_trainer.distributed.rank import rank_variables
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.progress.stopping import StopFlag
 
@@ -68,21 +68,21 @@ def run_children(arguments: Sequence[str], processes: int, stop: StopFlag, clock
         told = launch([
             # -P: what lies in the working folder is not imported.
             Child([sys.executable, "-P", "-m", "finetune_trainer", *arguments, "--termination-log", str(message)],
-                  {"OMP_NUM_THREADS": threads, **os.environ, **place_variables(os.environ, processes, number, port)})
+                  {"OMP_NUM_THREADS": threads, **os.environ, **rank_variables(os.environ, processes, number, port)})
             for number, message in enumerate(messages)
         ], stop, clock)
         return told.code, messages[told.number].read_bytes() if messages[told.number].exists() else b""
 
 
 @dataclass(frozen=True)
-class Told:
-    """The child whose end tells most: its number and its exit code, 128 + N where signal N killed it."""
+class ChildEnd:
+    """The child whose exit code explains the end of all: its number and that code, 128 + N if signal N killed it."""
 
     number: int
     code: int
 
 
-def launch(children: Sequence[Child], stop: StopFlag, clock: Clock, grace: float = GRACE_SECONDS) -> Told:
+def launch(children: Sequence[Child], stop: StopFlag, clock: Clock, grace: float = GRACE_SECONDS) -> ChildEnd:
     """Run children to their end; when one fails or somebody asks, the others are asked to stop (SIGTERM).
 
     After a failure those that still run `grace` seconds later are killed. Somebody who asked has a grace of his own.
@@ -110,8 +110,8 @@ def launch(children: Sequence[Child], stop: StopFlag, clock: Clock, grace: float
             process.kill()
             process.wait()
     ends = [_exit_code(process.returncode, asked) for process in running]
-    number = most_telling(ends, failed)
-    return Told(number, ends[number])
+    number = decisive_child(ends, failed)
+    return ChildEnd(number, ends[number])
 
 
 def _exit_code(code: int, asked: bool) -> int:
@@ -120,7 +120,7 @@ def _exit_code(code: int, asked: bool) -> int:
     return code if code >= 0 else 128 - code
 
 
-def most_telling(codes: Sequence[int], failed: bool) -> int:
+def decisive_child(codes: Sequence[int], failed: bool) -> int:
     """The number of the process whose exit code explains the end of all; the first where they are alike.
 
     Args:

@@ -54,7 +54,7 @@ from finetune_trainer.trained_model.peft_adapter import PeftAdapter
 from finetune_trainer.training.checkpoints import CheckpointStore
 from finetune_trainer.training.complete import Identity
 from finetune_trainer.training.packing import settle_packing
-from finetune_trainer.training.run import TrainingRun
+from finetune_trainer.training.training_run import TrainingRun
 
 _CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
 _ROWS, _TOKENS, _ANSWER = 2, 12, 3
@@ -213,7 +213,7 @@ def _go_through(spec: FineTuneJobSpec, files: ModelFiles, few: PreparedData, spe
             reserve=Decimal(0), stop=StopFlag(), scratch=place, clock=clock,
             reload=lambda: load_model(files, quantization, _CPU)))
         uploader.drain()
-    tuned = trained.tuned
+    tuned = trained.trained_model
     generate(tuned.model, [row.prompt for row in few.train[:2]], end_ids=[special[1]], pad_id=special[0],
              max_new_tokens=_ANSWER, batch_size=2, check=lambda: None)
     published = place / "results" / tuned.folder

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from finetune_trainer.distributed.sharding import put, whole
+from finetune_trainer.distributed.sharding import full_tensor, set_parameter
 from finetune_trainer.methods.dora.layer import weights_changed
 
 TRAINED = "trained.safetensors"
@@ -85,7 +85,7 @@ def save_trained(model: torch.nn.Module, folder: Path, writes: bool = True) -> N
     weights = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            value = whole(parameter.detach())
+            value = full_tensor(parameter.detach())
             if writes:
                 weights[name] = value.cpu().contiguous()
     if writes:
@@ -105,7 +105,7 @@ def load_trained(model: torch.nn.Module, folder: Path) -> None:
         left = set(file.keys()) if file else set()
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                put(parameter, file.get_tensor(name) if file else None)
+                set_parameter(parameter, file.get_tensor(name) if file else None)
                 parameter.grad = None
                 left.discard(name)
     weights_changed()

@@ -8,7 +8,7 @@ import torch
 
 from finetune_trainer.data.batches.collate import collate
 from finetune_trainer.data.batches.steps import Layout, lay_out, step_rows
-from finetune_trainer.training.run import TrainingRun
+from finetune_trainer.training.training_run import TrainingRun
 
 
 class StepLoader:

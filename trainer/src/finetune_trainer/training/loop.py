@@ -18,7 +18,7 @@ from finetune_trainer.hardware.device import peak_memory_bytes
 from finetune_trainer.progress.limits import stop_reason
 from finetune_trainer.progress.state import StepReport
 from finetune_trainer.training.divergence import divergence
-from finetune_trainer.training.run import TrainingRun
+from finetune_trainer.training.training_run import TrainingRun
 
 if TYPE_CHECKING:
     from finetune_trainer.training.loader import StepLoader
@@ -86,7 +86,7 @@ class LoopCallback(TrainerCallback):
         reason = None
         if run.world.is_main and step < self._steps:
             reason = stop_reason(run.limits.read(), run.clock.now(), run.state.spending(), run.reserve)
-        diverged, stopping, early, complete = run.world.highest(
+        diverged, stopping, early, complete = run.world.all_reduce_max(
             bool(fault), run.stop.is_set, bool(reason), run.checkpoints.complete_step)
         if diverged:
             # The last good checkpoint may still be on its way to the output.

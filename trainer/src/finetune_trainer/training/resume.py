@@ -8,7 +8,7 @@ from finetune_api.layout import METRICS
 from finetune_api.messages import CheckpointManifest
 
 from finetune_trainer.trained_model import TRAINED
-from finetune_trainer.training.run import TrainingRun
+from finetune_trainer.training.training_run import TrainingRun
 
 OPTIMIZER = "optimizer.pt"
 """The optimizer's state in a checkpoint, as transformers calls it."""
@@ -27,9 +27,9 @@ def newest(run: TrainingRun, folder: Path, divided: bool) -> CheckpointManifest 
         return run.checkpoints.newest(run.identity, folder)
     if run.world.is_main:
         found = run.checkpoints.newest(run.identity, folder)
-        run.world.highest(found.step if found else 0)
+        run.world.all_reduce_max(found.step if found else 0)
         return found
-    (step,) = run.world.highest(0)
+    (step,) = run.world.all_reduce_max(0)
     return run.checkpoints.newest(run.identity, folder, step, (TRAINED, OPTIMIZER)) if step else None
 
 

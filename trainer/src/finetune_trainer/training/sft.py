@@ -14,24 +14,25 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig
 
 from finetune_trainer.data.batches.steps import Layout, total_steps
-from finetune_trainer.distributed.collectives import COLLECTIVE
+from finetune_trainer.distributed.collectives import COLLECTIVE_TIMEOUT
 from finetune_trainer.distributed.sharding import is_sharded
 from finetune_trainer.errors import OutOfMemory, StopRequested
 from finetune_trainer.trained_model import Tuned, count_trained, load_trained, save_trained
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loader import StepLoader
 from finetune_trainer.training.loop import LoopCallback
-from finetune_trainer.training.portions import first_portion
+from finetune_trainer.training.micro_batch import first_micro_batch
+from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.resume import newest, take_up
-from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.training.schedule import share_of_peak
 from finetune_trainer.training.trainer import StepTrainer
+from finetune_trainer.training.training_run import TrainingRun
 
 LEAVING_SECONDS = 300.0
 """How long the processes wait for each other at the end of a loop."""
 
 
-def fine_tune(run: TrainingRun, tuned: Tuned) -> Trained:
+def fine_tune(run: TrainingRun, tuned: Tuned) -> TrainingResult:
     """Train what is to be trained in a model on the run's rows, from the newest checkpoint on where there is one.
 
     Raises:
@@ -50,11 +51,11 @@ def fine_tune(run: TrainingRun, tuned: Tuned) -> Trained:
     folder = run.scratch / "resume"
     found = newest(run, folder, divided=first is None)
     start = take_up(run, found, folder, steps) if found else 0
-    micro, checkpointing = first_portion(run)
+    micro, checkpointing = first_micro_batch(run)
     reason: str | None = None
     step = start
     identity = run.identity
-    run.world.agree({"job": identity.spec_hash, "data": identity.data_hash, "base weights": identity.base_hash,
+    run.world.check_equal({"job": identity.spec_hash, "data": identity.data_hash, "base weights": identity.base_hash,
                      "newest checkpoint": start})
     if start >= steps:
         load_trained(tuned.model, folder)
@@ -87,8 +88,8 @@ def fine_tune(run: TrainingRun, tuned: Tuned) -> Trained:
         gc.collect()
         if run.device.is_gpu:
             torch.cuda.empty_cache()
-    return Trained(
-        tuned=tuned, step=step, total_steps=steps, resumed_from_step=run.state.resumed_from_step,
+    return TrainingResult(
+        trained_model=tuned, step=step, total_steps=steps, resumed_from_step=run.state.resumed_from_step,
         micro_batch_size=micro, trainable_parameters=count_trained(tuned.model), stopped_early=reason,
     )
 
@@ -138,7 +139,7 @@ def _train_with(run: TrainingRun, tuned: Tuned, micro: int, checkpointing: bool,
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             model, frozen + [name for name, _ in model.named_buffers()])
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    run.world.meet("trained", lambda: None, LEAVING_SECONDS)
+    run.world.barrier("trained", lambda: None, LEAVING_SECONDS)
     run.uploader.raise_failure()
     step = int(trainer.state.global_step)
     if callback.stopping:
@@ -183,7 +184,7 @@ def _arguments(run: TrainingRun, layout: Layout, steps: int, checkpointing: bool
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
-        ddp_timeout=int(COLLECTIVE.total_seconds()),
+        ddp_timeout=int(COLLECTIVE_TIMEOUT.total_seconds()),
         logging_strategy="steps",
         logging_steps=1,
         logging_nan_inf_filter=False,

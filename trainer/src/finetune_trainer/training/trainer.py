@@ -12,7 +12,12 @@ import torch
 from transformers.trainer import SCHEDULER_NAME
 from trl import SFTTrainer
 
-from finetune_trainer.distributed.sharding import is_of_torch, load_optimizer_state, optimizer_state, whole
+from finetune_trainer.distributed.sharding import (
+    full_tensor,
+    gather_optimizer_state,
+    is_torch_adamw_state,
+    load_optimizer_state,
+)
 from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
 from finetune_trainer.trained_model import load_trained, save_trained
 from finetune_trainer.training.answers_only import AnswersOnly
@@ -98,13 +103,13 @@ class StepTrainer(SFTTrainer):
         return contextlib.nullcontext()
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        return whole(super()._clip_grad_norm(model))
+        return full_tensor(super()._clip_grad_norm(model))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.sharded:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        state = optimizer_state(self.optimizer, self.args.should_save)
+        state = gather_optimizer_state(self.optimizer, self.args.should_save)
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
@@ -113,7 +118,7 @@ class StepTrainer(SFTTrainer):
         if checkpoint is None:
             return
         path = Path(checkpoint) / OPTIMIZER
-        if not self.sharded and is_of_torch(path) == isinstance(self.optimizer.optimizer, torch.optim.AdamW):
+        if not self.sharded and is_torch_adamw_state(path) == isinstance(self.optimizer.optimizer, torch.optim.AdamW):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         if not self.sharded or not load_optimizer_state(self.optimizer, path):

@@ -34,13 +34,14 @@ from finetune_trainer.methods.additive.bottleneck_adapter import Bottlenecks
 from finetune_trainer.model.structure.targets import linear_names, target_modules
 from finetune_trainer.trained_model import Tuned
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
-from finetune_trainer.training.run import Trained, TrainingRun
+from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.sft import fine_tune
+from finetune_trainer.training.training_run import TrainingRun
 
 _FIELD = "spec.method.additive"
 
 
-def train(run: TrainingRun) -> Trained:
+def train(run: TrainingRun) -> TrainingResult:
     """Add the new parameters and train them; errors as in `fine_tune`, and `BadConfig` for a model they don't fit."""
     settings = run.spec.method.additive
     assert settings is not None

@@ -8,11 +8,12 @@ from __future__ import annotations
 from finetune_trainer.methods.dora.layer import keep_norms, start_at_norms
 from finetune_trainer.methods.lora.train import attach
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
-from finetune_trainer.training.run import Trained, TrainingRun
+from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.sft import fine_tune
+from finetune_trainer.training.training_run import TrainingRun
 
 
-def train(run: TrainingRun) -> Trained:
+def train(run: TrainingRun) -> TrainingResult:
     """Attach the adapter and train it; errors as in `fine_tune`, and `BadConfig` for unknown target modules."""
     settings = run.spec.method.dora
     assert settings is not None

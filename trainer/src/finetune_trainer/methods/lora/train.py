@@ -17,14 +17,15 @@ from finetune_trainer.engines import unsloth
 from finetune_trainer.methods.lora.loftq import start_from_quantization_error
 from finetune_trainer.model.structure.targets import target_modules
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter, PissaAdapter
-from finetune_trainer.training.run import Trained, TrainingRun
+from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.sft import fine_tune
+from finetune_trainer.training.training_run import TrainingRun
 
 _PISSA = "pissa_niter_16"
 """The largest singular values by 16 rounds of a randomised method: seconds, where a whole decomposition takes hours."""
 
 
-def train(run: TrainingRun) -> Trained:
+def train(run: TrainingRun) -> TrainingResult:
     """Attach the adapter and train it; errors as in `fine_tune`, and `BadConfig` for unknown target modules."""
     settings = run.spec.method.lora
     assert settings is not None

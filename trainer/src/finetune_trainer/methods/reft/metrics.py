@@ -27,12 +27,12 @@ def see(batch: Batch, verdicts: Sequence[Verdict], sampled: Sampled, updated: Up
         ) -> tuple[Rollouts, float, int]:
     """What all processes saw in a step, in numbers; its loss; and the tokens that were learnt from."""
     tokens = float(batch.mask.sum())
-    responses, reward, right, kl, there, entropy, clipped, drawn, loss, learnt = world.total(torch.tensor([
+    responses, reward, right, kl, there, entropy, clipped, drawn, loss, learnt = world.all_reduce_sum(torch.tensor([
         len(verdicts), sum(verdict.reward for verdict in verdicts), sum(verdict.right for verdict in verdicts),
         batch.kl * len(verdicts), tokens, float(batch.entropies.sum()), updated.clipped * tokens, sampled.tokens,
         updated.loss, sum(batch.lengths)], dtype=torch.float64)).tolist()
     return Rollouts(
         reward=reward / responses, accuracy=right / responses, kl=kl / responses, clip_fraction=clipped / there,
-        explained_variance=explained_variance(batch.values, batch.returns, batch.mask, world.total),
+        explained_variance=explained_variance(batch.values, batch.returns, batch.mask, world.all_reduce_sum),
         entropy=entropy / there, response_tokens=drawn / responses,
         rollout_seconds=round(spent.rollout, 4), update_seconds=round(spent.update, 4)), loss, int(learnt)

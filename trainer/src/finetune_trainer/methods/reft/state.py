@@ -19,20 +19,11 @@ from finetune_api.status import Rollouts
 from safetensors.torch import load_file, save_file
 
 from finetune_trainer.methods.reft.policy import Policy
+from finetune_trainer.training.result import RolloutExample
 
 _POLICY, _REFERENCE, _VALUES = "policy.safetensors", "reference.safetensors", "value_head.safetensors"
 _OPTIMIZER, _HISTORY = "ppo_optimizer.pt", "ppo.json"
 _SHOWN = 6
-
-
-@dataclass(frozen=True)
-class RolloutExample:
-    """One sampled response, for the report."""
-
-    question: str
-    right_answer: str
-    response: str
-    reward: float
 
 
 @dataclass

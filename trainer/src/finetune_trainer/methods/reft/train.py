@@ -18,9 +18,9 @@ from finetune_api.spec.method import ReftSpec
 from finetune_api.spec.reft import ReftPolicy
 from finetune_api.status import Rollouts
 
-from finetune_trainer.data.batches.steps import step_rows, total_steps
 from finetune_trainer.data.chat.chat_format import ChatFormat
-from finetune_trainer.distributed.sharding import thaw
+from finetune_trainer.data.batches.steps import step_rows, total_steps
+from finetune_trainer.distributed.sharding import unfreeze
 from finetune_trainer.errors import Diverged, StopRequested
 from finetune_trainer.faults import reach
 from finetune_trainer.hardware.device import peak_memory_bytes
@@ -30,7 +30,7 @@ from finetune_trainer.methods.reft.collapse import collapsed, remark, stuck
 from finetune_trainer.methods.reft.metrics import Spent, see
 from finetune_trainer.methods.reft.policy import Policy
 from finetune_trainer.methods.reft.rollout import Sampled, check_sampling, sample
-from finetune_trainer.methods.reft.state import PpoState, RolloutExample, is_ppo_checkpoint
+from finetune_trainer.methods.reft.state import PpoState, is_ppo_checkpoint
 from finetune_trainer.methods.reft.update import TOO_LONG, Batch, Room, Updated, prepare_batch, update
 from finetune_trainer.progress.limits import stop_reason
 from finetune_trainer.progress.state import StepReport
@@ -38,17 +38,18 @@ from finetune_trainer.rewards.answers import Verdict
 from finetune_trainer.trained_model import Tuned
 from finetune_trainer.trained_model.in_place import WholeModel
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
+from finetune_trainer.training.result import RolloutExample, TrainingResult
 from finetune_trainer.training.resume import take_up
-from finetune_trainer.training.run import Trained, TrainingRun
 from finetune_trainer.training.schedule import ramp
 from finetune_trainer.training.sft import LEAVING_SECONDS, fine_tune
+from finetune_trainer.training.training_run import TrainingRun
 
 _ROWS = {False: 128, True: 256}
 """Most responses that are sampled at once, on a CPU and on a GPU."""
 _GPU_TOKENS = 65_536
 
 
-def train(run: TrainingRun) -> Trained:
+def train(run: TrainingRun) -> TrainingResult:
     """Warm up, then reinforce; errors as in `fine_tune`, and these.
 
     Raises:
@@ -84,7 +85,7 @@ def train(run: TrainingRun) -> Trained:
 def _learning(run: TrainingRun, settings: ReftSpec) -> tuple[Tuned, Callable[[], None]]:
     """What learns, in both stages, and what rounds it to the base's type afterwards."""
     if settings.policy is ReftPolicy.FULL:
-        round_back = thaw(list(run.model.parameters()))
+        round_back = unfreeze(list(run.model.parameters()))
         return WholeModel(run.model, run.tokenizer), round_back
     assert settings.lora is not None
     model = attach(run, settings.lora, "spec.method.reft.lora", dora=settings.policy is ReftPolicy.DORA)
@@ -116,7 +117,7 @@ class _Reinforcement:
         if resume:
             self._state.read(resume)
         self._saved = self._state.step if resume else 0
-        run.world.agree({"job": run.identity.spec_hash, "data": run.identity.data_hash,
+        run.world.check_equal({"job": run.identity.spec_hash, "data": run.identity.data_hash,
                          "base weights": run.identity.base_hash, "newest checkpoint": self._state.step})
         self._vocabulary = int(self._policy.model.config.get_text_config().vocab_size)
         self._room = Room.on(run.device.is_gpu, self._vocabulary, run.spec.training.micro_batch_size)
@@ -124,7 +125,7 @@ class _Reinforcement:
         self._at_once = _ROWS[run.device.is_gpu]
         self._longest = self._ppo.max_new_tokens or math.ceil(1.25 * max(len(row.answer) for row in rows))
 
-    def run(self) -> Trained:
+    def run(self) -> TrainingResult:
         """The remaining steps."""
         state, ppo, reason = self._state, self._ppo, None
         try:
@@ -150,9 +151,9 @@ class _Reinforcement:
             self._run.uploader.drain()
             raise StopRequested(f"stopped at step {self._warm_up + state.step} of {self._total}; the checkpoint of "
                                 "that step is in the output") from None
-        self._run.world.meet("reinforced", lambda: None, LEAVING_SECONDS)
-        return Trained(
-            tuned=self._tuned, step=self._warm_up + state.step, total_steps=self._total,
+        self._run.world.barrier("reinforced", lambda: None, LEAVING_SECONDS)
+        return TrainingResult(
+            trained_model=self._tuned, step=self._warm_up + state.step, total_steps=self._total,
             resumed_from_step=self._run.state.resumed_from_step,
             micro_batch_size=self._room.rows or ppo.mini_batch_size,
             trainable_parameters=sum(p.numel() for p in self._policy.trainable.values()), stopped_early=reason,
@@ -208,7 +209,8 @@ class _Reinforcement:
         prompts = [self._run.data.train[index].prompt for index in questions]
         rewards = [verdict.reward for verdict in verdicts]
         if self._state.step == 0:
-            added, count = self._run.world.total(torch.tensor([sum(rewards), len(rewards)], dtype=torch.float64))
+            added, count = self._run.world.all_reduce_sum(
+                torch.tensor([sum(rewards), len(rewards)], dtype=torch.float64))
             self._policy.expect(float(added / count))
         return prepare_batch(self._policy, list(zip(prompts, sampled.responses, strict=True)), rewards, self._ppo,
                              self._room, self._check_alone, self._run.world)
@@ -247,7 +249,7 @@ class _Reinforcement:
             limit = stop_reason(run.limits.read(), run.clock.now(), run.state.spending(), run.reserve) \
                 if run.world.is_main else None
             because = f"because {limit}" if limit else stuck(state.history)
-        early, stopping, complete = run.world.highest(
+        early, stopping, complete = run.world.all_reduce_max(
             bool(because), run.stop.is_set, run.checkpoints.complete_step)
         run.state.checkpoint_step = complete
         run.state.step_done(StepReport(

@@ -95,7 +95,7 @@ def prepare_batch(policy: Policy, dialogues: Sequence[Dialogue], scores: Sequenc
     rewards = token_rewards(torch.tensor(scores, device=policy.device), log_probs, reference, mask, ppo.kl_coefficient)
     estimates, returns = advantages(rewards, values, mask, ppo.gamma, ppo.gae_lambda)
     return Batch(dialogues, mask, log_probs, reference, values, entropies, returns,
-                 whiten(estimates, mask, world.total))
+                 whiten(estimates, mask, world.all_reduce_sum))
 
 
 def _score_all(policy: Policy, dialogues: Sequence[Dialogue], room: Room, check: Callable[[], None]
@@ -141,7 +141,7 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer, batch: Batch, ppo: 
         for start in range(0, len(order), share):
             check()
             loss, clips = _accumulate(policy, optimizer, batch, order[start:start + share], ppo, room)
-            world.add_gradients(policy.parameters())
+            world.all_reduce_gradients(policy.parameters())
             norms.append(float(torch.nn.utils.clip_grad_norm_(policy.parameters(), ppo.max_grad_norm)))
             optimizer.step()
             losses.append(loss)

@@ -8,17 +8,18 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from finetune_trainer.distributed.sharding import gather_into, shard, thaw
+from finetune_trainer.distributed.sharding import gather_into, shard, unfreeze
 from finetune_trainer.errors import OutOfMemory
 from finetune_trainer.trained_model import Tuned
-from finetune_trainer.training.run import Trained, TrainingRun
+from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.sft import fine_tune
+from finetune_trainer.training.training_run import TrainingRun
 
 _GATHERING_SECONDS = 600.0
 
 
-def train_in_place(run: TrainingRun, chosen: Collection[str], tuned: Callable[[PreTrainedModel], Tuned]
-                   ) -> Trained:
+def train_base_weights(run: TrainingRun, chosen: Collection[str], tuned: Callable[[PreTrainedModel], Tuned]
+                   ) -> TrainingResult:
     """Train parameters of the run's model; errors as in `fine_tune`.
 
     What is evaluated is what is published: the model is given back in the type that the base was in.
@@ -30,7 +31,7 @@ def train_in_place(run: TrainingRun, chosen: Collection[str], tuned: Callable[[P
     """
     if run.world.size == 1:
         # The weights are kept in float32; on a GPU a forward pass rounds them to bfloat16 as it goes.
-        round_back = thaw([parameter for name, parameter in run.model.named_parameters() if name in chosen])
+        round_back = unfreeze([parameter for name, parameter in run.model.named_parameters() if name in chosen])
         trained = fine_tune(run, tuned(run.model))
         round_back()
         return trained
@@ -45,5 +46,5 @@ def train_in_place(run: TrainingRun, chosen: Collection[str], tuned: Callable[[P
     model = run.reload() if run.world.is_main else None
     gather_into(model, run.model)
     # Who leaves before the first process has everything would break its connection.
-    run.world.meet("gathered", lambda: None, _GATHERING_SECONDS)
-    return replace(trained, tuned=tuned(model)) if model is not None else trained
+    run.world.barrier("gathered", lambda: None, _GATHERING_SECONDS)
+    return replace(trained, trained_model=tuned(model)) if model is not None else trained

@@ -6,13 +6,13 @@ import torch
 from finetune_api.estimate import Machine, UnknownArchitecture, choose, read_architecture
 from finetune_api.spec.training import Toggle
 
-from finetune_trainer.training.run import TrainingRun
+from finetune_trainer.training.training_run import TrainingRun
 
 _CPU_TOKENS = 256
 _GPU_TOKENS = 16_384
 
 
-def first_portion(run: TrainingRun) -> tuple[int, bool]:
+def first_micro_batch(run: TrainingRun) -> tuple[int, bool]:
     """Rows in a forward pass, and whether activations are computed again: what the job writes, else what fits.
 
     On a GPU the memory estimate chooses; for a model whose sizes it can't tell, a full pass with checkpointing.

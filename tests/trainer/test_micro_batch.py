@@ -1,4 +1,4 @@
-"""How much one forward pass gets at first. The GPU is a stand-in: its memory is all that is asked of it."""
+"""How many rows the first forward passes get. The GPU is a stand-in: its memory is all that is asked of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from finetune_api import parse_job, resolve_defaults
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.hardware.device import Device
-from finetune_trainer.training.portions import first_portion
+from finetune_trainer.training.micro_batch import first_micro_batch
 from transformers import GPT2Config, MistralConfig
 
 from tests.models import tiny_job
@@ -41,20 +41,20 @@ def test_more_memory_means_larger_passes_and_then_no_checkpointing(tmp_path, gpu
     seen = []
     for gib in (16, 24, 80):
         gpu_memory(gib)
-        seen.append(first_portion(run(tmp_path, GPU)))
+        seen.append(first_micro_batch(run(tmp_path, GPU)))
     assert seen == [(1, True), (8, True), (8, False)]
 
 
 def test_what_the_job_writes_is_taken(tmp_path, gpu_memory):
     gpu_memory(24)
-    assert first_portion(run(tmp_path, GPU, microBatchSize=2, gradientCheckpointing="enabled")) == (2, True)
+    assert first_micro_batch(run(tmp_path, GPU, microBatchSize=2, gradientCheckpointing="enabled")) == (2, True)
 
 
 def test_a_model_of_an_unknown_family_gets_a_full_pass_with_checkpointing(tmp_path, gpu_memory):
     gpu_memory(24)
-    assert first_portion(run(tmp_path, GPU, GPT2Config())) == (16, True)
+    assert first_micro_batch(run(tmp_path, GPU, GPT2Config())) == (16, True)
 
 
 @pytest.mark.parametrize(("length", "rows"), [(64, 4), (1024, 1)])
 def test_a_cpu_gets_small_passes_without_checkpointing(tmp_path, length, rows):
-    assert first_portion(run(tmp_path, CPU, length=length)) == (rows, False)
+    assert first_micro_batch(run(tmp_path, CPU, length=length)) == (rows, False)
