@@ -18,8 +18,8 @@ from finetune_api.spec.method import ReftSpec
 from finetune_api.spec.reft import ReftPolicy
 from finetune_api.status import Rollouts
 
-from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.batches.steps import step_rows, total_steps
+from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.distributed.sharding import unfreeze
 from finetune_trainer.errors import Diverged, StopRequested
 from finetune_trainer.faults import reach
