@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from finetune_trainer.trained_model import Tuned
+if TYPE_CHECKING:
+    from finetune_trainer.trained_model import Tuned
 
 
 @dataclass(frozen=True)
