@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from finetune_trainer.data.chat.chat_format import ChatFormat
-from finetune_trainer.evaluation.generate import generate
+from finetune_trainer.evaluation.generate import GenerationSettings, generate
 
 
 def run_card(card: Path, scratch: Path) -> dict:
@@ -29,6 +29,7 @@ def assert_answered_as_scored(names: dict, system: str | None = None, max_new_to
     chat = ChatFormat(tokenizer, system)
     prompt = tuple(chat.prompt_ids([{"role": "user", "content": names["question"]}]))
     assert tuple(names["inputs"]["input_ids"][0].tolist()) == prompt
-    done = generate(model, [prompt], end_ids=sorted({chat.end_of_turn, tokenizer.eos_token_id}), pad_id=0,
-                    max_new_tokens=max_new_tokens, batch_size=1, check=lambda: None)
+    settings = GenerationSettings(tuple(sorted({chat.end_of_turn, tokenizer.eos_token_id})), pad_id=0,
+                                  max_new_tokens=max_new_tokens, batch_size=1)
+    done = generate(model, [prompt], settings, lambda: None)
     assert names["answer"].strip() == chat.text(done.answers[0]).strip()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from finetune_trainer.evaluation.generate import generate
+from finetune_trainer.evaluation.generate import GenerationSettings, generate
 from finetune_trainer.methods.reft.rollout import sample
 
 from tests.models import save_tiny_family
@@ -21,8 +21,8 @@ SETTINGS = {
 
 
 def answer(model, prompts, **changes):
-    return generate(model, prompts, **{"end_ids": [0], "pad_id": 0, "max_new_tokens": 8, "batch_size": 2,
-                                       "check": lambda: None, **changes}).answers
+    settings = GenerationSettings(**{"end_ids": (0,), "pad_id": 0, "max_new_tokens": 8, "batch_size": 2, **changes})
+    return generate(model, prompts, settings, check=lambda: None).answers
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_an_answer_ends_where_a_table_of_positions_does(tmp_path, family, settin
     model = AutoModelForCausalLM.from_pretrained(
         save_tiny_family(tmp_path, family, max_position_embeddings=24, **settings)).eval()
     prompts = [tuple(range(40, 62)), tuple(range(40, 64)), (70,), (71,)]
-    assert list(map(len, answer(model, prompts, end_ids=[300], max_new_tokens=20))) == [2, 1, 20, 20]
+    assert list(map(len, answer(model, prompts, end_ids=(300,), max_new_tokens=20))) == [2, 1, 20, 20]
     drawn = sample(model, prompts, end_ids=[300], pad_id=0, max_new_tokens=20, batch_size=4, temperature=1.0,
                    generator=torch.Generator().manual_seed(0), check=lambda: None)
     assert list(map(len, drawn.responses)) == [2, 1, 20, 20]
@@ -76,4 +76,4 @@ def test_a_model_that_computes_its_positions_answers_beyond_them(tmp_path):
 
     model = AutoModelForCausalLM.from_pretrained(
         save_tiny_family(tmp_path, "llama", max_position_embeddings=24)).eval()
-    assert list(map(len, answer(model, [tuple(range(40, 62))], end_ids=[300], max_new_tokens=50))) == [50]
+    assert list(map(len, answer(model, [tuple(range(40, 62))], end_ids=(300,), max_new_tokens=50))) == [50]

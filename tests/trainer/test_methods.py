@@ -13,7 +13,7 @@ from finetune_api.spec.method import MethodType, Quantization
 from finetune_api.spec.training import Precision
 from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.prepare import prepare
-from finetune_trainer.evaluation.generate import generate
+from finetune_trainer.evaluation.generate import GenerationSettings, generate
 from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.hardware.device import choose_device
 from finetune_trainer.load import load_bottleneck, load_partial
@@ -176,7 +176,7 @@ def test_answers_of_a_padded_batch_are_those_of_each_question_alone_and_without_
     tuned, _ = run_here(MORE_METHODS[name], training={"learningRate": 0.05})
     model = tuned.model.eval()
     questions = [(5, 80, 90), (5, 80, 90, 100, 7, 8, 70, 60), tuple(range(40, 60))]
-    done = generate(model, questions, end_ids=[0], pad_id=0, max_new_tokens=6, batch_size=3, check=lambda: None)
+    done = generate(model, questions, GenerationSettings((0,), pad_id=0, max_new_tokens=6, batch_size=3), lambda: None)
     for question, answer in zip(questions, done.answers, strict=True):
         ids = list(question)
         for _ in range(6):

@@ -1,5 +1,6 @@
 """A reference model behind an endpoint that is slow, busy, broken or hostile: what is asked, paid for and said."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -11,14 +12,14 @@ from finetune_trainer.data.rows import EvaluationRow, Example, TokenRow
 from finetune_trainer.errors import BadConfig, MissingInput, StopRequested
 from finetune_trainer.evaluation.reference import asking as reference_module
 from finetune_trainer.evaluation.reference.asking import Reference, check_reference
-from finetune_trainer.evaluation.reference.endpoint import Patience
+from finetune_trainer.evaluation.reference.endpoint import Endpoint, RequestLimits
 from finetune_trainer.storage import open_storage
 
 from tests.models import tiny_job
 from tests.s3 import free_ports
 from tests.trainer.endpoints import endpoint, said
 
-HURRIED = Patience(request_seconds=5.0, total_seconds=20.0, tries=3, pause_seconds=0.0, at_once=4)
+HURRIED = RequestLimits(request_seconds=5.0, total_seconds=20.0, tries=3, pause_seconds=0.0, parallel=4)
 RIGHT = '{"level": 1}'
 
 
@@ -97,7 +98,7 @@ def test_one_that_answers_some_questions_is_scored_over_these():
     with endpoint(answer) as (url, _):
         compared = compare(url)
     assert compared.scores["fieldsMatch"] == 1.0
-    assert "answered 1 of 2 questions, and its scores are over these" in compared.findings[0]
+    assert "answered 1 of 2 questions, and its scores cover only these" in compared.findings[0]
 
 
 def test_an_answer_counts_though_another_question_was_given_up_before_it():
@@ -120,13 +121,13 @@ def test_an_answer_counts_though_another_question_was_given_up_before_it():
 
 @pytest.mark.parametrize(("status", "kind"), [(401, MissingInput), (403, MissingInput), (404, BadConfig),
                                               (400, BadConfig), (307, BadConfig)])
-def test_a_refusal_ends_the_asking_at_once_and_is_told_before_the_start_without_the_key(status, kind, monkeypatch):
+def test_a_refusal_ends_the_asking_parallel_and_is_told_before_the_start_without_the_key(status, kind, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "canary-key")
     with endpoint(lambda *_: (status, b"canary-key", ("Location", "http://127.0.0.1/"))) as (url, asked):
         compared = compare(url, 50)
         assert compared.scores is None
         assert f"(model gpt-4) answered {status}; check url, model and the key" in compared.findings[0]
-        assert len(asked) <= HURRIED.at_once
+        assert len(asked) <= HURRIED.parallel
         with pytest.raises(kind, match=f"answered {status}") as caught:
             check_reference(spec(url), rows(), SystemClock())
     assert "canary" not in str(caught.value) + compared.findings[0]
@@ -169,8 +170,66 @@ def test_models_that_take_neither_max_tokens_nor_a_temperature_are_asked_without
     assert asked[-1][2]["max_completion_tokens"] == 256
 
 
+def test_threads_that_meet_the_same_refused_parameter_together_all_ask_again_without_it():
+    together = threading.Barrier(2, timeout=20)
+
+    def answer(body, number, handler):
+        if "max_tokens" in body:
+            together.wait()
+            return 400, b"Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+        return 200, said(RIGHT)
+
+    with endpoint(answer) as (url, _):
+        compared = compare(url, 2)
+    assert (compared.findings, compared.scores["jsonValid"]) == ((), 1.0)
+
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Seoul", "days": 2}}}
+
+
+def tool_row(messages, tools):
+    example = Example("test row 1", tuple(messages), RIGHT, tools=tools)
+    return [EvaluationRow(example, TokenRow((1,), (2,)))]
+
+
+def test_calls_and_functions_of_a_row_are_sent_as_openai_takes_them():
+    question = {"role": "user", "content": "what?"}
+    messages = [question, {"role": "assistant", "content": "", "tool_calls": [CALL, {**CALL, "id": "own"}]},
+                {"role": "tool", "content": "sunny"}, {"role": "tool", "content": "rain", "tool_call_id": "own"}]
+    function = {"name": "weather", "parameters": {"type": "object"}}
+    for tools in ([function], [{"type": "function", "function": function}]):
+        with endpoint(lambda body, number, handler: (200, said(RIGHT))) as (url, asked):
+            check_reference(spec(url), tool_row(messages, tools), SystemClock())
+        body = asked[0][2]
+        assert body["tools"] == [{"type": "function", "function": function}]
+        _, _, call, first, second = body["messages"]
+        assert [json.loads(one["function"]["arguments"]) for one in call["tool_calls"]] == [
+            {"city": "Seoul", "days": 2}] * 2
+        assert [one["id"] for one in call["tool_calls"]] == ["call_1", "own"]
+        assert (first["tool_call_id"], second["tool_call_id"]) == ("call_1", "own")
+    assert isinstance(CALL["function"]["arguments"], dict), "the row stays as it is"
+
+
+def test_an_endpoint_without_function_calls_is_asked_without_them_and_an_answered_call_is_a_text():
+    def refuse(body, number, handler):
+        if "tools" in body:
+            return 400, b'"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+        return 200, said(RIGHT)
+
+    rows = tool_row([{"role": "user", "content": "what?"}], [{"name": "weather"}])
+    with endpoint(refuse) as (url, asked):
+        assert check_reference(spec(url), rows, SystemClock()) is None
+    assert ["tools" in body for _, _, body in asked] == [True, False]
+    called = {"content": None, "tool_calls": [{"id": "x", "function": {"name": "weather", "arguments": '{"a": 1}'}}]}
+    content = json.dumps({"choices": [{"message": called, "finish_reason": "tool_calls"}]}).encode()
+    with endpoint(lambda body, number, handler: (200, content)) as (url, _):
+        answer = Endpoint(spec(url).evaluation.reference, 8, HURRIED, SystemClock().seconds, lambda _: False).ask(
+            rows[0].example.messages, rows[0].example.tools)
+    assert answer.text == '<tool_call>\n{"name": "weather", "arguments": {"a": 1}}\n</tool_call>'
+
+
 def test_no_more_questions_are_asked_than_the_cap_and_cut_answers_are_counted(monkeypatch):
-    monkeypatch.setattr(reference_module, "MOST_QUESTIONS", 3)
+    monkeypatch.setattr(reference_module, "MAX_QUESTIONS", 3)
     with endpoint(lambda body, number, handler: (200, said(RIGHT, "length"))) as (url, asked):
         compared = compare(url, 5)
     assert len(asked) == 3
@@ -195,7 +254,7 @@ def test_an_answer_without_an_end_is_given_up_on():
 
     for answer in (drip, flood):
         with endpoint(answer) as (url, _):
-            hurried = Patience(request_seconds=0.3, total_seconds=20.0, tries=2, pause_seconds=0.0)
+            hurried = RequestLimits(request_seconds=0.3, total_seconds=20.0, tries=2, pause_seconds=0.0)
             try:
                 assert "(TimeoutError)" in compare(url, 1, patience=hurried).findings[0]
             finally:
@@ -210,7 +269,7 @@ def test_a_slow_endpoint_costs_no_more_time_than_all_questions_may_take_and_a_st
 
     with endpoint(slow) as (url, _):
         try:
-            hurried = Patience(request_seconds=30.0, total_seconds=0.3, tries=2)
+            hurried = RequestLimits(request_seconds=30.0, total_seconds=0.3, tries=2)
             assert compare(url, 1, patience=hurried).findings == ("the reference model did not answer in time",)
 
             def stop():

@@ -14,7 +14,7 @@ import yaml
 from finetune_api import parse_job_text, resolve_defaults, spec_hash
 from finetune_api.messages import Accelerator, RunConfig
 from finetune_api.spec.evaluation import GateSpec, Metric
-from finetune_trainer.evaluation.evaluate import Evaluation, Shown
+from finetune_trainer.evaluation.evaluate import Evaluation, SampleAnswer
 from finetune_trainer.report import charts
 from finetune_trainer.report.card import render_card
 from finetune_trainer.report.code import load_code
@@ -87,7 +87,7 @@ CASES = [
 
 
 def evaluation(found, answers, constrained=None, unfinished=0):
-    examples = tuple(Shown(*case[:2], answer) for case, answer in zip(CASES, answers, strict=True))
+    examples = tuple(SampleAnswer(*case[:2], answer) for case, answer in zip(CASES, answers, strict=True))
     return Evaluation(found, constrained, examples, rows=100, seconds=61.2, generated_tokens=2310,
                       generation_seconds=52.4, unfinished=unfinished)
 
@@ -120,8 +120,8 @@ def facts_of_a_run(**change):
 
 def facts_of_text_answers():
     """A run on texts without fields: no evaluation before, nothing to compare with, a model from a bucket."""
-    after = Evaluation({"loss": 1.2, "perplexity": 3.320117, "exactMatch": 0.5}, None, (Shown("1 + 1?", "2", " 2 "),),
-                       2, 1.0, 0, 0.0, 0)
+    after = Evaluation({"loss": 1.2, "perplexity": 3.320117, "exactMatch": 0.5}, None,
+                       (SampleAnswer("1 + 1?", "2", " 2 "),), 2, 1.0, 0, 0.0, 0)
     return facts_of_a_run(run=run_config(TEXT_JOB), base_model="s3://models/llama/", base_revision="ab" * 32, base={},
                           before=None, after=after, majority=None, reference=None, steps=[], step=0, total_steps=9,
                           stage_seconds={}, findings=[], counts={"read": 4, "train": 2, "heldOut": 2},
@@ -226,7 +226,7 @@ def test_nothing_on_page_or_card_is_not_a_number(facts):
 
 def test_texts_of_others_are_shown_and_never_run():
     run = run_config().model_copy(update={"name": ATTACK, "namespace": ATTACK})
-    shown = Shown(ATTACK, ATTACK, ATTACK)
+    shown = SampleAnswer(ATTACK, ATTACK, ATTACK)
     facts = facts_of_a_run(
         run=run, base_model=ATTACK, base_revision=ATTACK, device=ATTACK, findings=[ATTACK], gate=ATTACK,
         rollouts=(RolloutExample(ATTACK, ATTACK, ATTACK, 0.1),), remark=ATTACK,
@@ -260,7 +260,7 @@ def test_a_text_can_not_end_the_code_block_of_the_card():
 
 
 def test_half_a_surrogate_pair_does_not_break_the_files():
-    shown = Shown("\ud800?", "a", "b\udfff")
+    shown = SampleAnswer("\ud800?", "a", "b\udfff")
     facts = facts_of_a_run(after=replace(facts_of_a_run().after, examples=(shown,)), device="\ud800")
     assert "??" in render_report(facts).encode().decode()
     assert render_card(facts).encode()

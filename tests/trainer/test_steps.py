@@ -4,7 +4,8 @@ import random
 
 import pytest
 import torch
-from finetune_trainer.data.batches.collate import IGNORED, collate
+from finetune_trainer.data.batches.collate import collate
+from finetune_trainer.data.batches.padding import IGNORED
 from finetune_trainer.data.batches.steps import Layout, lay_out, step_rows, total_steps
 from finetune_trainer.data.rows import TokenRow
 

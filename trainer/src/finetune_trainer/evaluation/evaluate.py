@@ -1,4 +1,4 @@
-"""One evaluation: the loss on held-out answers, and what the model answers by itself."""
+"""One evaluation: the loss on held-out answers, and the scores of the answers that the model generates."""
 
 from __future__ import annotations
 
@@ -16,21 +16,30 @@ from finetune_trainer.data.answers.answer_checks import schema_validator
 from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.rows import EvaluationRow
 from finetune_trainer.evaluation.constrained import SchemaGuide
-from finetune_trainer.evaluation.generate import Generated, generate
+from finetune_trainer.evaluation.generate import GeneratedAnswers, GenerationSettings, generate
 from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.evaluation.scores import Scores, perplexity, score
 from finetune_trainer.hardware.device import Device
 from finetune_trainer.rewards.answers import Verdict
 from finetune_trainer.rewards.rewards import Judge
 
-_SHOWN = 8
+_SAMPLES = 8
+"""Rows whose answers the report shows."""
+_OF_LOSS = (Metric.LOSS, Metric.PERPLEXITY)
 _CPU_BATCH = 128
 _GPU_TOKENS = 65_536
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A held-out row and what was answered, for the report; and whether a reward finds it right, where there is one."""
+class SampleAnswer:
+    """A held-out row and the model's answer, for the report.
+
+    Attributes:
+        question: the last message before the answer.
+        expected: the answer in the row.
+        answer: the answer of the model.
+        right: whether the reward judges it as right; None without a reward.
+    """
 
     question: str
     expected: str
@@ -40,22 +49,22 @@ class Shown:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
-        scores: by metric; per-field metrics are mappings.
-        constrained: the scores of answers that were forced into the schema; None where that wasn't asked for.
+        scores: a score for each metric; a per-field metric has a mapping from field to score.
+        constrained: the scores of answers from constrained decoding; None where the job does not ask for it.
         examples: the first rows with their answers.
-        rows: how many rows were judged.
-        seconds: how long it took.
-        generated_tokens: tokens generated freely.
-        generation_seconds: seconds of that.
-        unfinished: answers that had not ended at the longest length.
+        rows: the number of rows that were evaluated.
+        seconds: the duration of the whole evaluation.
+        generated_tokens: tokens of the answers without constrained decoding.
+        generation_seconds: the duration of their generation.
+        unfinished: answers that had no end at the longest length.
     """
 
     scores: Scores
     constrained: Scores | None
-    examples: tuple[Shown, ...]
+    examples: tuple[SampleAnswer, ...]
     rows: int
     seconds: float
     generated_tokens: int
@@ -63,13 +72,13 @@ class Evaluation:
     unfinished: int
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data, for the baseline's file."""
+        """As plain data, for the file of the evaluation before training."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
         """From plain data."""
-        return cls(**{**data, "examples": tuple(Shown(**shown) for shown in data["examples"])})
+        return cls(**{**data, "examples": tuple(SampleAnswer(**example) for example in data["examples"])})
 
 
 NOTHING = Evaluation(scores={}, constrained=None, examples=(), rows=0, seconds=0.0, generated_tokens=0,
@@ -78,8 +87,30 @@ NOTHING = Evaluation(scores={}, constrained=None, examples=(), rows=0, seconds=0
 
 
 @dataclass(frozen=True)
+class _FreeAnswers:
+    """Answers without constrained decoding, their texts, the reward's judgement of each, and the seconds they took."""
+
+    generated: GeneratedAnswers
+    texts: list[str]
+    verdicts: list[Verdict] | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Evaluator:
-    """Everything that stays the same before and after."""
+    """Evaluates models on the same rows, before and after training.
+
+    Attributes:
+        spec: the job's spec with its defaults resolved.
+        rows: the held-out rows.
+        tokenizer: the model's.
+        chat: how the model writes a conversation.
+        device: where the model computes.
+        clock: measures durations.
+        check: called often; raises to stop.
+        report: called with the number of answers so far, and of all.
+        judge: judges answers, where the method has a reward.
+    """
 
     spec: FineTuneJobSpec
     rows: Sequence[EvaluationRow]
@@ -92,50 +123,58 @@ class Evaluator:
     judge: Judge | None = None
 
     def evaluate(self, model: Any) -> Evaluation:
-        """Judge a model on the held-out rows; the model is back in the mode that it was in.
+        """Evaluate a model on the held-out rows. Its training or evaluation mode is restored afterwards.
 
         Raises:
-            StopRequested: it was asked to stop meanwhile.
+            StopRequested: `check` raised it.
         """
         started = self.clock.seconds()
-        wanted = self.spec.evaluation.metrics or ()
         was_training = model.training
         model.eval()
         try:
-            scores: Scores = {}
-            if {Metric.LOSS, Metric.PERPLEXITY} & set(wanted):
-                loss = answer_loss(model, [row.tokens for row in self.rows], self._pad_id,
-                                   model.config.get_text_config().vocab_size, self._batch_size(0), self.check)
-                both = {Metric.LOSS: round(loss, 6), Metric.PERPLEXITY: round(perplexity(loss), 6)}
-                scores |= {str(metric): both[metric] for metric in both if metric in wanted}
-            free: Generated | None = None
-            texts: list[str] = []
-            verdicts: list[Verdict] | None = None
-            seconds = 0.0
-            if set(wanted) - {Metric.LOSS, Metric.PERPLEXITY}:
-                before = self.clock.seconds()
-                free, texts = self._answer(model, None)
-                seconds = self.clock.seconds() - before
-                verdicts = self._judged(texts)
-                scores |= self._score(texts, verdicts)
-            constrained = None
-            schema = self.spec.dataset.answer_format.json_schema
-            if self.spec.evaluation.constrained and schema is not None:
-                guide = SchemaGuide(self.tokenizer, schema, self.chat.end_of_turn, self.chat.form.lead)
-                guided = self._answer(model, guide)[1]
-                constrained = self._score(guided, self._judged(guided))
+            scores: Scores = self._loss_scores(model)
+            answers = self._free_answers(model)
+            if answers is not None:
+                scores |= self._score(answers.texts, answers.verdicts)
+            constrained = self._constrained_scores(model)
         finally:
             model.train(was_training)
         return Evaluation(
             scores=scores,
             constrained=constrained,
-            examples=self._shown(texts, verdicts),
+            examples=self._samples(answers) if answers else (),
             rows=len(self.rows),
             seconds=round(self.clock.seconds() - started, 3),
-            generated_tokens=free.tokens if free else 0,
-            generation_seconds=round(seconds, 3),
-            unfinished=len(self.rows) - free.finished if free else 0,
+            generated_tokens=answers.generated.tokens if answers else 0,
+            generation_seconds=round(answers.seconds, 3) if answers else 0.0,
+            unfinished=len(self.rows) - answers.generated.finished if answers else 0,
         )
+
+    def _loss_scores(self, model: Any) -> Scores:
+        wanted = [metric for metric in self.spec.evaluation.metrics or () if metric in _OF_LOSS]
+        if not wanted:
+            return {}
+        loss = answer_loss(model, [row.tokens for row in self.rows], self._pad_id,
+                           model.config.get_text_config().vocab_size, self._batch_size(0), self.check)
+        both = {Metric.LOSS: round(loss, 6), Metric.PERPLEXITY: round(perplexity(loss), 6)}
+        return {str(metric): value for metric, value in both.items() if metric in wanted}
+
+    def _free_answers(self, model: Any) -> _FreeAnswers | None:
+        """The answers without constrained decoding; None where no metric compares answers."""
+        if not set(self.spec.evaluation.metrics or ()) - set(_OF_LOSS):
+            return None
+        started = self.clock.seconds()
+        generated, texts = self._answer(model, None)
+        seconds = self.clock.seconds() - started
+        return _FreeAnswers(generated, texts, self._verdicts(texts), seconds)
+
+    def _constrained_scores(self, model: Any) -> Scores | None:
+        schema = self.spec.dataset.answer_format.json_schema
+        if not self.spec.evaluation.constrained or schema is None:
+            return None
+        guide = SchemaGuide(self.tokenizer, schema, self.chat.end_of_turn, self.chat.form.lead)
+        texts = self._answer(model, guide)[1]
+        return self._score(texts, self._verdicts(texts))
 
     @property
     def _pad_id(self) -> int:
@@ -152,18 +191,18 @@ class Evaluator:
         longest = max(len(row.tokens.answer) for row in self.rows)
         return self.spec.evaluation.max_new_tokens or math.ceil(longest * 1.25)
 
-    def _answer(self, model: Any, guide: SchemaGuide | None) -> tuple[Generated, list[str]]:
+    def _answer(self, model: Any, guide: SchemaGuide | None) -> tuple[GeneratedAnswers, list[str]]:
         done = generate(
             model, [row.tokens.prompt for row in self.rows],
-            end_ids=self.end_ids, pad_id=self._pad_id,
-            max_new_tokens=self.max_new_tokens, batch_size=self._batch_size(self.max_new_tokens), check=self.check,
-            processor=guide.processor if guide else None,
+            GenerationSettings(tuple(self.end_ids), self._pad_id, self.max_new_tokens,
+                               self._batch_size(self.max_new_tokens)),
+            self.check, processor=guide.processor if guide else None,
             report=lambda answered: self.report(answered, len(self.rows)),
         )
         return done, [self.chat.text(ids) for ids in done.answers]
 
-    def _judged(self, texts: Sequence[str]) -> list[Verdict] | None:
-        """What each answer is worth, where the method has a reward; judged once, for a program takes its time."""
+    def _verdicts(self, texts: Sequence[str]) -> list[Verdict] | None:
+        """The reward's judgement of each answer; None without a reward. Judged once: running programs takes time."""
         return self.judge.judge(texts, [row.example for row in self.rows]) if self.judge else None
 
     def _score(self, texts: Sequence[str], verdicts: Sequence[Verdict] | None) -> Scores:
@@ -174,13 +213,13 @@ class Evaluator:
             scores[str(Metric.ANSWER_ACCURACY)] = round(sum(verdict.right for verdict in verdicts) / len(verdicts), 6)
         return scores
 
-    def _shown(self, texts: Sequence[str], verdicts: Sequence[Verdict] | None) -> tuple[Shown, ...]:
-        right = [verdict.right for verdict in verdicts] if verdicts else [None] * len(texts)
-        return tuple(Shown(row.example.question, row.example.answer, text, verdict)
-                     for row, text, verdict in zip(self.rows[:_SHOWN], texts, right, strict=False))
+    def _samples(self, answers: _FreeAnswers) -> tuple[SampleAnswer, ...]:
+        right = [verdict.right for verdict in answers.verdicts] if answers.verdicts else [None] * len(answers.texts)
+        return tuple(SampleAnswer(row.example.question, row.example.answer, text, verdict)
+                     for row, text, verdict in zip(self.rows[:_SAMPLES], answers.texts, right, strict=False))
 
     def _batch_size(self, new_tokens: int) -> int:
-        """Rows at once: as many as a fixed number of tokens of KV cache allows."""
+        """Rows in one batch: on a GPU as many as a fixed number of tokens in the KV cache allows."""
         if not self.device.is_gpu:
             return _CPU_BATCH
         longest = max(len(row.tokens) for row in self.rows) + new_tokens

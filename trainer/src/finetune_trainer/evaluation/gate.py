@@ -1,4 +1,4 @@
-"""The quality gate: whether training brought what the job demands. Pure."""
+"""The quality gate: whether training gained what the job demands. Pure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from finetune_trainer.evaluation.scores import Scores, headline
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether the gate is passed, and in words."""
+class GateResult:
+    """Whether the gate is passed, and a sentence that says why."""
 
     passed: bool
     words: str
 
 
-def judge(gate: GateSpec | None, before: Scores | None, after: Scores) -> Verdict | None:
-    """The gate's verdict, or None where there is no gate. A score that is missing does not pass."""
+def judge(gate: GateSpec | None, before: Scores | None, after: Scores) -> GateResult | None:
+    """The result of the gate; None where the job has no gate. A missing score does not pass."""
     if gate is None:
         return None
     first, last = headline(before or {}, gate.metric), headline(after, gate.metric)
     if first is None or last is None:
-        return Verdict(False, f"{gate.metric} could not be measured, so the gate is not passed")
+        return GateResult(False, f"{gate.metric} could not be measured, so the gate is not passed")
     gain = first - last if gate.metric in LOWER_IS_BETTER else last - first
     passed = gain >= gate.minimum_gain
-    return Verdict(passed, f"{gate.metric} went from {first:.4g} to {last:.4g}: a gain of {gain:.4g}, "
-                           f"{'at least' if passed else 'less than'} the {gate.minimum_gain:.4g} that the gate demands")
+    compared = "at least" if passed else "less than"
+    return GateResult(passed, f"{gate.metric} went from {first:.4g} to {last:.4g}: a gain of {gain:.4g}, {compared} "
+                              f"the {gate.minimum_gain:.4g} that the gate demands")

@@ -38,7 +38,7 @@ from finetune_trainer.engines import unsloth
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation.evaluate import NOTHING, Evaluation, Evaluator
 from finetune_trainer.evaluation.gate import judge as judge_gate
-from finetune_trainer.evaluation.reference.asking import Compared, Reference
+from finetune_trainer.evaluation.reference.asking import Reference, ReferenceResult
 from finetune_trainer.evaluation.scores import Scores, majority_scores
 from finetune_trainer.faults import reach
 from finetune_trainer.hardware.device import (
@@ -210,7 +210,7 @@ def run_attempt(attempt: Attempt) -> Finished:
     stop.check()
 
     beside = Beside(state.note)
-    after, majority, compared = NOTHING, None, Compared(None)
+    after, majority, compared = NOTHING, None, ReferenceResult(None)
     state.enter(Stage.EVALUATING_AFTER)
     with beside.optional("the evaluation after training"):
         after = evaluator.evaluate(trained.trained_model.model)

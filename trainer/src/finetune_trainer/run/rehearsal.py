@@ -35,7 +35,7 @@ from finetune_trainer.clock import Clock, SystemClock
 from finetune_trainer.data.rows import PreparedData, TokenRow
 from finetune_trainer.distributed.collectives import World
 from finetune_trainer.errors import BadConfig, TrainerError, first_line
-from finetune_trainer.evaluation.generate import generate
+from finetune_trainer.evaluation.generate import GenerationSettings, generate
 from finetune_trainer.hardware.device import Device
 from finetune_trainer.methods import METHODS
 from finetune_trainer.model.files.find import ModelFiles
@@ -214,8 +214,8 @@ def _go_through(spec: FineTuneJobSpec, files: ModelFiles, few: PreparedData, spe
             reload=lambda: load_model(files, quantization, _CPU)))
         uploader.drain()
     tuned = trained.trained_model
-    generate(tuned.model, [row.prompt for row in few.train[:2]], end_ids=[special[1]], pad_id=special[0],
-             max_new_tokens=_ANSWER, batch_size=2, check=lambda: None)
+    generate(tuned.model, [row.prompt for row in few.train[:2]],
+             GenerationSettings((special[1],), pad_id=special[0], max_new_tokens=_ANSWER, batch_size=2), lambda: None)
     published = place / "results" / tuned.folder
     export_trained(tuned, "model", None, published)
     if isinstance(tuned, PeftAdapter):

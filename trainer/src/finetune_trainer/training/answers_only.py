@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.data.batches.collate import IGNORED
+from finetune_trainer.data.batches.padding import IGNORED
 
 
 class AnswersOnly:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.data.chat.control_tokens import REASONING, ControlTokens
 from finetune_trainer.data.chat.template_dates import is_dated, with_date
+from finetune_trainer.data.chat.tool_calls import calls_as_text
 from finetune_trainer.data.rows import Example, Message, TokenRow
 from finetune_trainer.data.values import trimmed
 from finetune_trainer.errors import BadConfig, first_line
@@ -217,11 +218,11 @@ class ChatFormat:
                 rest = whole[len(prompt):].removeprefix(self.form.opening).rstrip()
                 end = self._tokenizer.decode([self.form.end_of_turn])
                 return (rest, True) if self._control.found(rest[-len(end):]) else (rest, False)
-        return _with_calls(message)["content"], False
+        return calls_as_text(message)["content"], False
 
     def _conversation(self, messages: Sequence[Message]) -> list[Message]:
         """The messages that the template is given: with a system prompt, and calls as it can write them."""
-        conversation = list(messages) if self._call_form else [_with_calls(message) for message in messages]
+        conversation = list(messages) if self._call_form else [calls_as_text(message) for message in messages]
         if self._system is not None and conversation[0]["role"] != "system":
             conversation.insert(0, {"role": "system", "content": self._control.hide(self._system)})
         if conversation[0]["role"] != "system" or self._system_role:
@@ -283,15 +284,6 @@ class ChatFormat:
 
 def _in_parts(message: Message) -> dict[str, Any]:
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
-
-
-def _with_calls(message: Message) -> Message:
-    """A message whose calls stand in its content."""
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
-    texts = [f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>" for call in calls]
-    return {"role": message["role"], "content": "\n".join(filter(None, [message["content"], *texts]))}
 
 
 def _check(messages: Sequence[Message], prompt: str, tools: Any) -> None:

@@ -1,7 +1,7 @@
-"""Another model's answers to the held-out questions, asked in the background while this one is trained.
+"""A reference model's answers to the held-out questions, asked in the background while this model is trained.
 
-What becomes of it never ends a run: what could not be compared is said. What was answered is kept beside the
-checkpoints, so that the next attempt does not pay for it again.
+No failure here ends a run: what could not be compared becomes a finding. Answers are stored beside the checkpoints, so
+that the next attempt does not pay for them again.
 """
 
 from __future__ import annotations
@@ -20,41 +20,42 @@ from finetune_trainer.clock import Clock
 from finetune_trainer.data.answers.answer_checks import schema_validator
 from finetune_trainer.data.rows import EvaluationRow, Message
 from finetune_trainer.errors import BadConfig, MissingInput, TrainerError, in_words
-from finetune_trainer.evaluation.reference.endpoint import Answer, Endpoint, Patience, Unanswered
+from finetune_trainer.evaluation.reference.endpoint import Endpoint, EndpointAnswer, RequestLimits, Unanswered
 from finetune_trainer.evaluation.scores import Scores, score
 from finetune_trainer.storage import Storage
 
-MOST_QUESTIONS = 200
-"""Each one costs money, and its answer does too."""
+MAX_QUESTIONS = 200
+"""Each question and each answer costs money."""
 
-CHECK = Patience(request_seconds=20.0, tries=4, pause_seconds=1.0)
-"""How long the check before the start waits for its one answer."""
+CHECK = RequestLimits(request_seconds=20.0, tries=4, pause_seconds=1.0)
+"""Limits of the one question that preflight asks."""
 
-_FEWEST_TOKENS, _MOST_TOKENS = 256, 4096
-_KEPT_EVERY = 20
+_MIN_TOKENS, _MAX_TOKENS = 256, 4096
+_STORE_EVERY = 20
+"""Answers are stored whenever so many more have come in."""
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What became of the comparison: the scores, if there are any, and what has to be said of them, in sentences."""
+class ReferenceResult:
+    """The result of the comparison: the scores, None where there are none, and findings as sentences."""
 
     scores: Scores | None
     findings: tuple[str, ...] = ()
 
 
 def check_reference(spec: FineTuneJobSpec, rows: Sequence[EvaluationRow], clock: Clock) -> str | None:
-    """Ask one question, once: what has to be said of a passing trouble, or None.
+    """Ask one question. Returns a warning where the endpoint does not answer now, else None.
 
     Raises:
-        BadConfig: the endpoint refuses the request, and would again.
+        BadConfig: the endpoint refuses the request, and would refuse it again.
         MissingInput: it refuses the key.
     """
     reference = spec.evaluation.reference
     if reference is None or not rows:
         return None
+    endpoint = Endpoint(reference, _max_tokens(spec, rows), CHECK, clock.seconds, threading.Event().wait)
     try:
-        Endpoint(reference, _most_tokens(spec, rows), CHECK, clock.seconds, threading.Event().wait).ask(
-            _conversation(spec, rows[0]))
+        endpoint.ask(_conversation(spec, rows[0]), rows[0].example.tools)
     except Unanswered as error:
         return f"warning: {error}; training does not need it"
     return None
@@ -62,130 +63,141 @@ def check_reference(spec: FineTuneJobSpec, rows: Sequence[EvaluationRow], clock:
 
 @dataclass
 class Reference:
-    """The reference model's answers, as they come in.
+    """Asks the reference model and collects its answers.
 
     Attributes:
         spec: the job's spec, which names a reference model.
         rows: the held-out rows.
-        kept: where answers are kept, and under which key; None keeps none.
-        identity: what kept answers have to be of.
+        store: the storage and the key of stored answers; None stores none.
+        data_digest: the digest of the rows that stored answers must belong to.
         clock: the time.
-        stopped: whether the run is to stop.
-        patience: how long to wait.
+        is_stopped: whether the run has been asked to stop.
+        limits: how long to wait, and how often to ask.
     """
 
     spec: FineTuneJobSpec
     rows: Sequence[EvaluationRow]
-    kept: tuple[Storage, str] | None
-    identity: str
+    store: tuple[Storage, str] | None
+    data_digest: str
     clock: Clock
-    stopped: Callable[[], bool]
-    patience: Patience = field(default_factory=Patience)
-    _answers: dict[int, Answer] = field(default_factory=dict)
+    is_stopped: Callable[[], bool]
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    _answers: dict[int, EndpointAnswer] = field(default_factory=dict)
     _fault: str | None = None
     _unanswered: int = 0
 
     def start(self) -> Reference:
-        """Begin to ask; threads that die with the process."""
+        """Start the threads that ask. They end with the process.
+
+        Raises:
+            ValueError: the job names no reference model.
+        """
         spec = self.spec.evaluation.reference
-        assert spec is not None
+        if spec is None:
+            raise ValueError("the job names no reference model")
         self._lock, self._over = threading.Lock(), threading.Event()
-        self._deadline = self.clock.seconds() + self.patience.total_seconds
-        self._identity = {"data": self.identity, "url": spec.url, "model": spec.model}
-        self._endpoint = Endpoint(spec, _most_tokens(self.spec, self.rows), self.patience, self.clock.seconds,
+        self._deadline = self.clock.seconds() + self.limits.total_seconds
+        self._identity = {"data": self.data_digest, "url": spec.url, "model": spec.model}
+        self._endpoint = Endpoint(spec, _max_tokens(self.spec, self.rows), self.limits, self.clock.seconds,
                                   self._wait)
-        self._read()
-        self._left = [index for index in range(min(MOST_QUESTIONS, len(self.rows))) if index not in self._answers]
-        self._left.reverse()
-        self._threads = [threading.Thread(target=self._work, name="reference", daemon=True)
-                         for _ in range(min(self.patience.at_once, len(self._left)))]
+        self._read_stored()
+        self._pending = [index for index in range(min(MAX_QUESTIONS, len(self.rows))) if index not in self._answers]
+        self._pending.reverse()
+        self._threads = [threading.Thread(target=self._ask_pending, name="reference", daemon=True)
+                         for _ in range(min(self.limits.parallel, len(self._pending)))]
         for thread in self._threads:
             thread.start()
         return self
 
-    def collect(self, check: Callable[[], None]) -> Compared:
-        """Wait for what is still to come, as long as there is time, and judge it.
+    def collect(self, check: Callable[[], None]) -> ReferenceResult:
+        """Wait for the remaining answers until the time limit, and score all answers.
 
         Args:
-            check: called now and then; what it raises ends the wait.
+            check: called ten times a second while waiting; what it raises ends the wait.
         """
         for thread in self._threads:
             while thread.is_alive() and not self._is_over():
                 check()
                 thread.join(0.1)
         self._over.set()
-        self._keep()
+        self._write_stored()
         with self._lock:
             answers = dict(sorted(self._answers.items()))
-        asked = min(MOST_QUESTIONS, len(self.rows))
+        asked = min(MAX_QUESTIONS, len(self.rows))
         if not answers:
-            return Compared(None, (self._fault or "the reference model did not answer in time",))
-        findings = [f"the reference model was asked the first {asked} of {len(self.rows)} questions, which is the most"
-                    ] if asked < len(self.rows) else []
-        if len(answers) < asked:
-            findings.append(f"the reference model answered {len(answers)} of {asked} questions, and its scores are "
-                            f"over these: {self._fault or 'there was no more time'}")
-        if cut := sum(answer.cut for answer in answers.values()):
-            findings.append(f"{cut} of the reference model's answers were cut at {_most_tokens(self.spec, self.rows)} "
-                            "tokens")
+            return ReferenceResult(None, (self._fault or "the reference model did not answer in time",))
         metrics = [m for m in self.spec.evaluation.metrics or () if m not in (Metric.LOSS, Metric.PERPLEXITY)]
         scores = score([self.rows[index].example.answer for index in answers],
                        [answer.text for answer in answers.values()], metrics,
                        schema_validator(self.spec.dataset.answer_format.json_schema))
-        return Compared(scores, tuple(findings))
+        return ReferenceResult(scores, tuple(self._findings(answers, asked)))
 
-    def _work(self) -> None:
+    def _findings(self, answers: dict[int, EndpointAnswer], asked: int) -> list[str]:
+        findings = []
+        if asked < len(self.rows):
+            findings.append(f"the reference model was asked the first {asked} of {len(self.rows)} questions; {asked} "
+                            "is the maximum")
+        if len(answers) < asked:
+            findings.append(f"the reference model answered {len(answers)} of {asked} questions, and its scores cover "
+                            f"only these: {self._fault or 'there was no more time'}")
+        if cut := sum(answer.cut for answer in answers.values()):
+            findings.append(f"{cut} of the reference model's answers were cut at {_max_tokens(self.spec, self.rows)} "
+                            "tokens")
+        return findings
+
+    def _ask_pending(self) -> None:
         while not self._is_over():
             with self._lock:
-                if not self._left:
+                if not self._pending:
                     return
-                index = self._left.pop()
+                index = self._pending.pop()
+            row = self.rows[index]
             try:
-                answer = self._endpoint.ask(_conversation(self.spec, self.rows[index]))
+                answer = self._endpoint.ask(_conversation(self.spec, row), row.example.tools)
             except Exception as error:
-                self._note(error)
+                self._record_fault(error)
                 continue
             if self._over.is_set():
-                return  # Too late: the result may be published, and what is kept removed.
+                return  # Too late: the result may be published, and the stored answers removed.
             with self._lock:
                 self._answers[index] = answer
-                keep = len(self._answers) % _KEPT_EVERY == 0
-            if keep:
-                self._keep()
+                is_due = len(self._answers) % _STORE_EVERY == 0
+            if is_due:
+                self._write_stored()
 
-    def _note(self, error: Exception) -> None:
-        """Take down why a question has no answer; where the others would fare the same, it is the last one."""
+    def _record_fault(self, error: Exception) -> None:
+        """Record why a question has no answer. Ends the asking where further questions would fail in the same way."""
         with self._lock:
             if self._over.is_set():
-                return  # This one was cut short by what ended the asking.
+                return  # What ended the asking has interrupted this question.
             self._fault = in_words(error)[2]
             self._unanswered += 1
-            nobody_is_there = not self._answers and self._unanswered >= len(self._threads)
-            if isinstance(error, BadConfig | MissingInput) or nobody_is_there:
+            nobody_answers = not self._answers and self._unanswered >= len(self._threads)
+            if isinstance(error, BadConfig | MissingInput) or nobody_answers:
                 self._over.set()
 
     def _is_over(self) -> bool:
-        return self._over.is_set() or self.stopped() or self.clock.seconds() > self._deadline
+        return self._over.is_set() or self.is_stopped() or self.clock.seconds() > self._deadline
 
     def _wait(self, seconds: float) -> bool:
         return self._over.wait(min(seconds, max(0.0, self._deadline - self.clock.seconds()))) or self._is_over()
 
-    def _read(self) -> None:
-        """Take over what an earlier attempt was answered to the same questions."""
-        if self.kept is None:
+    def _read_stored(self) -> None:
+        """Read the answers that an earlier attempt got to the same questions."""
+        if self.store is None:
             return
-        storage, key = self.kept
+        storage, key = self.store
         with contextlib.suppress(TrainerError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             saved: dict[str, Any] = json.loads(storage.get_bytes(key) or b"{}")
             if saved.get("identity") == self._identity:
-                self._answers = {index: Answer(str(one["text"]), bool(one["cut"]))
+                self._answers = {index: EndpointAnswer(str(one["text"]), bool(one["cut"]))
                                  for index, one in ((int(number), one) for number, one in saved["answers"].items())
                                  if index < len(self.rows)}
 
-    def _keep(self) -> None:
-        if self.kept is None:
+    def _write_stored(self) -> None:
+        if self.store is None:
             return
-        storage, key = self.kept
+        storage, key = self.store
         with self._lock:
             answers = {str(index): asdict(answer) for index, answer in self._answers.items()}
         if answers:
@@ -198,7 +210,7 @@ def _conversation(spec: FineTuneJobSpec, row: EvaluationRow) -> list[Message]:
     return [*system, *row.example.messages]
 
 
-def _most_tokens(spec: FineTuneJobSpec, rows: Sequence[EvaluationRow]) -> int:
-    """Longest answer that is paid for: another tokenizer may need more than ours, and a model may think first."""
+def _max_tokens(spec: FineTuneJobSpec, rows: Sequence[EvaluationRow]) -> int:
+    """The longest answer to pay for. Another tokenizer may need more tokens than ours, and a model may reason first."""
     longest = max(spec.evaluation.max_new_tokens or 0, *(len(row.tokens.answer) for row in rows), 1)
-    return min(_MOST_TOKENS, max(_FEWEST_TOKENS, 4 * longest))
+    return min(_MAX_TOKENS, max(_MIN_TOKENS, 4 * longest))
