@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_operator.cluster.client import list_path
-from finetune_operator.cluster.decoding import decode
+from finetune_operator.cluster.apiserver.decoding import decode
+from finetune_operator.cluster.apiserver.paths import list_path
 
 from tests.cluster.kubectl import Kubectl
 

@@ -23,9 +23,10 @@ from finetune_api.messages import Outcome, ProgressMessage, Stage
 from finetune_api.rules import RULES, SMALLEST_SPEC, STORED_RULES, merge_patch
 from finetune_api.status import Progress
 from finetune_operator import names
-from finetune_operator.cluster.cache import Cache, Polled
-from finetune_operator.cluster.decoding import decode, readable
-from finetune_operator.cluster.status_writer import dump_status
+from finetune_operator.cluster.apiserver.decoding import decode
+from finetune_operator.cluster.apiserver.received import usable
+from finetune_operator.cluster.cache.cache import Cache, Polled
+from finetune_operator.cluster.reconcile.status_document import dump_status
 from finetune_operator.decide import failing
 from finetune_operator.decide.plan import plan
 from finetune_operator.telemetry.metrics import JobCollector
@@ -204,7 +205,7 @@ def one_case(seed: int) -> str:
     cache = Cache()
     for raw in (job, *make.children()):
         # As it comes over the wire; a spec or a status of another type is no object that an apiserver stores.
-        if (short := readable(decode(json.dumps(raw).encode()))) is not None:
+        if (short := usable(decode(json.dumps(raw).encode()))) is not None:
             cache.note(short)
     if make.sometimes(0.3):
         cache.polled[UID] = Polled(make.chance.choice((1, 2)), NOW + timedelta(seconds=make.seconds()),
@@ -228,7 +229,7 @@ def one_case(seed: int) -> str:
                      if one["type"] == "Progressing" and one["message"]), told)
         job = {**job, "status": status}
         job["metadata"] = {**job["metadata"], "resourceVersion": str(int(job["metadata"]["resourceVersion"]) + 1)}
-        cache.note(readable(job) or job)
+        cache.note(usable(job) or job)
     finished = view.status.completion_time is not None
     assert told or view.deleting or finished, f"no sentence: {status}"
     return told or "finished before"

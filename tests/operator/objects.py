@@ -14,8 +14,8 @@ from finetune_api.messages import Outcome, ProgressMessage, Result
 from finetune_api.rules import SMALLEST_SPEC, merge_patch
 from finetune_api.status import Attempt, FineTuneJobStatus, PublishedAdapter
 from finetune_operator import names
-from finetune_operator.cluster.cache import Cache, Polled
-from finetune_operator.cluster.status_writer import dump_status
+from finetune_operator.cluster.cache.cache import Cache, Polled
+from finetune_operator.cluster.reconcile.status_document import dump_status
 from finetune_operator.decide.actions import Apply, Create, Delete, Plan
 from finetune_operator.decide.plan import plan
 from finetune_operator.observed.observation import Observation

@@ -15,7 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import Process
 from tests.cluster.waiting import wait_for
+from tests.operator import faulty_operator
 
+PLAIN = ("-m", "finetune_operator")
+FAULTY = ("-P", faulty_operator.__file__)
 SETTINGS = {"trainerImage": "registry.invalid/trainer:1", "progressInterval": "1s", "retryDelay": "1s"}
 
 
@@ -48,8 +51,8 @@ class Operator:
 
     def _start(self, plane: ControlPlane, name: str, arguments: Sequence[str | Path], fault: str | None) -> None:
         self.process: Process = plane.run.start(
-            f"operator-{name}", [sys.executable, "-m", "finetune_operator", *arguments],
-            {"FINETUNE_OPERATOR_FAULT": f"kill:{fault}" if fault else "",
+            f"operator-{name}", [sys.executable, *(FAULTY if fault else PLAIN), *arguments],
+            {faulty_operator.VARIABLE: f"kill:{fault}",
              # Compiling 900 modules at every start would take four seconds; the image has them compiled.
              "PYTHONDONTWRITEBYTECODE": ""})
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from finetune_operator.cluster.cache import Cache, key_of
-from finetune_operator.cluster.client import PAGE
-from finetune_operator.cluster.decoding import shortened
-from finetune_operator.cluster.watch import watch_settings
+from finetune_operator.cluster.apiserver.client import PAGE
+from finetune_operator.cluster.apiserver.received import trim
+from finetune_operator.cluster.cache.cache import Cache
+from finetune_operator.cluster.cache.keys import key_of
+from finetune_operator.cluster.watch.kopf_settings import watch_settings
 from finetune_operator.names import ATTEMPT_LABEL, INDEX_ANNOTATION, UID_LABEL
 
 from tests.operator.objects import KEY, NOW, attempt, raw_attempt, raw_check_pod, raw_job, raw_pod, started
@@ -67,13 +68,13 @@ def test_the_jobs_that_a_thread_goes_through_do_not_change_under_it():
 def test_a_megabyte_that_somebody_writes_into_an_objects_metadata_is_not_held():
     much = {"x" * 300: "y" * 1000}
     for raw in (raw_job(), raw_attempt(), raw_pod(), raw_check_pod()):
-        before = shortened(raw)
+        before = trim(raw)
         metadata = raw["metadata"]
         metadata |= {"finalizers": ["z" * 1000], "managedFields": [much], "selfLink": "x" * 1000,
                      "labels": {**metadata.get("labels", {}), **much},
                      "annotations": {**metadata.get("annotations", {}), **much},
                      "ownerReferences": [*metadata.get("ownerReferences", ()), {"uid": "w" * 1000}]}
-        assert shortened(raw) == before == shortened(before)
+        assert trim(raw) == before == trim(before)
 
 
 def test_a_page_of_the_largest_objects_fits_into_the_operators_memory():

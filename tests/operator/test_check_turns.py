@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_operator.cluster.cache import Cache
+from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.decide.check_turns import CheckTurns, reason_in, reason_of
 from finetune_operator.observed.observation import Checks
 

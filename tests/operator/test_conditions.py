@@ -7,7 +7,7 @@ import json
 import pytest
 from finetune_api.printable import printable
 from finetune_api.status import Condition, Phase
-from finetune_operator.cluster.status_writer import dump_status
+from finetune_operator.cluster.reconcile.status_document import dump_status
 from finetune_operator.decide.conditions import Told, looked_at, tell
 from finetune_operator.observed.objects import view_job
 

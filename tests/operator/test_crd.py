@@ -8,7 +8,7 @@ import pytest
 import yaml
 from finetune_api.rules import RULES, STORED_RULES, Rule
 from finetune_api.status import Phase
-from finetune_operator.cluster.reconcile import dump_status
+from finetune_operator.cluster.reconcile.status_document import dump_status
 from finetune_operator.decide.conditions import Told, tell
 from finetune_operator.observed.objects import view_job
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from finetune_operator.cluster.cache import Cache
-from finetune_operator.cluster.decoding import DEEPEST, decode, readable
+from finetune_operator.cluster.apiserver.decoding import MAX_DEPTH, decode
+from finetune_operator.cluster.apiserver.received import usable
+from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.decide import failing
 from finetune_operator.decide.plan import plan
 
@@ -25,7 +26,7 @@ def test_a_spec_nested_at_any_depth_is_that_jobs_invalid_spec(levels):
     schema = '{"not":' * levels + "{}" + "}" * levels
     text = json.dumps(raw_job(dataset={"answerFormat": {"type": "json", "schema": "HERE"}})).replace('"HERE"', schema)
     cache = Cache()
-    assert cache.note(readable(decode(text.encode()))) == KEY
+    assert cache.note(usable(decode(text.encode()))) == KEY
     decided = plan(cache.observe(KEY), SETTINGS, NOW)
     phase, reason, message = telling(decided)
     assert (phase, reason) == ("Pending", "InvalidSpec")
@@ -38,13 +39,13 @@ def test_a_status_nested_at_any_depth_is_left_out_and_the_rest_is_read():
         raw["status"]["evaluation"] = {"before": "HERE"}
         deep = '{"a":' * levels + "1" + "}" * levels
         cache = Cache()
-        cache.note(readable(decode(json.dumps(raw).replace('"HERE"', deep).encode())))
+        cache.note(usable(decode(json.dumps(raw).replace('"HERE"', deep).encode())))
         assert cache.view(KEY).status.start_time == NOW
         assert cache.view(KEY).status.evaluation is None
 
 
 @pytest.mark.parametrize("content", [
-    b'{"metadata": "\xff\xfe"}', b'{"a": ' + b"9" * 5000 + b"}", b"[" * (DEEPEST + 5) + b"]" * (DEEPEST + 5),
+    b'{"metadata": "\xff\xfe"}', b'{"a": ' + b"9" * 5000 + b"}", b"[" * (MAX_DEPTH + 5) + b"]" * (MAX_DEPTH + 5),
     b'{"a": "]]]]\\"", "b": ' + b"[" * 2000 + b'"}"' + b"]" * 2000 + b', "c": 1}'])
 def test_any_json_is_decoded(content):
     json.dumps(decode(content))

@@ -263,7 +263,7 @@ def test_a_leader_that_lost_its_lease_ends(control_plane, api, namespace):
     wait_for(lambda: operator.metrics()[("finetune_operator_leader", frozenset())] == 1, "it to lead")
     api.patch("Lease", namespace, "lead", {"spec": {"holderIdentity": "thief", "leaseDurationSeconds": 3600}})
     assert operator.process.popen.wait(30) == 1
-    assert "giving up: thief leads now" in operator.process.log.read_text()
+    assert "the operator stops: thief leads now" in operator.process.log.read_text()
 
 
 def test_an_apiserver_that_goes_away_and_comes_back_is_lived_through(control_plane, api, work, namespace):

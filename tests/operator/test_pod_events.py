@@ -6,8 +6,8 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from finetune_operator.cluster.client import Client
-from finetune_operator.cluster.pod_events import EventReader, with_words, words
+from finetune_operator.cluster.apiserver.client import Client
+from finetune_operator.cluster.reconcile.pod_events import EventReader, message_of, with_event_messages
 from finetune_operator.decide.failure import NO_POD
 from finetune_operator.decide.plan import plan
 from finetune_operator.errors import ApiError
@@ -61,7 +61,7 @@ def event(message, at=10.0, **known):
     ("", ""),
 ])
 def test_the_words_are_those_of_the_apiserver_without_the_name_of_a_pod_that_changes(message, told):
-    assert words(event(message)) == told
+    assert message_of(event(message)) == told
 
 
 class Events:
@@ -80,7 +80,7 @@ class Events:
 def look(seen, at, answer):
     """What is observed after the events were asked for, and by which selectors."""
     events = Events(answer)
-    return asyncio.run(with_words(seen, EventReader(events), NOW + timedelta(seconds=at))), events.asked
+    return asyncio.run(with_event_messages(seen, EventReader(events), NOW + timedelta(seconds=at))), events.asked
 
 
 def test_a_job_without_a_pod_is_told_in_the_words_of_its_controller():
@@ -178,7 +178,7 @@ def test_a_real_controllers_words_about_a_limit_range_are_found(control_plane, a
         client = Client.connect()
         try:
             selector = f"involvedObject.kind=Job,involvedObject.uid={of},reason=FailedCreate"
-            return [words(one) for one in await client.events(namespace, selector)]
+            return [message_of(one) for one in await client.events(namespace, selector)]
         finally:
             await client.close()
 

@@ -13,12 +13,14 @@ import kopf
 import pytest
 import yaml
 from aiohttp import web
-from finetune_operator.cluster import client
-from finetune_operator.cluster.cache import Cache
+from finetune_operator.cluster.apiserver import client
+from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.cluster.queue import WorkQueue
-from finetune_operator.cluster.reconcile import Reconciler
-from finetune_operator.cluster.status_writer import dump_status, mended
-from finetune_operator.decide.actions import Apply, Create, Delete, Plan
+from finetune_operator.cluster.reconcile.actions import ActionRunner
+from finetune_operator.cluster.reconcile.reconciler import Reconciler
+from finetune_operator.cluster.reconcile.runtime import Runtime
+from finetune_operator.cluster.reconcile.status_document import dump_status, repaired
+from finetune_operator.decide.actions import Apply, Create, Delete
 from finetune_operator.decide.plan import refused
 from finetune_operator.errors import ApiError, ChildRefused
 
@@ -202,8 +204,7 @@ def test_what_is_refused_holds_up_only_what_would_be_made_after_it(refused, aske
                Delete("batch/v1", "Job", "old"))
 
     async def act():
-        reconciler = Reconciler(cache, WorkQueue(), apiserver, SETTINGS, lambda: NOW)
-        return await reconciler._act_all(cache.view(KEY), Plan(cache.view(KEY).status, actions))
+        return await ActionRunner(cache, apiserver, Runtime(lambda: NOW)).run(cache.view(KEY), actions)
 
     assert len(asyncio.run(act())) == len(refused)
     assert apiserver.asked == asked
@@ -253,7 +254,7 @@ def test_a_status_of_which_nothing_is_taken_is_told_by_an_event():
 
     async def work():
         with pytest.raises(ApiError):
-            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, lambda: NOW).reconcile(KEY)
+            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, Runtime(lambda: NOW)).reconcile(KEY)
 
     asyncio.run(work())
     assert [(one["kind"], one["reason"]) for one in apiserver.made] == [("Event", "StatusRefused")]
@@ -266,7 +267,8 @@ def test_what_can_not_be_read_for_a_job_is_told_in_its_conditions():
 
     async def work():
         with pytest.raises(ApiError):
-            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, lambda: NOW + timedelta(hours=1)).reconcile(KEY)
+            runtime = Runtime(lambda: NOW + timedelta(hours=1))
+            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, runtime).reconcile(KEY)
 
     asyncio.run(work())
     words = next(one["message"] for one in apiserver.written[0]["conditions"] if one["type"] == "Progressing")
@@ -315,7 +317,7 @@ def test_every_refusal_is_told_but_that_of_what_is_out_of_date(status, told):
 
     async def work():
         with pytest.raises((ApiError, ChildRefused)):
-            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, lambda: NOW).reconcile(KEY)
+            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, Runtime(lambda: NOW)).reconcile(KEY)
 
     asyncio.run(work())
     assert [f"{status} Reason: no" in str(one["conditions"]) for one in apiserver.written] == [True] * told
@@ -323,7 +325,7 @@ def test_every_refusal_is_told_but_that_of_what_is_out_of_date(status, told):
 
 def test_a_start_that_is_refused_in_part_is_not_recorded_at_all():
     wanted = dump_status(decide(raw_job()).status)
-    written = mended(wanted, {}, ["status.cost.hourlyRate"], "422 Invalid: status.cost.hourlyRate")
+    written = repaired(wanted, {}, ["status.cost.hourlyRate"], "422 Invalid: status.cost.hourlyRate")
     assert "startTime" not in written
     assert "422 Invalid" in next(one["message"] for one in written["conditions"] if one["type"] == "Progressing")
 
@@ -332,10 +334,10 @@ def test_what_is_refused_of_a_status_stays_as_it_is_stored_and_the_words_are_tol
     stored = dump_status(started())
     wanted = copy.deepcopy(stored) | {"phase": "Failed", "completionTime": "2026-01-01T13:00:00Z"}
     wanted["cost"] = {**stored["cost"], "spent": "-1"}
-    written = mended(wanted, stored, ["status.cost.spent", "spec.x"], "refused")
+    written = repaired(wanted, stored, ["status.cost.spent", "spec.x"], "refused")
     assert written["cost"] == stored["cost"]
     assert (written["phase"], written["completionTime"]) == ("Failed", "2026-01-01T13:00:00Z")
-    assert mended(written, stored, ["status.cost.spent"], "refused") == written
+    assert repaired(written, stored, ["status.cost.spent"], "refused") == written
 
 
 def test_a_node_whose_clock_is_behind_costs_nothing_and_takes_no_time():

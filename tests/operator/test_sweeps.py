@@ -8,11 +8,13 @@ import json
 import aiohttp
 import pytest
 from aiohttp import web
-from finetune_operator.cluster.cache import Cache
+from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.cluster.queue import WorkQueue
-from finetune_operator.cluster.reconcile import Reconciler, work_together
-from finetune_operator.cluster.watch import PORTION, sweep
-from finetune_operator.cluster.watch_session import responses
+from finetune_operator.cluster.reconcile.reconciler import Reconciler
+from finetune_operator.cluster.reconcile.runtime import Runtime
+from finetune_operator.cluster.reconcile.workers import run_workers
+from finetune_operator.cluster.watch.session import responses
+from finetune_operator.cluster.watch.sweep import CHUNK, sweep
 from finetune_operator.errors import LeaseLost
 from finetune_operator.telemetry.metrics import UNREADABLE
 
@@ -78,7 +80,7 @@ def test_many_finished_jobs_are_swept_in_portions_and_queue_nothing():
 
     turns = asyncio.run(turns_meanwhile(swept))
     assert len(list(cache.jobs())) == MANY
-    assert turns >= MANY / PORTION + MANY / 500
+    assert turns >= MANY / CHUNK + MANY / 500
     assert len(queue) == 0
 
 
@@ -105,10 +107,10 @@ def test_passes_without_news_let_the_event_loop_turn_after_each():
         cache.note(named(f"job-{number}"))
 
     async def worked(_):
-        reconciler = Reconciler(cache, queue, Lists([]), SETTINGS, lambda: NOW)
+        reconciler = Reconciler(cache, queue, Lists([]), SETTINGS, Runtime(lambda: NOW))
         for key, _ in list(cache.jobs()):
             queue.add(key)
-        working = asyncio.create_task(work_together(reconciler, WORKERS))
+        working = asyncio.create_task(run_workers(WORKERS, cache, queue, reconciler))
         while len(queue):
             await asyncio.sleep(0)
         working.cancel()
@@ -125,7 +127,8 @@ def test_a_replica_whose_lease_ran_out_during_a_pass_does_nothing_more():
 
     async def work():
         queue.add(KEY)
-        await work_together(Reconciler(cache, queue, Lists([]), SETTINGS, lambda: NOW, lost), WORKERS)
+        reconciler = Reconciler(cache, queue, Lists([]), SETTINGS, Runtime(lambda: NOW, lost))
+        await run_workers(WORKERS, cache, queue, reconciler)
 
     with pytest.raises(ExceptionGroup) as failed:
         asyncio.run(work())

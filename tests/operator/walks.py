@@ -10,8 +10,8 @@ from typing import Any
 
 from finetune_api.messages import Outcome, ProgressMessage, Stage
 from finetune_api.status import Progress
-from finetune_operator.cluster.cache import Cache, Polled
-from finetune_operator.cluster.reconcile import dump_status
+from finetune_operator.cluster.cache.cache import Cache, Polled
+from finetune_operator.cluster.reconcile.status_document import dump_status
 from finetune_operator.decide.actions import Action, Create, Delete, Plan
 from finetune_operator.decide.plan import plan
 from finetune_operator.manifests.run_config import earlier_run

@@ -1,1 +1,1 @@
-"""The Kubernetes API: client, cache, watches, queue, leader election and the reconcile pass."""
+"""The operator at work in the cluster: requests, cache, watches, leader election, passes."""

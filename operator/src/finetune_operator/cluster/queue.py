@@ -1,4 +1,4 @@
-"""The work queue: each key at most once in it and at most once in work, with delays and a backoff of its own."""
+"""The work queue: each key waits at most once and is in work at most once, with delays and back-off per key."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 FIRST_DELAY = 0.2
+"""Seconds until a key comes again after its first failure. The delay doubles with each further failure."""
+
 LONGEST_DELAY = 60.0
+"""Seconds at most."""
+
+_MOST_DOUBLINGS = 16
 
 
 class WorkQueue(Generic[K]):
     """Keys to be worked on. A key that is added while it is in work comes again afterwards.
 
     Attributes:
-        added_at: for each waiting key, the loop's time at which it became due, in seconds.
+        added_at: for each waiting key, the event loop's time at which it became due, in seconds.
     """
 
     def __init__(self) -> None:
@@ -39,7 +44,7 @@ class WorkQueue(Generic[K]):
             self._ready.put_nowait(key)
 
     def add_after(self, key: K, seconds: float) -> None:
-        """Work on a key after a while; an earlier appointment stays."""
+        """Work on a key after a delay; an earlier timer of the key stays."""
         loop = asyncio.get_running_loop()
         due = loop.time() + max(seconds, 0.0)
         timer = self._timers.get(key)
@@ -47,9 +52,9 @@ class WorkQueue(Generic[K]):
             return
         if timer is not None:
             timer.cancel()
-        self._timers[key] = loop.call_at(due, self._ring, key)
+        self._timers[key] = loop.call_at(due, self._add_due, key)
 
-    def _ring(self, key: K) -> None:
+    def _add_due(self, key: K) -> None:
         self._timers.pop(key, None)
         self.add(key)
 
@@ -61,12 +66,15 @@ class WorkQueue(Generic[K]):
         return key, waited
 
     def done(self, key: K, failed: bool = False) -> float:
-        """A key's work is over; after a failure it comes again with backoff, whose delay (seconds) is returned."""
+        """End the work on a key. After a failure the key comes again with back-off.
+
+        Returns:
+            The delay of the back-off in seconds; 0 without a failure.
+        """
         self._working.discard(key)
-        delay = 0.0
         if failed:
             count = self._failures[key] = self._failures.get(key, 0) + 1
-            delay = min(FIRST_DELAY * 2.0 ** min(count - 1, 16), LONGEST_DELAY)
+            delay = min(FIRST_DELAY * 2.0 ** min(count - 1, _MOST_DOUBLINGS), LONGEST_DELAY)
             self._again.discard(key)
             self.add_after(key, delay)
             return delay
@@ -74,10 +82,10 @@ class WorkQueue(Generic[K]):
         if key in self._again:
             self._again.discard(key)
             self.add(key)
-        return delay
+        return 0.0
 
     def forget(self, key: K) -> None:
-        """Drop what is remembered of a key that no longer exists."""
+        """Drop the failures and the timer of a key that no longer exists."""
         self._failures.pop(key, None)
         self._again.discard(key)
         if (timer := self._timers.pop(key, None)) is not None:

@@ -35,7 +35,7 @@ class TextFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
-def set_up(form: str, level: str) -> None:
+def set_up_logs(form: str, level: str) -> None:
     """Send every logger's lines to standard error, as `text` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else

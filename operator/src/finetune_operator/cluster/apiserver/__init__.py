@@ -1,0 +1,1 @@
+"""Talking to the apiserver: requests, and what it sends, decoded and judged."""

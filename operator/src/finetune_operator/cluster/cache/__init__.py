@@ -1,0 +1,1 @@
+"""What the watches have delivered, and what it shows about one job."""

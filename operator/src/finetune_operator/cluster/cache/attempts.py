@@ -1,0 +1,65 @@
+"""The attempts and checks of a job, read from the Jobs and pods that the cache holds. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+
+from finetune_operator.cluster.apiserver.decoding import RawObject
+from finetune_operator.names import ATTEMPT_LABEL, JOB_LABEL, PREFLIGHT_LABEL, attempt_name
+from finetune_operator.observed.objects import AttemptView, PodView, time_of, view_attempt, view_pod
+
+
+def attempts_of(children: Sequence[RawObject], gone: Collection[str]) -> Iterator[AttemptView]:
+    """The attempts of a job, by number.
+
+    Args:
+        children: of the job.
+        gone: uids of pods that have been deleted.
+    """
+    children = [child for child in children if ATTEMPT_LABEL in child["metadata"]["labels"]]
+    pods: defaultdict[int, list[PodView]] = defaultdict(list)
+    raw_pods: dict[int, RawObject] = {}
+    for child in children:
+        if child["kind"] == "Pod":
+            pods[_number(child)].append(view_pod(child, child["metadata"]["uid"] in gone))
+            raw_pods[_number(child)] = child
+    jobs = {_number(child): child for child in children if child["kind"] == "Job"}
+    for number in sorted({*jobs, *pods}):
+        if number in jobs:
+            yield view_attempt(jobs[number], pods[number])
+        elif (orphan := _without_job(raw_pods[number], tuple(pods[number]))) is not None:
+            yield orphan
+
+
+def _number(child: RawObject) -> int:
+    return int(child["metadata"]["labels"][ATTEMPT_LABEL])
+
+
+def _without_job(pod: RawObject, pods: tuple[PodView, ...]) -> AttemptView | None:
+    """An attempt whose Job somebody deleted, while its pods still end."""
+    created = time_of(pod["metadata"]["creationTimestamp"])
+    if created is None:
+        return None
+    number = _number(pod)
+    return AttemptView(number, attempt_name(pod["metadata"]["labels"][JOB_LABEL], number), created, suspended=False,
+                       suspended_at=None, released_at=created, deleting=True, complete=False, failed=None,
+                       finished_at=None, pods=pods)
+
+
+def checks_of(children: Sequence[RawObject], gone: Collection[str]) -> Iterator[AttemptView]:
+    """The checks of a job whose Jobs exist, the newest generation last. A pod without its Job does not matter.
+
+    Args:
+        children: of the job.
+        gone: uids of pods that have been deleted.
+    """
+    children = [child for child in children if PREFLIGHT_LABEL in child["metadata"]["labels"]
+                and child["kind"] in ("Job", "Pod")]
+    for child in sorted(children, key=lambda one: int(one["metadata"]["labels"][PREFLIGHT_LABEL])):
+        if child["kind"] == "Job":
+            # A generation may have several checks: one that failed and is not gone yet, and the next.
+            pods = (pod for pod in children if pod["kind"] == "Pod" and any(
+                owner["uid"] == child["metadata"]["uid"] for owner in pod["metadata"]["ownerReferences"]))
+            yield view_attempt(child, (view_pod(pod, pod["metadata"]["uid"] in gone) for pod in pods),
+                               PREFLIGHT_LABEL)

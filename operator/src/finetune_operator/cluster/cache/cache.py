@@ -1,0 +1,225 @@
+"""The last state of every job and of every child, as the watches delivered it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_api.messages import ProgressMessage
+
+from finetune_operator.cluster.apiserver.decoding import RawObject
+from finetune_operator.cluster.apiserver.received import trim
+from finetune_operator.cluster.cache.attempts import attempts_of, checks_of
+from finetune_operator.cluster.cache.keys import Key, key_of
+from finetune_operator.cluster.cache.settled import is_settled
+from finetune_operator.decide.check_turns import CheckTurns, reason_in
+from finetune_operator.names import API_VERSIONS, ATTEMPT_LABEL, PREFLIGHT_LABEL, UID_LABEL
+from finetune_operator.observed.objects import AttemptView, JobView, child_hash, view_job
+from finetune_operator.observed.observation import Checks, Observation
+
+
+@dataclass(frozen=True)
+class Polled:
+    """The progress of a trainer, and when the operator asked for it.
+
+    Attributes:
+        attempt: number of the attempt.
+        at: when the operator asked.
+        message: the answer; None if there was none yet.
+    """
+
+    attempt: int
+    at: datetime
+    message: ProgressMessage | None
+
+
+class Cache:
+    """The last state of every object. Only the event loop's thread uses it."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[Key, RawObject] = {}
+        self._children: defaultdict[Key, dict[str, RawObject]] = defaultdict(dict)
+        self._gone: set[str] = set()
+        # Resource versions of deletions, by uid: since the last sweep began, and between the two sweeps before.
+        self._deleted: dict[str, int] = {}
+        self._deleted_before: dict[str, int] = {}
+        self.polled: dict[str, Polled] = {}
+        self.turns = CheckTurns()
+
+    def begin_sweep(self) -> None:
+        """Forget the deletions before the last sweep: no page that was read then can arrive any more."""
+        self._deleted_before, self._deleted = self._deleted, {}
+
+    def _is_deleted(self, uid: str, version: int) -> bool:
+        """Whether a state is older than the deletion of its object: from a page of a list, or the answer to a write."""
+        return version <= max(self._deleted.get(uid, -1), self._deleted_before.get(uid, -1))
+
+    def note(self, raw: RawObject, deleted: bool = False) -> Key | None:
+        """Record the state of an object that a watch, a list or a write delivered.
+
+        A state that is not newer than the recorded one is ignored: watches and answers to writes overtake each other,
+        and the watch delivers again what a write answered.
+
+        Returns:
+            The key of the object's job; None if the state is no news.
+        """
+        key = key_of(raw)
+        if key is None:
+            return None
+        metadata = raw["metadata"]
+        version = int(metadata["resourceVersion"])
+        if deleted:
+            self._deleted[metadata["uid"]] = version
+        elif self._is_deleted(metadata["uid"], version):
+            return None
+        record = self._note_job if raw["kind"] == "FineTuneJob" else self._note_child
+        if not record(key, raw, deleted):
+            return None
+        self._forget_orphans(key)
+        return key
+
+    def _note_job(self, key: Key, raw: RawObject, deleted: bool) -> bool:
+        held = self._jobs.get(key)
+        if deleted:
+            if held is None or held["metadata"]["uid"] == raw["metadata"]["uid"]:
+                self._jobs.pop(key, None)
+                self.polled.pop(raw["metadata"]["uid"], None)
+                self.turns.note(key, None)
+            return True
+        if not _is_newer(raw, held):
+            return False
+        self._jobs[key] = trim(raw)
+        self.turns.note(key, reason_in(self._jobs[key]))
+        return True
+
+    def _note_child(self, key: Key, raw: RawObject, deleted: bool) -> bool:
+        children, uid = self._children[key], raw["metadata"]["uid"]
+        if deleted and raw["kind"] == "Pod":
+            # Its last state shows how the trainer ended, so it stays until its Job is gone too.
+            children[uid] = trim(raw)
+            self._gone.add(uid)
+        elif deleted:
+            children.pop(uid, None)
+        elif uid not in self._gone and _is_newer(raw, children.get(uid)):
+            children[uid] = trim(raw)
+        else:
+            return False
+        return True
+
+    def _forget_orphans(self, key: Key) -> None:
+        """Forget deleted pods whose Jobs are gone, and keys without any child."""
+        children = self._children.get(key, {})
+        jobs = {_owner(child) for child in children.values() if child["kind"] == "Job"}
+        for uid in [uid for uid in children if uid in self._gone]:
+            if _owner(children[uid]) not in jobs:
+                del children[uid]
+                self._gone.discard(uid)
+        if not children:
+            self._children.pop(key, None)
+
+    def keep_only(self, kind: str, uids: set[str], version: int, namespace: str | None) -> Iterator[Key]:
+        """Drop objects that a list does not have: a gap between two watches hides deletions.
+
+        Args:
+            kind: of the list's objects.
+            uids: of the list's objects.
+            version: the list's resource version. Newer objects were created after it.
+            namespace: of the list; None for all namespaces.
+
+        Returns:
+            The keys of the dropped objects.
+        """
+        stale = [raw for raw in self._all(kind)
+                 if raw["metadata"]["uid"] not in uids and raw["metadata"]["uid"] not in self._gone
+                 and int(raw["metadata"]["resourceVersion"]) <= version
+                 and namespace in (None, raw["metadata"]["namespace"])]
+        for raw in stale:
+            key = self.note(raw, deleted=True)
+            self._deleted[raw["metadata"]["uid"]] = version
+            if key is not None:
+                yield key
+
+    def _all(self, kind: str) -> Iterator[RawObject]:
+        if kind == "FineTuneJob":
+            yield from self._jobs.values()
+            return
+        for children in self._children.values():
+            yield from (child for child in children.values() if child["kind"] == kind)
+
+    def jobs(self) -> list[tuple[Key, RawObject]]:
+        """A copy of the list of jobs: the thread of /metrics reads it while the event loop changes the cache."""
+        return list(self._jobs.items())
+
+    def next_checks(self, key: Key) -> tuple[Key, ...]:
+        """After a pass over a job, however it ended: the jobs whose check may start now."""
+        self.turns.note(key, reason_in(self._jobs[key]) if key in self._jobs else None)
+        return self.turns.next()
+
+    def stored_status(self, key: Key) -> Mapping[str, object]:
+        """A job's status as the apiserver has it; empty if there is none."""
+        return self._jobs.get(key, {}).get("status") or {}
+
+    def is_settled(self, key: Key) -> bool:
+        """Whether a job exists and nothing is left to do about it."""
+        job = self._jobs.get(key)
+        return job is not None and is_settled(job, self._children.get(key, {}).values())
+
+    def view(self, key: Key) -> JobView | None:
+        """A job without its children; None if it does not exist."""
+        raw = self._jobs.get(key)
+        return None if raw is None else view_job(raw)
+
+    def observe(self, key: Key) -> Observation | None:
+        """Everything that is known of a job; None if it does not exist."""
+        job = self.view(key)
+        return None if job is None else self.around(job)
+
+    def around(self, job: JobView) -> Observation:
+        """A job with its children."""
+        key = job.namespace, job.name
+        own = self._own(key, job.uid)
+        taken = {int(labels[ATTEMPT_LABEL]) for child in self._children.get(key, {}).values()
+                 if child["kind"] == "Job" and ATTEMPT_LABEL in (labels := child["metadata"]["labels"])
+                 and labels[UID_LABEL] != job.uid}
+        attempts = tuple(attempts_of(own, self._gone))
+        polled = self.polled.get(job.uid)
+        current = polled if polled and attempts and attempts[-1].number == polled.attempt else None
+        return Observation(
+            job=job, attempts=attempts, preflights=tuple(checks_of(own, self._gone)), taken=frozenset(taken),
+            applied=frozenset((child["kind"], child["metadata"]["name"], digest) for child in own
+                              if child["kind"] in API_VERSIONS and (digest := child_hash(child))),
+            maps=frozenset(child["metadata"]["name"] for child in own if child["kind"] == "ConfigMap"),
+            addresses={child["metadata"]["name"]: child["spec"]["clusterIP"] for child in own
+                       if child["kind"] == "Service" and child["spec"]["clusterIP"]},
+            checks=Checks() if job.status.start_time else self.turns.beside(key),
+            progress=current.message if current else None, polled_at=current.at if current else None,
+        )
+
+    def newest_attempt(self, key: Key) -> AttemptView | None:
+        """The existing attempt of a job with the highest number."""
+        raw = self._jobs.get(key)
+        attempts = [] if raw is None else list(attempts_of(self._own(key, raw["metadata"]["uid"]), self._gone))
+        return attempts[-1] if attempts else None
+
+    def _own(self, key: Key, uid: str) -> list[RawObject]:
+        """The children of this job, and not of an earlier one of the same name."""
+        children = self._children.get(key, {}).values()
+        return [child for child in children if child["metadata"]["labels"][UID_LABEL] == uid]
+
+
+def _owner(child: RawObject) -> tuple[str, str | None, str | None]:
+    """The job and the number of the attempt or check that a Job is, or that a pod belongs to."""
+    labels = child["metadata"]["labels"]
+    return labels[UID_LABEL], labels.get(ATTEMPT_LABEL), labels.get(PREFLIGHT_LABEL)
+
+
+def _is_newer(raw: RawObject, held: RawObject | None) -> bool:
+    """Whether a state follows the recorded one.
+
+    The resource versions of one object grow: Kubernetes promises it since 1.35, and earlier versions behaved so.
+    """
+    if held is None or held["metadata"]["uid"] != raw["metadata"]["uid"]:
+        return True
+    return int(raw["metadata"]["resourceVersion"]) > int(held["metadata"]["resourceVersion"])

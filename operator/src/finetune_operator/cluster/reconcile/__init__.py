@@ -1,0 +1,1 @@
+"""One pass over one job: observe, plan, apply. And the workers that make the passes."""

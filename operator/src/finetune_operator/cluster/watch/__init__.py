@@ -1,0 +1,1 @@
+"""How the cache learns of changes: kopf's watches, and a sweep that lists everything."""
