@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +16,7 @@ from tests.operator.api import Api
 from tests.operator.operators import Operator
 from tests.s3 import running_server
 
+FAULTS = Path(__file__).parents[1] / "trainer/faults.py"
 CATALOGUE = {
     name: {"nodeSelector": {"nvidia.com/gpu.product": product}, "memory": "24Gi", "hourlyPrice": "1.00", "cpu": "500m",
            "hostMemory": "3Gi"}
@@ -27,6 +29,17 @@ def with_environment(**variables):
     """A pod template in which the trainer has variables, and one thread: others compute on the node's cores too."""
     env = [{"name": name, "value": value} for name, value in {"OMP_NUM_THREADS": "1", **variables}.items()]
     return {"spec": {"containers": [{"name": "trainer", "env": env}]}}
+
+
+def with_fault(cluster, namespace, fault):
+    """A pod template in which the trainer has a fault: Python imports `sitecustomize` before the trainer's own code."""
+    start = "import os, injected_fault; injected_fault.install_fault(os.environ)"
+    cluster.kubectl("create", "configmap", "faults", "-n", namespace, f"--from-file=injected_fault.py={FAULTS}",
+                    f"--from-literal=sitecustomize.py={start}")
+    template = with_environment(FINETUNE_FAULT=fault, PYTHONPATH="/faults")
+    template["spec"]["volumes"] = [{"name": "faults", "configMap": {"name": "faults"}}]
+    template["spec"]["containers"][0]["volumeMounts"] = [{"name": "faults", "mountPath": "/faults", "readOnly": True}]
+    return template
 
 
 class Place:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.waiting import wait_for
-from tests.e2e.conftest import CATALOGUE, tiny_spec, with_environment
+from tests.e2e.conftest import CATALOGUE, tiny_spec, with_fault
 
 pytestmark = pytest.mark.timeout(1800)
 LONG = {"maxSteps": 100_000, "checkpointEvery": 20}
@@ -143,7 +143,7 @@ def test_an_operator_with_new_settings_leaves_a_running_job_alone(place):
     first.stop()
     dearer = {name: {**accelerator, "hourlyPrice": "9.00"} for name, accelerator in CATALOGUE.items()}
     second = place.operator(identity="new-settings", namespace=space, accelerators=dearer, terminationGrace="90s",
-                            podTemplate=with_environment(FINETUNE_FAULT="nan:1"))
+                            podTemplate=with_fault(place.cluster, space, "nan:1"))
     try:
         job.until_step(job.status()["progress"]["step"] + 20)
         [after] = job.pods()
@@ -246,7 +246,7 @@ def test_an_accelerator_that_no_node_has_is_told_and_waited_for(place, operator)
 def test_what_goes_wrong_in_training_is_told(place, fault, reason, words):
     space = place.namespace()
     operator = place.operator(identity=reason.lower(), namespace=space,
-                              podTemplate=with_environment(FINETUNE_FAULT=fault))
+                              podTemplate=with_fault(place.cluster, space, fault))
     try:
         job = Job(place, namespace=space).apply()
         assert words in job.ends("Failed", reason)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.models import save_tiny_model, tiny_job, write_rows
+from tests.trainer.faults import install_fault
 from tests.trainer.judging import PLUGINS
 
 SECONDS = 300
@@ -175,6 +176,7 @@ def _become(environment: dict[str, str], log: Path) -> None:
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    install_fault(environment)
 
 
 def manifest(folder: Path) -> dict:

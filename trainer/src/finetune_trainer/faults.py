@@ -1,46 +1,72 @@
-"""Faults on demand, for tests of what cannot be made to happen otherwise: `FINETUNE_FAULT=kind:where`.
+"""A seam for fault injection: production code calls these functions, and they do nothing.
 
-| value | what happens |
-|---|---|
-| `nan:STEP` | the loss of that step is NaN |
-| `oom:ROWS` | a micro-batch of more rows than that runs out of accelerator memory |
-| `oom-sampling:ROWS` | the same of a batch of responses being sampled |
-| `oom-scoring:ROWS` | the same of sampled responses being scored |
-| `oom-answering:ROWS` | the same of held-out rows being answered |
-| `kill:MOMENT` | the process kills itself (SIGKILL) when it first gets to that moment |
+A test that needs a crash at an exact moment, or a full GPU on a CPU, starts the trainer through an entry point of its
+own, which installs a `FaultHook` first. Production code never installs one, and reads no environment variable for it.
 
-Moments: `baseline`, `step-N` (in the middle of step N), `checkpoint-N` (its files are there, its manifest is not),
-`checkpointed-N`, `trained`, `exported` (what was learnt is uploaded), `results` (everything is, without a manifest).
+The moments that `reach` names: `baseline`, `step-N` (in the middle of step N), `checkpoint-N` (the files of the
+checkpoint are uploaded, its manifest is not), `checkpointed-N`, `trained`, `exported` (the adapter is uploaded),
+`results` (everything is uploaded but the manifest).
 """
 
 from __future__ import annotations
 
-import os
-import signal
-
-import torch
-
-VARIABLE = "FINETUNE_FAULT"
+from typing import Protocol
 
 
-def _wanted(kind: str) -> str | None:
-    name, _, where = os.environ.get(VARIABLE, "").partition(":")
-    return where if name == kind else None
+class FaultHook(Protocol):
+    """The faults of one test."""
+
+    def loss_becomes_nan(self, step: int) -> bool:
+        """Whether the loss of this step, from 1, becomes NaN."""
+        ...
+
+    def run_out_of_memory(self, rows: int, kind: str) -> None:
+        """Raise `torch.OutOfMemoryError` if a batch of so many rows is too large for this kind of forward pass."""
+        ...
+
+    def reach(self, moment: str) -> None:
+        """End the process here if this is the moment."""
+        ...
+
+
+class NoFaults:
+    """The hook of production: nothing happens."""
+
+    def loss_becomes_nan(self, step: int) -> bool:
+        """Never."""
+        return False
+
+    def run_out_of_memory(self, rows: int, kind: str) -> None:
+        """Never."""
+
+    def reach(self, moment: str) -> None:
+        """Nothing."""
+
+
+_hook: FaultHook = NoFaults()
+
+
+def install(hook: FaultHook) -> None:
+    """Install the faults of a test in this process. Only test entry points call this."""
+    global _hook
+    _hook = hook
 
 
 def loss_becomes_nan(step: int) -> bool:
-    """Whether the loss of this step shall be NaN."""
-    return _wanted("nan") == str(step)
+    """Whether the loss of this step, from 1, becomes NaN."""
+    return _hook.loss_becomes_nan(step)
 
 
 def run_out_of_memory(rows: int, kind: str = "oom") -> None:
-    """Raise as the accelerator's allocator would, for a batch that is larger than the fault allows."""
-    most = _wanted(kind)
-    if most is not None and rows > int(most):
-        raise torch.OutOfMemoryError(f"simulated: {rows} rows at once")
+    """Raise as the accelerator's allocator does, if a test wants it for a batch of so many rows.
+
+    Args:
+        rows: the rows of the batch.
+        kind: `oom` (a micro-batch of training), `oom-sampling`, `oom-scoring` or `oom-answering`.
+    """
+    _hook.run_out_of_memory(rows, kind)
 
 
 def reach(moment: str) -> None:
-    """Die here, if this is the moment."""
-    if _wanted("kill") == moment:
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Mark a moment at which a test may end the process."""
+    _hook.reach(moment)

@@ -1,0 +1,49 @@
+"""Faults on demand, for tests of what cannot be made to happen otherwise. `FINETUNE_FAULT=kind:where` chooses one.
+
+| value | what happens |
+|---|---|
+| `nan:STEP` | the loss of that step is NaN |
+| `oom:ROWS` | a micro-batch of more rows runs out of accelerator memory |
+| `oom-sampling:ROWS` | a batch of responses of more rows, when they are sampled |
+| `oom-scoring:ROWS` | a batch of sampled responses of more rows, when they are scored |
+| `oom-answering:ROWS` | a batch of held-out rows of more rows, when they are answered |
+| `kill:MOMENT` | the process kills itself (SIGKILL) when it first reaches that moment |
+
+The file needs nothing beside the trainer: a pod imports it as `sitecustomize`, with a line that calls `install_fault`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+
+VARIABLE = "FINETUNE_FAULT"
+
+
+class Fault:
+    """One fault, as `kind:where` says."""
+
+    def __init__(self, value: str) -> None:
+        self._kind, _, self._where = value.partition(":")
+
+    def loss_becomes_nan(self, step: int) -> bool:
+        return (self._kind, self._where) == ("nan", str(step))
+
+    def run_out_of_memory(self, rows: int, kind: str) -> None:
+        if self._kind == kind and rows > int(self._where):
+            import torch
+
+            raise torch.OutOfMemoryError(f"simulated: {rows} rows at once")
+
+    def reach(self, moment: str) -> None:
+        if (self._kind, self._where) == ("kill", moment):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def install_fault(environment: Mapping[str, str]) -> None:
+    """Install the fault that the environment names, if it names one."""
+    from finetune_trainer.faults import install
+
+    if value := environment.get(VARIABLE):
+        install(Fault(value))
