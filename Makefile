@@ -42,16 +42,19 @@ demo-cluster: inputs ## Run it on a cluster: that of KUBECONFIG, or one that is 
 	$(BIN)/python -m tests.cluster.binaries
 	PYTHONPATH=. $(BIN)/python deploy/demo_cluster.py $(ARGS)
 
-generate: $(INSTALLED) ## Write the files that are made from finetune_api and from the chart
+generate: $(INSTALLED) ## Write the files that are made from code and from the chart
 	$(BIN)/python -m finetune_api.generate .
+	$(BIN)/python -m docs_tools.generate
 	$(BIN)/python -m charts.generate
 
-check: $(INSTALLED) ## Lint, types, layers, generated files, the chart
+check: $(INSTALLED) ## Lint, types, layers, generated files, the chart, what the docs name
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m finetune_api.generate --check .
 	$(BIN)/python -m charts.generate --check
+	$(BIN)/python -m docs_tools.generate --check
+	$(BIN)/python -m docs_tools.check
 
 docs: $(INSTALLED) ## Build the site of docs/ into build/docs; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

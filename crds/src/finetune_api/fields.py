@@ -6,12 +6,15 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
+from finetune_api.quantities import format_duration
 
 _LIMITS = {"gt": "above {}", "ge": "at least {}", "lt": "below {}", "le": "at most {}", "pattern": "of the form {}"}
 
@@ -79,7 +82,8 @@ def _describe_model(path: str, model: type[BaseModel]) -> FieldDoc:
 def _describe(path: str, field: FieldInfo, deep: bool = False) -> FieldDoc:
     below = _model_of(field.annotation)
     default = field.default
-    shown = None if default is None or default is PydanticUndefined or below else _plain(default)
+    has_none = default is None or default is PydanticUndefined or isinstance(default, dict)
+    shown = None if has_none or below else _plain(default)
     return FieldDoc(
         path=path,
         type=_type_name(field.annotation),
@@ -111,6 +115,8 @@ def _plain(value: Any) -> str:
         return str(value.value)
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, timedelta):
+        return format_duration(value)
     if isinstance(value, tuple):
         return "[" + ", ".join(_plain(item) for item in value) + "]"
     return str(value)

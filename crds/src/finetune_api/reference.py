@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from pydantic import BaseModel
+
 from finetune_api.fields import FieldDoc, document_field
 from finetune_api.rules import RULES, STORED_RULES
 from finetune_api.spec.job import FineTuneJob
@@ -17,16 +19,22 @@ def reference() -> str:
              "the same in a shell, `kubectl explain ftj.FIELD` in a cluster.", ""]
     for section in document_field(FineTuneJob, "").fields:
         if section.path in ("spec", "status"):
-            lines += _table(document_field(FineTuneJob, section.path))
+            lines += field_tables(FineTuneJob, document_field(FineTuneJob, section.path))
     lines += ["## Rules", "", "Beside the limits of single fields. The apiserver refuses what breaks one, and so does "
               "`finetune validate`; the last ones hold in a cluster only.", "", "| field | rule |", "|---|---|"]
     lines += [f"| `{rule.path}` | {_cell(rule.message)} |" for rule in (*RULES, *STORED_RULES)]
     return "\n".join(lines) + "\n"
 
 
-def _table(section: FieldDoc) -> Iterator[str]:
-    """A section's heading and table, and after it those of what is below."""
-    yield from (f"## {section.path}", "", section.description, "", "| field | type | default | meaning |",
+def field_tables(model: type[BaseModel], section: FieldDoc, root: str = "") -> Iterator[str]:
+    """The lines of a section's heading and table, and after it those of the sections below it.
+
+    Args:
+        model: the model that the paths of the fields start from.
+        section: the documentation of one of its sections.
+        root: what stands before each path in the headings.
+    """
+    yield from (f"## {'.'.join(filter(None, (root, section.path)))}", "", section.description, "", "| field | type | default | meaning |",
                 "|---|---|---|---|")
     below = []
     for field in section.fields:
@@ -35,12 +43,12 @@ def _table(section: FieldDoc) -> Iterator[str]:
         facts = [field.description, f"One of {choices}." if choices else "", _limits(field.limits)]
         default = "needed" if field.required else f"`{field.default}`" if field.default else ""
         yield f"| `{name}` | {field.type} | {_cell(default)} | {_cell(' '.join(filter(None, facts)))} |"
-        deep = document_field(FineTuneJob, field.path)
+        deep = document_field(model, field.path)
         if deep.fields:
             below.append(deep)
     yield ""
     for deep in below:
-        yield from _table(deep)
+        yield from field_tables(model, deep, root)
 
 
 def _limits(words: str | None) -> str:
