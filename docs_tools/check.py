@@ -34,7 +34,7 @@ _OF_USERS = {
     "config.json", "tokenizer.json", "tokenizer_config.json", "train.jsonl", "train-00000-of-00002.jsonl",
     "svamp-train-text-cot.jsonl", "svamp-train-program-cot.jsonl",
     # What a reader writes while reading.
-    "finetunejob.yaml", "settings.yaml", "values.yaml", "first.yaml", "own.yaml", "tickets.csv", "tickets.jsonl",
+    "finetunejob.yaml", "settings.yaml", "values.yaml", "first.yaml", "own.yaml", "tickets.csv", "test.jsonl",
     "NEEDED.txt",
 }
 """Files that are not in the repository, but with those who use it."""

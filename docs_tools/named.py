@@ -16,7 +16,7 @@ import yaml
 from finetune_api.fields import document_field
 from finetune_api.spec.job import FineTuneJob
 from finetune_cli.main import finetune
-from finetune_operator.settings.schema import Accelerator, Settings
+from finetune_operator.settings import Accelerator, Settings
 from pydantic import BaseModel
 
 from docs_tools.metrics_page import metrics_page

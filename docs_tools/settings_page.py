@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetune_api.fields import document_field
 from finetune_api.reference import field_tables
-from finetune_operator.settings.schema import DEFAULT_CATALOGUE, Accelerator, Settings
+from finetune_operator.settings import DEFAULT_CATALOGUE, Accelerator, Settings
 
 _HEAD = """\
 # The operator's settings

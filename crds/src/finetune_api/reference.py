@@ -34,7 +34,8 @@ def field_tables(model: type[BaseModel], section: FieldDoc, root: str = "") -> I
         section: the documentation of one of its sections.
         root: what stands before each path in the headings.
     """
-    yield from (f"## {'.'.join(filter(None, (root, section.path)))}", "", section.description, "", "| field | type | default | meaning |",
+    heading = ".".join(filter(None, (root, section.path)))
+    yield from (f"## {heading}", "", section.description, "", "| field | type | default | meaning |",
                 "|---|---|---|---|")
     below = []
     for field in section.fields:
