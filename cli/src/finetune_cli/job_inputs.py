@@ -16,7 +16,6 @@ from finetune_cli import trainer
 from finetune_cli.job_file import opening, with_absolute_locations
 
 _FIELD = re.compile(r"(spec(?:\.[A-Za-z0-9]+)*): ", re.ASCII)
-_BY_PRIORITY = (ExitCode.BAD_CONFIG, ExitCode.MISSING_INPUT, ExitCode.BAD_DATA)
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,7 @@ def check_job(path: Path, allowed_plugins: Sequence[str]) -> CheckedJob:
     notes = [f"spec.{section} was not checked any further: correct its errors first"
              for section in ("model", "dataset") if section in wrong]
     return CheckedJob(tuple(sorted(errors, key=lambda error: error.line or 0)),
-                      next((code for code in _BY_PRIORITY if code in codes), ExitCode.OK),
-                      (*found.notes, *notes), found.counts)
+                      min(codes, default=ExitCode.OK), (*found.notes, *notes), found.counts)
 
 
 def _checkable_part(document: Any, errors: Sequence[FieldError]) -> FineTuneJob | None:

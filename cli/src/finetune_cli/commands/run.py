@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
+from finetune_api import ExitCode
 
 from finetune_cli.job_file import read_job, with_absolute_locations
+from finetune_cli.terminal import say
 from finetune_cli.trainer import RunOptions, run_job
 
 DEBUG = "finetune_cli.debug"
@@ -32,4 +35,14 @@ def run(context: click.Context, file: Path, debug: bool, port: int | None, rerun
     """
     context.meta[DEBUG] = debug
     job = with_absolute_locations(read_job(file), file.parent)
-    context.exit(run_job(job, file, RunOptions(port, rerun, debug, plugins)))
+    code = run_job(job, file, RunOptions(port, rerun, debug, plugins))
+    if code == ExitCode.STOPPED:
+        say(f"To go on: {_command(file, port, rerun, plugins)}")
+    context.exit(code)
+
+
+def _command(file: Path, port: int | None, rerun: bool, plugins: tuple[str, ...]) -> str:
+    """The command line that runs the job again with the same options."""
+    options = [*(["--rerun"] if rerun else []), *(["--port", str(port)] if port is not None else []),
+               *(word for name in plugins for word in ("--allow-plugin", name))]
+    return shlex.join(["finetune", "run", *options, str(file)])

@@ -13,8 +13,6 @@ from finetune_cli.job_file import read_job
 from finetune_cli.job_inputs import check_job
 from finetune_cli.terminal import say
 
-_BY_PRIORITY = (ExitCode.BAD_CONFIG, ExitCode.MISSING_INPUT, ExitCode.BAD_DATA, ExitCode.INTERNAL)
-
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
@@ -31,11 +29,11 @@ def validate(context: click.Context, files: tuple[Path, ...], with_data: bool, p
     takes seconds; torch is not loaded. Token lengths and memory are checked by finetune run and by the cluster's
     preflight.
 
-    The exit code is the first of these that applies to any FILE: 64 the description is wrong; 66 FILE, the model or
-    the data set is missing; 65 rows can't be used; 1 the trainer is not installed; 0 otherwise.
+    The exit code is the smallest that applies to any FILE: 64 the description is wrong; 65 rows can't be used; 66 FILE,
+    the model or the data set is missing; 1 the trainer is not installed. It is 0 if every FILE is right.
     """
     codes = {_check_with_data(path, plugins) if with_data else _check(path) for path in files}
-    context.exit(next((code for code in _BY_PRIORITY if code in codes), ExitCode.OK))
+    context.exit(min(codes - {ExitCode.OK}, default=ExitCode.OK))
 
 
 def _check(path: Path) -> int:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.layout import job_prefix
-from finetune_api.messages import Accelerator, RunConfig
+from finetune_api.messages import Accelerator, Result, RunConfig
+from finetune_api.reasons import Outcome
 from finetune_api.resolve import resolve_defaults, spec_hash
 from finetune_api.spec.job import FineTuneJob
 from finetune_api.spec.policy import RerunPolicy
@@ -28,13 +29,16 @@ from finetune_trainer.model.files.content import content_digest, description_dig
 from finetune_trainer.progress.console import ConsoleObserver
 from finetune_trainer.progress.limits import local_limits
 from finetune_trainer.progress.stopping import StopFlag
-from finetune_trainer.publish.adoption import Wanted, damage, misfit, read_manifest, wanted
+from finetune_trainer.publish.adoption import Wanted, damage, misfit, published_result, read_manifest, wanted
 from finetune_trainer.report.terminal import show_ending
-from finetune_trainer.run.entry import quieten, run
+from finetune_trainer.run.entry import Ending, quieten, run
+from finetune_trainer.run.local_check import check_inputs
 from finetune_trainer.storage import Storage, as_output, open_storage
 from finetune_trainer.storage.digests import file_digest
 
 _NAMESPACE = uuid.UUID("8f9b6c1e-52c8-4a7c-9c06-3e1c5b0d7a11")
+_NOTHING_TRAINED = ("Nothing was trained: the same job is published already. To train it again, run finetune run "
+                    "--rerun, or set spec.runPolicy.rerun: Always.")
 L4_HOURLY_RATE = Decimal("1.00")
 """About what an NVIDIA L4 costs an hour, in USD: the price of a GPU whose job names none."""
 
@@ -57,13 +61,30 @@ def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console
     quieten()
     clock, stop = SystemClock(), StopFlag()
     stop.listen()
-    observer = ConsoleObserver(console, clock)
+
+    def show(note: str) -> None:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
     try:
-        config = run_config(job, rerun, lambda note: console.print(note, markup=False, highlight=False)
-                            ).model_copy(update={"allowed_plugins": tuple(allowed_plugins)})
+        # Nothing until here needs torch, which takes seconds to load: what can be said at once is said at once.
+        config = identify(job, rerun, show).model_copy(update={"allowed_plugins": tuple(allowed_plugins)})
+        published = _published(config)
     except TrainerError as error:
-        console.print(f"{error.outcome}: {error}", style="red", markup=False, highlight=False)
+        _show_fault(console, error.outcome, str(error))
         return error.exit_code
+    if published is not None:
+        show_ending(console, Ending(ExitCode.OK, published))
+        show(_NOTHING_TRAINED)
+        return ExitCode.OK
+    faults = check_inputs(config.spec, allowed_plugins, quick=True).faults
+    for fault in faults:
+        _show_fault(console, fault.outcome, fault.message)
+    if faults:
+        return min(fault.exit_code for fault in faults)
+    observer = ConsoleObserver(console, clock)
+    config = config.model_copy(update={"accelerator": _accelerator(config.spec.budget.hourly_rate)})
+    if warning := _uncounted_cost(config):
+        show(warning)
     limits = local_limits(config.spec.budget, config.accelerator.hourly_rate, clock)
     ending = run(config, limits, None, [observer], clock, stop, ("127.0.0.1", port) if port is not None else None,
                  debug)
@@ -72,8 +93,38 @@ def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console
     return ExitCode(ending.code)
 
 
+def _show_fault(console: Console, outcome: Outcome, message: str) -> None:
+    console.print(f"{outcome}: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _published(config: RunConfig) -> Result | None:
+    """What the same job published before, or None.
+
+    Raises:
+        OutputNotWritable: the output can't be read.
+    """
+    storage = open_storage(config.spec.output.uri, config.spec.output.s3)
+    return published_result(storage, job_prefix(config.namespace, config.name, config.uid), wanted(config))
+
+
+def _uncounted_cost(config: RunConfig) -> str | None:
+    """That a budget has no effect where nothing is known to cost anything; None where it has one."""
+    budget = config.spec.budget
+    if budget.max_cost is None or config.accelerator.hourly_rate:
+        return None
+    return (f"warning: spec.budget.maxCost: {budget.max_cost} has no effect: this machine has no GPU, and a CPU costs "
+            "nothing unless spec.budget.hourlyRate is set; set hourlyRate, or limit the time with "
+            "spec.budget.maxDuration")
+
+
 def run_config(job: FineTuneJob, rerun: bool = False, tell: Callable[[str], None] = lambda note: None) -> RunConfig:
-    """The run configuration of a job on this machine.
+    """The run configuration of a job on this machine: `identify`, with the machine's accelerator."""
+    config = identify(job, rerun, tell)
+    return config.model_copy(update={"accelerator": _accelerator(config.spec.budget.hourly_rate)})
+
+
+def identify(job: FineTuneJob, rerun: bool, tell: Callable[[str], None]) -> RunConfig:
+    """The run configuration of a job, without the accelerator of this machine: finding that takes torch.
 
     The job's identity follows from its name and everything that decides its result, local data included: the same job
     resumes, or finds what it published; a changed one starts afresh beside it, and so does one whose base was replaced.
@@ -93,7 +144,7 @@ def run_config(job: FineTuneJob, rerun: bool = False, tell: Callable[[str], None
     again = rerun or spec.run_policy.rerun is RerunPolicy.ALWAYS
     config = RunConfig(
         namespace=job.metadata.namespace, name=job.metadata.name, uid="unknown", attempt=1, spec=spec,
-        spec_hash=digest, accelerator=_accelerator(spec.budget.hourly_rate),
+        spec_hash=digest, accelerator=Accelerator(name="unknown", hourly_rate=Decimal(0)),
     )
     with as_output():
         uid = _identity(config, storage, again, tell)
