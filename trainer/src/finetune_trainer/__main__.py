@@ -15,8 +15,7 @@ from finetune_api.messages import Limits, Outcome, PreflightResult, PreflightVer
 from pydantic import ValidationError
 
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.distributed.rank import has_rank, rank_info, rank_variables
-from finetune_trainer.distributed.rendezvous import RENDEZVOUS_SECONDS
+from finetune_trainer.distributed.rank import RENDEZVOUS_SECONDS, has_rank, rank_info, rank_variables
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.progress.console import ConsoleObserver
 from finetune_trainer.progress.stopping import StopFlag

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+RENDEZVOUS_SECONDS = 600.0
+"""How long the processes of a job wait for each other at the start."""
+
 
 @dataclass(frozen=True)
 class RankInfo:

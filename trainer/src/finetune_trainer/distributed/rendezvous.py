@@ -14,9 +14,6 @@ from finetune_trainer.distributed.collectives import World
 from finetune_trainer.distributed.rank import RankInfo
 from finetune_trainer.errors import PeerFailure
 
-RENDEZVOUS_SECONDS = 600.0
-"""How long the processes of a job wait for each other at the start."""
-
 _STORE_TIMEOUT = timedelta(seconds=60)
 _POLL_SECONDS = 0.1
 

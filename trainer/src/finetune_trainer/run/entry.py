@@ -21,8 +21,7 @@ from finetune_api.messages import Limits, Outcome, Result, RunConfig
 from finetune_api.spec.method import Engine
 
 from finetune_trainer.clock import Clock
-from finetune_trainer.distributed.rank import rank_info
-from finetune_trainer.distributed.rendezvous import RENDEZVOUS_SECONDS
+from finetune_trainer.distributed.rank import RENDEZVOUS_SECONDS, rank_info
 from finetune_trainer.errors import in_words
 from finetune_trainer.progress.limits import LimitsFile
 from finetune_trainer.progress.metrics_log import MetricsLog
