@@ -64,7 +64,7 @@ def test_what_was_learnt_is_published_whatever_fails_beside_it(tmp_path):
     assert not (published(folder) / "merged").exists()
     result = content["result"]
     assert result["outcome"] == "Succeeded"
-    for missing in ("the evaluation after training could not be made: something unforeseen: IndexError", "the merged "
+    for missing in ("the evaluation after training could not be made: an unexpected error: IndexError", "the merged "
                     "model could not be made: the accelerator's memory", "answered 404", "the model card",
                     "the report could not be made"):
         assert missing in result["message"], result["message"]
@@ -75,7 +75,7 @@ def test_only_a_request_to_stop_ends_what_is_optional():
     beside = Beside(said.append)
     with beside.optional("the plot"):
         raise ValueError("no such colour")
-    assert beside.missing == ["the plot could not be made: something unforeseen: ValueError: no such colour"]
+    assert beside.missing == ["the plot could not be made: an unexpected error: ValueError: no such colour"]
     assert said == [f"warning: {beside.missing[0]}"]
     with pytest.raises(StopRequested), beside.optional("the plot"):
         raise StopRequested("stopped")

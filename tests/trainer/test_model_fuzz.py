@@ -70,6 +70,6 @@ def test_whatever_becomes_of_a_models_folder_ends_in_a_sentence(tmp_path):
         shutil.copytree(folder / "model", tmp_path / "damaged")
         done = [damage(tmp_path / "damaged", chance) for _ in range(chance.choice((1, 1, 2)))]
         checked = preflight(job, lambda text: None)
-        if checked.code == ExitCode.INTERNAL or "something unforeseen" in checked.result.message:
+        if checked.code == ExitCode.INTERNAL or "an unexpected error" in checked.result.message:
             unforeseen.append(f"{number}: {done}: {checked.result.message}")
     assert not unforeseen, "\n".join(unforeseen)

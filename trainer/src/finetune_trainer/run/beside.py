@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from finetune_trainer.errors import StopRequested, in_words
+from finetune_trainer.errors import StopRequested, failure_of
 from finetune_trainer.hardware.memory import give_back
 
 
@@ -44,7 +44,7 @@ class Beside:
         except StopRequested:
             raise
         except Exception as error:
-            self.add(f"{what} could not be made: {in_words(error)[2]}")
+            self.add(f"{what} could not be made: {failure_of(error).message}")
             # The tensors of what failed hang on the exception's frames until these are gone.
             error.__traceback__ = None
             give_back()

@@ -22,7 +22,7 @@ from finetune_api.spec.method import Engine
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.distributed.rank import RENDEZVOUS_SECONDS, rank_info
-from finetune_trainer.errors import in_words
+from finetune_trainer.errors import failure_of
 from finetune_trainer.progress.limits import LimitsFile
 from finetune_trainer.progress.metrics_log import MetricsLog
 from finetune_trainer.progress.server import Metrics, ProgressServer
@@ -78,8 +78,8 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
     except Exception as error:
         if debug:
             say("".join(traceback.format_exception(error)), file=sys.stderr)
-        code, outcome, message = in_words(error, " (--debug shows where)")
-        return Ending(code, _failed(outcome, message, state))
+        failure = failure_of(error, " (--debug prints the traceback)")
+        return Ending(failure.exit_code, _failed(failure.outcome, failure.message, state))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

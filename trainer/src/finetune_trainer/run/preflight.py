@@ -21,7 +21,7 @@ from finetune_api.spec.policy import RerunPolicy
 
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.rows import LEFT_OUT
-from finetune_trainer.errors import in_words
+from finetune_trainer.errors import failure_of
 from finetune_trainer.model.files.content import content_digest, description_digest
 from finetune_trainer.publish.adoption import adopted, candidates, damage, date_of, misfit, wanted
 from finetune_trainer.run.entry import new_scratch
@@ -55,8 +55,8 @@ def preflight(config: RunConfig, tell: Callable[[str], None]) -> Checked:
     try:
         return Checked(ExitCode.OK, _check(config, scratch, tell))
     except Exception as error:
-        code, outcome, message = in_words(error)
-        return Checked(code, _refusal(outcome, message))
+        failure = failure_of(error)
+        return Checked(failure.exit_code, _refusal(failure.outcome, failure.message))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

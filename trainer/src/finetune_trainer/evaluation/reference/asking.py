@@ -19,7 +19,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_trainer.clock import Clock
 from finetune_trainer.data.answers.answer_checks import schema_validator
 from finetune_trainer.data.rows import EvaluationRow, Message
-from finetune_trainer.errors import BadConfig, MissingInput, TrainerError, in_words
+from finetune_trainer.errors import BadConfig, MissingInput, TrainerError, failure_of
 from finetune_trainer.evaluation.reference.endpoint import Endpoint, EndpointAnswer, RequestLimits, Unanswered
 from finetune_trainer.evaluation.scores import Scores, score
 from finetune_trainer.storage import Storage
@@ -170,7 +170,7 @@ class Reference:
         with self._lock:
             if self._over.is_set():
                 return  # What ended the asking has interrupted this question.
-            self._fault = in_words(error)[2]
+            self._fault = failure_of(error).message
             self._unanswered += 1
             nobody_answers = not self._answers and self._unanswered >= len(self._threads)
             if isinstance(error, BadConfig | MissingInput) or nobody_answers:
