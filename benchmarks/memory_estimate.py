@@ -73,9 +73,10 @@ CASES = (
 def measure(case: Case) -> tuple[int, int]:
     """Train two steps in this process: the estimate and the allocator's peak, in bytes."""
     import torch
-    from finetune_api.estimate import Machine, Portion, estimate_memory, read_architecture
+    from finetune_api.estimate import ForwardPass, Machine, estimate_memory, read_architecture
     from finetune_api.loading import parse_job
     from finetune_api.messages import Limits, Stage
+    from finetune_api.money import Price
     from finetune_api.resolve import resolve_defaults
     from finetune_api.spec.method import Quantization
     from finetune_trainer.clock import SystemClock
@@ -119,7 +120,7 @@ def measure(case: Case) -> tuple[int, int]:
         chance = random.Random(0)
         words = [chance.randrange(3, 250) for _ in range(case.length)]
         rows = (TokenRow(tuple(words[case.answer:]), tuple(words[:case.answer])),) * case.rows * case.passes
-        state = RunState(clock, Decimal(0))
+        state = RunState(clock, Price(Decimal(0), "USD"))
         state.enter(Stage.TRAINING)
         run = TrainingRun(
             spec=spec, model=model, tokenizer=load_tokenizer(files),
@@ -134,8 +135,10 @@ def measure(case: Case) -> tuple[int, int]:
             METHODS[spec.method.type](run)
             uploader.drain()
         peak = loaded + _allocated_peak(profile)
-        portion = Portion(case.rows * case.length, case.length, case.rows * case.answer, alone=case.passes == 1)
-        memory = estimate_memory(read_architecture(config), spec.method, portion, case.checkpointing, Machine(False, 4))
+        forward_pass = ForwardPass(case.rows * case.length, case.length, case.rows * case.answer,
+                                   alone=case.passes == 1)
+        memory = estimate_memory(read_architecture(config), spec.method, forward_pass, case.checkpointing,
+                                 Machine(False, 4))
     return memory.total, peak
 
 

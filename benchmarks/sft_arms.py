@@ -16,6 +16,7 @@ from meters import MemoryPeak, StepLog
 from sft_rows import Workload, in_step_order, make_rows, padding_of_layout, padding_to_longest
 
 if TYPE_CHECKING:
+    from finetune_api.money import Price
     from finetune_trainer.data.rows import TokenRow
 
 ARMS = {
@@ -126,7 +127,7 @@ def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[Toke
     device, clock = choose_device(spec.training.precision, wants_gpu=False), SystemClock()
     make_deterministic(device)
     metrics = MetricsLog(scratch / METRICS, clock)
-    state = RunState(clock, Decimal(0), observers=(log, metrics))
+    state = RunState(clock, Price(Decimal(0), "USD"), observers=(log, metrics))
     state.enter(Stage.TRAINING)
     storage = open_storage(spec.output.uri, spec.output.s3)
     with BackgroundUploader() as uploader:

@@ -6,17 +6,21 @@ from decimal import Decimal
 
 import pytest
 from finetune_api.estimate import (
+    Accelerators,
+    ForwardPass,
     Machine,
-    Portion,
     UnknownArchitecture,
-    advice,
+    advise_change,
     checkpoint_bytes,
-    choose,
+    choose_plan,
     estimate_duration,
     estimate_memory,
     machine_for,
+    operations_per_second,
+    operations_per_token,
     read_architecture,
 )
+from finetune_api.money import Price
 from finetune_api.resolve import resolve_defaults
 from finetune_api.rules import SMALLEST_SPEC, merge_patch
 from finetune_api.spec.job import FineTuneJobSpec
@@ -27,6 +31,7 @@ GIB = 1024**3
 L4 = 24 * GIB
 CATALOGUE = {"nvidia-t4": 16 * GIB, "nvidia-l4": L4, "nvidia-a100-40": 40 * GIB, "nvidia-a100-80": 80 * GIB}
 GPU = machine_for("nvidia-l4", Precision.AUTO)
+ONE_L4 = Accelerators(GPU, L4)
 
 MISTRAL = {"model_type": "mistral", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
            "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 32000, "tie_word_embeddings": False}
@@ -60,7 +65,7 @@ def test_the_parameters_of_published_models_are_counted_to_the_last(config, para
     (SMOLLM, "LoRA", "none", True, 0.25), (SMOLLM, "Full", "none", True, 0.7),
 ])
 def test_what_fits_on_an_l4(config, method, quantization, fits, weights):
-    plan = choose(spec(method, quantization), read_architecture(config), GPU, L4)
+    plan = choose_plan(spec(method, quantization), read_architecture(config), ONE_L4)
     assert plan.fits == fits
     assert plan.memory.weights / GIB == pytest.approx(weights, abs=0.1)
     assert plan.memory.total == sum(size for _, size in plan.memory.terms())
@@ -68,13 +73,13 @@ def test_what_fits_on_an_l4(config, method, quantization, fits, weights):
 
 def test_full_fine_tuning_of_seven_billion_is_refused_with_the_way_out():
     model = read_architecture(MISTRAL)
-    assert not choose(spec("Full"), model, GPU, L4).fits
-    assert advice(spec("Full"), model, GPU, L4, CATALOGUE) == "write spec.method.type: LoRA"
+    assert not choose_plan(spec("Full"), model, ONE_L4).fits
+    assert advise_change(spec("Full"), model, ONE_L4, CATALOGUE) == "write spec.method.type: LoRA"
 
 
 def test_full_fine_tuning_of_seven_billion_fits_on_eight_l4_which_divide_it():
     model = read_architecture(MISTRAL)
-    plan = choose(spec("Full"), model, GPU, L4, processes=8)
+    plan = choose_plan(spec("Full"), model, Accelerators(GPU, L4, 8))
     assert plan.fits
     assert plan.gradient_checkpointing
     memory, numbers = plan.memory, model.parameters / 8
@@ -82,30 +87,32 @@ def test_full_fine_tuning_of_seven_billion_fits_on_eight_l4_which_divide_it():
     assert (memory.weights, memory.gradients, memory.optimizer) == (4 * numbers, 4 * numbers, 8 * numbers)
     assert memory.total / GIB == pytest.approx(19.9, abs=0.1)
     assert memory.total == sum(size for _, size in memory.terms())
-    assert not choose(spec("Full"), model, GPU, L4, processes=4).fits
+    assert not choose_plan(spec("Full"), model, Accelerators(GPU, L4, 4)).fits
 
 
 def test_what_is_gathered_for_a_while_is_reckoned_with_a_block_at_a_time():
     model, more = read_architecture(MISTRAL), read_architecture({**MISTRAL, "num_hidden_layers": 64})
-    method, portion = spec("Full").method, Portion(1024, 1024)
+    method, forward_pass = spec("Full").method, ForwardPass(1024, 1024)
     block, outside = model.block_parameters, 2 * 32_000 * 4096 + 4096
-    four = [estimate_memory(one, method, portion, True, GPU, 4) for one in (model, more)]
+    four = [estimate_memory(one, method, forward_pass, True, GPU, 4) for one in (model, more)]
     assert {memory.buffers for memory in four} == {block * 14 + outside * 8}, "however many blocks there are"
 
 
 def test_a_model_that_is_divided_among_many_still_has_to_be_whole_in_the_first_process():
     model = read_architecture(MISTRAL)
-    memory = estimate_memory(model, spec("Full").method, Portion(256, 256), True, GPU, 64)
+    memory = estimate_memory(model, spec("Full").method, ForwardPass(256, 256), True, GPU, 64)
     assert memory.total >= 2 * model.parameters
-    assert not choose(spec("Full"), read_architecture({**MISTRAL, "num_hidden_layers": 64}), GPU, L4, 64).fits
+    deep = read_architecture({**MISTRAL, "num_hidden_layers": 64})
+    assert not choose_plan(spec("Full"), deep, Accelerators(GPU, L4, 64)).fits
 
 
 def test_an_adapters_base_is_whole_in_every_process_and_the_chosen_weights_of_a_model_are_divided():
-    model, portion = read_architecture(MISTRAL), Portion(1024, 1024)
+    model, forward_pass = read_architecture(MISTRAL), ForwardPass(1024, 1024)
     method = spec().method
-    assert estimate_memory(model, method, portion, True, GPU, 8) == estimate_memory(model, method, portion, True, GPU)
+    whole = estimate_memory(model, method, forward_pass, True, GPU)
+    assert estimate_memory(model, method, forward_pass, True, GPU, 8) == whole
     partial = method.model_copy(update={"type": MethodType.PARTIAL, "partial": PartialSpec(last_layers=4)})
-    one, eight = (estimate_memory(model, partial, portion, True, GPU, processes) for processes in (1, 8))
+    one, eight = (estimate_memory(model, partial, forward_pass, True, GPU, processes) for processes in (1, 8))
     assert eight.weights < one.weights / 8
     assert eight.gradients == one.gradients / 8
 
@@ -121,36 +128,37 @@ def test_an_adapters_base_is_whole_in_every_process_and_the_chosen_weights_of_a_
 def test_the_smallest_change_that_makes_a_job_fit_is_named(changes, words):
     model, job = read_architecture(MISTRAL), spec(**changes)
     machine = machine_for("nvidia-l4", job.training.precision)
-    assert not choose(job, model, machine, L4).fits
-    assert advice(job, model, machine, L4, CATALOGUE) == words
+    assert not choose_plan(job, model, Accelerators(machine, L4)).fits
+    assert advise_change(job, model, Accelerators(machine, L4), CATALOGUE) == words
 
 
 def test_the_change_that_is_named_does_make_it_fit():
     model, job = read_architecture(MISTRAL), spec(maxLength=524288)
-    assert choose(spec(maxLength=8192), model, GPU, L4).fits
-    assert not choose(spec(maxLength=16384), model, GPU, L4).fits
-    assert not choose(job, model, GPU, CATALOGUE["nvidia-a100-80"]).fits
+    assert choose_plan(spec(maxLength=8192), model, ONE_L4).fits
+    assert not choose_plan(spec(maxLength=16384), model, ONE_L4).fits
+    assert not choose_plan(job, model, Accelerators(GPU, CATALOGUE["nvidia-a100-80"])).fits
 
 
 def test_a_small_model_needs_no_checkpointing_and_a_large_one_does():
-    small = choose(spec(), read_architecture(SMOLLM), GPU, L4)
-    large = choose(spec(), read_architecture(MISTRAL), GPU, L4)
+    small = choose_plan(spec(), read_architecture(SMOLLM), ONE_L4)
+    large = choose_plan(spec(), read_architecture(MISTRAL), ONE_L4)
     assert (small.micro_batch_size, small.gradient_checkpointing) == (16, False)
     assert (large.micro_batch_size, large.gradient_checkpointing) == (8, True)
 
 
 def test_what_the_job_writes_is_not_chosen_otherwise():
-    plan = choose(spec(microBatchSize=2, gradientCheckpointing="enabled"), read_architecture(SMOLLM), GPU, L4)
+    plan = choose_plan(spec(microBatchSize=2, gradientCheckpointing="enabled"), read_architecture(SMOLLM), ONE_L4)
     assert (plan.micro_batch_size, plan.gradient_checkpointing, plan.fits) == (2, True, True)
 
 
 def test_each_cause_moves_its_own_term():
     model, method = read_architecture(MISTRAL), spec().method
-    base = estimate_memory(model, method, Portion(4096, 1024), False, GPU)
-    assert estimate_memory(model, method, Portion(8192, 1024), False, GPU).activations == 2 * base.activations
-    assert estimate_memory(model, method, Portion(4096, 1024), True, GPU).activations < base.activations / 10
-    assert estimate_memory(model, method, Portion(4096, 1024, packed=True), False, GPU).activations > base.activations
-    on_cpu = estimate_memory(model, method, Portion(4096, 1024), False, Machine(False, 4))
+    base = estimate_memory(model, method, ForwardPass(4096, 1024), False, GPU)
+    assert estimate_memory(model, method, ForwardPass(8192, 1024), False, GPU).activations == 2 * base.activations
+    assert estimate_memory(model, method, ForwardPass(4096, 1024), True, GPU).activations < base.activations / 10
+    packed = estimate_memory(model, method, ForwardPass(4096, 1024, packed=True), False, GPU)
+    assert packed.activations > base.activations
+    on_cpu = estimate_memory(model, method, ForwardPass(4096, 1024), False, Machine(False, 4))
     assert (on_cpu.context, on_cpu.weights) == (0, 2 * base.weights)
     assert on_cpu.optimizer == pytest.approx(4 * base.optimizer, rel=0.02), "32 bits against 8"
 
@@ -171,32 +179,38 @@ def test_a_model_of_an_unknown_shape_is_said_to_be_one(config, words):
     assert words in str(caught.value)
 
 
+def duration(tokens, model, method, accelerator, price, checkpointing=True, cores=1):
+    return estimate_duration(tokens, operations_per_token(model, method, checkpointing),
+                             operations_per_second(model, accelerator, cores), price)
+
+
 def test_hours_follow_from_tokens_accelerators_and_price():
     model, method = read_architecture(MISTRAL), spec("LoRA", "nf4").method
-    one = estimate_duration(1_000_000, model, method, True, "nvidia-l4", 1, Decimal("1.00"))
+    one = duration(1_000_000, model, method, "nvidia-l4", Price(Decimal("1.00"), "USD"))
     assert 0.3 < one.hours < 3, "an L4 trains a 7B model at some hundreds of tokens a second"
     assert one.cost == round(Decimal(one.hours), 2)
-    two = estimate_duration(1_000_000, model, method, True, "nvidia-l4", 2, Decimal("1.00"))
+    two = duration(1_000_000, model, method, "nvidia-l4", Price(Decimal("1.00"), "USD", 2))
     assert (two.hours, two.cost) == (pytest.approx(one.hours / 2), one.cost)
-    assert estimate_duration(1_000_000, model, method, True, "nvidia-h100", 1, Decimal(11)).hours < one.hours / 5
+    assert duration(1_000_000, model, method, "nvidia-h100", Price(Decimal(11), "USD")).hours < one.hours / 5
 
 
 def test_the_speed_of_a_cpu_is_the_one_that_was_measured():
-    rate = estimate_duration(1000, read_architecture(SMOLLM), spec().method, False, "cpu", 1, Decimal(0), cores=1)
+    free = Price(Decimal(0), "USD")
+    rate = duration(1000, read_architecture(SMOLLM), spec().method, "cpu", free, checkpointing=False)
     assert rate.tokens_per_second == pytest.approx(112, rel=0.01)
 
 
 def test_two_changes_are_named_where_one_is_not_enough():
     model, job = read_architecture(MISTRAL), spec(precision="float32", maxLength=65536)
     machine = machine_for("nvidia-l4", Precision.FLOAT32)
-    words = advice(job, model, machine, L4, {})
+    words = advise_change(job, model, Accelerators(machine, L4), {})
     assert words == "write spec.method.quantization: nf4, and spec.training.maxLength: 16384"
-    assert choose(spec("LoRA", "nf4", precision="float32", maxLength=16384), model, machine, L4).fits
+    assert choose_plan(spec("LoRA", "nf4", precision="float32", maxLength=16384), model, Accelerators(machine, L4)).fits
 
 
 def test_where_nothing_helps_that_is_said():
     huge = read_architecture({**LLAMA_3, "num_hidden_layers": 500})
-    assert advice(spec(), huge, GPU, L4, CATALOGUE).startswith("no change of micro-batch")
+    assert advise_change(spec(), huge, ONE_L4, CATALOGUE).startswith("no change of micro-batch")
 
 
 def reft(quantization="none", **changes):
@@ -210,20 +224,21 @@ def reft(quantization="none", **changes):
 
 def test_reft_reckons_with_the_frozen_start_and_with_a_response_whose_activations_are_all_kept():
     model = read_architecture(SMOLLM)
-    adapter, full = (choose(reft(policy=policy), model, GPU, L4).memory for policy in ("LoRA", "Full"))
-    assert adapter.weights - estimate_memory(model, spec().method, Portion(1, 1), True, GPU).weights == adapter.adapter
+    adapter, full = (choose_plan(reft(policy=policy), model, ONE_L4).memory for policy in ("LoRA", "Full"))
+    base = estimate_memory(model, spec().method, ForwardPass(1, 1), True, GPU)
+    assert adapter.weights - base.weights == adapter.adapter
     # Policy and reference in float32, and two moments of float32 for every weight.
     assert full.weights >= 2 * 4 * model.parameters
     assert full.optimizer == 2 * 4 * model.parameters
-    longer = choose(reft(ppo={"maxNewTokens": 4096}), model, GPU, L4).memory
+    longer = choose_plan(reft(ppo={"maxNewTokens": 4096}), model, ONE_L4).memory
     assert longer.loss > adapter.loss
 
 
 def test_reft_of_seven_billion_fits_an_l4_by_qlora_and_all_its_weights_do_not():
     model = read_architecture(MISTRAL)
-    assert choose(reft("nf4"), model, GPU, L4).fits
-    assert not choose(reft(policy="Full"), model, GPU, 80 * GIB).fits
-    assert advice(reft(policy="Full"), model, GPU, L4, CATALOGUE) == (
+    assert choose_plan(reft("nf4"), model, ONE_L4).fits
+    assert not choose_plan(reft(policy="Full"), model, Accelerators(GPU, 80 * GIB)).fits
+    assert advise_change(reft(policy="Full"), model, ONE_L4, CATALOGUE) == (
         "write spec.method.reft.policy: LoRA")
 
 
@@ -241,13 +256,13 @@ def test_a_checkpoint_holds_what_is_trained_the_optimizer_and_what_reft_compares
 def test_gradients_take_no_place_of_activations_where_ddp_keeps_buffers_for_them():
     model, method = read_architecture(LLAMA_3), spec("LoRA", "nf4").method
     def total(alone, processes):
-        portion = Portion(2048, 2048, alone=alone)
-        return estimate_memory(model, method, portion, True, GPU, processes).total
+        forward_pass = ForwardPass(2048, 2048, alone=alone)
+        return estimate_memory(model, method, forward_pass, True, GPU, processes).total
     assert total(True, 1) < total(False, 1)
     assert total(True, 8) == total(False, 8) >= total(False, 1)
 
 
 def test_the_first_blocks_activations_are_there_beside_nearly_all_gradients():
-    memory = estimate_memory(read_architecture(SMOLLM), spec("Full").method, Portion(4096, 4096, alone=True), True,
+    memory = estimate_memory(read_architecture(SMOLLM), spec("Full").method, ForwardPass(4096, 4096, alone=True), True,
                              GPU)
     assert memory.activations > 0

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import yaml
 from finetune_api.messages import Outcome, Result, Stage
+from finetune_api.money import Price
 from finetune_operator.names import JOB_LABEL
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.progress.server import Metrics, ProgressServer
@@ -83,7 +84,7 @@ def fleet(control_plane, api):
     """
     namespace = control_plane.namespace("team")
     metrics = Metrics(namespace, "good")
-    state = RunState(SystemClock(), Decimal("1.00"), observers=[metrics])
+    state = RunState(SystemClock(), Price(Decimal("1.00"), "USD"), observers=[metrics])
     release = Release(control_plane, control_plane.namespace("finetune"))
     with ProgressServer(state, metrics, "127.0.0.1", 0) as trainer:
         release.install({"settings": {"progressInterval": "1s", "trainerPort": trainer.port}})

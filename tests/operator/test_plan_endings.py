@@ -283,7 +283,7 @@ def test_a_budget_that_is_spent_buys_no_further_attempt():
     records = (attempt(1, "Killed", end=3600),)
     decided = decide(raw_job(started(attempts=records), budget={"maxCost": "1.00"}), at=4000)
     assert telling(decided)[:2] == ("Failed", "BudgetSpent")
-    assert "1.0000 USD of budget.maxCost 1.00" in telling(decided)[2]
+    assert "budget.maxCost is 1.00 USD; 1.0000 USD are spent" in telling(decided)[2]
 
 
 def test_a_failure_after_a_checkpoint_says_how_another_job_goes_on_from_it():

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from finetune_api.money import Price
 from finetune_trainer.errors import StopRequested
 from finetune_trainer.progress.metrics_log import MetricsLog
 from finetune_trainer.progress.state import RunState
@@ -105,7 +106,7 @@ def test_an_observer_that_fails_to_write_stops_nothing_and_the_others_are_told(t
     from decimal import Decimal
 
     log = MetricsLog(tmp_path / "metrics.jsonl", FrozenClock())
-    state = RunState(FrozenClock(), Decimal(0), observers=(FullDisk(), log))
+    state = RunState(FrozenClock(), Price(Decimal(0), "USD"), observers=(FullDisk(), log))
     state.note("said")
     assert "said" in log.path.read_text()
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 from finetune_api.bounded_server import MOST_CONNECTIONS, Bounded
+from finetune_api.money import Price
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.progress.server import Metrics, ProgressServer
 from finetune_trainer.progress.state import RunState
@@ -15,7 +16,7 @@ from finetune_trainer.progress.state import RunState
 
 @pytest.fixture
 def server():
-    state = RunState(SystemClock(), Decimal(0), None, None)
+    state = RunState(SystemClock(), Price(Decimal(0), "USD"), None, None)
     with ProgressServer(state, Metrics("team", "job"), "127.0.0.1", 0) as running:
         yield running
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field
 
 from finetune_api.base import ApiModel, Message, Sha256
+from finetune_api.money import Price
 from finetune_api.paths import RelativePath
 from finetune_api.printable import printable
 from finetune_api.quantities import Money
@@ -52,6 +53,10 @@ class Accelerator(Message):
 
     currency: str = "USD"
     """Currency of the price."""
+
+    def price(self, accelerators: int) -> Price:
+        """The price of so many of them."""
+        return Price(self.hourly_rate, self.currency, accelerators)
 
 
 class RunConfig(ApiModel):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from finetune_api.base import Message, Sha256
+from finetune_api.money import Price
 from finetune_api.nesting import leaves
 from finetune_api.quantities import Money
 from finetune_api.reasons import Reason
@@ -201,6 +202,10 @@ class Cost(Message):
 
     used_up_at: Time | None = None
     """Since when a limit of the budget is reached; a trainer that runs on two hours later is stopped."""
+
+    def price(self, accelerators: int) -> Price:
+        """The price of so many accelerators, as it was when the job started."""
+        return Price(self.hourly_rate, self.currency, accelerators)
 
 
 class Retries(Message):

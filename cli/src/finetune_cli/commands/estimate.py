@@ -10,9 +10,19 @@ from typing import Any
 
 import click
 from finetune_api import ExitCode, FineTuneJobSpec, resolve_defaults
-from finetune_api.estimate import Architecture, Estimate, On, UnknownArchitecture, estimate_job, read_architecture
-from finetune_api.estimate.catalogue import CPU_PRICE, KNOWN_ACCELERATORS
-from finetune_api.estimate.fit import USABLE
+from finetune_api.estimate import (
+    Architecture,
+    Estimate,
+    EstimateTarget,
+    RowLengths,
+    TrainingRows,
+    UnknownArchitecture,
+    estimate_job,
+    read_architecture,
+)
+from finetune_api.estimate.catalogue import CPU_PRICE, CURRENCY, KNOWN_ACCELERATORS
+from finetune_api.estimate.plan import USABLE
+from finetune_api.money import Price
 from finetune_api.quantities import parse_quantity
 from rich.console import Console
 from rich.table import Table
@@ -54,7 +64,8 @@ def estimate(context: click.Context, file: Path, rows: int | None, row_tokens: i
         raise CommandFailed(f"spec.model.source: {spec.model.source} can't be estimated: {error}",
                             ExitCode.BAD_CONFIG) from error
     catalogue = {name: known.memory_bytes for name, known in KNOWN_ACCELERATORS.items()}
-    found = estimate_job(spec, model, accelerator, catalogue, _tokens(spec, rows, row_tokens), typical=row_tokens)
+    found = estimate_job(spec, model, accelerator, catalogue, TrainingRows(
+        _tokens(spec, rows, row_tokens), RowLengths(typical=row_tokens)))
     if as_json:
         say(json.dumps(_document(model, accelerator, found), indent=2))
     else:
@@ -62,7 +73,7 @@ def estimate(context: click.Context, file: Path, rows: int | None, row_tokens: i
     context.exit(ExitCode.OK if found.plan.fits else ExitCode.OUT_OF_MEMORY)
 
 
-def _accelerator(spec: FineTuneJobSpec, memory: str | None, price: float | None) -> On:
+def _accelerator(spec: FineTuneJobSpec, memory: str | None, price: float | None) -> EstimateTarget:
     name = spec.compute.accelerator
     known = KNOWN_ACCELERATORS.get(name)
     if known is None and name != "cpu" and memory is None:
@@ -74,7 +85,8 @@ def _accelerator(spec: FineTuneJobSpec, memory: str | None, price: float | None)
         raise click.BadParameter(str(error), param_hint="'--memory'") from error
     usual = known.hourly_price if known else CPU_PRICE if name == "cpu" else Decimal(0)
     written = Decimal(str(price)) if price is not None else spec.budget.hourly_rate
-    return On(name, size, usual if written is None else written)
+    paid = Price(usual if written is None else written, CURRENCY, spec.compute.processes(name))
+    return EstimateTarget(name, size, paid)
 
 
 def _model_config(spec: FineTuneJobSpec) -> dict[str, Any]:
@@ -129,7 +141,7 @@ def _lines(spec: FineTuneJobSpec) -> int | None:
     return spec.dataset.max_samples
 
 
-def _document(model: Architecture, accelerator: On, found: Estimate) -> dict[str, Any]:
+def _document(model: Architecture, accelerator: EstimateTarget, found: Estimate) -> dict[str, Any]:
     plan, duration = found.plan, found.duration
     return {
         "parameters": model.parameters, "accelerator": accelerator.name, "acceleratorBytes": accelerator.memory_bytes,
@@ -141,7 +153,7 @@ def _document(model: Architecture, accelerator: On, found: Estimate) -> dict[str
     }
 
 
-def _show(spec: FineTuneJobSpec, model: Architecture, accelerator: On, found: Estimate) -> None:
+def _show(spec: FineTuneJobSpec, model: Architecture, accelerator: EstimateTarget, found: Estimate) -> None:
     plan, duration = found.plan, found.duration
     say(f"{spec.method.type}, quantization {spec.method.quantization}, on {spec.model.source} "
         f"({model.parameters / 1e9:.2f} billion parameters)")
@@ -160,5 +172,6 @@ def _show(spec: FineTuneJobSpec, model: Architecture, accelerator: On, found: Es
         say("Hours and cost: not known without the number of rows; give --rows N")
     else:
         say(f"Training: {duration.tokens} tokens at about {duration.tokens_per_second:.0f} a second: "
-            f"{duration.hours:.2g} hours, {duration.cost} USD; without loading, evaluation and upload")
+            f"{duration.hours:.2g} hours, {accelerator.price.in_words(duration.cost)}; without loading, evaluation and "
+            "upload")
     say("All of these are estimates; docs/explanation/preflight.md says how they are made.")

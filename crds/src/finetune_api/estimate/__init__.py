@@ -1,40 +1,55 @@
 """What a job needs, from its model's `config.json` alone: memory, time and money. Pure; no torch, no weights.
 
     architecture   config.json -> the sizes of the model's layers
-    memory         sizes, method, micro-batch -> bytes by term
-    fit            which micro-batch and checkpointing to take; what to change where nothing fits
-    host           what publishing takes of the host's memory
+    trained        which of the model's parameters a method trains
+    memory         sizes, method, forward pass -> bytes by term
+    plan           which micro-batch size and checkpointing fit
+    advice         what to change if nothing fits
+    host           what publishing needs of the host's memory
     speed          tokens -> hours -> money
     job            all of it for one job
 """
 
+from finetune_api.estimate.advice import advise_change
 from finetune_api.estimate.architecture import Architecture, UnknownArchitecture, read_architecture
-from finetune_api.estimate.fit import Plan, advice, choose
 from finetune_api.estimate.host import PROCESS, PROGRAM, merging_bytes, programs_at_once
-from finetune_api.estimate.job import Estimate, On, estimate_job
-from finetune_api.estimate.memory import Machine, Memory, Portion, checkpoint_bytes, estimate_memory, machine_for
-from finetune_api.estimate.speed import Duration, estimate_duration
+from finetune_api.estimate.job import Estimate, EstimateTarget, TrainingRows, estimate_job
+from finetune_api.estimate.memory import (
+    ForwardPass,
+    Machine,
+    MemoryEstimate,
+    checkpoint_bytes,
+    estimate_memory,
+    machine_for,
+)
+from finetune_api.estimate.plan import Accelerators, MemoryPlan, RowLengths, choose_plan
+from finetune_api.estimate.speed import Duration, estimate_duration, operations_per_second, operations_per_token
 
 __all__ = [
     "PROCESS",
     "PROGRAM",
+    "Accelerators",
     "Architecture",
     "Duration",
     "Estimate",
+    "EstimateTarget",
+    "ForwardPass",
     "Machine",
-    "Memory",
-    "On",
-    "Plan",
-    "Portion",
+    "MemoryEstimate",
+    "MemoryPlan",
+    "RowLengths",
+    "TrainingRows",
     "UnknownArchitecture",
-    "advice",
+    "advise_change",
     "checkpoint_bytes",
-    "choose",
+    "choose_plan",
     "estimate_duration",
     "estimate_job",
     "estimate_memory",
     "machine_for",
     "merging_bytes",
+    "operations_per_second",
+    "operations_per_token",
     "programs_at_once",
     "read_architecture",
 ]

@@ -36,5 +36,8 @@ KNOWN_ACCELERATORS = {
 }
 """Prices are round on-demand figures of 2026 to start from: an administrator writes their own."""
 
+CURRENCY = "USD"
+"""Currency of these prices."""
+
 CPU_PRICE = Decimal("0.10")
 """Of two cores with 8 GiB for one hour, in USD."""

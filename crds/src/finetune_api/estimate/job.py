@@ -1,15 +1,16 @@
-"""A job's whole estimate: the plan, what to change where it doesn't fit, and time and money."""
+"""A job's whole estimate: the plan, what to change if it does not fit, and time and money."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, field
 
+from finetune_api.estimate.advice import advise_change
 from finetune_api.estimate.architecture import Architecture
-from finetune_api.estimate.fit import Plan, advice, choose
 from finetune_api.estimate.memory import checkpoint_bytes, machine_for
-from finetune_api.estimate.speed import Duration, estimate_duration
+from finetune_api.estimate.plan import Accelerators, MemoryPlan, RowLengths, choose_plan
+from finetune_api.estimate.speed import Duration, estimate_duration, operations_per_second, operations_per_token
+from finetune_api.money import Price
 from finetune_api.spec.job import FineTuneJobSpec
 
 _CORES = 2.0
@@ -17,18 +18,31 @@ _CORES = 2.0
 
 
 @dataclass(frozen=True)
-class On:
+class EstimateTarget:
     """What a job trains on.
 
     Attributes:
-        name: of the accelerator in the catalogue.
-        memory_bytes: of one; None if that is not known.
-        hourly_rate: price of one for an hour.
+        name: the accelerator's name in the catalogue, or `cpu`.
+        memory_bytes: memory of one; None if that is not known.
+        price: price of the accelerators, and how many train together.
     """
 
     name: str
     memory_bytes: int | None
-    hourly_rate: Decimal
+    price: Price
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows that a job trains on, as far as they are known.
+
+    Attributes:
+        tokens: tokens to train on, over all epochs; None if that is not known.
+        lengths: lengths of single rows.
+    """
+
+    tokens: int | None = None
+    lengths: RowLengths = field(default_factory=RowLengths)
 
 
 @dataclass(frozen=True)
@@ -36,39 +50,39 @@ class Estimate:
     """What a job needs.
 
     Attributes:
-        plan: how it is computed, and in what memory.
-        change: the change that makes it fit, in words; None where it does.
+        plan: how it is computed, and the memory of that.
+        change: the change that makes it fit, in words; None where it fits.
         duration: time and money; None where the number of tokens is not known.
         checkpoint_bytes: size of a checkpoint.
     """
 
-    plan: Plan
+    plan: MemoryPlan
     change: str | None
     duration: Duration | None
     checkpoint_bytes: int
 
 
-def estimate_job(spec: FineTuneJobSpec, model: Architecture, on: On, catalogue: Mapping[str, int], tokens: int | None,
-                 longest: int | None = None, typical: float | None = None, processes: int | None = None) -> Estimate:
+def estimate_job(spec: FineTuneJobSpec, model: Architecture, target: EstimateTarget, catalogue: Mapping[str, int],
+                 rows: TrainingRows) -> Estimate:
     """Estimate a job.
 
     Args:
         spec: the job's spec with its defaults resolved.
         model: the model's sizes.
-        on: what it trains on.
+        target: what it trains on.
         catalogue: memory in bytes of other accelerators by name.
-        tokens: tokens to train on, over all epochs; None if that is not known.
-        longest: tokens of the longest row, where that is known.
-        typical: tokens of a row on average, where that is known.
-        processes: how many train together; None for as many as the job asks for.
+        rows: the rows, as far as they are known.
     """
-    machine = machine_for(on.name, spec.training.precision)
-    processes = processes or spec.compute.processes(on.name)
-    plan = choose(spec, model, machine, on.memory_bytes, processes, longest, typical)
+    machine, count = machine_for(target.name, spec.training.precision), target.price.accelerators
+    accelerators = Accelerators(machine, target.memory_bytes, count)
+    plan = choose_plan(spec, model, accelerators, rows.lengths)
     change = None
-    if not plan.fits and on.memory_bytes:
-        change = advice(spec, model, machine, on.memory_bytes, catalogue, processes, longest)
-    cores = float(spec.compute.cpu.value) if spec.compute.cpu else _CORES
-    duration = estimate_duration(tokens, model, spec.method, plan.gradient_checkpointing, on.name, processes,
-                                 on.hourly_rate, cores) if tokens else None
-    return Estimate(plan, change, duration, checkpoint_bytes(model, spec.method, machine, processes))
+    if not plan.fits and target.memory_bytes:
+        change = advise_change(spec, model, accelerators, catalogue, rows.lengths)
+    duration = None
+    if rows.tokens:
+        cores = float(spec.compute.cpu.value) if spec.compute.cpu else _CORES
+        duration = estimate_duration(
+            rows.tokens, operations_per_token(model, spec.method, plan.gradient_checkpointing),
+            operations_per_second(model, target.name, cores), target.price)
+    return Estimate(plan, change, duration, checkpoint_bytes(model, spec.method, machine, count))

@@ -47,8 +47,8 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Portion:
-    """What one forward pass gets.
+class ForwardPass:
+    """What one forward pass holds.
 
     Attributes:
         tokens: of all its lines, padding included.
@@ -66,7 +66,7 @@ class Portion:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Bytes at the peak, by what they are for."""
 
     weights: int
@@ -96,33 +96,33 @@ def machine_for(accelerator: str, precision: Precision) -> Machine:
     return Machine(gpu, FLOAT32 if exact else BFLOAT16)
 
 
-def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, checkpointing: bool, machine: Machine,
-                    processes: int = 1) -> Memory:
+def estimate_memory(model: Architecture, method: MethodSpec, forward_pass: ForwardPass, checkpointing: bool,
+                    machine: Machine, processes: int = 1) -> MemoryEstimate:
     """The peak of a training step in one process, in bytes.
 
     Args:
         model: the model's sizes.
         method: the method, its settings and the quantization.
-        portion: what one forward pass gets.
+        forward_pass: what one forward pass gets.
         checkpointing: whether activations are computed again in the backward pass.
         machine: what it is computed on.
         processes: how many train together; they divide the weights among them where the model's own are trained.
     """
     trained = trained_by(method, model)
     shares = _shares(method, trained, processes)
-    block = portion.tokens * _kept_of_a_block(model, trained, portion, machine)
+    block = forward_pass.tokens * _kept_of_a_block(model, trained, forward_pass, machine)
     # Checkpointing keeps what goes into every block, and all of the one whose backward pass is under way.
-    kept = portion.tokens * trained.depth * model.hidden * machine.dtype_bytes + block if checkpointing else \
+    kept = forward_pass.tokens * trained.depth * model.hidden * machine.dtype_bytes + block if checkpointing else \
         trained.depth * block
-    working = portion.tokens * _working_of_a_block(model, trained, machine)
-    loss = _loss(model, portion, machine)
+    working = forward_pass.tokens * _working_of_a_block(model, trained, machine)
+    loss = _loss(model, forward_pass, machine)
     # The loss is done when the first block's backward pass begins: the larger of the two is the peak.
     if checkpointing:
         loss = max(0, loss - block - working)
     gradients = math.ceil(trained.parameters * FLOAT32 / shares)
-    activations = kept + working + _mask(portion, machine)
+    activations = kept + working + _mask(forward_pass, machine)
     partial = trained.own and not trained.embeddings
-    if portion.alone and processes == 1 and not partial:
+    if forward_pass.alone and processes == 1 and not partial:
         # Gradients take the place of activations that are done with, but for those of embeddings and head, which come
         # before that; after an earlier pass of the same step they would be there already. Where few layers are trained
         # whole, one layer's gradients come before much is done with. The first block's activations are there until
@@ -132,7 +132,7 @@ def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, c
     elif processes > 1 and shares == 1:
         # DDP sums gradients in buffers of their own, which stay: beside activations first, then beside gradients.
         activations = max(activations, gradients)
-    memory = Memory(
+    memory = MemoryEstimate(
         weights=_weights(model, method.quantization, trained, machine, shares) + FLOAT32 * trained.reference,
         adapter=trained.added * FLOAT32,
         gradients=gradients,
@@ -150,7 +150,7 @@ def estimate_memory(model: Architecture, method: MethodSpec, portion: Portion, c
 
 
 def estimate_reinforcement(model: Architecture, method: MethodSpec, tokens: int, response: int, machine: Machine
-                           ) -> Memory:
+                           ) -> MemoryEstimate:
     """The peak of learning from one sampled response, in bytes: PPO computes no activations again.
 
     Args:
@@ -160,7 +160,7 @@ def estimate_reinforcement(model: Architecture, method: MethodSpec, tokens: int,
         response: of the longest response.
         machine: what it is computed on.
     """
-    memory = estimate_memory(model, method, Portion(tokens, tokens, 0), False, machine)
+    memory = estimate_memory(model, method, ForwardPass(tokens, tokens, 0), False, machine)
     # Logits as computed, in float32, their logarithms, and what the entropy and the backward pass make of them.
     return replace(memory, loss=response * model.vocabulary * (machine.dtype_bytes + 4 * FLOAT32))
 
@@ -217,13 +217,13 @@ def _gathered(model: Architecture, machine: Machine) -> int:
     return outside * (2 * size + FLOAT32) + block * (5 * size + FLOAT32)
 
 
-def _kept_of_a_block(model: Architecture, trained: Trained, portion: Portion, machine: Machine) -> int:
+def _kept_of_a_block(model: Architecture, trained: Trained, forward_pass: ForwardPass, machine: Machine) -> int:
     """Bytes a token that one block keeps for its backward pass."""
     size = machine.dtype_bytes
     # Both norms keep their input, in float32.
     total = 2 * model.hidden * FLOAT32
     # Queries, keys, values and the output of attention; with a mask the keys are repeated for each group of heads.
-    keys = model.attention if portion.packed or not machine.gpu else model.key_values
+    keys = model.attention if forward_pass.packed or not machine.gpu else model.key_values
     total += (2 * model.attention + 2 * keys) * size
     # Gate, its activation, and the value beside it.
     total += 3 * model.intermediate * size
@@ -249,9 +249,9 @@ def _kept_of_a_block(model: Architecture, trained: Trained, portion: Portion, ma
     return total
 
 
-def _mask(portion: Portion, machine: Machine) -> int:
+def _mask(forward_pass: ForwardPass, machine: Machine) -> int:
     """The mask that keeps the rows of a line apart: one for all blocks, as truth values and as numbers to add."""
-    return portion.tokens * portion.length * (1 + machine.dtype_bytes) if portion.packed else 0
+    return forward_pass.tokens * forward_pass.length * (1 + machine.dtype_bytes) if forward_pass.packed else 0
 
 
 def _working_of_a_block(model: Architecture, trained: Trained, machine: Machine) -> int:
@@ -259,9 +259,9 @@ def _working_of_a_block(model: Architecture, trained: Trained, machine: Machine)
     return (2 * model.hidden + 2 * model.intermediate) * machine.dtype_bytes
 
 
-def _loss(model: Architecture, portion: Portion, machine: Machine) -> int:
+def _loss(model: Architecture, forward_pass: ForwardPass, machine: Machine) -> int:
     """Hidden states of the answers with their gradients in float32, and tiles of logits instead of all of them."""
-    answers = portion.tokens if portion.answers is None else portion.answers
+    answers = forward_pass.tokens if forward_pass.answers is None else forward_pass.answers
     lines = min(answers, _TILE_TOKENS)
     tiles = lines * _TILE_WORDS * machine.dtype_bytes
     if not machine.gpu:

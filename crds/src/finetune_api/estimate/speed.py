@@ -8,10 +8,12 @@ What a machine really does of these is its peak times a share that was assumed, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 
 from finetune_api.estimate.architecture import Architecture
 from finetune_api.estimate.trained import trained_by
+from finetune_api.money import Price, cost_of, estimated_amount
 from finetune_api.spec.method import MethodSpec, Quantization
 
 _TERA = 1e12
@@ -50,29 +52,41 @@ class Duration:
     cost: Decimal
 
 
-def estimate_duration(tokens: int, model: Architecture, method: MethodSpec, checkpointing: bool, accelerator: str,
-                      accelerators: int, hourly_rate: Decimal, cores: float = 2.0) -> Duration:
+def estimate_duration(tokens: int, operations_per_token: float, operations_per_second: float, price: Price) -> Duration:
     """How long training takes and what it costs.
 
     Args:
         tokens: tokens to train on, over all epochs.
+        operations_per_token: operations that one token costs.
+        operations_per_second: operations that one accelerator does.
+        price: price and number of the accelerators.
+    """
+    rate = price.accelerators * operations_per_second / operations_per_token
+    hours = tokens / rate / 3600
+    return Duration(tokens, rate, hours, estimated_amount(cost_of(timedelta(hours=hours), price)))
+
+
+def operations_per_token(model: Architecture, method: MethodSpec, checkpointing: bool) -> float:
+    """Operations that training does for one token; those on quantized weights count for more.
+
+    Args:
         model: the model's sizes.
         method: the method and its quantization.
-        checkpointing: whether activations are computed again.
-        accelerator: its name in the catalogue.
-        accelerators: how many there are.
-        hourly_rate: price of one of them for an hour.
-        cores: of a CPU trainer.
+        checkpointing: whether the backward pass computes activations again.
     """
     passes = 2 + (1 if trained_by(method, model).own else 0) + (1 if checkpointing else 0)
-    operations = 2.0 * passes * model.parameters
     slower = 1.0 if method.quantization is Quantization.NONE else _DEQUANTISING
-    rate = accelerators * _operations_per_second(model, accelerator, cores) / operations / slower
-    hours = tokens / rate / 3600
-    return Duration(tokens, rate, hours, (Decimal(hours) * accelerators * hourly_rate).quantize(Decimal("0.01")))
+    return 2.0 * passes * model.parameters * slower
 
 
-def _operations_per_second(model: Architecture, accelerator: str, cores: float) -> float:
+def operations_per_second(model: Architecture, accelerator: str, cores: float = 2.0) -> float:
+    """Operations that one accelerator does in a second of training.
+
+    Args:
+        model: the model's sizes: larger ones use more of an accelerator.
+        accelerator: its name in the catalogue, or `cpu`.
+        cores: of a CPU trainer.
+    """
     name = accelerator.lower()
     if name == "cpu":
         return cores * CPU_CORE * _TERA

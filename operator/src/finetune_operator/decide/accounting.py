@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from finetune_api.failures import Delay, failure_class
+from finetune_api.money import cost_of, rounded_amount
 from finetune_api.status import Attempt, Cost, FineTuneJobStatus, Retries
 
 from finetune_operator.decide.failure import UNSTARTED, Answer, Verdict
@@ -19,30 +20,20 @@ _LONGEST_DELAY_UNSTARTED = timedelta(hours=1)
 AVOIDED = timedelta(minutes=5)
 """How long the attempts that follow keep away from a node that refused one, from when the next may be made."""
 _LONGEST_SECONDS = 10**10
-_FRACTION = Decimal("0.0001")
-_LARGEST = Decimal(10**18)
-"""Of any sum, so that it keeps its four decimals."""
 
 
 def spent(status: FineTuneJobStatus, accelerators: int, until: datetime | None) -> Decimal:
     """What the listed attempts and those before them cost; running ones are counted up to `until`."""
     if status.cost is None:
         return Decimal(0)
-    total = status.cost.earlier or Decimal(0)
-    for attempt in status.attempts:
-        total += money(_held(attempt, until), status.cost.hourly_rate * accelerators)
-    return min(total, _LARGEST).quantize(_FRACTION)
+    held = sum((_held(attempt, until) for attempt in status.attempts), timedelta())
+    return rounded_amount((status.cost.earlier or Decimal(0)) + cost_of(held, status.cost.price(accelerators)))
 
 
 def _held(attempt: Attempt, until: datetime | None = None) -> timedelta:
     """How long an attempt held its nodes, up to `until` where it still runs. A node's clock may be behind others'."""
     end = attempt.end_time or until or attempt.start_time
     return max(end - attempt.start_time, timedelta())
-
-
-def money(time: timedelta, hourly_rate: Decimal) -> Decimal:
-    """What a time costs."""
-    return min(hourly_rate * Decimal(time.total_seconds()) / 3600, _LARGEST)
 
 
 def run_time(status: FineTuneJobStatus) -> timedelta:

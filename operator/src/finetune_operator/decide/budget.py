@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from finetune_api.messages import Limits, ProgressMessage
+from finetune_api.money import cost_of, rounded_amount
 from finetune_api.spec.policy import BudgetSpec
 from finetune_api.status import Attempt, FineTuneJobStatus
 
@@ -29,15 +30,16 @@ def limits(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int) -> 
         stop_at = running.start_time + budget.max_duration - accounting.run_time(ended)
     return Limits(stop_at=stop_at, max_cost=budget.max_cost,
                   spent_before=accounting.spent(ended, accelerators, None),
-                  hourly_rate=status.cost.hourly_rate * accelerators if status.cost else None)
+                  hourly_rate=status.cost.price(accelerators).per_hour if status.cost else None)
 
 
 def spent(budget: BudgetSpec, status: FineTuneJobStatus) -> str | None:
     """Why no further attempt may be made, in words; None where one may."""
     cost = status.cost
     if budget.max_cost is not None and cost and cost.spent and cost.spent >= budget.max_cost:
-        return (f"{cost.spent} {cost.currency} of budget.maxCost {budget.max_cost} are spent, and nothing is "
-                "published yet. Raise budget.maxCost in a new job")
+        price = cost.price(accelerators=1)
+        return (f"budget.maxCost is {price.in_words(budget.max_cost)}; {price.in_words(cost.spent)} are spent and "
+                "nothing is published yet. Raise budget.maxCost in a new job")
     if budget.max_duration and accounting.run_time(status) >= budget.max_duration:
         return "budget.maxDuration is used up, and nothing is published yet. Raise budget.maxDuration in a new job"
     return None
@@ -91,4 +93,4 @@ def projected(status: FineTuneJobStatus, accelerators: int, so_far: Decimal, sai
     if until is None or progress is None or progress.estimated_completion_time is None:
         return status.cost.projected
     left = max(progress.estimated_completion_time - until, timedelta())
-    return (so_far + accounting.money(left, status.cost.hourly_rate * accelerators)).quantize(so_far)
+    return rounded_amount(so_far + cost_of(left, status.cost.price(accelerators)))

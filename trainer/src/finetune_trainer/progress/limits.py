@@ -10,12 +10,11 @@ from pathlib import Path
 
 from finetune_api.layout import LIMITS_FILE
 from finetune_api.messages import Limits
+from finetune_api.money import Price
 from finetune_api.spec.policy import BudgetSpec
 from pydantic import ValidationError
 
 from finetune_trainer.clock import Clock
-
-_CENTS = Decimal("0.0001")
 
 
 @dataclass(frozen=True)
@@ -24,16 +23,11 @@ class Spending:
 
     Attributes:
         spent: money so far, earlier attempts included.
-        hourly_rate: price per hour of all accelerators together.
+        price: of the job's accelerators.
     """
 
     spent: Decimal
-    hourly_rate: Decimal
-
-
-def cost_of(elapsed_seconds: float, hourly_rate: Decimal) -> Decimal:
-    """What a time costs, to a hundredth of a cent."""
-    return (hourly_rate * Decimal(elapsed_seconds) / 3600).quantize(_CENTS)
+    price: Price
 
 
 def stop_reason(limits: Limits, now: datetime, spending: Spending, reserve: Decimal) -> str | None:
@@ -48,8 +42,9 @@ def stop_reason(limits: Limits, now: datetime, spending: Spending, reserve: Deci
     if limits.stop:
         return "it was asked to stop and publish"
     if limits.max_cost is not None and spending.spent + reserve >= limits.max_cost:
-        return (f"the budget of {limits.max_cost} is reached: {spending.spent} spent, and {reserve} kept for "
-                "evaluation and upload")
+        in_words = spending.price.in_words
+        return (f"the budget of {in_words(limits.max_cost)} is reached: {in_words(spending.spent)} are spent, and "
+                f"{in_words(reserve)} are reserved for evaluation and upload")
     if limits.stop_at is not None and now >= limits.stop_at:
         return f"its time was up at {limits.stop_at.isoformat(timespec='seconds')}"
     return None

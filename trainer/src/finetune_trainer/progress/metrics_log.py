@@ -31,6 +31,7 @@ class MetricsLog:
             "learningRate": report.learning_rate, "gradNorm": report.grad_norm, "tokens": report.tokens,
             "seconds": round(report.seconds, 4), "peakMemoryBytes": report.peak_memory_bytes,
             "spent": str(message.cost.spent) if message.cost else None,
+            "currency": message.cost.currency if message.cost else None,
             **(report.rollouts.model_dump() if report.rollouts else {}),
         })
 

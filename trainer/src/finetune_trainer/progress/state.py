@@ -11,10 +11,11 @@ from decimal import Decimal
 from typing import Protocol
 
 from finetune_api.messages import ProgressMessage, Stage
+from finetune_api.money import Price, cost_of
 from finetune_api.status import Cost, Memory, Progress, Rollouts
 
 from finetune_trainer.clock import Clock
-from finetune_trainer.progress.limits import Spending, cost_of
+from finetune_trainer.progress.limits import Spending
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class RunState:
 
     Attributes:
         clock: the time.
-        hourly_rate: price per hour of all accelerators together.
+        price: of the job's accelerators.
         spent_before: what earlier attempts spent, where an operator says.
         seconds_before: how long earlier attempts ran, where a checkpoint says.
         accelerator_bytes: memory of one accelerator, where there is one.
@@ -78,7 +79,7 @@ class RunState:
     """
 
     clock: Clock
-    hourly_rate: Decimal
+    price: Price
     spent_before: Decimal | None = None
     accelerator_bytes: int | None = None
     observers: Sequence[Observer] = ()
@@ -142,9 +143,9 @@ class RunState:
         An operator says what earlier attempts spent; without one it follows from their time.
         """
         if self.spent_before is None:
-            return Spending(cost_of(self.trained_seconds(), self.hourly_rate), self.hourly_rate)
-        elapsed = self.clock.seconds() - self._started
-        return Spending(self.spent_before + cost_of(elapsed, self.hourly_rate), self.hourly_rate)
+            return Spending(cost_of(timedelta(seconds=self.trained_seconds()), self.price), self.price)
+        elapsed = timedelta(seconds=self.clock.seconds() - self._started)
+        return Spending(self.spent_before + cost_of(elapsed, self.price), self.price)
 
     def tokens_per_second(self) -> float | None:
         """Over the last ten steps."""
@@ -157,7 +158,7 @@ class RunState:
             last, recent = self._last, list(self._recent)
         spending = self.spending()
         left = _seconds_left(last, recent)
-        projected = spending.spent + cost_of(left, self.hourly_rate) if left is not None else None
+        projected = spending.spent + cost_of(timedelta(seconds=left), self.price) if left is not None else None
         end = (self.clock.now() + timedelta(seconds=left)).replace(microsecond=0) if left is not None else None
         progress = None if last is None else Progress(
             step=last.step,
@@ -173,7 +174,8 @@ class RunState:
         return ProgressMessage(
             stage=self._stage,
             progress=progress,
-            cost=Cost(spent=spending.spent, projected=projected, hourly_rate=self.hourly_rate),
+            cost=Cost(spent=spending.spent, projected=projected, currency=self.price.currency,
+                      hourly_rate=self.price.per_accelerator_hour),
             memory=Memory(peak_bytes=last.peak_memory_bytes, accelerator_bytes=self.accelerator_bytes)
             if last else None,
             resumed_from_step=self.resumed_from_step,

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from finetune_api.layout import (
     job_prefix,
 )
 from finetune_api.messages import Outcome, Result, RunConfig, Stage
+from finetune_api.money import cost_of
 from finetune_api.spec.method import Engine
 from finetune_api.spec.output import Export
 from finetune_api.spec.policy import PreflightPolicy
@@ -54,7 +56,7 @@ from finetune_trainer.model.files.content import description_digest
 from finetune_trainer.model.files.find import ModelFiles, find_model
 from finetune_trainer.model.loading.base import open_base
 from finetune_trainer.model.loading.load import describe, load_model, weights_digest
-from finetune_trainer.progress.limits import LimitsFile, cost_of
+from finetune_trainer.progress.limits import LimitsFile
 from finetune_trainer.progress.metrics_log import MetricsLog
 from finetune_trainer.progress.state import RunState
 from finetune_trainer.progress.stopping import StopFlag
@@ -302,7 +304,7 @@ def _baseline(storage: Storage, prefix: str, identity: Identity, evaluate: Calla
 
 def _reserve(before: Evaluation | None, state: RunState) -> Decimal:
     """Money to keep for what comes after training: an evaluation like the one before, and as long again to publish."""
-    return cost_of(2 * before.seconds, state.hourly_rate) if before else Decimal(0)
+    return cost_of(timedelta(seconds=2 * before.seconds), state.price) if before else Decimal(0)
 
 
 def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: str, counts: object,
@@ -320,7 +322,7 @@ def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: 
         loading=trained.trained_model.loading,
         stage_seconds={str(stage): seconds for stage, seconds in state.stage_seconds.items()},
         peak_memory_bytes=peak_memory_bytes(device), device=environment(device)["machine"],
-        cost=state.spending().spent, currency=attempt.config.accelerator.currency, hourly_rate=state.hourly_rate,
+        cost=state.spending().spent, currency=state.price.currency, hourly_rate=state.price.per_hour,
         packages=package_versions(), gate=verdict.words if verdict else None, remark=trained.remark,
         rollouts=trained.rollouts, missing=missing,
     )

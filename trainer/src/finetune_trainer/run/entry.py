@@ -12,12 +12,12 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.layout import METRICS
 from finetune_api.messages import Limits, Outcome, Result, RunConfig
+from finetune_api.money import Price
 from finetune_api.spec.method import Engine
 
 from finetune_trainer.clock import Clock
@@ -59,7 +59,7 @@ def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers
         rendezvous_seconds: how long the processes of a job wait for each other at the start.
     """
     scratch = new_scratch()
-    state = RunState(clock, _total_rate(config, limits), limits.spent_before, config.accelerator.memory_bytes)
+    state = RunState(clock, _price(config, limits), limits.spent_before, config.accelerator.memory_bytes)
     metrics = MetricsLog(scratch / METRICS, clock)
     prometheus = Metrics(config.namespace, config.name)
     state.observers = (metrics, prometheus, *observers)
@@ -93,10 +93,12 @@ def new_scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
 
 
-def _total_rate(config: RunConfig, limits: Limits) -> Decimal:
-    if limits.hourly_rate is not None:
-        return limits.hourly_rate
-    return config.accelerator.hourly_rate * config.spec.compute.processes(config.accelerator.name)
+def _price(config: RunConfig, limits: Limits) -> Price:
+    """The price of the job's accelerators: the operator's, or without one that of the run configuration."""
+    count = config.spec.compute.processes(config.accelerator.name)
+    if limits.hourly_rate is None:
+        return config.accelerator.price(count)
+    return Price(limits.hourly_rate / count, config.accelerator.currency, count)
 
 
 def _failed(outcome: Outcome, message: str, state: RunState) -> Result:

@@ -10,8 +10,10 @@ from finetune_api.estimate import (
     PROCESS,
     PROGRAM,
     Architecture,
-    Memory,
-    On,
+    EstimateTarget,
+    MemoryEstimate,
+    RowLengths,
+    TrainingRows,
     UnknownArchitecture,
     estimate_job,
     machine_for,
@@ -50,9 +52,10 @@ def expect(config: RunConfig, model_config: Mapping[str, Any], lengths: Sequence
     typical = sum(lengths) / len(lengths)
     steps = total_steps(len(lengths), training.batch_size, training.epochs, training.max_steps)
     estimate = estimate_job(
-        spec, model, On(accelerator.name, accelerator.memory_bytes, accelerator.hourly_rate),
+        spec, model, EstimateTarget(accelerator.name, accelerator.memory_bytes, accelerator.price(
+            processes or spec.compute.processes(accelerator.name))),
         {one.name: one.memory_bytes for one in config.catalogue if one.memory_bytes},
-        round(steps * training.batch_size * typical), max(lengths), typical, processes)
+        TrainingRows(round(steps * training.batch_size * typical), RowLengths(max(lengths), typical)))
     plan, duration = estimate.plan, estimate.duration
     assert duration is not None
     if not plan.fits:
@@ -69,7 +72,7 @@ def expect(config: RunConfig, model_config: Mapping[str, Any], lengths: Sequence
         cost=duration.cost, checkpoint_bytes=estimate.checkpoint_bytes)
 
 
-def _check_host(config: RunConfig, model: Architecture, memory: Memory) -> None:
+def _check_host(config: RunConfig, model: Architecture, memory: MemoryEstimate) -> None:
     """Merging comes after training, and programs are run after the warm-up: that it can't work is said before."""
     there = config.accelerator.host_memory_bytes
     machine = machine_for(config.accelerator.name, config.spec.training.precision)

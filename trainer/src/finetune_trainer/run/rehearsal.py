@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from finetune_api.messages import Limits, RunConfig
+from finetune_api.money import Price
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import (
     DoraSpec,
@@ -200,7 +201,7 @@ def _go_through(spec: FineTuneJobSpec, files: ModelFiles, few: PreparedData, spe
                 tokenizer: PreTrainedTokenizerBase, place: Path) -> None:
     """Load, train one step, answer, export and read back."""
     clock: Clock = SystemClock()
-    state = RunState(clock, Decimal(0), Decimal(0), None)
+    state = RunState(clock, Price(Decimal(0), "USD"), Decimal(0), None)
     quantization = spec.method.quantization
     model = load_model(files, quantization, _CPU)
     storage = LocalStorage(Uri("file", "", str(place / "out")), place / "out")

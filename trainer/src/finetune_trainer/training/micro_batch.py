@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from finetune_api.estimate import Machine, UnknownArchitecture, choose, read_architecture
+from finetune_api.estimate import Accelerators, Machine, RowLengths, UnknownArchitecture, choose_plan, read_architecture
 from finetune_api.spec.training import Toggle
 
 from finetune_trainer.training.training_run import TrainingRun
@@ -26,8 +26,8 @@ def first_micro_batch(run: TrainingRun) -> tuple[int, bool]:
             pass
         else:
             memory = torch.cuda.get_device_properties(run.device.torch_device).total_memory
-            plan = choose(run.spec, model, Machine(True, run.device.dtype.itemsize), memory, run.world.size,
-                          max(lengths), sum(lengths) / len(lengths))
+            accelerators = Accelerators(Machine(True, run.device.dtype.itemsize), memory, run.world.size)
+            plan = choose_plan(run.spec, model, accelerators, RowLengths(max(lengths), sum(lengths) / len(lengths)))
             return plan.micro_batch_size, plan.gradient_checkpointing
     checkpointing = training.gradient_checkpointing is Toggle.ENABLED or (
         training.gradient_checkpointing is Toggle.AUTO and gpu)
