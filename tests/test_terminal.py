@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from finetune_api.messages import Outcome, Result, Stage
 from finetune_api.printable import printable
-from finetune_operator.telemetry.logs import JsonFormatter, TextFormatter
+from finetune_operator.telemetry.logs import JsonLines, TextLines
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.progress.console import ConsoleObserver
 from finetune_trainer.progress.terminal import Terminal, say
@@ -75,7 +75,7 @@ def test_a_jobs_unknown_keys_and_values_reach_the_shell_clean(tmp_path):
     assert "\x1b" not in result.output + result.stderr
 
 
-@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter("%(message)s")], ids=["json", "text"])
+@pytest.mark.parametrize("formatter", [JsonLines(), TextLines("%(message)s")], ids=["json", "text"])
 def test_the_operators_log_is_clean(formatter):
     line = formatter.format(logging.makeLogRecord({"msg": "%s", "args": (HOSTILE,)}))
     assert SHOWN.replace("\\u000d", "\\r").replace("\\u0008", "\\b") in line or SHOWN in line

@@ -29,7 +29,7 @@ from finetune_operator.cluster.cache.cache import Cache, Polled
 from finetune_operator.cluster.reconcile.status_document import dump_status
 from finetune_operator.decide import failing
 from finetune_operator.decide.plan import plan
-from finetune_operator.telemetry.metrics import JobCollector
+from finetune_operator.telemetry.job_metrics import JobCollector
 
 from tests.api.jobs import nested
 from tests.operator.objects import (

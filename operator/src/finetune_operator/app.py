@@ -31,6 +31,7 @@ from finetune_operator.faults import FaultHook, no_fault
 from finetune_operator.settings import Settings
 from finetune_operator.telemetry import metrics
 from finetune_operator.telemetry.health import Heartbeat
+from finetune_operator.telemetry.job_metrics import JobCollector
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ async def operate(settings: Settings, options: Options) -> None:
     """
     client = Client.connect()
     parts = _Parts(settings, options, client, Cache(), WorkQueue[Key]())
-    metrics.REGISTRY.register(metrics.JobCollector(lambda: [raw for _, raw in parts.cache.jobs()]))
+    metrics.REGISTRY.register(JobCollector(lambda: [raw for _, raw in parts.cache.jobs()]))
     heartbeat = Heartbeat()
     if options.metrics_port is not None:
         server = heartbeat.serve(metrics.REGISTRY, options.metrics_port)

@@ -1,4 +1,4 @@
-"""The NetworkPolicy of a job's pods: who may ask them, and what they may reach. Pure."""
+"""The NetworkPolicy of a job's pods: who may connect to them, and where they may connect to. Pure."""
 
 from __future__ import annotations
 
@@ -12,44 +12,53 @@ from finetune_operator.observed.observation import Observation
 from finetune_operator.settings import Destination, Peer, Settings, TrainerNetwork
 
 EVERYWHERE = (Peer(cidr="0.0.0.0/0"), Peer(cidr="::/0"))
+_DNS_PORT = 53
 
 
-def missing(seen: Observation, settings: Settings) -> tuple[Manifest, ...]:
-    """The policy of a job whose pods are, or are about to be; nothing where it stands already, or none is wanted."""
-    if settings.trainer_network is None or seen.job.spec is None:
+def missing(observation: Observation, settings: Settings) -> tuple[Manifest, ...]:
+    """The policy of a job, if the settings ask for one and the current one does not exist yet.
+
+    Args:
+        observation: of a job whose pods exist or are about to be created.
+        settings: the administrator's.
+    """
+    job = observation.job
+    if settings.trainer_network is None or job.spec is None:
         return ()
-    policy = network_policy(seen.job, seen.job.spec.compute.nodes, settings.trainer_network, settings.trainer_port)
-    return () if identity(policy) in seen.applied else (policy,)
+    policy = network_policy(job, job.spec.compute.nodes, settings.trainer_network, settings.trainer_port)
+    return () if identity(policy) in observation.applied else (policy,)
 
 
 def network_policy(job: JobView, nodes: int, network: TrainerNetwork, port: int) -> Manifest:
-    """The policy of a job's pods, preflight's and every attempt's.
+    """The policy of a job's pods: of the check and of every attempt.
 
     Args:
         job: the job.
-        nodes: how many pods train together; these reach each other at every port (gloo and NCCL choose their own).
+        nodes: how many pods train together. These reach each other at every port: gloo and NCCL choose their own.
         network: what the administrator allows.
-        port: of `/progress` and `/metrics` in a trainer.
+        port: at which trainers serve `/progress` and `/metrics`.
     """
-    ours = {"podSelector": {"matchLabels": {UID_LABEL: job.uid}}}
+    own_pods = {"podSelector": {"matchLabels": {UID_LABEL: job.uid}}}
     ingress: list[Manifest] = []
     if network.scrapers:
         ingress.append({"from": [_selector(peer) for peer in network.scrapers], "ports": [_tcp(port)]})
-    names = [{"namespaceSelector": {}}, *(_selector(peer, network.node_addresses) for peer in EVERYWHERE),
-             *(_selector(Peer(cidr=cidr)) for cidr in network.node_local_dns)]
     egress: list[Manifest] = [
-        {"to": names, "ports": [{"protocol": "UDP", "port": 53}, _tcp(53)]},
-        *(_rule(one, network.excluded) for one in network.destinations),
-    ]
+        _dns_rule(network), *(_rule(one, network.excluded) for one in network.destinations)]
     if nodes > 1:
-        ingress.append({"from": [ours]})
-        egress.append({"to": [ours]})
+        ingress.append({"from": [own_pods]})
+        egress.append({"to": [own_pods]})
     return hashed({
         "apiVersion": API_VERSIONS["NetworkPolicy"], "kind": "NetworkPolicy",
         "metadata": child_metadata(job, policy_name(job.name, job.uid)),
-        "spec": {"podSelector": ours["podSelector"], "policyTypes": ["Ingress", "Egress"], "ingress": ingress,
+        "spec": {"podSelector": own_pods["podSelector"], "policyTypes": ["Ingress", "Egress"], "ingress": ingress,
                  "egress": egress},
     })
+
+
+def _dns_rule(network: TrainerNetwork) -> Manifest:
+    servers = [{"namespaceSelector": {}}, *(_selector(peer, network.node_addresses) for peer in EVERYWHERE),
+               *(_selector(Peer(cidr=cidr)) for cidr in network.node_local_dns)]
+    return {"to": servers, "ports": [{"protocol": "UDP", "port": _DNS_PORT}, _tcp(_DNS_PORT)]}
 
 
 def _rule(destination: Destination, excluded: Sequence[str]) -> Manifest:
@@ -62,8 +71,8 @@ def _rule(destination: Destination, excluded: Sequence[str]) -> Manifest:
 def _selector(peer: Peer, excluded: Sequence[str] = ()) -> Manifest:
     if peer.cidr is not None:
         block: Manifest = {"cidr": peer.cidr}
-        if excepted := _within(peer.cidr, excluded):
-            block["except"] = excepted
+        if exceptions := _within(peer.cidr, excluded):
+            block["except"] = exceptions
         return {"ipBlock": block}
     selector: Manifest = {}
     if peer.namespace_labels is not None:
@@ -74,12 +83,12 @@ def _selector(peer: Peer, excluded: Sequence[str] = ()) -> Manifest:
 
 
 def _within(cidr: str, ranges: Sequence[str]) -> list[str]:
-    """Those of some ranges that a range holds and is wider than, without those that another of them holds."""
-    held = [one for one in ranges if _holds(cidr, one)]
-    return [one for one in held if not any(_holds(other, one) for other in held)]
+    """The ranges inside a wider range, without those that another of them contains."""
+    inside = [one for one in ranges if _contains(cidr, one)]
+    return [one for one in inside if not any(_contains(other, one) for other in inside)]
 
 
-def _holds(outer: str, inner: str) -> bool:
+def _contains(outer: str, inner: str) -> bool:
     wide, narrow = ip_network(outer), ip_network(inner)
     return wide.version == narrow.version and wide != narrow and narrow.subnet_of(wide)  # type: ignore[arg-type]
 

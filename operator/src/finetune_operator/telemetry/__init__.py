@@ -1,1 +1,1 @@
-"""The operator's own metrics, health endpoint and logs."""
+"""The operator's metrics, health endpoint and logs."""

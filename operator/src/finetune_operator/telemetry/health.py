@@ -1,4 +1,4 @@
-"""Whether the operator lives: its event loop turns. `/healthz` tells it, beside `/metrics`."""
+"""Whether the operator's event loop turns. `/healthz` says it, beside `/metrics`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from finetune_api.bounded_server import Bounded
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-Answer = Callable[[str, list[tuple[str, str]]], Any]
-BEAT = 2.0
-PATIENCE = 30.0
-"""Seconds without a turn of the loop after which the operator counts as stuck."""
+_StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+"""WSGI's `start_response`, called with the status line and the headers."""
+
+BEAT_INTERVAL = 2.0
+"""Seconds between two beats of the event loop."""
+
+TIMEOUT = 30.0
+"""Seconds without a beat after which the operator counts as stuck."""
 
 
 class Heartbeat:
-    """Notes that the loop turns; read by the server, which answers in a thread of its own."""
+    """Records that the event loop turns. The server reads it in its own thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -29,32 +33,32 @@ class Heartbeat:
         """Beat until cancelled."""
         while True:
             self.beat()
-            await asyncio.sleep(BEAT)
+            await asyncio.sleep(BEAT_INTERVAL)
 
     def beat(self) -> None:
-        """The loop has turned."""
+        """Record a turn of the event loop."""
         self._last = self._clock()
 
     def alive(self) -> bool:
-        """Whether it turned a short while ago."""
-        return self._clock() - self._last < PATIENCE
+        """Whether the event loop turned within the last `TIMEOUT` seconds."""
+        return self._clock() - self._last < TIMEOUT
 
     def serve(self, registry: CollectorRegistry, port: int, address: str = "0.0.0.0") -> WSGIServer:
-        """Answer `/healthz`, and `/metrics` beside it, in threads of their own.
+        """Serve `/healthz` and `/metrics` in threads of their own.
 
         Args:
             registry: the metrics.
-            port: where; 0 for any.
-            address: of which interface.
+            port: to listen at; 0 for any free port.
+            address: of the interface to listen at.
         """
-        behind = make_wsgi_app(registry)
+        metrics = make_wsgi_app(registry)
 
-        def app(environ: dict[str, Any], start: Answer) -> Iterable[bytes]:
+        def app(environ: dict[str, Any], start_response: _StartResponse) -> Iterable[bytes]:
             if environ["PATH_INFO"] != "/healthz":
-                told: Iterable[bytes] = behind(environ, start)
-                return told
+                exposition: Iterable[bytes] = metrics(environ, start_response)
+                return exposition
             alive = self.alive()
-            start("200 OK" if alive else "503 Service Unavailable", [("Content-Type", "text/plain")])
+            start_response("200 OK" if alive else "503 Service Unavailable", [("Content-Type", "text/plain")])
             return [b"the event loop turns\n" if alive else b"the event loop is stuck\n"]
 
         server = make_server(address, port, app, _Server, _Handler)
@@ -65,9 +69,9 @@ class Heartbeat:
 class _Server(Bounded, WSGIServer):
     """Serves the operator's metrics."""
 
-    most_seconds = 60.0  # Of many thousands of jobs there is much to tell.
+    most_seconds = 60.0  # The exposition of many thousand jobs is large.
 
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        pass  # Every scrape would be a line.
+        """Log no line for each scrape."""
