@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 from finetune_api import ExitCode
+from finetune_api.failures import exit_code_summary
 
 from finetune_cli.job_file import read_job, with_absolute_locations
 from finetune_cli.terminal import say
@@ -15,8 +16,13 @@ from finetune_cli.trainer import RunOptions, run_job
 DEBUG = "finetune_cli.debug"
 """Key of click's `Context.meta` that says whether errors keep their tracebacks."""
 
+_HELP = f"""Run the FineTuneJob in FILE on this machine.
 
-@click.command()
+The exit code says how the run ended: 0 published; {exit_code_summary()}; 130 interrupted before there was anything to
+keep. After 75, run the job again to resume."""
+
+
+@click.command(help=_HELP)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option("--port", type=click.IntRange(0, 65535), metavar="N",
@@ -27,12 +33,7 @@ DEBUG = "finetune_cli.debug"
 @click.pass_context
 def run(context: click.Context, file: Path, debug: bool, port: int | None, rerun: bool, plugins: tuple[str, ...]
         ) -> None:
-    """Run the FineTuneJob in FILE on this machine.
-
-    The exit code says how it ended: 0 published; 64 bad description; 65 bad data; 66 missing input; 70 diverged; 71 out
-    of memory; 73 output not writable; 75 stopped, run it again to go on; 130 interrupted before there was anything to
-    keep; 1 anything else.
-    """
+    """Run the FineTuneJob in FILE on this machine."""
     context.meta[DEBUG] = debug
     job = with_absolute_locations(read_job(file), file.parent)
     code = run_job(job, file, RunOptions(port, rerun, debug, plugins))
