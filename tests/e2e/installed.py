@@ -31,9 +31,14 @@ class Installed:
     def __init__(self, cluster: Cluster | ExistingCluster, settings: dict[str, Any]) -> None:
         self._plane = cluster.control_plane
         self._release = Release(self._plane, cluster.namespace("finetune", "restricted"))
-        self._release.install({"replicaCount": 1, "image": image_value(cluster.image("operator")),
-                               "trainerImage": image_value(cluster.image("trainer")), "settings": settings,
-                               "crds": {"keep": False}})
+        self._values = {"replicaCount": 1, "image": image_value(cluster.image("operator")),
+                        "trainerImage": image_value(cluster.image("trainer")), "settings": settings,
+                        "crds": {"keep": False}}
+        self.install()
+
+    def install(self) -> None:
+        """`helm install`, then let it rest."""
+        self._release.install(self._values)
         self.account = self._release.kubeconfig("finetune-operator")
         self._runs = True
         self.rest()

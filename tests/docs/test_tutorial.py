@@ -1,0 +1,31 @@
+"""The tutorial's first part, command by command, with the demo's real model."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.docs.tutorial import ROOT, Tutorial
+
+LAPTOP = ROOT / "docs" / "tutorial" / "laptop.md"
+
+
+@pytest.mark.timeout(1800)
+def test_every_command_of_the_laptop_tutorial_does_what_the_page_says(tmp_path):
+    printed = Tutorial(LAPTOP, tmp_path).follow({"OMP_NUM_THREADS": "1"})
+    assert "Succeeded: trained 8 steps and published the adapter" in printed
+    assert "report.html" in printed.partition("ls adapters/default/first")[2]
+    assert "fact;" in printed or "no column fact" in printed or "no row has a column fact" in printed
+    again = printed.rpartition("+ finetune run first.yaml")[2]
+    assert "training: 1/8" not in again, "the second run trains nothing"
+
+
+def test_a_command_that_ends_otherwise_than_the_page_says_fails_the_tutorial(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text('```yaml title="a.yaml"\nkey: "$HOME"\n```\n\n```bash exit=3\ncat a.yaml\n(exit 3)\n```\n\n'
+                    "```bash\nfalse\n```\n")
+    (tmp_path / "clone").mkdir()
+    with pytest.raises(AssertionError, match=r'key: "\$HOME"'):
+        Tutorial(page, tmp_path / "clone").follow()
+    page.write_text(page.read_text().replace("false", "true"))
+    (tmp_path / "other").mkdir()
+    assert 'key: "$HOME"' in Tutorial(page, tmp_path / "other").follow()
