@@ -55,6 +55,7 @@ check: $(INSTALLED) ## Lint, types, layers, generated files, the chart, what the
 	$(BIN)/python -m charts.generate --check
 	$(BIN)/python -m docs_tools.generate --check
 	$(BIN)/python -m docs_tools.check
+	$(BIN)/python deploy/version.py --check
 
 docs: $(INSTALLED) ## Build the site of docs/ into build/docs; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -365,4 +365,3 @@ class _Pass:
 
     def _tell(self, told: Told, actions: tuple[Action, ...] = (), requeue: timedelta | None = None) -> Plan:
         return Plan(tell(self.status, told, self.job.generation, self.now), actions, requeue_after=requeue)
-

@@ -77,5 +77,3 @@ def local_limits(budget: BudgetSpec, hourly_rate: Decimal, clock: Clock) -> Limi
     duration = budget.max_duration
     return Limits(stop_at=clock.now() + duration if duration else None, max_cost=budget.max_cost,
                   hourly_rate=hourly_rate)
-
-

@@ -65,5 +65,3 @@ def _places(result: Result) -> list[str]:
 def _shown(location: str) -> str:
     """A file location as a path that a shell takes."""
     return location.removeprefix("file://") if location.startswith("file://") else str(location)
-
-

@@ -139,5 +139,3 @@ class _RandomStates:
         torch.random.set_rng_state(self._cpu)
         if self._gpu is not None:
             torch.cuda.set_rng_state(self._gpu)
-
-
