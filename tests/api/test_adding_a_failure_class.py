@@ -88,9 +88,9 @@ def test_the_tests_of_reasons_errors_and_generated_files_pass(copy):
 def test_trainer_and_operator_follow_the_entry(copy):
     _run(copy, "-c", """
 import finetune_trainer.errors as errors
-from finetune_operator.decide.failure import answer_to
+from finetune_operator.decide.attempts.verdict import retry_after
 from finetune_api.failures import Retry
 assert errors.NoAccelerator("none").exit_code == 69
 assert errors.failure_of(errors.NoAccelerator("none")).outcome == "NoAccelerator"
-assert answer_to("NoAccelerator").name == "RETRY_ELSEWHERE"
+assert retry_after("NoAccelerator") is Retry.ELSEWHERE
 """)

@@ -8,8 +8,9 @@ import lupa
 import pytest
 import yaml
 from finetune_api.messages import Outcome, ProgressMessage, Stage
+from finetune_api.reasons import Reason
 from finetune_api.status import UNSEEN_STATUS, Phase, Progress
-from finetune_operator.decide.conditions import Told, tell
+from finetune_operator.decide.conditions import ConditionReport, set_conditions
 
 from charts.generate import HEALTH
 from tests.cluster.waiting import wait_for
@@ -29,7 +30,8 @@ def at(stage):
 RECORDED = {
     "not looked at": UNSEEN_STATUS,
     Phase.PENDING: decide(raw_job(compute={"accelerator": "tpu"})).status,
-    Phase.PREFLIGHT: tell(decide(raw_job()).status, Told(Phase.PREFLIGHT, "Preflight", "data are checked"), 1, NOW),
+    Phase.PREFLIGHT: set_conditions(
+        decide(raw_job()).status, ConditionReport(Phase.PREFLIGHT, Reason.PREFLIGHT, "data are checked"), 1, NOW),
     Phase.QUEUED: decide(raw_job(started()), raw_attempt(), raw_pod(unschedulable="0/1 nodes")).status,
     Phase.STARTING: decide(raw_job()).status,
     Phase.RUNNING: at(Stage.TRAINING),

@@ -27,8 +27,8 @@ from finetune_operator.cluster.apiserver.decoding import decode
 from finetune_operator.cluster.apiserver.received import usable
 from finetune_operator.cluster.cache.cache import Cache, Polled
 from finetune_operator.cluster.reconcile.status_document import dump_status
-from finetune_operator.decide import failing
 from finetune_operator.decide.plan import plan
+from finetune_operator.decide.stages.undecidable import enforce_budget
 from finetune_operator.telemetry.job_metrics import JobCollector
 
 from tests.api.jobs import nested
@@ -219,7 +219,7 @@ def one_case(seed: int) -> str:
         decided = plan(seen, SETTINGS, now)
         if decided.needs_earlier_run:
             decided = plan(replace(seen, earlier_run={}), SETTINGS, now)
-        failing.within_budget(seen, SETTINGS, now)
+        enforce_budget(seen, SETTINGS, now)
         list(JobCollector(lambda: [raw for _, raw in cache.jobs()]).collect())
         status = dump_status(decided.status)
         STATUS.validate(status)

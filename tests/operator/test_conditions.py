@@ -8,8 +8,8 @@ import pytest
 from finetune_api.printable import printable
 from finetune_api.status import Condition, Phase
 from finetune_operator.cluster.reconcile.status_document import dump_status
-from finetune_operator.decide.conditions import Told, looked_at, tell
-from finetune_operator.observed.objects import view_job
+from finetune_operator.decide.conditions import ConditionReport, set_conditions, with_observed_generation
+from finetune_operator.observed.job import view_job
 
 from tests.operator.objects import NOW, attempt, decide, raw_attempt, raw_job, raw_pod, started
 
@@ -17,7 +17,7 @@ EMPTY = view_job(raw_job()).status
 
 
 def told(phase, reason="Reason", before=EMPTY):
-    return tell(before, Told(phase, reason, "what happened"), 1, NOW)
+    return set_conditions(before, ConditionReport(phase, reason, "what happened"), 1, NOW)
 
 
 def of(status, kind) -> Condition | None:
@@ -40,7 +40,7 @@ def test_no_type_is_there_twice_whatever_was_there_before():
         types = [one.type for one in status.conditions]
         assert len(types) == len(set(types))
     doubled = status.model_copy(update={"conditions": status.conditions * 2})
-    assert looked_at(doubled, 2).conditions == looked_at(status, 2).conditions
+    assert with_observed_generation(doubled, 2).conditions == with_observed_generation(status, 2).conditions
 
 
 def test_what_others_say_stands_in_a_status_without_a_terminals_commands():

@@ -6,11 +6,12 @@ import json
 
 import pytest
 import yaml
+from finetune_api.reasons import Reason
 from finetune_api.rules import RULES, STORED_RULES, Rule
 from finetune_api.status import Phase
 from finetune_operator.cluster.reconcile.status_document import dump_status
-from finetune_operator.decide.conditions import Told, tell
-from finetune_operator.observed.objects import view_job
+from finetune_operator.decide.conditions import ConditionReport, set_conditions
+from finetune_operator.observed.job import view_job
 
 from tests.api.jobs import document, nested
 from tests.cluster.waiting import wait_for
@@ -163,26 +164,27 @@ def test_a_job_that_no_operator_has_seen_has_a_phase_and_a_reason(control_plane,
     row = control_plane.kubectl("get", "ftj", "-n", namespace).stdout.splitlines()[1]
     assert row.split()[:3] == ["smallest", "Pending", "NotLookedAt"]
     read = view_job(api.get("FineTuneJob", namespace, "smallest"))
-    first = tell(read.status, Told(Phase.PREFLIGHT, "Preflight", "checked"), 1, NOW)
+    first = set_conditions(read.status, ConditionReport(Phase.PREFLIGHT, Reason.PREFLIGHT, "checked"), 1, NOW)
     assert {one.last_transition_time for one in first.conditions} == {NOW}, "the apiserver's times are no operator's"
 
 
 def test_kubectl_wait_returns_at_either_end(control_plane, api, stored):
     for phase in (Phase.FAILED, Phase.SUCCEEDED):
         known = view_job(api.get("FineTuneJob", stored, "smallest")).status
-        told = tell(known, Told(phase, "BadData", "row 7"), 1, NOW)
+        told = set_conditions(known, ConditionReport(phase, Reason.BAD_DATA, "row 7"), 1, NOW)
         api.patch("FineTuneJob", stored, "smallest", {"status": dump_status(told)}, "status")
         control_plane.kubectl("wait", "--for=condition=Finished", "ftj/smallest", "-n", stored, "--timeout=10s")
 
 
 @pytest.mark.parametrize("told", [
-    Told(Phase.PENDING, "BadData", "row 7", valid=False), Told(Phase.SUSPENDED, "Suspended", "suspended"),
-    Told(Phase.FAILED, "BadData", "row 7")], ids=lambda told: told.phase)
+    ConditionReport(Phase.PENDING, Reason.BAD_DATA, "row 7", valid=False),
+    ConditionReport(Phase.SUSPENDED, Reason.SUSPENDED, "suspended"),
+    ConditionReport(Phase.FAILED, Reason.BAD_DATA, "row 7")], ids=lambda told: told.phase)
 def test_kubectl_wait_can_return_wherever_nothing_more_happens_by_itself(control_plane, api, stored, told):
     waiting = ("wait", "--for=condition=Reconciling=false", "ftj/smallest", "-n", stored)
     assert control_plane.kubectl(*waiting, "--timeout=0s", check=False).returncode, "not before it is looked at"
     known = view_job(api.get("FineTuneJob", stored, "smallest")).status
-    api.patch("FineTuneJob", stored, "smallest", {"status": dump_status(tell(known, told, 1, NOW))}, "status")
+    api.patch("FineTuneJob", stored, "smallest", {"status": dump_status(set_conditions(known, told, 1, NOW))}, "status")
     control_plane.kubectl(*waiting, "--timeout=10s")
     api.patch("FineTuneJob", stored, "smallest", {"spec": {"runPolicy": {"suspend": True}}})
     assert control_plane.kubectl(*waiting, "--timeout=0s", check=False).returncode, "of a generation before"
@@ -224,7 +226,8 @@ def test_a_job_of_an_earlier_release_is_told_of_after_an_upgrade(control_plane, 
         control_plane.kubectl("apply", "--server-side", "-f", CRD)
         wait_for(takes_it, "the definition to be in force again")
     assert api.get("FineTuneJob", namespace, "smallest")["status"]["conditions"] == old
-    told = tell(view_job({**job, "kind": "FineTuneJob"}).status, Told(Phase.FAILED, "BadData", "row 7"), 1, NOW)
+    failed = ConditionReport(Phase.FAILED, Reason.BAD_DATA, "row 7")
+    told = set_conditions(view_job({**job, "kind": "FineTuneJob"}).status, failed, 1, NOW)
     written = write(job, dump_status(told))["status"]["conditions"]
     assert [one["type"] for one in written] == [
         "Validated", "Admitted", "Progressing", "Reconciling", "Finished", "Succeeded", "Failed", "Stalled"]

@@ -8,8 +8,8 @@ import pytest
 from finetune_operator.cluster.apiserver.decoding import MAX_DEPTH, decode
 from finetune_operator.cluster.apiserver.received import usable
 from finetune_operator.cluster.cache.cache import Cache
-from finetune_operator.decide import failing
 from finetune_operator.decide.plan import plan
+from finetune_operator.decide.stages.undecidable import plan_after_error
 
 from tests.operator.fuzz import run
 from tests.operator.objects import KEY, NOW, SETTINGS, observe, raw_attempt, raw_job, raw_pod, started, telling
@@ -73,7 +73,7 @@ def test_a_fault_of_the_operator_is_told_in_the_job_and_its_budget_is_kept():
     budget = {"maxCost": "1", "hourlyRate": "1"}
     running = started(attempts=())
     seen = observe(raw_job(running, budget=budget), raw_attempt(), raw_pod(running=True))
-    decided = failing.told(seen, SETTINGS, NOW, ZeroDivisionError("by zero"))
+    decided = plan_after_error(seen, SETTINGS, NOW, ZeroDivisionError("by zero"))
     phase, reason, message = telling(decided)
     assert (phase, reason) == ("Starting", "InternalError")
     assert "ZeroDivisionError: by zero" in message

@@ -6,7 +6,7 @@ import pytest
 from finetune_api.status import Phase
 from finetune_operator.errors import BadSettings
 from finetune_operator.manifests.network_policy import network_policy
-from finetune_operator.observed.objects import view_job
+from finetune_operator.observed.job import view_job
 from finetune_operator.settings import Settings, TrainerNetwork, load_settings
 from pydantic import ValidationError
 
@@ -168,7 +168,7 @@ def test_it_goes_with_the_other_children():
 def test_a_server_at_a_closed_port_is_refused_before_anything_is_bought(sections, words):
     told = telling(decide(raw_job(**sections), settings=settings()))
     assert told[:2] == ("Pending", "InvalidSpec")
-    assert words in told[2] and "let no trainer reach port" in told[2]
+    assert words in told[2] and "let no trainer reach it" in told[2]
     opened = settings(destinations=[{"cidr": "10.0.0.0/8", "ports": [8443, 9000]}])
     assert telling(decide(raw_job(**sections), settings=opened))[1] == "Started"
 

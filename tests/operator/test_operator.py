@@ -247,7 +247,7 @@ def test_what_the_apiserver_refuses_is_told_and_tried_again(operator, work, api,
     work.apply()
     status = work.until("Starting", "CannotStart")
     words = next(one["message"] for one in status["conditions"] if one["type"] == "Progressing")
-    assert words.startswith("the apiserver refuses what the job needs: 403 Forbidden: ")
+    assert words.startswith("the apiserver refuses an object that the job needs: 403 Forbidden: ")
     assert "exceeded quota: none" in words
     api("DELETE", f"{quotas}/none")
     work.until("Running")

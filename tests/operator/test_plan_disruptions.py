@@ -209,7 +209,7 @@ def test_an_attempt_that_finds_no_other_node_may_come_back_after_a_while():
     waits = raw_attempt(2), raw_pod(2, unschedulable="0/1 nodes: 1 node(s) didn't match")
     early = decide(raw_job(status), *waits, at=100)
     assert telling(early)[1] == "Unschedulable"
-    assert "It keeps away from n, which did not start an earlier attempt, until 12:04:20 UTC" in telling(early)[2]
+    assert "It avoids n until 12:04:20 UTC: an earlier attempt did not start there" in telling(early)[2]
     assert ("delete Job tune-2" in acts(early), early.requeue_after.total_seconds()) == (False, 160)
     late = decide(raw_job(early.status), *waits, at=260)
     assert acts(late) == ["delete Job tune-2"]

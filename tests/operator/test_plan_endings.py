@@ -8,9 +8,9 @@ import pytest
 from finetune_api.messages import Limits, Outcome, ProgressMessage, Stage
 from finetune_api.status import Phase, Progress, Retries
 from finetune_operator import names
-from finetune_operator.decide.plan import refused
+from finetune_operator.decide.stages.undecidable import plan_after_refusal
 from finetune_operator.manifests.config_maps import limits_map
-from finetune_operator.observed.objects import view_job
+from finetune_operator.observed.job import view_job
 
 from tests.operator.objects import (
     ADAPTER,
@@ -159,7 +159,7 @@ def test_the_kubelets_backstop_counts_from_the_node_on_and_is_judged_by_the_budg
 
 
 @pytest.mark.parametrize(("budget", "words"), [
-    ({"maxDuration": "1h"}, "budget.maxDuration is used up"), ({"maxCost": "1"}, "budget.maxCost 1 is spent")])
+    ({"maxDuration": "1h"}, "budget.maxDuration (1h) is used"), ({"maxCost": "1"}, "budget.maxCost (1 USD) is spent")])
 def test_a_trainer_that_heeds_no_budget_is_stopped(budget, words):
     def after(hours, status):
         return decide(raw_job(status, budget=budget), raw_attempt(), raw_pod(running=True), at=hours * 3600,
@@ -244,7 +244,7 @@ def test_an_attempt_without_a_pod_is_told():
 
 @pytest.mark.parametrize(("waiting", "reason", "words"), [
     (("ImagePullBackOff", 'Back-off pulling image "x"'), "ImagePullFailed", 'Back-off pulling image "x"'),
-    (("CreateContainerConfigError", 'secret "s3" not found'), "ContainerConfigError", "create the Secret"),
+    (("CreateContainerConfigError", 'secret "s3" not found'), "ContainerConfigError", "Create the Secret"),
     (("ContainerCreating", ""), "StartTimeout", "kubectl describe pod"),
 ])
 def test_a_pod_that_never_starts_fails_the_job_after_a_while_in_the_kubelets_words(waiting, reason, words):
@@ -379,14 +379,15 @@ def test_a_forged_number_of_an_attempt_makes_no_actions_for_those_before_it():
 def test_what_cannot_be_tidied_up_hides_no_ending():
     done = started(completion_time=NOW, phase=Phase.FAILED)
     job = view_job(raw_job(done))
-    assert refused(job, decide(raw_job(done), raw_attempt()), "forbidden", NOW).status == job.status
+    assert plan_after_refusal(job, decide(raw_job(done), raw_attempt()), "forbidden", NOW).status == job.status
 
 
 def test_a_resumed_job_whose_attempt_is_refused_is_not_told_as_suspended():
     suspended = decide(raw_job(started(), runPolicy={"suspend": True})).status
     resumed = decide(raw_job(suspended))
-    told = refused(view_job(raw_job(suspended)), resumed, "exceeded quota", NOW)
-    assert telling(told) == ("Starting", "CannotStart", "the apiserver refuses what the job needs: exceeded quota")
+    told = plan_after_refusal(view_job(raw_job(suspended)), resumed, "exceeded quota", NOW)
+    assert telling(told) == ("Starting", "CannotStart",
+                             "the apiserver refuses an object that the job needs: exceeded quota")
     assert conditions(told)["Progressing"] == "True"
 
 

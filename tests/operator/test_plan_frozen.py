@@ -15,7 +15,7 @@ from finetune_api.status import Phase
 from finetune_operator import names
 from finetune_operator.decide.plan import plan
 from finetune_operator.manifests.run_config import earlier_run
-from finetune_operator.observed.objects import view_job
+from finetune_operator.observed.job import view_job
 from finetune_operator.settings import DEFAULT_CATALOGUE, Allowed, Settings
 
 from tests.api import recorded

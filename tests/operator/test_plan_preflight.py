@@ -10,8 +10,8 @@ from finetune_api.messages import JobEstimate, Outcome, PreflightResult, Preflig
 from finetune_api.status import Phase, PreflightStatus
 from finetune_operator import names
 from finetune_operator.decide.plan import plan
-from finetune_operator.decide.preflight import claims_to_ask_for
-from finetune_operator.observed.observation import Checks
+from finetune_operator.decide.preflight.plan import claims_to_look_up
+from finetune_operator.observed.observation import OtherPreflights
 from finetune_operator.settings import PreflightSettings, Settings
 
 from tests.operator.objects import (
@@ -357,11 +357,11 @@ def test_the_models_cache_is_such_a_claim_too():
 def test_a_claim_is_asked_for_only_where_a_check_is_made():
     seen = observe(job(output={"uri": "pvc://results/out"}))
     made = plan(seen, SETTINGS, NOW)
-    assert claims_to_ask_for(seen, made, SETTINGS) == {"results"}
-    assert claims_to_ask_for(replace(seen, bound_claims=frozenset({"results"})), made, SETTINGS) == set()
+    assert claims_to_look_up(seen, made, SETTINGS) == {"results"}
+    assert claims_to_look_up(replace(seen, bound_claims=frozenset({"results"})), made, SETTINGS) == set()
     under_way = observe(job(made.status, output={"uri": "pvc://results/out"}), raw_check(), raw_check_pod(running=True))
-    assert claims_to_ask_for(under_way, plan(under_way, SETTINGS, NOW), SETTINGS) == set()
-    assert claims_to_ask_for(observe(job()), decide(job()), SETTINGS) == set()
+    assert claims_to_look_up(under_way, plan(under_way, SETTINGS, NOW), SETTINGS) == set()
+    assert claims_to_look_up(observe(job()), decide(job()), SETTINGS) == set()
 
 
 # Queues and turns
@@ -391,11 +391,12 @@ def test_checks_have_a_queue_of_their_own():
 
 
 @pytest.mark.parametrize(("checks", "field"), [
-    (Checks(working=20), "preflight.parallelism "), (Checks(in_namespace=10), "preflight.parallelismPerNamespace"),
-    (Checks(working=19, in_namespace=9), None),
+    (OtherPreflights(running=20), "preflight.parallelism "),
+    (OtherPreflights(in_namespace=10), "preflight.parallelismPerNamespace"),
+    (OtherPreflights(running=19, in_namespace=9), None),
 ])
 def test_checks_are_bounded_and_a_job_that_waits_for_its_turn_says_so(checks, field):
-    seen = replace(observe(job()), checks=checks)
+    seen = replace(observe(job()), other_preflights=checks)
     decided = plan(seen, SETTINGS, NOW)
     if field is None:
         assert created(decided, "Job")["metadata"]["labels"]["finetune.dev/preflight"] == "1"
@@ -403,13 +404,13 @@ def test_checks_are_bounded_and_a_job_that_waits_for_its_turn_says_so(checks, fi
     assert telling(decided)[:2] == ("Preflight", "WaitingForCheck")
     assert field in telling(decided)[2]
     assert (acts(decided), decided.requeue_after) == ([], None)
-    again = plan(replace(observe(job(decided.status)), checks=checks), SETTINGS, NOW)
+    again = plan(replace(observe(job(decided.status)), other_preflights=checks), SETTINGS, NOW)
     assert (again.status, again.actions, again.requeue_after) == (decided.status, (), None), "no loop"
 
 
 def test_a_check_that_is_under_way_needs_no_turn():
     seen = observe(job(decide(job()).status), *ended(0, PASSED))
-    assert plan(replace(seen, checks=Checks(99, 99)), SETTINGS, NOW).status.start_time == NOW
+    assert plan(replace(seen, other_preflights=OtherPreflights(99, 99)), SETTINGS, NOW).status.start_time == NOW
 
 
 def test_a_check_goes_to_another_node_than_the_one_that_refused_it_where_there_is_one():

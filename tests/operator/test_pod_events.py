@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from finetune_operator.cluster.apiserver.client import Client
 from finetune_operator.cluster.reconcile.pod_events import EventReader, message_of, with_event_messages
-from finetune_operator.decide.failure import NO_POD
+from finetune_operator.decide.attempts.waiting import POD_DELAY
 from finetune_operator.decide.plan import plan
 from finetune_operator.errors import ApiError
 from finetune_operator.telemetry.job_metrics import JobCollector
@@ -104,12 +104,12 @@ def test_an_attempt_that_gets_only_some_of_its_pods_says_so_while_these_wait_for
     job, attempt = raw_job(started(), compute={"nodes": 2}), raw_attempt()
     attempt["spec"]["parallelism"] = 2
     raws = [job, attempt, raw_pod(running=True)]
-    assert plan(observe(*raws), SETTINGS, NOW + timedelta(seconds=10)).requeue_after == NO_POD
+    assert plan(observe(*raws), SETTINGS, NOW + timedelta(seconds=10)).requeue_after == POD_DELAY
     seen, asked = look(observe(*raws), 31, [event(f"Error creating: {QUOTA}")])
     assert asked == [f"involvedObject.kind=Job,involvedObject.uid={UID}-job-1,reason=FailedCreate"]
     decided = plan(seen, SETTINGS, NOW + timedelta(hours=1))
     assert telling(decided)[:2] == ("Starting", "CannotStart")
-    assert "1 of its 2 pods are there" in telling(decided)[2] and QUOTA in telling(decided)[2]
+    assert "1 of the 2 pods of the Job tune-1 exist" in telling(decided)[2] and QUOTA in telling(decided)[2]
     assert decided.requeue_after is None, "no loop"
     both = observe(*raws, raw_pod(index=1, running=True))
     assert look(both, 31, []) == (both, [])
@@ -139,7 +139,7 @@ def test_a_pod_that_does_not_start_is_told_in_the_words_of_its_node_long_before_
     seen, asked = look(observe(*raws), 30, [event(**MOUNT)])
     assert asked == ["involvedObject.kind=Pod,involvedObject.name=tune-1-0-x"]
     told = telling(plan(seen, SETTINGS, NOW + timedelta(seconds=30)))
-    assert told == ("Starting", "CannotStart", f"the pod can't start yet: FailedMount: {MOUNT['message']}")
+    assert told == ("Starting", "CannotStart", f"the pod cannot start yet: FailedMount: {MOUNT['message']}")
     pulls = [event(**MOUNT), event("Pulling image", at=20.0, type="Normal", reason="Pulling")]
     assert look(observe(*raws), 30, pulls)[0] == observe(*raws), "that is over"
     seen, _ = look(observe(*raws), 600, [event(**MOUNT)])

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import finetune_operator
 import pytest
 from finetune_api.failures import EXPLANATIONS, FAILURE_CLASSES, Retry
 from finetune_api.reasons import Reason
-from finetune_operator.decide.failure import Answer, answer_to
+from finetune_operator.decide.attempts.verdict import failed, retry_after
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "conditions.md"
 SECTIONS = PAGE.read_text(encoding="utf-8").partition("generated: begin")[2]
 ROWS = dict(re.findall(r"^\| `(\w+)` \|(.*)$", SECTIONS, re.MULTILINE))
-_POSITION = {"Told": 1, "Verdict": 1, "_verdict": 0, "_finish": 1, "condition": 2, "_telling": 2}
-"""Calls that take a reason, and the argument that it is."""
 
 
 def test_every_reason_is_explained_and_nothing_else_is():
@@ -31,30 +26,14 @@ def test_every_failure_says_its_cause_and_its_cure():
         assert one.message or not one.exit_code or one.exit_code == 1, f"{one.reason}: what is told without a result"
 
 
-def test_every_word_that_the_operator_tells_as_a_reason_is_one_of_the_api():
-    told = set(_written_reasons())
-    assert told - set(Reason) == set()
-
-
-def _written_reasons() -> Iterator[str]:
-    sources = sorted(Path(finetune_operator.__file__).parent.rglob("*.py"))
-    assert len(sources) > 20
-    for path in sources:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call):
-                continue
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in _POSITION and len(node.args) > _POSITION[name]:
-                yield from (one.value for one in ast.walk(node.args[_POSITION[name]])
-                            if isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value.isalpha())
-
-
 @pytest.mark.parametrize("one", FAILURE_CLASSES, ids=lambda one: one.reason)
-def test_the_operator_answers_a_failure_as_its_class_says(one):
-    expected = {Retry.NEVER: Answer.FAIL, Retry.FREE: Answer.RETRY_FREE, Retry.COUNTED: Answer.RETRY_COUNTED,
-                Retry.SMALLER_PLAN: Answer.RETRY_SMALLER, Retry.ELSEWHERE: Answer.RETRY_ELSEWHERE}
-    assert answer_to(one.reason) is expected[one.retry]
-    assert answer_to(one.reason, ran=False) is expected[one.first_start or one.retry]
+def test_the_operator_retries_as_the_failure_class_says(one):
+    assert failed(one.reason, "words").retry is retry_after(one.reason) is one.retry
+    assert retry_after(one.reason, trainer_has_run=False) is (one.first_start or one.retry)
+
+
+def test_a_reason_without_a_failure_class_is_a_counted_retry():
+    assert retry_after("OfAnotherRelease") is Retry.COUNTED
 
 
 def test_no_word_has_two_entries():

@@ -21,7 +21,7 @@ from finetune_operator.cluster.reconcile.reconciler import Reconciler
 from finetune_operator.cluster.reconcile.runtime import Runtime
 from finetune_operator.cluster.reconcile.status_document import dump_status, repaired
 from finetune_operator.decide.actions import Apply, Create, Delete
-from finetune_operator.decide.plan import refused
+from finetune_operator.decide.stages.undecidable import plan_after_refusal
 from finetune_operator.errors import ApiError, ChildRefused
 
 from tests.api.jobs import document
@@ -215,7 +215,7 @@ def test_a_refusal_keeps_what_was_seen_since_when_the_budget_is_used_up_and_how_
     job = raw_job(running, budget={"maxDuration": "1m"})
     for pods in ([raw_attempt(), raw_pod(running=True)], [raw_attempt(ended="Failed"), raw_pod(exit_code=1)]):
         decided = decide(job, *pods, at=100)
-        told = refused(observe(job).job, decided, "500 InternalError", NOW)
+        told = plan_after_refusal(observe(job).job, decided, "500 InternalError", NOW)
         assert (told.status.cost, told.status.attempts) == (decided.status.cost, decided.status.attempts)
         assert telling(told)[1] == "CannotStart"
     assert decided.status.attempts[0].end_time is not None

@@ -1,4 +1,4 @@
-"""What a decision consists of: objects to make, apply and delete, a status, and when to look again."""
+"""The result of a decision: actions on the cluster, a status, events, and when to decide again."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from datetime import timedelta
 
 from finetune_api.status import FineTuneJobStatus
 
-from finetune_operator.decide.conditions import Note
+from finetune_operator.decide.conditions import EventRecord
 from finetune_operator.manifests.child import Manifest
 
 
 @dataclass(frozen=True)
 class Create:
-    """Make an object that is never changed again; one that is there already and ours is as good."""
+    """Create an object that never changes. If an object of this name and this owner exists, nothing is done."""
 
     manifest: Manifest
 
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply an object."""
+    """Apply an object with server-side apply."""
 
     manifest: Manifest
 
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete an object, and what it owns before it."""
+    """Delete an object after everything that it owns."""
 
     api_version: str
     kind: str
@@ -38,21 +38,21 @@ Action = Create | Apply | Delete
 
 
 def delete_job(name: str) -> Delete:
-    """Delete an attempt's Job, or a check's."""
+    """Delete the Job of an attempt or of a preflight check."""
     return Delete("batch/v1", "Job", name)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done: the actions in their order, then one status write, then the events.
+    """What to do: the actions in their order, then one write of the status, then the events.
 
     Attributes:
-        requeue_after: look again then, even if nothing happens; None for only when something does.
-        needs_earlier_run: what an earlier attempt got has to be read; then it is decided again.
+        requeue_after: decide again after this time, even if nothing happens; None to wait for the next change.
+        needs_earlier_run: the run configuration of an earlier attempt must be read first. Read it and plan again.
     """
 
     status: FineTuneJobStatus
     actions: tuple[Action, ...] = ()
-    events: tuple[Note, ...] = ()
+    events: tuple[EventRecord, ...] = ()
     requeue_after: timedelta | None = None
     needs_earlier_run: bool = False

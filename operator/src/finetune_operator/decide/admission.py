@@ -1,40 +1,29 @@
-"""What the operator refuses before it starts a job: what catalogue and settings do not have. Pure.
+"""What the operator refuses before it starts a job: what its catalogue and its settings do not permit. Pure.
 
-Everything that can be known from the object alone is refused by the apiserver already (the CustomResourceDefinition).
+The apiserver already refuses everything that the object alone shows (the CustomResourceDefinition).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from decimal import Decimal
 from urllib.parse import urlsplit
 
 from finetune_api.spec.compute import ComputeSpec
 from finetune_api.spec.job import FineTuneJobSpec
 
-from finetune_operator.settings import Accelerator, Settings
+from finetune_operator.settings import Settings, TrainerNetwork
 
 
-def problems(spec: FineTuneJobSpec, settings: Settings) -> tuple[str, ...]:
-    """What keeps a spec from being run with these settings; empty where nothing does."""
-    return tuple(_problems(spec, settings))
-
-
-def _problems(spec: FineTuneJobSpec, settings: Settings) -> Iterator[str]:
-    yield from _of_compute(spec.compute, settings)
-    plugin, plugins = spec.method.reft.reward.plugin if spec.method.reft else None, settings.allowed.reward_plugins
-    if plugin is not None and plugin not in plugins:
-        yield _not_allowed("method.reft.reward.plugin", plugin, plugins,
-                           "use another reward, or have it added to settings.allowed.rewardPlugins")
+def spec_problems(spec: FineTuneJobSpec, settings: Settings) -> tuple[str, ...]:
+    """Why a job cannot run with these settings, one sentence for each field; empty if it can."""
+    problems = [*_compute_problems(spec.compute, settings), *_plugin_problems(spec, settings.allowed.reward_plugins)]
     if settings.trainer_network is not None:
-        for field, port in _ports(spec):
-            if not settings.trainer_network.allows(port):
-                yield (f"spec.{field}: the operator's settings let no trainer reach port {port}; use another, or have "
-                       "it opened there (trainerNetwork.destinations)")
+        problems += _port_problems(spec, settings.trainer_network)
+    return tuple(problems)
 
 
-def _of_compute(compute: ComputeSpec, settings: Settings) -> Iterator[str]:
+def _compute_problems(compute: ComputeSpec, settings: Settings) -> Iterator[str]:
     allowed = settings.allowed
     if compute.accelerator not in settings.accelerators:
         choices = ", ".join(sorted(settings.accelerators))
@@ -55,8 +44,22 @@ def _of_compute(compute: ComputeSpec, settings: Settings) -> Iterator[str]:
             yield _not_allowed("compute.tolerations", toleration.key or "(every taint)", allowed.toleration_keys)
 
 
-def _ports(spec: FineTuneJobSpec) -> Iterator[tuple[str, int]]:
-    """The ports of the servers that a job names."""
+def _plugin_problems(spec: FineTuneJobSpec, allowed: tuple[str, ...]) -> Iterator[str]:
+    plugin = spec.method.reft.reward.plugin if spec.method.reft else None
+    if plugin is not None and plugin not in allowed:
+        yield _not_allowed("method.reft.reward.plugin", plugin, allowed,
+                           "use another reward, or have it added to settings.allowed.rewardPlugins")
+
+
+def _port_problems(spec: FineTuneJobSpec, network: TrainerNetwork) -> Iterator[str]:
+    for field, port in _server_ports(spec):
+        if not network.allows(port):
+            yield (f"spec.{field}: its port is {port}, and the operator's settings let no trainer reach it; use "
+                   "another port, or have it opened there (trainerNetwork.destinations)")
+
+
+def _server_ports(spec: FineTuneJobSpec) -> Iterator[tuple[str, int]]:
+    """The fields of a job that name a server, with its port."""
     reference = spec.evaluation.reference
     source = spec.dataset.source
     for field, address in (
@@ -66,29 +69,10 @@ def _ports(spec: FineTuneJobSpec) -> Iterator[tuple[str, int]]:
     ):
         if address is not None:
             parts = urlsplit(address)
-            with suppress(ValueError):  # No port number: the trainer tells.
+            with suppress(ValueError):  # It is no port number: the trainer reports that.
                 yield field, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _not_allowed(field: str, value: str, choices: tuple[str, ...], otherwise: str = "leave it out") -> str:
-    advice = f"write one of {', '.join(choices)}, or {otherwise}" if choices else otherwise
-    return f"spec.{field}: the operator's settings do not allow {value}; {advice}"
-
-
-def price_of(spec: FineTuneJobSpec, accelerator: Accelerator) -> Decimal:
-    """The price of one accelerator hour that the job is accounted with."""
-    return accelerator.hourly_price if spec.budget.hourly_rate is None else spec.budget.hourly_rate
-
-
-def accelerators_of(spec: FineTuneJobSpec, accelerator: Accelerator) -> int:
-    """How many accelerators a job holds while it runs."""
-    return spec.compute.nodes * (spec.compute.gpus_per_node if accelerator.resource else 1)
-
-
-def node_words(spec: FineTuneJobSpec, accelerator: Accelerator) -> str:
-    """The kind of node that a trainer wants, in words."""
-    wanted = [f"{key}={value}" for key, value in {**accelerator.node_selector, **(spec.compute.node_selector or {})
-                                                  }.items()]
-    if accelerator.resource:
-        wanted.insert(0, f"{spec.compute.gpus_per_node} {accelerator.resource}")
-    return f"{spec.compute.accelerator} ({', '.join(wanted)})" if wanted else spec.compute.accelerator
+    cure = f"write one of {', '.join(choices)}, or {otherwise}" if choices else otherwise
+    return f"spec.{field}: the operator's settings do not allow {value}; {cure}"

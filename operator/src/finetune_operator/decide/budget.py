@@ -1,96 +1,81 @@
-"""What a job may still cost and last: what its trainer is told of it, and what follows when it is spent. Pure."""
+"""What a job may still cost, how long it may still run, and when one of these limits is reached. Pure."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from decimal import Decimal
 
-from finetune_api.messages import Limits, ProgressMessage
-from finetune_api.money import cost_of, rounded_amount
+from finetune_api.messages import Limits
+from finetune_api.quantities import format_duration
 from finetune_api.spec.policy import BudgetSpec
 from finetune_api.status import Attempt, FineTuneJobStatus
 
-from finetune_operator.decide import accounting
+from finetune_operator.decide import cost
 
 RESERVE = timedelta(hours=2)
-"""A trainer stops by itself at its limits, evaluates and publishes. One that goes on for longer than this hangs."""
+"""At a limit a trainer stops by itself, evaluates and publishes. One that takes longer than this hangs."""
 
 
-def deadline(budget: BudgetSpec) -> timedelta | None:
+def pod_deadline(budget: BudgetSpec) -> timedelta | None:
     """The time on its node after which the kubelet ends a pod that hangs; None without budget.maxDuration."""
     return budget.max_duration + RESERVE if budget.max_duration else None
 
 
-def limits(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int) -> Limits:
-    """What limits.json tells the running attempt."""
+def trainer_limits(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int) -> Limits:
+    """What limits.json says to the running attempt."""
     ended = status.model_copy(update={"attempts": tuple(one for one in status.attempts if one.end_time)})
-    running = _running(status)
+    running = _running_attempt(status)
     stop_at = None
     if budget.max_duration and running:
-        stop_at = running.start_time + budget.max_duration - accounting.run_time(ended)
+        stop_at = running.start_time + budget.max_duration - cost.time_of_ended_attempts(ended)
     return Limits(stop_at=stop_at, max_cost=budget.max_cost,
-                  spent_before=accounting.spent(ended, accelerators, None),
+                  spent_before=cost.amount_spent(ended, accelerators, None),
                   hourly_rate=status.cost.price(accelerators).per_hour if status.cost else None)
 
 
-def spent(budget: BudgetSpec, status: FineTuneJobStatus) -> str | None:
-    """Why no further attempt may be made, in words; None where one may."""
-    cost = status.cost
-    if budget.max_cost is not None and cost and cost.spent and cost.spent >= budget.max_cost:
-        price = cost.price(accelerators=1)
-        return (f"budget.maxCost is {price.in_words(budget.max_cost)}; {price.in_words(cost.spent)} are spent and "
+def budget_spent(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int) -> str | None:
+    """Why the budget permits no further attempt, in words; None if it permits one."""
+    known = status.cost
+    if budget.max_cost is not None and known and known.spent and known.spent >= budget.max_cost:
+        price = known.price(accelerators)
+        return (f"budget.maxCost is {price.in_words(budget.max_cost)}; {price.in_words(known.spent)} are spent and "
                 "nothing is published yet. Raise budget.maxCost in a new job")
-    if budget.max_duration and accounting.run_time(status) >= budget.max_duration:
-        return "budget.maxDuration is used up, and nothing is published yet. Raise budget.maxDuration in a new job"
+    used = cost.time_of_ended_attempts(status)
+    if budget.max_duration and used >= budget.max_duration:
+        return (f"budget.maxDuration is {format_duration(budget.max_duration)}; {format_duration(used)} are used and "
+                "nothing is published yet. Raise budget.maxDuration in a new job")
     return None
 
 
-def watched(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> FineTuneJobStatus:
-    """The status of a job that runs, with the time since when a limit of its budget is reached."""
+def with_limit_reached(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime
+                       ) -> FineTuneJobStatus:
+    """The status of a running job with the time since when a limit of its budget is reached, if one is."""
     if status.cost is None:
         return status
-    since = (status.cost.used_up_at or now) if _used_up(budget, status, accelerators, now) else None
+    since = (status.cost.used_up_at or now) if _reached_limit(budget, status, accelerators, now) else None
     return status.model_copy(update={"cost": status.cost.model_copy(update={"used_up_at": since})})
 
 
-def overdue(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> str | None:
-    """Why the running attempt hangs, in words: it goes on long after its trainer was told to stop."""
+def overdue_reason(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> str | None:
+    """Why the operator stops the running attempt, in words; None if it may go on.
+
+    The trainer stops by itself when it reaches a limit. An attempt that still runs long after that hangs.
+    """
     since = status.cost.used_up_at if status.cost else None
     if since is None or now - since < RESERVE:
         return None
-    reached = _used_up(budget, status, accelerators, now)
-    return reached and f"{reached}, and the trainer has not stopped by itself in two hours: it is stopped"
+    reached = _reached_limit(budget, status, accelerators, now)
+    return reached and f"{reached}, and two hours later the trainer still runs. The operator stops it"
 
 
-def _used_up(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> str | None:
-    if budget.max_cost is not None and accounting.spent(status, accelerators, now) >= budget.max_cost:
-        return f"budget.maxCost {budget.max_cost} is spent"
-    running = _running(status)
+def _reached_limit(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> str | None:
+    if budget.max_cost is not None and status.cost and cost.amount_spent(status, accelerators, now) >= budget.max_cost:
+        return f"budget.maxCost ({status.cost.price(accelerators).in_words(budget.max_cost)}) is spent"
+    running = _running_attempt(status)
     if budget.max_duration and running and (
-            accounting.run_time(status) + (now - running.start_time) >= budget.max_duration):
-        return "budget.maxDuration is used up"
+            cost.time_of_ended_attempts(status) + (now - running.start_time) >= budget.max_duration):
+        return f"budget.maxDuration ({format_duration(budget.max_duration)}) is used"
     return None
 
 
-def _running(status: FineTuneJobStatus) -> Attempt | None:
+def _running_attempt(status: FineTuneJobStatus) -> Attempt | None:
     return next((one for one in status.attempts if one.end_time is None), None)
-
-
-def projected(status: FineTuneJobStatus, accelerators: int, so_far: Decimal, said: ProgressMessage | None,
-              until: datetime | None) -> Decimal | None:
-    """What the job will have cost when training is done, as far as the trainer can tell.
-
-    Args:
-        status: with the price.
-        accelerators: how many are paid for.
-        so_far: what is spent.
-        said: the trainer's last words.
-        until: when it said them.
-    """
-    if not status.cost:
-        return None
-    progress = said.progress if said else None
-    if until is None or progress is None or progress.estimated_completion_time is None:
-        return status.cost.projected
-    left = max(progress.estimated_completion_time - until, timedelta())
-    return rounded_amount(so_far + cost_of(left, status.cost.price(accelerators)))

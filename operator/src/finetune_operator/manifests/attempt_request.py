@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from finetune_api.spec.job import FineTuneJobSpec
 
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 from finetune_operator.settings import Accelerator, Settings
 
 

@@ -11,7 +11,7 @@ from finetune_api.base import GROUP, VERSION
 from finetune_api.spec.job import KIND
 
 from finetune_operator.names import HASH_ANNOTATION, labels
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 
 Manifest = dict[str, Any]
 """A Kubernetes object that the operator creates, or a part of one, as plain JSON data."""

@@ -7,7 +7,7 @@ from finetune_api.messages import Limits
 
 from finetune_operator.manifests.child import Manifest, child_metadata, hashed
 from finetune_operator.names import PREFLIGHT_LABEL, limits_name, preflight_run_name, run_name
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 
 
 def run_map(job: JobView, number: int, text: str) -> Manifest:

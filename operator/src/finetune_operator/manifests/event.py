@@ -10,7 +10,7 @@ from finetune_api.spec.job import KIND
 
 from finetune_operator.manifests.child import Manifest
 from finetune_operator.names import MANAGER
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 
 _LONGEST_MESSAGE = 1024
 """Characters of a message that the apiserver accepts."""

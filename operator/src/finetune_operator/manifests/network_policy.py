@@ -7,7 +7,7 @@ from ipaddress import ip_network
 
 from finetune_operator.manifests.child import Manifest, child_metadata, hashed, identity
 from finetune_operator.names import API_VERSIONS, UID_LABEL, policy_name
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 from finetune_operator.observed.observation import Observation
 from finetune_operator.settings import Destination, Peer, Settings, TrainerNetwork
 
@@ -26,7 +26,7 @@ def missing(observation: Observation, settings: Settings) -> tuple[Manifest, ...
     if settings.trainer_network is None or job.spec is None:
         return ()
     policy = network_policy(job, job.spec.compute.nodes, settings.trainer_network, settings.trainer_port)
-    return () if identity(policy) in observation.applied else (policy,)
+    return () if identity(policy) in observation.applied_children else (policy,)
 
 
 def network_policy(job: JobView, nodes: int, network: TrainerNetwork, port: int) -> Manifest:

@@ -17,7 +17,7 @@ from finetune_operator.manifests.pod.resources import PodResources
 from finetune_operator.manifests.pod.template import RUN_FOLDER, PodRequest, pod_template
 from finetune_operator.manifests.pod.volumes import claims, config_volume, working_volumes
 from finetune_operator.names import PREFLIGHT_LABEL, labels, preflight_run_name
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 from finetune_operator.settings import Settings
 
 

@@ -25,7 +25,7 @@ from finetune_operator.manifests.attempt_request import AttemptRequest
 from finetune_operator.manifests.child import Manifest
 from finetune_operator.manifests.pod.resources import host_memory
 from finetune_operator.names import ATTEMPT_LABEL, run_name
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 from finetune_operator.settings import Settings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_operator.manifests.child import Manifest, child_metadata, hashed
 from finetune_operator.manifests.pod.labels import pod_labels
 from finetune_operator.names import INDEX_ANNOTATION, attempt_name, labels
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 
 RENDEZVOUS_PORT = 29400
 

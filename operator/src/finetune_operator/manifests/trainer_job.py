@@ -14,7 +14,7 @@ from finetune_operator.manifests.pod.template import LIMITS_FOLDER, RUN_FOLDER, 
 from finetune_operator.manifests.pod.volumes import config_volume, working_volumes
 from finetune_operator.manifests.service import RENDEZVOUS_PORT
 from finetune_operator.names import attempt_name, labels, limits_name, run_name
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 from finetune_operator.settings import Settings
 
 UPLOAD_BYTES_PER_SECOND = 50e6

@@ -1,1 +1,1 @@
-"""The cluster as the operator sees it: objects, and the observation that one decision rests on."""
+"""What the operator observes in the cluster: jobs, attempts and pods as small typed values. Pure."""

@@ -1,4 +1,4 @@
-"""Everything that one decision rests on."""
+"""Everything that is known about one job. A decision uses nothing else but the settings and the time."""
 
 from __future__ import annotations
 
@@ -9,51 +9,58 @@ from typing import Any
 
 from finetune_api.messages import ProgressMessage
 
-from finetune_operator.observed.objects import AttemptView, JobView
+from finetune_operator.names import HASH_ANNOTATION
+from finetune_operator.observed.attempt import AttemptView
+from finetune_operator.observed.job import JobView
 
 
 @dataclass(frozen=True)
-class Checks:
-    """How many other jobs are being checked.
+class OtherPreflights:
+    """How many preflight checks of other jobs exist.
 
     Attributes:
-        working: everywhere, without those that wait for a node, a quota or a queue.
-        in_namespace: in the job's own namespace, all of them.
+        running: in all namespaces, without checks that wait for a node, a quota or a queue.
+        in_namespace: in the job's own namespace, in any state.
     """
 
-    working: int = 0
+    running: int = 0
     in_namespace: int = 0
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What is known of one job.
+    """What is known about one job.
 
     Attributes:
-        job: the resource.
-        attempts: its attempts whose Jobs exist, by number.
-        preflights: checks whose Jobs exist, numbered by the generation that they check.
-        taken: numbers whose Job name belongs to somebody else (an earlier job of this name).
-        applied: digests of the applied children that exist, by kind and name.
-        maps: names of its ConfigMaps that exist.
-        addresses: of its Services, by name.
-        bound_claims: claims that are known to have a volume; they are asked for only where a check is made.
-        checks: of other jobs.
-        progress: what the running trainer said last.
-        polled_at: when the trainer was asked last; costs of a running attempt are counted up to then, so that an idle
-            pass changes nothing.
-        earlier_run: the run configuration of an earlier attempt, empty where there is none; None where it was not read.
+        job: the FineTuneJob.
+        attempts: the attempts whose Jobs or pods exist, by number.
+        preflights: the checks whose Jobs exist, numbered by the generation that they check.
+        taken_numbers: numbers of attempts whose Job name belongs to an earlier job of this name.
+        applied_children: kind, name and digest of each applied child that exists.
+        config_maps: names of the job's ConfigMaps that exist.
+        service_addresses: cluster IP of each of its Services, by name.
+        bound_claims: claims that are known to have a volume; the operator asks only before it creates a check.
+        other_preflights: the checks of other jobs.
+        progress: the running trainer's last message.
+        polled_at: when the operator last asked the trainer. The cost of a running attempt counts up to this time, so
+            that a pass without news changes nothing.
+        earlier_run: the run configuration of an earlier attempt, empty if there is none; None if it was not read.
     """
 
     job: JobView
     attempts: tuple[AttemptView, ...] = ()
     preflights: tuple[AttemptView, ...] = ()
-    taken: frozenset[int] = frozenset()
-    applied: frozenset[tuple[str, str, str]] = frozenset()
-    maps: frozenset[str] = frozenset()
-    addresses: Mapping[str, str] = field(default_factory=dict)
+    taken_numbers: frozenset[int] = frozenset()
+    applied_children: frozenset[tuple[str, str, str]] = frozenset()
+    config_maps: frozenset[str] = frozenset()
+    service_addresses: Mapping[str, str] = field(default_factory=dict)
     bound_claims: frozenset[str] = frozenset()
-    checks: Checks = Checks()
+    other_preflights: OtherPreflights = OtherPreflights()
     progress: ProgressMessage | None = None
     polled_at: datetime | None = None
     earlier_run: Mapping[str, Any] | None = None
+
+
+def child_hash(raw: Mapping[str, Any]) -> str | None:
+    """The digest in the annotation of a child that the operator applied; None if it has none."""
+    return (raw["metadata"].get("annotations") or {}).get(HASH_ANNOTATION)

@@ -11,7 +11,7 @@ from finetune_api.status import ConditionStatus, ConditionType, Phase
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from finetune_operator.observed.objects import time_of
+from finetune_operator.observed.timestamps import time_of
 
 _JOB = ("namespace", "job")
 _JOB_AND_UID = (*_JOB, "uid")

@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 
 from finetune_operator.cluster.apiserver.decoding import RawObject
 from finetune_operator.names import ATTEMPT_LABEL, JOB_LABEL, PREFLIGHT_LABEL, attempt_name
-from finetune_operator.observed.objects import AttemptView, PodView, time_of, view_attempt, view_pod
+from finetune_operator.observed.attempt import AttemptView, view_attempt
+from finetune_operator.observed.pod import PodView, view_pod
+from finetune_operator.observed.timestamps import time_of
 
 
 def attempts_of(children: Sequence[RawObject], gone: Collection[str]) -> Iterator[AttemptView]:
@@ -43,7 +45,7 @@ def _without_job(pod: RawObject, pods: tuple[PodView, ...]) -> AttemptView | Non
         return None
     number = _number(pod)
     return AttemptView(number, attempt_name(pod["metadata"]["labels"][JOB_LABEL], number), created, suspended=False,
-                       suspended_at=None, released_at=created, deleting=True, complete=False, failed=None,
+                       suspended_at=None, unsuspended_at=created, deleting=True, complete=False, failed=None,
                        finished_at=None, pods=pods)
 
 

@@ -14,10 +14,11 @@ from finetune_operator.cluster.apiserver.received import trim
 from finetune_operator.cluster.cache.attempts import attempts_of, checks_of
 from finetune_operator.cluster.cache.keys import Key, key_of
 from finetune_operator.cluster.cache.settled import is_settled
-from finetune_operator.decide.check_turns import CheckTurns, reason_in
+from finetune_operator.decide.preflight.turns import PreflightTurns, stored_preflight_reason
 from finetune_operator.names import API_VERSIONS, ATTEMPT_LABEL, PREFLIGHT_LABEL, UID_LABEL
-from finetune_operator.observed.objects import AttemptView, JobView, child_hash, view_job
-from finetune_operator.observed.observation import Checks, Observation
+from finetune_operator.observed.attempt import AttemptView
+from finetune_operator.observed.job import JobView, view_job
+from finetune_operator.observed.observation import Observation, OtherPreflights, child_hash
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Cache:
         self._deleted: dict[str, int] = {}
         self._deleted_before: dict[str, int] = {}
         self.polled: dict[str, Polled] = {}
-        self.turns = CheckTurns()
+        self.turns = PreflightTurns()
 
     def begin_sweep(self) -> None:
         """Forget the deletions before the last sweep: no page that was read then can arrive any more."""
@@ -86,12 +87,12 @@ class Cache:
             if held is None or held["metadata"]["uid"] == raw["metadata"]["uid"]:
                 self._jobs.pop(key, None)
                 self.polled.pop(raw["metadata"]["uid"], None)
-                self.turns.note(key, None)
+                self.turns.record(key, None)
             return True
         if not _is_newer(raw, held):
             return False
         self._jobs[key] = trim(raw)
-        self.turns.note(key, reason_in(self._jobs[key]))
+        self.turns.record(key, stored_preflight_reason(self._jobs[key]))
         return True
 
     def _note_child(self, key: Key, raw: RawObject, deleted: bool) -> bool:
@@ -154,8 +155,8 @@ class Cache:
 
     def next_checks(self, key: Key) -> tuple[Key, ...]:
         """After a pass over a job, however it ended: the jobs whose check may start now."""
-        self.turns.note(key, reason_in(self._jobs[key]) if key in self._jobs else None)
-        return self.turns.next()
+        self.turns.record(key, stored_preflight_reason(self._jobs[key]) if key in self._jobs else None)
+        return self.turns.next_in_turn()
 
     def stored_status(self, key: Key) -> Mapping[str, object]:
         """A job's status as the apiserver has it; empty if there is none."""
@@ -187,13 +188,14 @@ class Cache:
         polled = self.polled.get(job.uid)
         current = polled if polled and attempts and attempts[-1].number == polled.attempt else None
         return Observation(
-            job=job, attempts=attempts, preflights=tuple(checks_of(own, self._gone)), taken=frozenset(taken),
-            applied=frozenset((child["kind"], child["metadata"]["name"], digest) for child in own
-                              if child["kind"] in API_VERSIONS and (digest := child_hash(child))),
-            maps=frozenset(child["metadata"]["name"] for child in own if child["kind"] == "ConfigMap"),
-            addresses={child["metadata"]["name"]: child["spec"]["clusterIP"] for child in own
-                       if child["kind"] == "Service" and child["spec"]["clusterIP"]},
-            checks=Checks() if job.status.start_time else self.turns.beside(key),
+            job=job, attempts=attempts, preflights=tuple(checks_of(own, self._gone)),
+            taken_numbers=frozenset(taken),
+            applied_children=frozenset((child["kind"], child["metadata"]["name"], digest) for child in own
+                                       if child["kind"] in API_VERSIONS and (digest := child_hash(child))),
+            config_maps=frozenset(child["metadata"]["name"] for child in own if child["kind"] == "ConfigMap"),
+            service_addresses={child["metadata"]["name"]: child["spec"]["clusterIP"] for child in own
+                               if child["kind"] == "Service" and child["spec"]["clusterIP"]},
+            other_preflights=OtherPreflights() if job.status.start_time else self.turns.others_of(key),
             progress=current.message if current else None, polled_at=current.at if current else None,
         )
 

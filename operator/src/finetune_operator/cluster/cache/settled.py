@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from finetune_operator.cluster.apiserver.decoding import RawObject
-from finetune_operator.decide.attempts import RUNNING
+from finetune_operator.decide.attempts.records import RUNNING
 from finetune_operator.names import ATTEMPT_LABEL
 
 

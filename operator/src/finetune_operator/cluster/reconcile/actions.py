@@ -12,7 +12,7 @@ from finetune_operator.decide.actions import Action, Apply, Create, Delete
 from finetune_operator.errors import ApiError, NameTaken
 from finetune_operator.faults import Moment
 from finetune_operator.manifests.child import Manifest
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 
 
 class ActionRunner:

@@ -13,12 +13,12 @@ from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.cluster.reconcile.pod_events import EventReader, with_event_messages
 from finetune_operator.decide.actions import Plan
 from finetune_operator.decide.plan import plan
-from finetune_operator.decide.preflight import claims_to_ask_for
+from finetune_operator.decide.preflight.plan import claims_to_look_up
 from finetune_operator.errors import ApiError
 from finetune_operator.manifests.child import Manifest
 from finetune_operator.manifests.run_config import earlier_run
 from finetune_operator.names import UID_LABEL
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 from finetune_operator.observed.observation import Observation
 from finetune_operator.settings import Settings
 
@@ -45,12 +45,12 @@ class Planner:
         if decided.needs_earlier_run:
             observation = replace(observation, earlier_run=await self._earlier_run(observation.job))
             decided = plan(observation, self._settings, self._clock())
-        if claims := claims_to_ask_for(observation, decided, self._settings):
+        if claims := claims_to_look_up(observation, decided, self._settings):
             job = observation.job
             bound = await self._bound(job.namespace, claims)
             # Other passes ran meanwhile.
-            turns = self._cache.turns.beside((job.namespace, job.name))
-            observation = replace(observation, bound_claims=bound, checks=turns)
+            turns = self._cache.turns.others_of((job.namespace, job.name))
+            observation = replace(observation, bound_claims=bound, other_preflights=turns)
             decided = plan(observation, self._settings, self._clock())
         return observation, decided
 

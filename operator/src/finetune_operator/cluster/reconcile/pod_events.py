@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from aiohttp import ClientError
 
-from finetune_operator.decide.failure import lacks_pod, starts_silently
+from finetune_operator.decide.attempts.waiting import lacks_pods, starts_silently
 from finetune_operator.errors import ApiError
-from finetune_operator.observed.objects import AttemptView
+from finetune_operator.observed.attempt import AttemptView
 from finetune_operator.observed.observation import Observation
 
 _LONGEST_MESSAGE = 1000
@@ -77,18 +77,18 @@ async def with_event_messages(observation: Observation, events: EventReader, now
 
 def _selector(view: AttemptView, now: datetime) -> str | None:
     """The field selector of Events that explain why an attempt or a check waits; None if none are needed."""
-    if lacks_pod(view, now):
+    if lacks_pods(view, now):
         return f"involvedObject.kind=Job,involvedObject.uid={view.uid},reason=FailedCreate"
     if view.finished or view.deleting:
         return None
-    silent = next((pod.name for pod in view.present if starts_silently(pod, now)), None)
+    silent = next((pod.name for pod in view.present_pods if starts_silently(pod, now)), None)
     return f"involvedObject.kind=Pod,involvedObject.name={silent}" if silent else None
 
 
 def _with_event(view: AttemptView, event: Mapping[str, Any], now: datetime) -> AttemptView:
     message = message_of(event)
-    if lacks_pod(view, now):
-        return replace(view, no_pod=message or None)
+    if lacks_pods(view, now):
+        return replace(view, pod_creation_error=message or None)
     waiting = (event.get("reason") or "Warning", message)
     return replace(view, pods=tuple(
         replace(pod, waiting=waiting) if starts_silently(pod, now) else pod for pod in view.pods))

@@ -14,12 +14,11 @@ from finetune_operator.cluster.reconcile.actions import ActionRunner
 from finetune_operator.cluster.reconcile.planning import Planner
 from finetune_operator.cluster.reconcile.runtime import Runtime
 from finetune_operator.cluster.reconcile.status_writer import StatusWriter
-from finetune_operator.decide import failing
 from finetune_operator.decide.actions import Plan
-from finetune_operator.decide.check_turns import reason_of
-from finetune_operator.decide.plan import refused
+from finetune_operator.decide.preflight.turns import preflight_reason
+from finetune_operator.decide.stages.undecidable import plan_after_error, plan_after_refusal
 from finetune_operator.errors import ApiError, ChildRefused, DecisionFailed, NameTaken
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 from finetune_operator.observed.observation import Observation
 from finetune_operator.settings import Settings
 
@@ -71,13 +70,13 @@ class Reconciler:
             observation = self._cache.around(job)
             observation, decided = await self._planner.plan(observation)
             # Recorded before any other pass plans.
-            self._cache.turns.note(key, None if job.deleting else reason_of(decided.status))
+            self._cache.turns.record(key, None if job.deleting else preflight_reason(decided.status))
         except ApiError as error:
             await self._report_refusals(job, Plan(job.status), [error])
         except (ClientError, OSError):
             raise
         except Exception as error:
-            return observation, failing.told(observation, self._settings, self._clock(), error), error
+            return observation, plan_after_error(observation, self._settings, self._clock(), error), error
         return observation, decided, None
 
     async def _apply(self, job: JobView, decided: Plan) -> None:
@@ -94,7 +93,7 @@ class Reconciler:
         reported = [one for one in refusals if isinstance(one, NameTaken) or not one.is_conflict]
         if reported:
             message = "; ".join(dict.fromkeys(map(str, reported)))
-            await self._status.write(job, refused(job, decided, message, self._clock()))
+            await self._status.write(job, plan_after_refusal(job, decided, message, self._clock()))
         first = reported[0] if reported else refusals[0]
         if isinstance(first, NameTaken) or first.is_of_namespace:
             raise ChildRefused(str(first)) from first

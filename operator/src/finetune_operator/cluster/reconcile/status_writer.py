@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from finetune_api.base import GROUP, VERSION
+from finetune_api.reasons import Reason
 from finetune_api.spec.job import KIND
 from finetune_api.status import FineTuneJobStatus
 
@@ -17,11 +18,11 @@ from finetune_operator.cluster.reconcile.log_fields import log_fields
 from finetune_operator.cluster.reconcile.runtime import Runtime
 from finetune_operator.cluster.reconcile.status_document import StatusDocument, dump_status, repaired
 from finetune_operator.decide.actions import Plan
-from finetune_operator.decide.conditions import Note, progressing
+from finetune_operator.decide.conditions import EventRecord, progressing_condition
 from finetune_operator.errors import ApiError
 from finetune_operator.faults import Moment
 from finetune_operator.manifests.event import event
-from finetune_operator.observed.objects import JobView
+from finetune_operator.observed.job import JobView
 from finetune_operator.telemetry.metrics import STATUS_REFUSALS
 
 _LONGEST_REFUSAL = 1000
@@ -91,11 +92,11 @@ class StatusWriter:
         stored = self._cache.stored_status(key)
         accepted = repaired(status, stored, error.fields, message)
         # The Event first: the apiserver may refuse the rest of the status too.
-        await self._write_event(job, Note("Warning", "StatusRefused", message, str(job.generation)))
+        await self._write_event(job, EventRecord("Warning", Reason.STATUS_REFUSED, message, str(job.generation)))
         if accepted != stored:
             await self._replace(job, accepted)
 
-    async def _write_event(self, job: JobView, record: Note) -> None:
+    async def _write_event(self, job: JobView, record: EventRecord) -> None:
         body = event(job, record.kind, record.reason, record.message, record.key, self._runtime.clock())
         try:
             await self._client.create(body)
@@ -107,5 +108,5 @@ class StatusWriter:
 
 
 def _summary(status: FineTuneJobStatus) -> str:
-    condition = progressing(status)
+    condition = progressing_condition(status)
     return f"{status.phase}: {condition.reason}: {condition.message}" if condition else str(status.phase)
