@@ -74,11 +74,11 @@ def measure(case: Case) -> tuple[int, int]:
     """Train two steps in this process: the estimate and the allocator's peak, in bytes."""
     import torch
     from finetune_api.estimate import ForwardPass, Machine, estimate_memory, read_architecture
-    from finetune_api.loading import parse_job
     from finetune_api.messages import Limits, Stage
-    from finetune_api.money import Price
+    from finetune_api.reading.loading import parse_job
     from finetune_api.resolve import resolve_defaults
     from finetune_api.spec.method import Quantization
+    from finetune_api.values.money import Price
     from finetune_trainer.clock import SystemClock
     from finetune_trainer.data.rows import PreparedData, TokenRow
     from finetune_trainer.hardware.device import choose_device, make_deterministic

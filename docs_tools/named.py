@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 import yaml
-from finetune_api.fields import document_field
-from finetune_api.spec.job import FineTuneJob
+from finetune_api.explain.fields import document_field
+from finetune_api.job import FineTuneJob
 from finetune_cli.main import finetune
 from finetune_operator.settings import Accelerator, Settings
 from pydantic import BaseModel

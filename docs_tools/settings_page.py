@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from finetune_api.fields import document_field
-from finetune_api.reference import field_tables
+from finetune_api.explain.fields import document_field
+from finetune_api.generate.api_page import field_tables
 from finetune_operator.settings import DEFAULT_CATALOGUE, Accelerator, Settings
 
 _HEAD = """\

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from finetune_api.messages import Outcome, Result, Stage
-from finetune_api.printable import printable
+from finetune_api.values.printable import printable
 from finetune_operator.telemetry.logs import JsonLines, TextLines
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.progress.console import ConsoleObserver

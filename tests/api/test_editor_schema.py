@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jsonschema
 import pytest
-from finetune_api.generate import editor_schema
+from finetune_api.definition.crd import editor_schema
 from finetune_api.rules import RULES
 
 from tests.api.jobs import document, errors_of, nested

@@ -20,12 +20,12 @@ from finetune_api.estimate import (
     operations_per_token,
     read_architecture,
 )
-from finetune_api.money import Price
 from finetune_api.resolve import resolve_defaults
 from finetune_api.rules import SMALLEST_SPEC, merge_patch
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import MethodSpec, MethodType, PartialSpec, Quantization
 from finetune_api.spec.training import Precision
+from finetune_api.values.money import Price
 
 GIB = 1024**3
 L4 = 24 * GIB

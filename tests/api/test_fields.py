@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetune_api import FineTuneJob
-from finetune_api.fields import FieldDoc, document_field
+from finetune_api.explain.fields import FieldDoc, document_field
 
 
 def _all(document: FieldDoc) -> list[FieldDoc]:

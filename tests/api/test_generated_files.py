@@ -14,7 +14,8 @@ import jsonschema
 import pytest
 import yaml
 from finetune_api import parse_job, resolve_defaults, spec_hash
-from finetune_api.generate import crd, generated_files
+from finetune_api.definition.crd import crd
+from finetune_api.generate import generated_files
 from finetune_api.rules import RULES
 
 from tests.api.jobs import document, errors_of, nested

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from finetune_api import parse_job_text, resolve_defaults, spec_hash
-from finetune_api.json_schema import DEEPEST, FORM, LONGEST
+from finetune_api.values.json_schema import DEEPEST, FORM, LONGEST
 
 from tests.api.jobs import TEXT, document, errors_of, job
 

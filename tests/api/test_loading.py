@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetune_api import FineTuneJob, InvalidJob, load_job, parse_job, parse_job_text
-from finetune_api.fields import document_field
+from finetune_api.explain.fields import document_field
 
 from tests.api.jobs import TEXT, document, errors_of
 

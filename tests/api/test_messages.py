@@ -17,8 +17,8 @@ from finetune_api.messages import (
     Result,
     Stage,
 )
-from finetune_api.printable import printable
 from finetune_api.status import EvaluationScores, Memory, Progress, PublishedAdapter
+from finetune_api.values.printable import printable
 from pydantic import ValidationError
 
 PUBLISHED = {Outcome.SUCCEEDED, Outcome.QUALITY_GATE, Outcome.STOPPED_EARLY, Outcome.ALREADY_PUBLISHED}

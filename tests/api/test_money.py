@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 from finetune_api.messages import Accelerator
-from finetune_api.money import Price, cost_of, estimated_amount
 from finetune_api.status import Cost
+from finetune_api.values.money import Price, cost_of, estimated_amount
 
 
 @pytest.mark.parametrize(("duration", "price", "cost"), [

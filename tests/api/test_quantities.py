@@ -6,7 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from finetune_api.quantities import (
+from finetune_api.values.quantities import (
     Quantity,
     format_duration,
     parse_duration,

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 import yaml
 from finetune_api import FineTuneJob, FineTuneJobSpec, resolve_defaults, spec_hash
-from finetune_api.fields import FieldDoc, document_field
+from finetune_api.explain.fields import FieldDoc, document_field
 from finetune_api.messages import Accelerator, RunConfig
 from finetune_api.rules import merge_patch
 from finetune_api.spec.evaluation import JSON_METRICS, Metric

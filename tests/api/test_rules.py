@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetune_api import FineTuneJob
-from finetune_api.fields import document_field
+from finetune_api.explain.fields import document_field
 from finetune_api.rules import RULES, Rule, broken_rules, merge_patch
 
 from tests.api.jobs import document, errors_of, job, nested

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from finetune_api.uris import Uri, is_address, parse_uri
+from finetune_api.values.uris import Uri, is_address, parse_uri
 
 from tests.api.jobs import document, errors_of
 

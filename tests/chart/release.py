@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from finetune_api.base import GROUP, VERSION
-from finetune_api.spec.job import KIND
+from finetune_api.job import KIND
+from finetune_api.values.api_model import GROUP, VERSION
 
 from charts.generate import CHART
 from tests.cluster.binaries import command

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 from finetune_api.messages import Outcome, Result, Stage
-from finetune_api.money import Price
+from finetune_api.values.money import Price
 from finetune_operator.names import JOB_LABEL
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.progress.server import Metrics, ProgressServer

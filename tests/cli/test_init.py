@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 from finetune_api import parse_job_text, resolve_defaults
-from finetune_api.generate import editor_schema
+from finetune_api.definition.crd import editor_schema
 from finetune_api.spec.method import MethodType, Quantization
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 

@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any
 
 import jsonschema
-from finetune_api.generate import crd
+from finetune_api.definition.crd import crd
 from finetune_api.messages import Outcome, ProgressMessage, Stage
 from finetune_api.rules import RULES, SMALLEST_SPEC, STORED_RULES, merge_patch
 from finetune_api.status import Progress

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from finetune_api.printable import printable
 from finetune_api.status import Condition, Phase
+from finetune_api.values.printable import printable
 from finetune_operator.cluster.reconcile.status_document import dump_status
 from finetune_operator.decide.conditions import ConditionReport, set_conditions, with_observed_generation
 from finetune_operator.observed.job import view_job

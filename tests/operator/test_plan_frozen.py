@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 from finetune_api.messages import Outcome, RunConfig
-from finetune_api.quantities import Quantity
 from finetune_api.rules import merge_patch
 from finetune_api.status import Phase
+from finetune_api.values.quantities import Quantity
 from finetune_operator import names
 from finetune_operator.decide.plan import plan
 from finetune_operator.manifests.run_config import earlier_run

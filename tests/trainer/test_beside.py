@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from finetune_api.money import Price
+from finetune_api.values.money import Price
 from finetune_trainer.errors import StopRequested
 from finetune_trainer.progress.metrics_log import MetricsLog
 from finetune_trainer.progress.state import RunState

@@ -9,7 +9,7 @@ from datetime import date
 import pytest
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.messages import Accelerator, RunConfig
-from finetune_api.uris import parse_uri
+from finetune_api.values.uris import parse_uri
 from finetune_trainer.errors import MissingInput
 from finetune_trainer.storage import BackgroundUploader, open_storage
 from finetune_trainer.training.checkpoints import CheckpointStore

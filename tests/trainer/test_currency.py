@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 from finetune_api.messages import Accelerator, Limits, Stage
-from finetune_api.money import Price
+from finetune_api.values.money import Price
 from finetune_trainer.progress.console import ConsoleObserver
 from finetune_trainer.progress.limits import Spending, stop_reason
 from finetune_trainer.progress.metrics_log import MetricsLog

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from finetune_api.uris import parse_uri
+from finetune_api.values.uris import parse_uri
 from finetune_trainer.data.sources.hub import _refuse_files_elsewhere
 from finetune_trainer.errors import BadConfig, MissingInput
 from finetune_trainer.storage import download as module

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from finetune_api import parse_job, resolve_defaults
-from finetune_api.uris import Uri
+from finetune_api.values.uris import Uri
 from finetune_trainer.data.formats import format_of, read_rows
 from finetune_trainer.data.sources import hub
 from finetune_trainer.data.sources.splits import local_files, read_splits

@@ -7,7 +7,7 @@ import json
 
 import pytest
 from finetune_api import parse_job, resolve_defaults
-from finetune_api.uris import parse_uri
+from finetune_api.values.uris import parse_uri
 from finetune_trainer.errors import BadConfig, MissingInput
 from finetune_trainer.model.files.content import check_links, content_digest, description_digest, folder_digest
 from finetune_trainer.model.files.description import describe_model

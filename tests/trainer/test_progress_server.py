@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 from finetune_api.bounded_server import MOST_CONNECTIONS, Bounded
-from finetune_api.money import Price
+from finetune_api.values.money import Price
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.progress.server import Metrics, ProgressServer
 from finetune_trainer.progress.state import RunState

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from finetune_api import parse_job, resolve_defaults
-from finetune_api.uris import parse_uri
+from finetune_api.values.uris import parse_uri
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.rows import EvaluationRow, Example, TokenRow
 from finetune_trainer.errors import BadConfig, MissingInput, StopRequested

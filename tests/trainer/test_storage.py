@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from finetune_api.spec.output import S3Spec
-from finetune_api.uris import parse_uri
+from finetune_api.values.uris import parse_uri
 from finetune_trainer.errors import BadConfig, MissingInput, OutputNotWritable
 from finetune_trainer.storage import BackgroundUploader, file_at, open_storage, probe
 from finetune_trainer.storage.s3 import S3Storage
@@ -310,7 +310,7 @@ def test_a_disk_that_fills_up_is_said_and_leaves_no_half_file(tmp_path):
     """A limit on file size stands for the full disk: the write fails half-way, in a process of its own."""
     script = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from finetune_api.uris import parse_uri\n"
+        "from finetune_api.values.uris import parse_uri\n"
         "from finetune_trainer.storage import open_storage\n"
         "storage = open_storage(parse_uri(sys.argv[1], ('file',)), None)\n"
         "storage.put_bytes('kept', b'old')\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import IO, Any
 
 import click
-from finetune_api.printable import printable
+from finetune_api.values.printable import printable
 
 
 def say(text: str, err: bool = False, file: IO[Any] | None = None) -> None:

@@ -1,9 +1,10 @@
 """The contract of the project: what a user writes, what the programs tell each other, and what is published."""
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.loading import FieldError, InvalidJob, cluster_errors, load_job, parse_job, parse_job_text
+from finetune_api.job import FineTuneJob
+from finetune_api.reading.loading import FieldError, InvalidJob, cluster_errors, load_job, parse_job, parse_job_text
 from finetune_api.resolve import resolve_defaults, spec_hash
-from finetune_api.spec.job import FineTuneJob, FineTuneJobSpec
+from finetune_api.spec.job import FineTuneJobSpec
 
 __all__ = [
     "ExitCode",

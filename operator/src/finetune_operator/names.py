@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.base import GROUP
+from finetune_api.values.api_model import GROUP
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "finetune-operator"

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.layout import LIMITS_FILE, RUN_FILE
 from finetune_api.messages import Limits, Outcome, PreflightResult, PreflightVerdict, Result, RunConfig
+from finetune_api.messages.layout import LIMITS_FILE, RUN_FILE
 from pydantic import ValidationError
 
 from finetune_trainer.clock import SystemClock

@@ -22,8 +22,8 @@ from finetune_api.estimate import (
 )
 from finetune_api.estimate.catalogue import CPU_PRICE, CURRENCY, KNOWN_ACCELERATORS
 from finetune_api.estimate.plan import USABLE
-from finetune_api.money import Price
-from finetune_api.quantities import parse_quantity
+from finetune_api.values.money import Price
+from finetune_api.values.quantities import parse_quantity
 from rich.console import Console
 from rich.table import Table
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 from finetune_api import ExitCode, FineTuneJob
-from finetune_api.fields import FieldDoc, document_field
+from finetune_api.explain.fields import FieldDoc, document_field
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text

@@ -10,8 +10,8 @@ from finetune_api.estimate.architecture import Architecture
 from finetune_api.estimate.memory import checkpoint_bytes, machine_for
 from finetune_api.estimate.plan import Accelerators, MemoryPlan, RowLengths, choose_plan
 from finetune_api.estimate.speed import Duration, estimate_duration, operations_per_second, operations_per_token
-from finetune_api.money import Price
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.values.money import Price
 
 _CORES = 2.0
 """Assumed of a trainer on a CPU whose job names none."""

@@ -13,8 +13,8 @@ from decimal import Decimal
 
 from finetune_api.estimate.architecture import Architecture
 from finetune_api.estimate.trained import trained_by
-from finetune_api.money import Price, cost_of, estimated_amount
 from finetune_api.spec.method import MethodSpec, Quantization
+from finetune_api.values.money import Price, cost_of, estimated_amount
 
 _TERA = 1e12
 PEAKS = {

@@ -3,7 +3,6 @@
 `python -m finetune_api.generate` writes it; with `--check` it only compares, and fails where a file is out of date.
 """
 
-from finetune_api.generate.crd import PLURAL, crd, editor_schema, structural_schema
 from finetune_api.generate.files import generated_files, generated_sections
 
-__all__ = ["PLURAL", "crd", "editor_schema", "generated_files", "generated_sections", "structural_schema"]
+__all__ = ["generated_files", "generated_sections"]

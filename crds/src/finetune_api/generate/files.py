@@ -7,11 +7,11 @@ import re
 
 import yaml
 
-from finetune_api.base import GROUP
-from finetune_api.generate.crd import PLURAL, crd, editor_schema
+from finetune_api.definition.crd import PLURAL, crd, editor_schema
+from finetune_api.generate.api_page import reference
 from finetune_api.generate.enums import exit_codes_module, reasons_module
 from finetune_api.generate.reason_tables import alert_table, exit_code_table, failed_job_alerts, reason_tables
-from finetune_api.reference import reference
+from finetune_api.values.api_model import GROUP
 
 _HEADER = "# Generated from finetune_api by `make generate`; edit the models instead.\n"
 _SOURCE = "crds/src/finetune_api"

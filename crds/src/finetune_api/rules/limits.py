@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from finetune_api.quantities import (
+from finetune_api.rules.rule import Rule, Section, look_up
+from finetune_api.values.quantities import (
     AMOUNT_FORM,
     DURATION_FORM,
     DURATION_PATTERN,
@@ -16,8 +17,7 @@ from finetune_api.quantities import (
     parse_duration,
     parse_money,
 )
-from finetune_api.rules.rule import Rule, Section, look_up
-from finetune_api.uris import ADDRESS_FORM, ADDRESS_PATTERN, is_address
+from finetune_api.values.uris import ADDRESS_FORM, ADDRESS_PATTERN, is_address
 
 
 def _holds(field: str, judge: Callable[[Any], bool]) -> Callable[[Section], bool]:

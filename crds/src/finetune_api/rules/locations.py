@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from finetune_api.json_schema import FORM
 from finetune_api.rules.rule import Rule
-from finetune_api.uris import HTTPS_PATTERN
+from finetune_api.values.json_schema import FORM
+from finetune_api.values.uris import HTTPS_PATTERN
 
 
 def _location_rules(section: str, field: str, forms: str, stored: str, inside: str, outside: str) -> tuple[Rule, Rule]:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel
-from finetune_api.quantities import ResourceQuantity
+from finetune_api.values.api_model import ApiModel
+from finetune_api.values.quantities import ResourceQuantity
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel
 from finetune_api.spec.reft import PpoSpec, ReftPolicy, RewardSpec
+from finetune_api.values.api_model import ApiModel
 
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
 ParameterPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.*?\[\]-]{1,200}$")]

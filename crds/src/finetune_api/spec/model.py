@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel
-from finetune_api.uris import ModelUri
+from finetune_api.values.api_model import ApiModel
+from finetune_api.values.uris import ModelUri
 
 SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel
 from finetune_api.spec.model import SecretRef
-from finetune_api.uris import HttpAddress, OutputUri
+from finetune_api.values.api_model import ApiModel
+from finetune_api.values.uris import HttpAddress, OutputUri
 
 
 class Export(StrEnum):

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel
-from finetune_api.quantities import Amount, Duration
+from finetune_api.values.api_model import ApiModel
+from finetune_api.values.quantities import Amount, Duration
 
 
 class PreflightPolicy(StrEnum):

@@ -11,9 +11,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel
-from finetune_api.quantities import Duration
 from finetune_api.spec.dataset import Template
+from finetune_api.values.api_model import ApiModel
+from finetune_api.values.quantities import Duration
 
 # With the colon of `module:function`, which was written once: a rule refuses it and says what to write instead.
 PluginName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]([A-Za-z0-9_.:-]*[A-Za-z0-9_])?$", max_length=100)]

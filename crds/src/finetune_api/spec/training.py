@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel
+from finetune_api.values.api_model import ApiModel
 
 
 class Scheduler(StrEnum):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from finetune_api.messages import Limits
-from finetune_api.quantities import format_duration
 from finetune_api.spec.policy import BudgetSpec
 from finetune_api.status import Attempt, FineTuneJobStatus
+from finetune_api.values.quantities import format_duration
 
 from finetune_operator.decide import cost
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NewType
 
-from finetune_api.printable import printable
 from finetune_api.reasons import Outcome, Reason
 from finetune_api.status import Condition, ConditionStatus, ConditionType, FineTuneJobStatus, Phase
+from finetune_api.values.printable import printable
 
 _LONGEST_MESSAGE = 4096
 _TERMINAL = {Phase.SUCCEEDED, Phase.FAILED}

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from finetune_api.messages import ProgressMessage
-from finetune_api.money import cost_of, rounded_amount
 from finetune_api.spec.compute import ComputeSpec
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import Attempt, Cost, FineTuneJobStatus
+from finetune_api.values.money import cost_of, rounded_amount
 
 from finetune_operator.settings import Accelerator
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_api.base import GROUP, VERSION
-from finetune_api.spec.job import KIND
+from finetune_api.job import KIND
+from finetune_api.values.api_model import GROUP, VERSION
 
 from finetune_operator.names import HASH_ANNOTATION, labels
 from finetune_operator.observed.job import JobView

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from finetune_api.layout import LIMITS_FILE, RUN_FILE
 from finetune_api.messages import Limits
+from finetune_api.messages.layout import LIMITS_FILE, RUN_FILE
 
 from finetune_operator.manifests.child import Manifest, child_metadata, hashed
 from finetune_operator.names import PREFLIGHT_LABEL, limits_name, preflight_run_name, run_name

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 
-from finetune_api.base import GROUP, VERSION
-from finetune_api.spec.job import KIND
+from finetune_api.job import KIND
+from finetune_api.values.api_model import GROUP, VERSION
 
 from finetune_operator.manifests.child import Manifest
 from finetune_operator.names import MANAGER

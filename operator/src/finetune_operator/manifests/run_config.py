@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC
 from decimal import Decimal
 
-from finetune_api.layout import RUN_FILE
 from finetune_api.messages import Accelerator as AcceleratorMessage
 from finetune_api.messages import RunConfig
+from finetune_api.messages.layout import RUN_FILE
 from finetune_api.resolve import resolve_defaults, spec_hash
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus

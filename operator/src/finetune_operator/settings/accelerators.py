@@ -5,10 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated
 
-from finetune_api.base import ApiModel
 from finetune_api.estimate.catalogue import CPU_PRICE, KNOWN_ACCELERATORS
-from finetune_api.quantities import Money, Quantity, ResourceQuantity
 from finetune_api.spec.compute import LabelKey, LabelValue, Toleration, TolerationOperator
+from finetune_api.values.api_model import ApiModel
+from finetune_api.values.quantities import Money, Quantity, ResourceQuantity
 from pydantic import AfterValidator, Field
 
 from finetune_operator.settings.pod_template import PodTemplate

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from finetune_api.base import ApiModel
 from finetune_api.spec.compute import LabelKey, Name
 from finetune_api.spec.reft import PluginName
+from finetune_api.values.api_model import ApiModel
 from pydantic import Field
 
 _HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")]

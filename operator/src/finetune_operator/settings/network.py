@@ -5,8 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import Annotated, Self
 
-from finetune_api.base import ApiModel
 from finetune_api.spec.compute import LabelKey, LabelValue
+from finetune_api.values.api_model import ApiModel
 from pydantic import AfterValidator, Field, model_validator
 
 METADATA = ("169.254.169.254/32", "168.63.129.16/32", "100.100.100.200/32", "fd00:ec2::254/128", "fd20:ce::254/128")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from finetune_api.base import ApiModel
-from finetune_api.quantities import Duration, Quantity, ResourceQuantity
 from finetune_api.spec.compute import Name
+from finetune_api.values.api_model import ApiModel
+from finetune_api.values.quantities import Duration, Quantity, ResourceQuantity
 from pydantic import Field
 
 from finetune_operator.settings.pod_template import PodTemplate

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from finetune_api.base import ApiModel
-from finetune_api.quantities import Duration
 from finetune_api.spec.compute import Name, Toleration, TolerationOperator
 from finetune_api.spec.method import Engine
+from finetune_api.values.api_model import ApiModel
+from finetune_api.values.quantities import Duration
 from pydantic import Field
 
 from finetune_operator.settings.accelerators import DEFAULT_CATALOGUE, Accelerator

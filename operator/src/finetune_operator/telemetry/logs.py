@@ -6,7 +6,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from finetune_api.printable import printable
+from finetune_api.values.printable import printable
 from pythonjsonlogger.json import JsonFormatter
 
 _NAMES = {"asctime": "time", "levelname": "level", "name": "logger", "exc_info": "exception"}

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from finetune_api.layout import LIMITS_FILE
 from finetune_api.messages import Limits
-from finetune_api.money import Price
+from finetune_api.messages.layout import LIMITS_FILE
 from finetune_api.spec.policy import BudgetSpec
+from finetune_api.values.money import Price
 from pydantic import ValidationError
 
 from finetune_trainer.clock import Clock

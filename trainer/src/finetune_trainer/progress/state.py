@@ -11,8 +11,8 @@ from decimal import Decimal
 from typing import Protocol
 
 from finetune_api.messages import ProgressMessage, Stage
-from finetune_api.money import Price, cost_of
 from finetune_api.status import Cost, Memory, Progress, Rollouts
+from finetune_api.values.money import Price, cost_of
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.progress.limits import Spending

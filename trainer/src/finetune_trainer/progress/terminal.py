@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from finetune_api.printable import printable
+from finetune_api.values.printable import printable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from finetune_api.layout import MANIFEST, job_prefix
 from finetune_api.messages import Manifest, Outcome, PublishedFile, Result, RunConfig
+from finetune_api.messages.layout import MANIFEST, job_prefix
 from pydantic import ValidationError
 
 from finetune_trainer.errors import BadConfig, OutputNotWritable, TrainerError

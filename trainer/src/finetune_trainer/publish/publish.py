@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from finetune_api.layout import CHECKPOINTS, MANIFEST, results_prefix
 from finetune_api.messages import Manifest, PublishedFile, Result, RunConfig
+from finetune_api.messages.layout import CHECKPOINTS, MANIFEST, results_prefix
 from finetune_api.status import PublishedAdapter
 
 from finetune_trainer.clock import Clock

@@ -9,8 +9,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.layout import job_prefix, results_prefix
 from finetune_api.messages import Outcome, RunConfig, Stage
+from finetune_api.messages.layout import job_prefix, results_prefix
 from finetune_api.spec.evaluation import Metric
 
 from finetune_trainer.data.rows import LEFT_OUT

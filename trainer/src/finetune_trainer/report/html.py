@@ -9,8 +9,8 @@ from typing import Any
 
 import jinja2
 import yaml
-from finetune_api.layout import METRICS
 from finetune_api.messages import Outcome
+from finetune_api.messages.layout import METRICS
 from finetune_api.spec.evaluation import Metric
 from finetune_api.spec.job import FineTuneJobSpec
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.layout import REPORT
 from finetune_api.messages import Outcome, Result
+from finetune_api.messages.layout import REPORT
 from rich.console import Console
 from rich.table import Table
 

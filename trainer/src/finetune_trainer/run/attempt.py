@@ -11,7 +11,8 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from finetune_api.layout import (
+from finetune_api.messages import Outcome, Result, RunConfig, Stage
+from finetune_api.messages.layout import (
     ADAPTER,
     BASELINE,
     CHANGED,
@@ -23,12 +24,11 @@ from finetune_api.layout import (
     REPORT,
     job_prefix,
 )
-from finetune_api.messages import Outcome, Result, RunConfig, Stage
-from finetune_api.money import cost_of
 from finetune_api.spec.method import Engine
 from finetune_api.spec.output import Export
 from finetune_api.spec.policy import PreflightPolicy
 from finetune_api.status import EvaluationScores, Memory
+from finetune_api.values.money import cost_of
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_trainer.clock import Clock

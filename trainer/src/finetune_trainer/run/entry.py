@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.layout import METRICS
 from finetune_api.messages import Limits, Outcome, Result, RunConfig
-from finetune_api.money import Price
+from finetune_api.messages.layout import METRICS
 from finetune_api.spec.method import Engine
+from finetune_api.values.money import Price
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.distributed.rank import RENDEZVOUS_SECONDS, rank_info

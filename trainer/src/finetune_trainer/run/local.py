@@ -13,13 +13,13 @@ from decimal import Decimal
 from pathlib import Path
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.layout import job_prefix
+from finetune_api.job import FineTuneJob
 from finetune_api.messages import Accelerator, Result, RunConfig
+from finetune_api.messages.layout import job_prefix
 from finetune_api.reasons import Outcome
 from finetune_api.resolve import resolve_defaults, spec_hash
-from finetune_api.spec.job import FineTuneJob
 from finetune_api.spec.policy import RerunPolicy
-from finetune_api.uris import Uri
+from finetune_api.values.uris import Uri
 from rich.console import Console
 
 from finetune_trainer.clock import SystemClock

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.layout import job_prefix
 from finetune_api.messages import JobEstimate, Outcome, PreflightResult, PreflightVerdict, Result, RunConfig
+from finetune_api.messages.layout import job_prefix
 from finetune_api.spec.policy import RerunPolicy
 
 from finetune_trainer.clock import SystemClock

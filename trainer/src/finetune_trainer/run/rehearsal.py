@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from finetune_api.messages import Limits, RunConfig
-from finetune_api.money import Price
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import (
     DoraSpec,
@@ -28,7 +27,8 @@ from finetune_api.spec.method import (
 )
 from finetune_api.spec.output import Export
 from finetune_api.spec.reft import ReftPolicy
-from finetune_api.uris import Uri
+from finetune_api.values.money import Price
+from finetune_api.values.uris import Uri
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 

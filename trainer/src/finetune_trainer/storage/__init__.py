@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.spec.output import S3Spec
-from finetune_api.uris import Uri
+from finetune_api.values.uris import Uri
 
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.storage.interface import Storage

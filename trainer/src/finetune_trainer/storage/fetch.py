@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from finetune_api.spec.output import S3Spec
-from finetune_api.uris import Uri
+from finetune_api.values.uris import Uri
 
 from finetune_trainer.errors import MissingInput
 from finetune_trainer.storage import file_at

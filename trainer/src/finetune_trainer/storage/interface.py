@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from finetune_api.messages import PublishedFile
-from finetune_api.uris import Uri
+from finetune_api.values.uris import Uri
 
 from finetune_trainer.errors import MissingInput
 
@@ -54,7 +54,7 @@ class Storage(Protocol):
         """Digest and size of a file as it is there, which is not kept; None where it isn't there."""
 
     def keys(self, prefix: str) -> list[str]:
-        """The keys that start with `prefix`, sorted; what is no relative path (`finetune_api.paths`) is left out."""
+        """The keys that start with `prefix`, sorted; without what is no relative path (`finetune_api.values.paths`)."""
 
     def delete(self, keys: list[str]) -> None:
         """Remove files; those that aren't there don't matter."""

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetune_api.messages import PublishedFile
-from finetune_api.paths import below
-from finetune_api.uris import Uri
+from finetune_api.values.paths import below
+from finetune_api.values.uris import Uri
 
 from finetune_trainer.errors import BadConfig, MissingInput, OutputNotWritable
 from finetune_trainer.storage.digests import file_digest

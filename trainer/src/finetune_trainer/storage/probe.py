@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from finetune_api.layout import PROBE
+from finetune_api.messages.layout import PROBE
 
 from finetune_trainer.errors import MissingInput, OutputNotWritable
 from finetune_trainer.storage.interface import Storage

@@ -16,9 +16,9 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from finetune_api.messages import PublishedFile
-from finetune_api.paths import relative_path
 from finetune_api.spec.output import S3Spec
-from finetune_api.uris import Uri
+from finetune_api.values.paths import relative_path
+from finetune_api.values.uris import Uri
 
 from finetune_trainer.errors import BadConfig, MissingInput, OutputNotWritable, TrainerError
 from finetune_trainer.storage.interface import require_small

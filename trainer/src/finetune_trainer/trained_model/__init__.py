@@ -52,7 +52,7 @@ class Tuned(Protocol):
 
     @property
     def folder(self) -> str:
-        """The folder below an attempt's results that it is published as (`finetune_api.layout`)."""
+        """The folder below an attempt's results that it is published as (`finetune_api.messages.layout`)."""
         ...
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_api.layout import CHANGED, MODEL
+from finetune_api.messages.layout import CHANGED, MODEL
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_trainer.methods.partial.published import save_partial

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune_api.layout import ADAPTER
+from finetune_api.messages.layout import ADAPTER
 from peft import PeftModel
 from transformers import PreTrainedModel
 

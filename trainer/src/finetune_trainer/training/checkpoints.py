@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from finetune_api.layout import CHECKPOINT_MANIFEST, checkpoint_prefix
 from finetune_api.messages import CheckpointManifest, PublishedFile
-from finetune_api.paths import below
+from finetune_api.messages.layout import CHECKPOINT_MANIFEST, checkpoint_prefix
+from finetune_api.values.paths import below
 
 from finetune_trainer.errors import BadConfig, MissingInput
 from finetune_trainer.faults import reach

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from finetune_api.layout import CHECKPOINT_MANIFEST, CHECKPOINTS, job_prefix
 from finetune_api.messages import CheckpointManifest, RunConfig
+from finetune_api.messages.layout import CHECKPOINT_MANIFEST, CHECKPOINTS, job_prefix
 from pydantic import ValidationError
 
 from finetune_trainer.errors import BadConfig, MissingInput

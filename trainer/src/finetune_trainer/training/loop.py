@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
-from finetune_api.layout import METRICS
+from finetune_api.messages.layout import METRICS
 from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_api.layout import METRICS
 from finetune_api.messages import CheckpointManifest
+from finetune_api.messages.layout import METRICS
 
 from finetune_trainer.trained_model import TRAINED
 from finetune_trainer.training.training_run import TrainingRun

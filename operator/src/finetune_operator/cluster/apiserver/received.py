@@ -9,8 +9,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_api.nesting import leaves
-from finetune_api.spec.job import KIND
+from finetune_api.job import KIND
+from finetune_api.values.nesting import leaves
 
 from finetune_operator.cluster.apiserver.decoding import MAX_DEPTH, RawObject, cut_depth
 from finetune_operator.names import OUR_ANNOTATIONS, OUR_LABELS

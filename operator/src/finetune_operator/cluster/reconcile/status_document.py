@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from finetune_api.fitting import fitting_status
+from finetune_api.definition.fitting_status import fitting_status
 from finetune_api.status import ConditionType, FineTuneJobStatus
 
 StatusDocument = dict[str, Any]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from finetune_api.base import GROUP, VERSION
+from finetune_api.job import KIND
 from finetune_api.reasons import Reason
-from finetune_api.spec.job import KIND
 from finetune_api.status import FineTuneJobStatus
+from finetune_api.values.api_model import GROUP, VERSION
 
 from finetune_operator.cluster.apiserver.client import Client
 from finetune_operator.cluster.apiserver.received import usable

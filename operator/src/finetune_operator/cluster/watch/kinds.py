@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finetune_api.base import GROUP, VERSION
-from finetune_api.generate import PLURAL
-from finetune_api.spec.job import KIND
+from finetune_api.definition.crd import PLURAL
+from finetune_api.job import KIND
+from finetune_api.values.api_model import GROUP, VERSION
 
 from finetune_operator.names import SELECTOR
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from finetune_api.messages import ProgressMessage, Result
-from finetune_api.printable import printable
 from finetune_api.reasons import Reason
 from finetune_api.status import Attempt, FineTuneJobStatus, Retries
+from finetune_api.values.printable import printable
 
 from finetune_operator.decide.attempts.end_time import end_time, has_ended, scheduled_at, waits_for_sidecars
 from finetune_operator.decide.attempts.retries import count_retry

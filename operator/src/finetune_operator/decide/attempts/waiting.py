@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from finetune_api.quantities import format_duration
 from finetune_api.reasons import Reason
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.values.quantities import format_duration
 
 from finetune_operator.decide.attempts.verdict import AttemptVerdict, retry_after
 from finetune_operator.observed.attempt import AttemptView

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finetune_api.quantities import Quantity
 from finetune_api.spec.compute import ComputeSpec
+from finetune_api.values.quantities import Quantity
 
 from finetune_operator.manifests.child import Manifest
 from finetune_operator.settings import Accelerator

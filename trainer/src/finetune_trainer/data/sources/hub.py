@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from finetune_api.spec.dataset import DatasetSpec
-from finetune_api.uris import Uri
+from finetune_api.values.uris import Uri
 
 from finetune_trainer.data.formats import rows_of
 from finetune_trainer.data.rows import Columns

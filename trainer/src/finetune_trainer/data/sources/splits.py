@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune_api.spec.dataset import DataFormat, DatasetSpec
 from finetune_api.spec.output import S3Spec
-from finetune_api.uris import Uri
+from finetune_api.values.uris import Uri
 
 from finetune_trainer.data.formats import ENDINGS, format_of, read_rows
 from finetune_trainer.data.rows import Columns, SourceRow, places

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune_api.layout import ADAPTER
+from finetune_api.messages.layout import ADAPTER
 from transformers import PreTrainedModel
 
 from finetune_trainer.methods.additive.bottleneck import save_bottlenecks

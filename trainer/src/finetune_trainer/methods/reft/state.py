@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetune_api.layout import METRICS
+from finetune_api.messages.layout import METRICS
 from finetune_api.status import Rollouts
 from safetensors.torch import load_file, save_file
 

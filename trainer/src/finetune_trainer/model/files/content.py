@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
-from finetune_api.paths import below
 from finetune_api.spec.model import ModelSpec
 from finetune_api.spec.output import S3Spec
+from finetune_api.values.paths import below
 
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.storage import open_storage

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.paths import below
 from finetune_api.spec.model import ModelSpec
 from finetune_api.spec.output import S3Spec
-from finetune_api.uris import Uri
+from finetune_api.values.paths import below
+from finetune_api.values.uris import Uri
 
 from finetune_trainer.errors import BadConfig, MissingInput, first_line
 from finetune_trainer.model.files.content import check_links, folder_digest

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.base import GROUP, VERSION
+from finetune_api.job import KIND, FineTuneJob, Metadata
 from finetune_api.rules import FIXED_SECTIONS, RULES, STORED_RULES
-from finetune_api.spec.job import KIND, FineTuneJob, FineTuneJobSpec, Metadata
+from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import UNSEEN_STATUS, FineTuneJobStatus
+from finetune_api.values.api_model import GROUP, VERSION
 
 PLURAL = "finetunejobs"
 _TOLD_LAST = '.status.conditions[?(@.type=="Progressing")]'

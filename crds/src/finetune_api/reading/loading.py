@@ -14,9 +14,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from finetune_api.fields import document_field, model_at
+from finetune_api.explain.fields import document_field, model_at
+from finetune_api.job import KIND, FineTuneJob
 from finetune_api.rules import STORED_RULES, broken_rules
-from finetune_api.spec.job import KIND, FineTuneJob
 
 _SHOWN = 80
 _USER_INFO = re.compile(r"//[^/\s\"]*@")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_api.generate import crd
+from finetune_api.definition.crd import crd
 
 _NOTHING = object()
 _LARGEST = 2**53

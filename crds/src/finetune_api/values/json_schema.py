@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from finetune_api.nesting import leaves
+from finetune_api.values.nesting import leaves
 
 LONGEST = 32 * 1024
 """Characters of the text."""

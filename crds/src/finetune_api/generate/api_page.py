@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from finetune_api.fields import FieldDoc, document_field
+from finetune_api.explain.fields import FieldDoc, document_field
+from finetune_api.job import FineTuneJob
 from finetune_api.rules import RULES, STORED_RULES
-from finetune_api.spec.job import FineTuneJob
 
 
 def reference() -> str:

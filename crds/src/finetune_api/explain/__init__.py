@@ -1,0 +1,1 @@
+"""The documentation of a field, found by its path."""

@@ -1,0 +1,29 @@
+"""What operator and trainer send each other, and what a trainer writes into the output."""
+
+from finetune_api.messages.field_types import Date, Sentence, Time
+from finetune_api.messages.manifest import CheckpointManifest, Manifest, PublishedFile
+from finetune_api.messages.preflight import JobEstimate, PreflightResult, PreflightVerdict
+from finetune_api.messages.progress import ProgressMessage, Stage
+from finetune_api.messages.result import RESULT_BYTES, Result
+from finetune_api.messages.run_config import Accelerator, Limits, RunConfig
+from finetune_api.reasons import Outcome
+
+__all__ = [
+    "RESULT_BYTES",
+    "Accelerator",
+    "CheckpointManifest",
+    "Date",
+    "JobEstimate",
+    "Limits",
+    "Manifest",
+    "Outcome",
+    "PreflightResult",
+    "PreflightVerdict",
+    "ProgressMessage",
+    "PublishedFile",
+    "Result",
+    "RunConfig",
+    "Sentence",
+    "Stage",
+    "Time",
+]

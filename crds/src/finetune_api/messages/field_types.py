@@ -1,0 +1,21 @@
+"""Types of the fields in messages."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from finetune_api.values.printable import printable
+
+Time = Annotated[datetime, Field(strict=False)]
+Date = Annotated[date, Field(strict=False)]
+
+
+def _clean(text: Any) -> Any:
+    return printable(text) if isinstance(text, str) else text
+
+
+Sentence = Annotated[str, BeforeValidator(_clean)]
+"""Text for people. A name in it need not be UTF-8, or may hold control characters: these are written as escapes."""

@@ -1,0 +1,105 @@
+"""What a trainer writes beside checkpoints and results."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from finetune_api.messages.field_types import Date, Time
+from finetune_api.messages.result import Result
+from finetune_api.values.api_model import Message, Sha256
+from finetune_api.values.paths import RelativePath
+
+
+class PublishedFile(Message):
+    """One file of a checkpoint or result."""
+
+    path: RelativePath
+    """Path below the folder that lists it."""
+
+    sha256: Sha256
+    """Digest."""
+
+    size_bytes: Annotated[int, Field(ge=0)]
+    """Size in bytes."""
+
+
+class CheckpointManifest(Message):
+    """Written last into a checkpoint's folder: who sees it sees a complete checkpoint."""
+
+    step: Annotated[int, Field(ge=0)]
+    """Optimizer steps done."""
+
+    attempt: int
+    """The attempt that wrote it."""
+
+    spec_hash: Sha256
+    """Digest of what decides the result."""
+
+    data_hash: Sha256
+    """Digest of the prepared rows."""
+
+    base_hash: Sha256
+    """Digest of the base weights as they are in memory, quantized or not."""
+
+    trained_seconds: float
+    """How long trainers had run until then, over all attempts, in seconds."""
+
+    environment: dict[str, str]
+    """Machine type, thread count and package versions: a resumed run is bit-exact where these are the same."""
+
+    date: Date | None = None
+    """The day that its rows took for today: a run that goes on from it takes the same one."""
+
+    files: tuple[PublishedFile, ...]
+    """The files of the checkpoint."""
+
+
+class Manifest(Message):
+    """Written last, once: who sees it sees one complete result."""
+
+    schema_version: int = 1
+    """Version of this format."""
+
+    namespace: str
+    """Namespace of the job."""
+
+    name: str
+    """Name of the job."""
+
+    uid: str
+    """Identity of the job."""
+
+    attempt: int
+    """The attempt that published."""
+
+    spec_hash: Sha256
+    """Digest of what decides the result."""
+
+    data_hash: Sha256
+    """Digest of the prepared rows."""
+
+    base_model: str
+    """The model that the adapter belongs to."""
+
+    base_revision: str | None = None
+    """Its commit, or the digest of its files."""
+
+    base_description: Sha256 | None = None
+    """Digest of its configuration, tokenizer and chat template, where the revision does not tell of them."""
+
+    created: Time
+    """When it was published."""
+
+    files: tuple[PublishedFile, ...]
+    """Every file of the result, below the job's folder."""
+
+    result: Result
+    """What the job ended with."""
+
+    packages: dict[str, str]
+    """Package versions."""
+
+    run: dict[str, Any]
+    """The run configuration."""

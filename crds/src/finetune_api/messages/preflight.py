@@ -1,0 +1,101 @@
+"""The result message of a check before the start."""
+
+from __future__ import annotations
+
+import bisect
+from enum import StrEnum
+
+from finetune_api.messages.field_types import Sentence
+from finetune_api.messages.result import RESULT_BYTES, SHORTEST_MESSAGE, Result
+from finetune_api.reasons import Outcome
+from finetune_api.values.api_model import Message, Sha256
+from finetune_api.values.quantities import Money
+
+
+class PreflightVerdict(StrEnum):
+    """What preflight found."""
+
+    PASSED = "Passed"
+    REFUSED = "Refused"
+    ALREADY_PUBLISHED = "AlreadyPublished"
+
+
+class JobEstimate(Message):
+    """What a job is expected to take: estimates, from the model's sizes and the rows."""
+
+    memory_bytes: int
+    """Peak memory of one accelerator, in bytes."""
+
+    micro_batch_size: int
+    """Rows in one forward pass that were reckoned with."""
+
+    gradient_checkpointing: bool
+    """Whether activations are computed again."""
+
+    tokens: int
+    """Tokens to train on, over all epochs."""
+
+    hours: float
+    """Hours of training, on all accelerators together."""
+
+    cost: Money
+    """What these cost."""
+
+    checkpoint_bytes: int | None = None
+    """Size of a checkpoint."""
+
+
+class PreflightResult(Message):
+    """The last word of a preflight: its pod's termination message, at most `RESULT_BYTES` long."""
+
+    verdict: PreflightVerdict
+    """What was found."""
+
+    reason: Outcome
+    """What a refusal is about, as the end of an attempt."""
+
+    message: Sentence
+    """A sentence: what was found, where, and the change that would make it work."""
+
+    field: str | None = None
+    """The field of the job that it is about."""
+
+    estimate: JobEstimate | None = None
+    """What the job takes."""
+
+    model_revision: str | None = None
+    """The commit of a model on the hub."""
+
+    data_hash: Sha256 | None = None
+    """Digest of the prepared rows."""
+
+    published: Result | None = None
+    """The result that is there already."""
+
+    def to_bytes(self) -> bytes:
+        """The message as one line of JSON of at most `RESULT_BYTES`.
+
+        What is too much goes in this order: the scores, the end of the sentence, and only then what is published.
+        """
+        if len(text := self._written()) <= RESULT_BYTES:
+            return text
+        short = self.published and self.published.model_copy(update={
+            "evaluation": None, "memory": None, "message": self.published.message[:SHORTEST_MESSAGE]})
+        for published in short, None:
+            whole = self.model_copy(update={"published": published})
+            if len(text := whole._written()) <= RESULT_BYTES:
+                return text
+            fits = whole._fitting()
+            if fits >= SHORTEST_MESSAGE:
+                break
+        return whole._cut(fits)._written()
+
+    def _fitting(self) -> int:
+        return bisect.bisect(range(len(self.message)), RESULT_BYTES,
+                             key=lambda length: len(self._cut(length)._written())) - 1
+
+    def _cut(self, length: int) -> PreflightResult:
+        return self.model_copy(update={"message": self.message[:length] + "…"})
+
+    def _written(self) -> bytes:
+        return self.model_dump_json(exclude_none=True).encode()

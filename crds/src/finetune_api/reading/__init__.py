@@ -1,0 +1,1 @@
+"""Reading a `FineTuneJob` from YAML, with every error at once."""

@@ -1,0 +1,44 @@
+"""Scores on the held-out rows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, WithJsonSchema
+
+from finetune_api.spec.evaluation import METRICS_OF_FIELDS, Metric
+from finetune_api.values.api_model import Message
+from finetune_api.values.nesting import leaves
+
+_NUMBER = {"type": "number"}
+_DEEPEST_SCORES = 8
+
+
+def _bounded(scores: dict[str, Any]) -> dict[str, Any]:
+    for _ in leaves(scores, _DEEPEST_SCORES):
+        pass
+    return scores
+
+
+Scores = Annotated[
+    dict[str, Any],
+    AfterValidator(_bounded),
+    WithJsonSchema({"type": "object", "properties": {
+        str(metric): {"type": "object", "additionalProperties": _NUMBER, "description": f"`{metric}` of each field."}
+        if metric in METRICS_OF_FIELDS else {**_NUMBER, "description": f"`{metric}`."}
+        for metric in Metric}}),
+]
+"""Scores by metric; those of fields by field. Readers take what they do not know, but nothing deep."""
+
+
+class EvaluationScores(Message):
+    """Scores on the held-out rows."""
+
+    before: Scores | None = None
+    """Before training."""
+
+    after: Scores | None = None
+    """After training."""
+
+    reference: Scores | None = None
+    """Of the reference model."""
