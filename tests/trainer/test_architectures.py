@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -89,6 +91,26 @@ def test_settings_of_generation_that_transformers_reads_but_does_not_write_are_p
     assert written.eos_token_id == 0
     if "temperature" in settings:
         assert (written.do_sample, written.temperature) == (True, 0.7)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "config.json", "tokenizer.json"])
+def test_a_file_of_the_model_that_is_a_list_is_named_before_the_run(tmp_path, name):
+    save_tiny_model(tmp_path / "model")
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "model" / name).write_text("[1]")
+    checked = preflight(config(tmp_path), lambda text: None)
+    assert checked.code == ExitCode.BAD_CONFIG
+    assert f"the {name} of " in checked.result.message
+    assert "holds a list; it must be a JSON object" in checked.result.message
+
+
+def test_bitsandbytes_writes_nothing_when_it_is_imported():
+    done = subprocess.run([sys.executable, "-c", "import finetune_trainer, bitsandbytes, logging; "
+                           "logging.getLogger('bitsandbytes.backends.cpu.ops').warning("
+                           "'Failed to load CPU gemm_4bit_forward from kernels-community: %s', 'x'); "
+                           "logging.getLogger('bitsandbytes.backends.cpu.ops').warning('another')"],
+                          capture_output=True, text=True, check=True)
+    assert done.stderr == "another\n"
 
 
 def test_a_token_that_the_model_has_no_embedding_for_is_named_before_the_run(tmp_path):

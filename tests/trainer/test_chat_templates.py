@@ -124,11 +124,18 @@ def test_a_template_that_does_not_write_the_question_as_it_is_is_a_fault_of_the_
 
 @pytest.mark.parametrize(("content", "fault"), [
     ("{{ m['content'] if m['role'] != 'assistant' }}", "drops the assistant's message"),
-    ("{{ m['content'] }}{{ m['content'] }}", "writes the assistant's message twice"),
+    ("{{ m['content'] }}{{ m['content'] }}", "writes the assistant's message more than once"),
+    ("{{ m['content'] | upper }}", "changes the assistant's message to other upper and lower case"),
+    ("{{ m['content'] | replace('\u241f', '') }}", "rewrites the assistant's message"),
 ])
 def test_a_template_that_does_not_write_the_answer_once_is_refused(content, fault):
     with pytest.raises(BadConfig, match=f"spec.model.source: the model's chat template {fault}"):
         ChatFormat(_tokenizer(CHATML.replace("{{ m['content'] }}", content)), None)
+
+
+def test_random_choices_of_a_template_are_the_same_at_every_attempt():
+    template = CHATML.replace("{{ m['content'] }}", "{{ m['content'] }}{{ range(100000) | random }}", 1)
+    assert _written(template, "two") == _written(template, "two")
 
 
 def test_a_conversation_that_the_template_refuses_is_a_fault_of_its_row():

@@ -54,7 +54,7 @@ def test_each_format_gives_the_same_rows(tmp_path, name):
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("rows.jsonl", b'{"a": 1}\n{"a": \n{"a": 3}\n', "rows.jsonl line 2: not valid JSON"),
     ("rows.jsonl", b'{"a": 1}\n\xff\xfe\n', "rows.jsonl line 2: not UTF-8 .byte 0xff."),
-    ("rows.jsonl", b"[1]\n", "rows.jsonl line 1: a row must be a JSON object with columns, not list"),
+    ("rows.jsonl", b"[1]\n", "rows.jsonl line 1: it is a list; each row must be a JSON object with columns, such as {"),
     ("rows.json", b'[{"a": 1},\n{"a" 2}]', "rows.json line 2: not valid JSON"),
     ("rows.json", b'{"rows": 1}', "write a list of objects"),
     ("rows.csv", b"a,b\n1,2\n3\n", "rows.csv row 2: not as many cells as the header has .2."),

@@ -61,6 +61,12 @@ def test_the_same_rows_are_read_from_every_dialect(tmp_path, name, content):
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("rows.jsonl", '{"a": 1}\n{"a": NaN}\n', "rows.jsonl line 2: NaN is no JSON value: write null"),
     ("rows.json", '[{"a": 1}, {"a": -Infinity}]', "rows.json row 2: -Infinity is no JSON value"),
+    ("rows.jsonl", "[1, 2]\n[3, 4]\n", "rows.jsonl line 1: it is a list; each line must be a JSON object with columns"),
+    ("rows.jsonl", '"a"\n"b"\n', "rows.jsonl line 1: it is a text; each line must be"),
+    ("rows.json", "[1, 2]\n[3, 4]\n", "rows.json line 1: it is a list; each line must be a JSON object with columns"),
+    ("rows.jsonl", '{"a": 1}\n[3, 4]\n', "rows.jsonl line 2: it is a list; each row must be"),
+    ("rows.jsonl", '{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', "rows.jsonl line 2: the key 'a' stands .* 2 times"),
+    ("rows.json", '[{"a": 1}, {"a": {"b": 1, "b": 2}}]', "rows.json row 2: the key 'b' stands in an object 2 times"),
     ("rows.jsonl", '{"a": 1e999}\n', "rows.jsonl line 1: the number 1e999 is larger"),
     ("rows.jsonl", '{"a": 1}\n{"a": ' + "9" * 5000 + "}\n", "rows.jsonl line 2: a number of more than 4300 digits"),
     ("rows.jsonl", '{"a": 1}\n{"a": ' + "[" * 9000 + "]" * 9000 + "}\n", "rows.jsonl line 2: nested too deeply"),
@@ -73,7 +79,8 @@ def test_the_same_rows_are_read_from_every_dialect(tmp_path, name, content):
     ("rows.jsonl", gzip.compress(LINES.encode())[:-9], "rows.jsonl: the compressed file is broken"),
     ("rows.jsonl", b"PK\x03\x04....", "rows.jsonl: it is a zip archive"),
     ("rows.parquet", b"", "rows.parquet: not a readable parquet file"),
-], ids=["NaN", "infinity in a list", "1e999", "digits", "deep line", "deep row", "pandas", "cp949",
+], ids=["NaN", "infinity in a list", "lines of lists", "lines of texts", "json lines of lists", "a list among objects",
+        "a key twice", "a key twice in a row", "1e999", "digits", "deep line", "deep row", "pandas", "cp949",
         "lines of CSV", "open quote", "twice", "broken gz", "zip", "empty parquet"])
 def test_what_cannot_be_read_is_refused_with_its_line_or_row_and_the_cure(tmp_path, name, content, words):
     with pytest.raises(BadData, match=words):

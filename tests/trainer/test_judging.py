@@ -15,8 +15,8 @@ from finetune_api.spec.evaluation import Metric
 from finetune_api.spec.reft import RewardSpec
 from finetune_trainer.data.answers.answer_checks import answer_findings
 from finetune_trainer.data.answers.json_answers import AnswerSchema, NotJson, parse_json
-from finetune_trainer.data.answers.time_limit import TookTooLong, within
 from finetune_trainer.data.rows import Example
+from finetune_trainer.data.time_limit import TookTooLong, within
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.scores import majority_scores, score
 from finetune_trainer.rewards.rewards import Judge

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 from finetune_api.spec.dataset import DatasetSpec
+from finetune_trainer.data.rendering import row_template
 from finetune_trainer.data.rendering.to_examples import to_examples
 from finetune_trainer.data.rows import SourceRow
 from finetune_trainer.data.values import Unwritable
@@ -142,8 +143,63 @@ def test_a_column_that_is_nested_too_deeply_is_refused_with_its_row():
 @pytest.mark.parametrize("template", ["{{ q * 100000000 }}", "{{ 100000000 * q }}", "{{ 9 ** 999999999 }}",
                                       "{{ (9 ** 999999) * (9 ** 9999999) }}"])
 def test_a_product_that_would_fill_the_memory_is_refused_with_its_row(template):
-    assert "is too much; 10000000 is the most" in _text(template, q="xy")
+    assert "is too large; the maximum is 10000000" in _text(template, q="xy")
 
 
 def test_products_of_texts_and_numbers_are_written():
     assert _text("{{ q * 3 }} {{ 2 ** 10 }} {{ 7 * 6 }} {{ 2.5 ** 2 }} {{ 7 % 4 }}", q="xy") == "xyxyxy 1024 42 6.25 3"
+
+
+@pytest.mark.parametrize(("template", "words"), [
+    ("{{ q | center(10 ** 9) }}", "center with 1000000000 is too wide; the maximum is 10000"),
+    ("{{ q | center(width=10 ** 9) }}", "center with 1000000000 is too wide"),
+    ("{{ q.rjust(10 ** 9) }}", "rjust with 1000000000 is too wide"),
+    ("{{ q | indent(10 ** 9, true) }}", "indent with 1000000000 is too wide"),
+    ("{{ [q] | batch(10 ** 9, q) | list }}", "batch with 1000000000 is too wide"),
+    ("{{ [q] | map('center', 10 ** 9) | join }}", "center with 1000000000 is too wide"),
+    ("{{ row | tojson(indent=10 ** 9) }}", "tojson with 1000000000 is too wide"),
+    ("{{ 1.5 | round(10 ** 9, 'ceil') }}", "round with 1000000000 is too wide"),
+    ("{{ '%1000000000d' % 1 }}", "format with 1000000000 is too wide"),
+    ("{{ '%.1000000000f' | format(1) }}", "format with 1000000000 is too wide"),
+    ("{{ '%(a)1000000000s' | format(a=q) }}", "format with 1000000000 is too wide"),
+    ("{{ '%*d' % (10 ** 9, 1) }}", "a width of * in a format is not possible; write the number"),
+    ("{{ '{:1000000000}'.format(q) }}", "format with 1000000000 is too wide"),
+    ("{{ '{:{w}}'.format(q, w=10 ** 9) }}", "format with 1000000000 is too wide"),
+    ("{{ '{q:1000000000}'.format_map(row) }}", "format with 1000000000 is too wide"),
+    ("{{ (q * 10 ** 6).replace(q, q * 10 ** 6) }}", "a text or list of 1000000000000 is too large"),
+    ("{{ (q * 10 ** 6) | replace(q, q * 10 ** 6) }}", "a text or list of 1000000000000 is too large"),
+    ("{{ (q * 10 ** 6).join(q * 10 ** 6) }}", "a text or list of 1000000000000 is too large"),
+    ("{{ (q * 10 ** 6) | join(q * 10 ** 6) }}", "a text or list of 1000001000000 is too large"),
+    ("{{ lipsum(10 ** 9) }}", "lipsum with 1000000000 is too wide"),
+    ("{% set ns = namespace(x=q) %}{% for n in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "is too large"),
+    ("{% set ns = namespace(x=q) %}{% for n in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}", "is too large"),
+    ("{% for n in range(99999) %}{% for m in range(99999) %}{{ q * 1000 }}{% endfor %}{% endfor %}",
+     "its text has more than 10000000 characters"),
+])
+def test_what_a_template_makes_is_bounded(template, words):
+    text = _text(template, q="x")
+    assert text.startswith("train row 1: prompt: the template fails: ")
+    assert words in text
+
+
+def test_a_template_that_never_ends_is_an_error_of_its_row(monkeypatch):
+    monkeypatch.setattr(row_template, "_SECONDS", 0.2)
+    endless = "{% for n in range(99999) %}{% for m in range(99999) %}{% endfor %}{% endfor %}x"
+    assert _text(endless, q="x") == "train row 1: prompt: the template takes more than 0.2 s; make its loops smaller"
+
+
+@pytest.mark.parametrize(("template", "text"), [
+    ("{{ q | center(5) }}|", "  x  |"), ("{{ '%3d|%-3s|%05.1f' % (1, q, 2) }}", "  1|x  |002.0"),
+    ("{{ '{:>3}|{}'.format(q, 1) }} {{ '{q}'.format_map(row) }}", "  x|1 x"),
+    ("{{ [3, 4] | join(', ') }} {{ 'abc' | replace('b', 'B') }} {{ [1] + [2] }} {{ 1 + 2 }}", "3, 4 aBc [1, 2] 3"),
+    ("{{ [1, 2, 3] | batch(2, 0) | list }} {{ 2.55 | round(1) }} {{ {'a': 1} | tojson(indent=1) }}",
+     '[[1, 2], [3, 0]] 2.5 {\n "a": 1\n}'),
+])
+def test_ordinary_widths_and_sizes_are_written(template, text):
+    assert _text(template, q="x").strip() == text.strip()
+
+
+def test_random_choices_are_the_same_at_every_attempt_and_differ_between_rows():
+    template = "{{ range(100000) | random }} {{ lipsum(1, html=false) }}"
+    assert _text(template, q="x") == _text(template, q="x")
+    assert _text(template, q="x") != _text(template, q="y")

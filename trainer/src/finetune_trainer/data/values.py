@@ -143,13 +143,13 @@ def _jsonable(value: Any) -> Any:
 
 
 def strict_json(text: str) -> Any:
-    """JSON by its standard: no NaN, no Infinity, nothing nested beyond what can be read.
+    """JSON by its standard: no NaN, no Infinity, no key twice in an object, no nesting beyond what can be read.
 
     Raises:
         ValueError: it isn't; the message says what is wrong, and at which character where it is known.
     """
     try:
-        return json.loads(text, parse_constant=refuse_constant, parse_float=_finite)
+        return STRICT_DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON: {error.msg} at character {error.pos + 1}") from error
     except RecursionError as error:
@@ -161,12 +161,7 @@ def strict_json(text: str) -> Any:
         raise
 
 
-def refuse_constant(name: str) -> NoReturn:
-    """What a JSON parser does with NaN and Infinity.
-
-    Raises:
-        ValueError: always.
-    """
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value: write null, or leave the row out")
 
 
@@ -175,6 +170,20 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"the number {text[:20]} is larger than a number can be")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands in an object {names.count(twice)} times, and only one value can be "
+                         "meant; remove or rename the others")
+    return found
+
+
+STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_object)
+"""Reads JSON by its standard, without NaN, Infinity and keys that an object has twice; raises ValueError."""
 
 
 def surrogate(text: str) -> str | None:

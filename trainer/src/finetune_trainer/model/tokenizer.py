@@ -11,11 +11,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.model.files.find import ModelFiles
+from finetune_trainer.model.files.json_files import require_objects
 from finetune_trainer.model.reading import reading
 
 _FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model")
 _NEEDED = {"tokenizer.model": "sentencepiece", "spiece.model": "sentencepiece"}
 """Files that are read only with a package that the trainer may not have."""
+
+_OBJECTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json")
 
 _MADE_OF = ("vocab", "merges")
 """What a tokenizer may be given as data; as text it is the path of a file."""
@@ -28,6 +31,7 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
         BadConfig: the files hold no tokenizer that can be read.
     """
     _check_files(files)
+    require_objects(files.folder, _OBJECTS, files.name)
     _refuse_paths(files)
     with reading(f"the tokenizer of {files.name}"):
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)

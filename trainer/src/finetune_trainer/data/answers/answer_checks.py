@@ -8,8 +8,8 @@ from typing import Any
 from finetune_api.spec.dataset import AnswerFormat, AnswerType
 
 from finetune_trainer.data.answers.json_answers import SECONDS, AnswerSchema, NotJson, parse_json
-from finetune_trainer.data.answers.time_limit import TookTooLong
 from finetune_trainer.data.rows import Example, Finding, Severity
+from finetune_trainer.data.time_limit import TookTooLong
 from finetune_trainer.errors import BadConfig
 
 

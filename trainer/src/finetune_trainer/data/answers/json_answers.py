@@ -17,7 +17,7 @@ from jsonschema_specifications import REGISTRY
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from finetune_trainer.data.answers.time_limit import TookTooLong, within
+from finetune_trainer.data.time_limit import TookTooLong, within
 from finetune_trainer.errors import BadConfig
 
 SECONDS = 1.0

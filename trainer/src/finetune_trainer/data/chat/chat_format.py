@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_trainer.data.chat.control_tokens import REASONING, ControlTokens
 from finetune_trainer.data.chat.template_dates import is_dated, with_date
 from finetune_trainer.data.chat.tool_calls import calls_as_text
+from finetune_trainer.data.repeatable import has_choices, repeatable_choices
 from finetune_trainer.data.rows import Example, Message, TokenRow
 from finetune_trainer.data.values import trimmed
 from finetune_trainer.errors import BadConfig, first_line
@@ -253,9 +255,9 @@ class ChatFormat:
         prompt = self._render(question, None, add_generation_prompt=True)
         whole = self._render([*question, {"role": "assistant", "content": _MARK}], None)
         if whole.count(_MARK) != 1:
-            fault = "drops the assistant's message" if _MARK not in whole else "writes the assistant's message twice"
-            raise RowFault(f"the model's chat template {fault}: of the question '?' and the answer "
-                           f"{_MARK!r} it makes {whole[:_SHOWN]!r}")
+            raise RowFault(f"the model's chat template {_mark_fault(whole)}: of the question '?' and the answer "
+                           f"{_MARK!r} it makes {whole[:_SHOWN]!r}. Take a model whose template writes each message "
+                           "once and as it is, or correct its chat_template")
         before, after = whole.split(_MARK)
         opening = before[len(prompt):] if before.startswith(prompt) else ""
         lead = opening if not opening.strip() else opening[len(opening.rstrip(" ")):]
@@ -272,14 +274,27 @@ class ChatFormat:
             if self._today and is_dated(template):
                 self.is_dated = True
                 template, variables = with_date(template, self._today)
-            return str(self._tokenizer.apply_chat_template(
-                [_in_parts(message) if self._parts else dict(message) for message in messages], tools=tools,
-                chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt, **variables))
+            # The first message alone decides random choices, so that a prompt is the start of the whole conversation.
+            with repeatable_choices(str(messages[0]["content"])) if has_choices(template) else nullcontext():
+                return str(self._tokenizer.apply_chat_template(
+                    [_in_parts(message) if self._parts else dict(message) for message in messages], tools=tools,
+                    chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt, **variables))
         # A template is the model author's program: whatever it raises, it refuses the conversation.
         except Exception as error:
             roles = ", ".join(message["role"] for message in messages)
             raise RowFault(f"the model's chat template refuses this conversation: {first_line(error)} (its roles are "
                            f"{roles})") from error
+
+
+def _mark_fault(whole: str) -> str:
+    """What a template does to an answer that does not stand in its text once."""
+    if _MARK in whole:
+        return "writes the assistant's message more than once"
+    if _MARK.casefold() in whole.casefold():
+        return "changes the assistant's message to other upper and lower case"
+    if _MARK.strip("\u241f").casefold() in whole.casefold():
+        return "rewrites the assistant's message"
+    return "drops the assistant's message"
 
 
 def _in_parts(message: Message) -> dict[str, Any]:

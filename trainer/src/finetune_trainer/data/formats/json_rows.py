@@ -11,8 +11,11 @@ from typing import IO, Any
 
 from finetune_trainer.data.formats.decoding import decode, encoding_of, open_bytes
 from finetune_trainer.data.rows import Columns
-from finetune_trainer.data.values import refuse_constant, strict_json
+from finetune_trainer.data.values import STRICT_DECODER, strict_json
 from finetune_trainer.errors import BadData
+
+_SAMPLE = '{"question": "…", "answer": "…"}'
+_EACH_LINE = f"each line must be a JSON object with columns, such as {_SAMPLE}"
 
 
 def read_json(path: Path, split: str | None = None) -> list[Columns]:
@@ -36,6 +39,8 @@ def read_json(path: Path, split: str | None = None) -> list[Columns]:
     try:
         content = strict_json(whole)
     except ValueError as error:
+        if (kind := _kind_of_line(first)) is not None:
+            raise BadData(f"{path.name} line {number}: it is {kind}; {_EACH_LINE}") from error
         if path.name.partition(".")[2].startswith(("jsonl", "ndjson")) and not first.lstrip().startswith("["):
             raise BadData(f"{path.name} line {number}: {_fault(first)}; write one JSON object a line") from error
         raise BadData(f"{path.name} {_place(error, whole, number)}: {error}") from error
@@ -108,8 +113,23 @@ def _rows_in(content: dict[str, Any], split: str | None) -> list[Any] | None:
 
 def _object(row: Any, place: str) -> Columns:
     if not isinstance(row, dict):
-        raise BadData(f"{place}: a row must be a JSON object with columns, not {type(row).__name__}")
+        raise BadData(f"{place}: it is {_kind(row)}; each row must be a JSON object with columns, such as {_SAMPLE}")
     return row
+
+
+def _kind_of_line(line: str) -> str | None:
+    """What a line is that is a whole JSON value but no object; None where it is neither."""
+    try:
+        value = strict_json(line)
+    except ValueError:
+        return None
+    return None if isinstance(value, dict) else _kind(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    return {list: "a list", str: "a text", dict: "an object", type(None): "null"}.get(type(value), "a number")
 
 
 def _fault(line: str) -> str:
@@ -124,13 +144,12 @@ def _place(error: ValueError, text: str, first_line: int) -> str:
     """Where a file's fault is: its line where that is known, else the first row that can't be read by itself."""
     if isinstance(error.__cause__, json.JSONDecodeError):
         return f"line {first_line + text.count(chr(10), 0, error.__cause__.pos)}"
-    decoder = json.JSONDecoder(parse_constant=refuse_constant)
     position, number = text.find("[") + 1, 0
     while position:
         number += 1
         position = len(text) - len(text[position:].lstrip(" \t\r\n,"))
         try:
-            _, position = decoder.raw_decode(text, position)
+            _, position = STRICT_DECODER.raw_decode(text, position)
         except (ValueError, RecursionError):
             break
     return f"row {number}"

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jinja2
 import jinja2.meta
 from jinja2.exceptions import SecurityError
 
-from finetune_trainer.data.rendering.sandbox import template_environment
+from finetune_trainer.data.rendering.sandbox import MAX_TEXT, template_environment
+from finetune_trainer.data.repeatable import has_choices, repeatable_choices
 from finetune_trainer.data.rows import SourceRow
-from finetune_trainer.data.values import NoText, as_data, surrogate, trimmed
+from finetune_trainer.data.time_limit import TookTooLong, within
+from finetune_trainer.data.values import NoText, as_data, surrogate, to_json, trimmed
 from finetune_trainer.errors import BadConfig, first_line
 
 _ROW = "row"
+_SECONDS = 10.0
+"""The longest that the template of one row can take."""
 _WORD = re.compile(r"(?!(?:if|for|in|is|not|and|or|else|true|false|none)\Z)[^\W\d]\w*", re.IGNORECASE)
 
 
@@ -36,6 +41,7 @@ class RowTemplate:
         self._field = field
         self._columns = columns
         environment = template_environment()
+        self._has_choices = has_choices(text)
         self._functions = set(environment.globals) - set(self._columns)
         try:
             # Blanks around a template are the layout of its YAML; those in it, and in the columns, are the author's.
@@ -58,7 +64,8 @@ class RowTemplate:
             ValueError: it fails for this row; the message says why.
         """
         try:
-            text = trimmed(self._template.render({_ROW: data, **data}))
+            with repeatable_choices(_seed(data)) if self._has_choices else nullcontext():
+                text = trimmed(within(_SECONDS, self._write, data))
         except SecurityError as error:
             raise BadConfig(f"{self._field}: a template may use the row's columns and nothing of Python: {error}"
                             ) from error
@@ -68,12 +75,23 @@ class RowTemplate:
         except NoText as error:
             self._refuse({str(error).partition(" is a function")[0]} & self._functions)
             raise ValueError(str(error)) from error
+        except TookTooLong as error:
+            raise ValueError(f"the template takes more than {_SECONDS:g} s; make its loops smaller") from error
         # Whatever a template does with data ends here: the row is named, and no code of ours is in between.
         except Exception as error:
             raise ValueError(f"the template fails: {first_line(error)}") from error
         if fault := surrogate(text):
             raise ValueError(fault)
         return text
+
+    def _write(self, data: Mapping[str, Any]) -> str:
+        parts, size = [], 0
+        for part in self._template.generate({_ROW: data, **data}):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_TEXT:
+                raise ValueError(f"its text has more than {MAX_TEXT} characters")
+        return "".join(parts)
 
     def _refuse(self, missing: set[str]) -> None:
         if missing and self._columns:
@@ -84,6 +102,14 @@ class RowTemplate:
         """How to write the columns whose names are no words of Jinja."""
         odd = next((name for name in self._columns if not _WORD.fullmatch(name)), None)
         return f'; a column such as {odd!r} is written {{{{ row["{odd}"] }}}}, all in single quotes' if odd else ""
+
+
+def _seed(data: Mapping[str, Any]) -> str:
+    """What decides a row's random choices: its data."""
+    try:
+        return to_json(data)
+    except (NoText, ValueError):
+        return ",".join(data)
 
 
 def row_data(row: SourceRow) -> dict[str, Any]:

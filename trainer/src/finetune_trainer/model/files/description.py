@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -13,7 +12,7 @@ from typing import Any
 from finetune_api.spec.model import ModelSpec
 from finetune_api.spec.output import S3Spec
 
-from finetune_trainer.errors import BadConfig, MissingInput
+from finetune_trainer.errors import MissingInput
 from finetune_trainer.model.files.find import (
     DESCRIPTION,
     ModelFiles,
@@ -23,6 +22,7 @@ from finetune_trainer.model.files.find import (
     require_config,
     weights_on_hub,
 )
+from finetune_trainer.model.files.json_files import read_object
 from finetune_trainer.model.files.weights import Tensor, read_weights, refuse_adapters, start_of
 from finetune_trainer.model.reading import reading
 from finetune_trainer.storage import open_storage
@@ -50,15 +50,10 @@ class Description:
         """The model's `config.json`.
 
         Raises:
-            BadConfig: it is not JSON.
+            BadConfig: it is not JSON, or holds no object.
+            MissingInput: it is not there.
         """
-        try:
-            content = json.loads((self.files.folder / "config.json").read_text("utf-8"))
-        except (ValueError, OSError) as error:
-            raise BadConfig(f"spec.model.source: the config.json of {self.source} can't be read: {error}") from error
-        if not isinstance(content, dict):
-            raise BadConfig(f"spec.model.source: the config.json of {self.source} is no JSON object")
-        return content
+        return read_object(self.files.folder, "config.json", self.source)
 
     def held(self) -> Mapping[str, Tensor] | None:
         """What the weight files say that they hold; None where that can't be told without fetching them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from finetune_trainer.errors import BadConfig
+from finetune_trainer.model.files.json_files import read_object, require_objects
 from finetune_trainer.model.files.load_report import refuse_made_up
 from finetune_trainer.model.files.weights import Tensor
 from finetune_trainer.model.loading.stored_quantization import as_if_whole, refuse_whole_numbers, stored_quantization
@@ -87,7 +87,8 @@ def open_base(folder: Path, source: str) -> Base:
         BadConfig: it is none, or that of no causal language model.
         MissingInput: the file is not there.
     """
-    content = _content(folder, source)
+    content = read_object(folder, "config.json", source)
+    require_objects(folder, ("generation_config.json",), source)
     if content.get("auto_map") and content.get("model_type") not in CONFIG_MAPPING:
         raise BadConfig(f"spec.model.source: {source} needs code of its own ({content.get('model_type')}), and the "
                         f"trainer runs no code from a model; {_TAKE_ANOTHER}")
@@ -112,11 +113,3 @@ def open_base(folder: Path, source: str) -> Base:
         raise BadConfig(f"spec.model.source: {source} is a {named}: an encoder, which reads what comes after a token "
                         f"too and is no causal language model; {_TAKE_ANOTHER}")
     return Base(config, model_class, config is not whole, source)
-
-
-def _content(folder: Path, source: str) -> dict[str, Any]:
-    with reading(f"the config.json of {source}"):
-        content = json.loads((folder / "config.json").read_text("utf-8"))
-    if not isinstance(content, dict):
-        raise BadConfig(f"spec.model.source: the config.json of {source} is no JSON object")
-    return content
