@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -10,6 +11,12 @@ pytest_plugins = ["tests.cluster.fixtures"]
 
 LONGEST = ("tests/e2e/", "tests/trainer/")
 """Begun first, so that no worker has a long file left when the others are done."""
+
+_CLUSTER_FIXTURES = {"control_plane", "node", "real_node", "two_nodes"}
+_SLOW_IMPORTS = re.compile(
+    r"^(?:from|import) tests\.(?:trainer\.(?:runs|pods|shards|cards)|cluster\b|chart\b|e2e\b|operator\.operators)",
+    re.MULTILINE)
+"""What a module imports to start training runs, operators and clusters."""
 
 # Nothing in a test may reach for the network; set before transformers or datasets are imported.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TQDM_DISABLE="1",
@@ -46,8 +53,23 @@ def s3_bucket(s3_server, monkeypatch):
     return s3_server.new_bucket()
 
 
-def pytest_collection_modifyitems(items):
-    """The longest first."""
+def pytest_addoption(parser):
+    """`--fast`, for `make test-fast`."""
+    parser.addoption("--fast", action="store_true", help="only tests that start no training run, no operator and no "
+                                                         "cluster, and are not marked slow")
+
+
+def is_fast(item):
+    """Whether a test starts no training run, no operator and no cluster."""
+    return not (_CLUSTER_FIXTURES & set(item.fixturenames) or item.get_closest_marker("slow")
+                or _SLOW_IMPORTS.search(item.path.read_text(encoding="utf-8")))
+
+
+def pytest_collection_modifyitems(config, items):
+    """The longest first; with `--fast` the fast ones alone."""
+    if config.getoption("--fast"):
+        config.hook.pytest_deselected(items=[item for item in items if not is_fast(item)])
+        items[:] = [item for item in items if is_fast(item)]
     items.sort(key=lambda item: next((place for place, start in enumerate(LONGEST) if item.nodeid.startswith(start)),
                                      len(LONGEST)))
 
