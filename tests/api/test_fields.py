@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetune_api import FineTuneJob
-from finetune_api.explain.fields import FieldDoc, document_field
+from finetune_api.explain.fields import FieldDoc, document_field, find_fields
 
 
 def _all(document: FieldDoc) -> list[FieldDoc]:
@@ -67,3 +67,13 @@ def test_an_unknown_field_lists_the_known(path, known):
     with pytest.raises(KeyError) as refusal:
         document_field(FineTuneJob, path)
     assert refusal.value.args[0] == known
+
+
+@pytest.mark.parametrize(("name", "paths"), [
+    ("reft", ("spec.method.reft",)),
+    ("MAXCOST", ("spec.budget.maxCost",)),
+    ("lora.rank", ("spec.method.lora.rank", "spec.method.reft.lora.rank")),
+    ("nonsense", ()),
+])
+def test_a_field_is_found_by_its_name_wherever_it_is(name, paths):
+    assert find_fields(FineTuneJob, name) == paths

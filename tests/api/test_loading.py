@@ -39,16 +39,15 @@ def test_every_error_is_reported_at_once_with_path_value_line_and_advice():
     maxCost: 1.5
 """
     assert _refusal(text) == [
-        "line 15: spec.method.type: write LoRA, DoRA, ReFT, Partial, Additive or Full: did you mean LoRA? "
-        '(found "LORA")',
-        "line 17: spec.method.lora.rank: write a value that is greater than or equal to 1 (found 0)",
-        "line 19: spec.training.bachSize: unknown field: did you mean batchSize? (found 8)",
-        'line 20: spec.training.epochs: write a number, without quotes (found "three")',
-        "line 21: spec.training.maxSteps: write a whole number, without quotes (found 1.5)",
-        'line 22: spec.training.packing: write true or false (found "yes")',
-        "line 23: spec.training.learningRate: write a value that is greater than 0 (found -1)",
-        'line 25: spec.evaluation.metrics: write a list ([a, b], or one item a line after a dash) (found "loss")',
-        'line 27: spec.budget.maxCost: write the amount in quotes: "1.5" (found 1.5)',
+        'line 15: spec.method.type is "LORA": write LoRA, DoRA, ReFT, Partial, Additive or Full: did you mean LoRA?',
+        "line 17: spec.method.lora.rank is 0: write a number of at least 1",
+        "line 19: spec.training.bachSize: unknown field: did you mean batchSize?",
+        'line 20: spec.training.epochs is "three": write a number, without quotes',
+        "line 21: spec.training.maxSteps is 1.5: write a whole number, without quotes",
+        'line 22: spec.training.packing is "yes": write true or false',
+        "line 23: spec.training.learningRate is -1: write a number above 0",
+        'line 25: spec.evaluation.metrics is "loss": write a list ([a, b], or one item per line after a dash)',
+        'line 27: spec.budget.maxCost is 1.5: write the amount in quotes: "1.5"',
     ]
 
 
@@ -59,8 +58,8 @@ def test_the_text_of_a_refusal_names_the_file_and_counts_the_errors(tmp_path):
         load_job(path)
     assert str(refusal.value).splitlines() == [
         f"{path}: 2 errors",
-        "  line 14: spec.training.warmup: write a value that is less than 1 (found 2)",
-        "  line 14: spec.training.seed: write a value that is greater than or equal to 0 (found -1)",
+        "  line 14: spec.training.warmup is 2: write a number below 1",
+        "  line 14: spec.training.seed is -1: write a number of at least 0",
     ]
 
 
@@ -117,6 +116,43 @@ def test_broken_yaml_is_refused_at_its_line():
     assert message.startswith("line 15: not valid YAML: ")
 
 
+@pytest.mark.parametrize(("broken", "words"), [
+    ("  dataset:\n    prompt: x\n   completion: y\n", "line 6: not valid YAML: completion is indented by 3 spaces, "
+     "which no line above it is; indent it by 2 spaces, like dataset in line 4"),
+    ("  training:\n    seed: 1\n   budget: {}\n", "indent it by 2 spaces, like training in line 4"),
+    ("  training:\n    seed: 1\n budget: {}\n", "budget is indented by 1 space, which no line above it is"),
+    ("  training:\n\tseed: 1\n", "line 5: not valid YAML: the line is indented with a tab; indent it with spaces"),
+    ("  evaluation:\n    metrics:\n      - loss\n    - accuracy\n", "line 7: not valid YAML: the item is indented by 4 "
+     "spaces; all items of a list have the same indentation, 6 spaces, like line 6"),
+    ("  model: a\n    source: b\n", "source is indented below model in line 4, which has a value on its own line"),
+    ("  dataset:\n    system: Note: be short\n", "the value of system has a colon: put it in quotes, system: 'Note: be "
+     "short'"),
+])
+def test_a_wrong_indentation_is_explained_with_its_line_and_the_right_one(broken, words):
+    (message,) = _refusal("apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\nspec:\n" + broken)
+    assert words in message
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"model": {"dataset": {}}}, "spec.model.dataset: unknown field: it belongs at spec.dataset: indent it below spec"),
+    ({"training": {"maxCost": "5"}}, "unknown field: it belongs at spec.budget.maxCost: indent it below budget"),
+    ({"training": {"rank": 8}}, "unknown field: it belongs at spec.method.lora.rank or spec.method.dora.rank"),
+    ({"training": {"zzz": 8}}, "unknown field: write one of epochs, maxSteps"),
+])
+def test_a_field_in_the_wrong_place_is_told_where_it_belongs(changes, words):
+    assert any(words in str(error) for error in errors_of(document(**changes)))
+
+
+@pytest.mark.parametrize(("method", "words"), [
+    ({"type": "QLoRA"}, 'spec.method.type is "QLoRA": write type: LoRA with quantization: nf4, which is QLoRA'),
+    ({"type": "qdora"}, "write type: DoRA with quantization: nf4, which is QDoRA"),
+    ({"quantization": "4bit"}, 'spec.method.quantization is "4bit": write none, int8 or nf4: did you mean nf4?'),
+])
+def test_a_common_name_that_the_api_writes_otherwise_is_told_as_the_api_writes_it(method, words):
+    (error,) = errors_of(document(method=method))
+    assert words in str(error)
+
+
 def test_of_several_documents_the_one_job_is_read():
     other = "apiVersion: v1\nkind: Secret\nmetadata: {name: s3}\n"
     assert parse_job_text(f"{other}---\n{TEXT}---\n{other}---\n").metadata.name == "smallest"
@@ -130,7 +166,7 @@ def test_the_lines_of_a_second_document_count_from_the_start_of_the_file():
 
 
 def test_a_document_of_another_kind_alone_is_refused_as_such():
-    assert 'kind: write FineTuneJob (found "Job")' in " ".join(_refusal(TEXT.replace("FineTuneJob", "Job")))
+    assert 'kind is "Job": write FineTuneJob' in " ".join(_refusal(TEXT.replace("FineTuneJob", "Job")))
 
 
 @pytest.mark.parametrize("text", ["", "---\n", "# nothing\n", "---\n---\n", "null\n"])
@@ -177,7 +213,7 @@ def test_a_number_with_an_exponent_is_a_number(written, number):
 @pytest.mark.parametrize("number", [".inf", "-.inf", ".nan"])
 def test_a_number_that_json_cannot_write_is_refused(number):
     (message,) = _refusal(TEXT + f"  training: {{maxGradNorm: {number}}}\n")
-    assert message.startswith("line 14: spec.training.maxGradNorm: write a value that is a finite number")
+    assert message.startswith("line 14: spec.training.maxGradNorm is ") and message.endswith("a finite number")
 
 
 def test_anchors_and_merge_keys_work():
@@ -205,7 +241,7 @@ def test_a_template_without_its_quotes_is_told_to_have_some(line, field):
     ("  ? [a, b]\n  : 1\n", "found unhashable key"),
     ("  training: &a [*a]\n", "line 14: not valid YAML: an alias stands inside of its own anchor"),
     ("  training: " + "[" * 3000 + "]" * 3000 + "\n", "nested too deeply"),
-    ("  engine: \0\n", "line 14: not valid YAML: the character U+0000 can't stand in it"),
+    ("  engine: \0\n", "line 14: not valid YAML: it has the character U+0000, which YAML does not allow; remove it"),
     ('  engine: "\\ud800"\n', "not plain text"),
     ("  training: !!set {a}\n", "not plain data"),
 ], ids=lambda text: text[:40])

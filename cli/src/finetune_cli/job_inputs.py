@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api import ExitCode, FieldError, FineTuneJob, InvalidJob, parse_job
-from finetune_api.reading.loading import line_of, read_document
+from finetune_api.reading.field_errors import line_of
+from finetune_api.reading.loading import read_document
 from finetune_api.rules import SMALLEST_SPEC
 
 from finetune_cli import trainer

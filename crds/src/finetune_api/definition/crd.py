@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_api.definition.structural import structural_schema
 from finetune_api.job import KIND, FineTuneJob, Metadata
 from finetune_api.rules import FIXED_SECTIONS, RULES, STORED_RULES
 from finetune_api.spec.job import FineTuneJobSpec
@@ -27,60 +28,6 @@ _WIDE_COLUMNS = (
     ("Message", "string", f"{_TOLD_LAST}.message"),
 )
 """Those that `kubectl get -o wide` adds."""
-_NOT_STRUCTURAL = {"title", "$defs", "additionalProperties", "discriminator"}
-
-
-def structural_schema(schema: Any, definitions: dict[str, Any]) -> Any:
-    """A pydantic JSON Schema as Kubernetes wants it: no references, no `anyOf` with null, no closed objects."""
-    if isinstance(schema, list):
-        return [structural_schema(item, definitions) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        target = definitions[schema["$ref"].rpartition("/")[2]]
-        own = {key: value for key, value in schema.items() if key != "$ref"}
-        return structural_schema({**target, **own}, definitions)
-    if "anyOf" in schema and "x-kubernetes-int-or-string" not in schema:
-        (only,) = [option for option in schema["anyOf"] if option.get("type") != "null"]
-        own = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
-        return structural_schema({**only, **own}, definitions)
-    result: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key == "properties":
-            result[key] = {name: structural_schema(below, definitions) for name, below in value.items()}
-        elif key == "description":
-            result[key] = " ".join(value.split())
-        elif key == "additionalProperties" and isinstance(value, dict):
-            result[key] = structural_schema(value, definitions)
-        elif key == "patternProperties":
-            (of_values,) = value.values()
-            result["additionalProperties"] = structural_schema(of_values, definitions)
-        elif key == "const":
-            result["enum"] = [value]
-        elif key == "exclusiveMinimum" or key == "exclusiveMaximum":
-            result[key.replace("exclusiveM", "m")] = value
-            result[key] = True
-        elif key == "default":
-            if (kept := _default(value)) is not None:
-                result[key] = kept
-        elif key == "propertyNames":
-            continue
-        elif key not in _NOT_STRUCTURAL:
-            result[key] = structural_schema(value, definitions)
-    if result.get("x-kubernetes-preserve-unknown-fields") and "properties" in result:
-        del result["x-kubernetes-preserve-unknown-fields"]
-    return result
-
-
-def _default(value: Any) -> Any:
-    """The default that the CustomResourceDefinition gives, or None.
-
-    A section gets `{}`, which the apiserver fills from the defaults below it. Nothing stands for `auto`: what the
-    trainer decides must not look like something that the user wrote.
-    """
-    if isinstance(value, dict):
-        return {} if any(below is not None for below in value.values()) else None
-    return None if value in ([], "auto") else value
 
 
 def _with_rules(spec: dict[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,24 @@ def document_field(root: type[BaseModel], path: str) -> FieldDoc:
     return _describe(path, field, deep=True)
 
 
+def find_fields(model: Any, name: str, path: str = "") -> tuple[str, ...]:
+    """The paths of every field with a name, upper and lower case alike, those nearest the root first.
+
+    Args:
+        model: where to look: a model, or a type that holds one.
+        name: the name, or the end of a dotted path, such as `rank` or `lora.rank`.
+        path: the path of the model itself.
+    """
+    wanted, found = f".{name}".lower(), []
+    below = _model_of(model)
+    for key, field in below.model_fields.items() if below else ():
+        own = f"{path}.{field.alias or key}".lstrip(".")
+        if f".{own}".lower().endswith(wanted):
+            found.append(own)
+        found += find_fields(field.annotation, name, own)
+    return tuple(sorted(found, key=lambda one: one.count(".")))
+
+
 def _describe_model(path: str, model: type[BaseModel]) -> FieldDoc:
     fields = tuple(_describe(f"{path}.{f.alias or n}".lstrip("."), f) for n, f in model.model_fields.items())
     return FieldDoc(path, "object", True, None, (), " ".join((model.__doc__ or "").split()), fields)

@@ -92,27 +92,33 @@ def parse_uri(value: Any, schemes: tuple[str, ...]) -> Uri:
         ValueError: another scheme, an impossible bucket or claim name, a `..` in it (but for `file`), a query, a
             fragment, or more than 1024 characters.
     """
-    if isinstance(value, Uri):
-        value = str(value)
+    text = str(value) if isinstance(value, Uri) else value
     choices = "; ".join(_SHAPE[scheme] for scheme in schemes)
-    if not isinstance(value, str):
+    if not isinstance(text, str):
         raise ValueError(f"write a location: {choices}")
-    if len(value) > MAX_LENGTH:
+    if len(text) > MAX_LENGTH:
         raise ValueError(f"write a location of at most {MAX_LENGTH} characters")
-    scheme, separator, rest = value.partition("://")
+    scheme, separator, rest = text.partition("://")
     if not separator:
-        if "hub" in schemes and re.fullmatch(HUB_ID_PATTERN, value):
-            owner, _, name = value.partition("/")
+        if "hub" in schemes and re.fullmatch(HUB_ID_PATTERN, text):
+            owner, _, name = text.partition("/")
             return Uri("hub", owner, name)
         raise ValueError(f"write a location: {choices}")
     if scheme not in schemes:
         raise ValueError(f"{scheme}:// is not possible here; write {choices}")
     if any(character in rest for character in "?#\\\n\r\t"):
         raise ValueError("a location holds no query, fragment, backslash or line break")
-    if scheme == "file":
-        if not rest.startswith(("/", "./", "../")):
-            raise ValueError(f"write {_SHAPE['file']} (relative means: to the folder of this YAML file)")
-        return Uri("file", "", rest)
+    return _file_uri(rest) if scheme == "file" else _server_uri(scheme, rest)
+
+
+def _file_uri(rest: str) -> Uri:
+    if not rest.startswith(("/", "./", "../")):
+        raise ValueError(f"write {_SHAPE['file']} (relative means: to the folder of this YAML file)")
+    return Uri("file", "", rest)
+
+
+def _server_uri(scheme: str, rest: str) -> Uri:
+    """A location that names a bucket, host, claim or owner before its path."""
     authority, _, path = rest.partition("/")
     if not re.fullmatch(_AUTHORITY[scheme], authority):
         raise ValueError(f"write {_SHAPE[scheme]}: {authority!r} is not possible before the first slash")
