@@ -82,8 +82,8 @@ def _unexpected_key(lines: list[str], at: int, written: int) -> str | None:
     if before is None or written <= len(lines[before]) - len(lines[before].lstrip(" ")):
         return None
     above = _key(lines[before])
-    return (f"{_key(line)} is indented below {above} in line {before + 1}, which has a value on its own line; remove that "
-            f"value, or indent {_key(line)} like {above}")
+    return (f"{_key(line)} is indented below {above} in line {before + 1}, which has a value on its own line; remove "
+            f"that value, or indent {_key(line)} like {above}")
 
 
 def _key(line: str) -> str:
