@@ -82,7 +82,7 @@ class _Arm:
         from finetune_api.spec.method import Quantization
         from finetune_api.spec.training import Precision
         from finetune_trainer.hardware.device import choose_device
-        from finetune_trainer.methods.dora.layer import keep_norms
+        from finetune_trainer.methods.dora.layer import cache_norms
         from finetune_trainer.model.files.find import ModelFiles
         from finetune_trainer.model.loading.load import load_model
         from finetune_trainer.model.structure.targets import target_modules
@@ -96,7 +96,7 @@ class _Arm:
             r=_RANK, lora_alpha=_ALPHA, use_dora=arm != "LoRA", target_modules=target_modules(base, None, "model"),
             task_type="CAUSAL_LM"))
         if arm == "DoRA, ours":
-            assert keep_norms(self.model) > 0
+            assert cache_norms(self.model).layers > 0
         self.model.train()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4)

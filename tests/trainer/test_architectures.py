@@ -18,8 +18,8 @@ from finetune_trainer.model.loading.base import open_base
 from finetune_trainer.model.structure.layers import chosen_parameters, decoder_layers, text_parameters
 from finetune_trainer.model.structure.targets import linear_names, target_modules
 from finetune_trainer.model.tokenizer import load_tokenizer
-from finetune_trainer.publish.export import save_whole
 from finetune_trainer.run.preflight import preflight
+from finetune_trainer.trained_model.whole_model import save_whole
 from peft import LoraConfig, get_peft_model
 
 from tests.models import save_tiny_family, save_tiny_model, tiny_tokenizer, write_rows

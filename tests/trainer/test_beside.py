@@ -37,7 +37,7 @@ def _child(job, environment, log):
     def broken(*_, **__):
         raise IndexError("index out of range in self")
 
-    def half(tuned, published, files, quantization, device, tokenizer, folder):
+    def half(trained_model, published, files, quantization, device, tokenizer, folder):
         folder.mkdir()
         (folder / "model-00001-of-00002.safetensors").write_bytes(b"half")
         raise torch.OutOfMemoryError("simulated")

@@ -7,9 +7,10 @@ import json
 
 import pytest
 import torch
-from finetune_trainer.methods.dora import layer
-from finetune_trainer.methods.dora.layer import FastDora, KeptNorms, keep_norms, start_at_norms, weights_changed
-from finetune_trainer.trained_model import TRAINED, load_trained
+from finetune_trainer.methods.dora import layer, norms
+from finetune_trainer.methods.dora.layer import FastDora, cache_norms, start_at_norms
+from finetune_trainer.methods.dora.norms import CachedNorms
+from finetune_trainer.trained_model import TRAINED, load_trained, weights_changed
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.variants import DoraLinearVariant
@@ -39,7 +40,7 @@ def adapt(base, fast, *, dropout=0.0, moved=True):
     if moved:
         move(model)
     if fast:
-        assert keep_norms(model) == 14
+        assert cache_norms(model).layers == 14
     return model
 
 
@@ -149,8 +150,8 @@ def test_a_training_curve_is_that_of_peft(tiny_model_folder, quantization):
 
 def test_norms_are_made_once_for_all_passes_of_a_step(tiny_model_folder, monkeypatch):
     made = []
-    make = KeptNorms._make
-    monkeypatch.setattr(KeptNorms, "_make", lambda self, *rest: made.append(self) or make(self, *rest))
+    make = CachedNorms._compute
+    monkeypatch.setattr(CachedNorms, "_compute", lambda self, *rest: made.append(self) or make(self, *rest))
     model = adapt(load(tiny_model_folder, "nf4"), fast=True).train()
     model.activation_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
@@ -197,6 +198,25 @@ def test_a_step_through_accelerate_makes_norms_anew(used):
     assert_norms_are_current(used)
 
 
+def test_no_hook_is_left_on_optimizers_once_training_is_over(tiny_model_folder):
+    from torch.optim.optimizer import _global_optimizer_post_hooks
+
+    before = dict(_global_optimizer_post_hooks)
+    version = cache_norms(adapt(load(tiny_model_folder), fast=False)).version
+    assert len(_global_optimizer_post_hooks) == len(before) + 1
+    version.unfollow_optimizers()
+    assert dict(_global_optimizer_post_hooks) == before
+
+
+def test_a_step_of_an_optimizer_of_the_copy_makes_its_norms_anew(used):
+    twin = copy.deepcopy(used)
+    loss_of(twin).backward()
+    stale = logits_of(twin)
+    OPTIMIZERS["sgd"]([p for p in twin.parameters() if p.requires_grad]).step()
+    assert (logits_of(twin) - stale).abs().max() > 0.01
+    assert_norms_are_current(twin)
+
+
 def test_loading_an_adapter_makes_norms_anew(used):
     other = {name: tensor + 0.3 for name, tensor in get_peft_model_state_dict(used).items()}
     set_peft_model_state_dict(used, other)
@@ -206,7 +226,7 @@ def test_loading_an_adapter_makes_norms_anew(used):
 def test_loading_a_checkpoint_as_the_trainer_does_makes_norms_anew(used, tmp_path):
     used.save_pretrained(tmp_path)
     move(used)
-    weights_changed()
+    weights_changed(used)
     logits_of(used)
     used.load_adapter(tmp_path, "default", is_trainable=True)
     assert_norms_are_current(used)
@@ -233,7 +253,7 @@ def test_weights_put_back_by_the_trainer_make_norms_anew(used, tmp_path):
 def test_code_that_writes_into_weights_says_so(used):
     move(used)
     stale = logits_of(used)
-    weights_changed()
+    weights_changed(used)
     assert (logits_of(used) - stale).abs().max() > 1e-3, "nothing was kept: this test, and others here, can't fail"
     assert_norms_are_current(used)
 
@@ -241,7 +261,7 @@ def test_code_that_writes_into_weights_says_so(used):
 def test_switching_adapters_takes_each_one_s_norms(used):
     first = logits_of(used)
     used.add_adapter("other", used.peft_config["default"])
-    assert keep_norms(used, "other") == 14
+    assert cache_norms(used, "other").layers == 14
     used.set_adapter("other")
     move(used)
     assert_norms_are_current(used)
@@ -254,7 +274,7 @@ def test_a_copy_and_its_original_don_t_share_norms(used):
     twin = copy.deepcopy(used)
     before = logits_of(used)
     move(twin)
-    weights_changed()
+    weights_changed(twin)
     assert_norms_are_current(twin)
     torch.testing.assert_close(logits_of(used), before)
 
@@ -296,8 +316,8 @@ def test_with_dropout_training_is_peft_s_own_and_evaluation_keeps_norms(tiny_mod
 def test_several_active_adapters_are_peft_s_own(used):
     used.add_adapter("other", used.peft_config["default"])
     move(used, seed=5)
-    weights_changed()
-    keep_norms(used, "other")
+    weights_changed(used)
+    cache_norms(used, "other")
     used.base_model.set_adapter(["default", "other"])
     torch.testing.assert_close(logits_of(used), logits_of(slow(used)), rtol=0, atol=0)
 
@@ -306,7 +326,7 @@ def test_layers_with_a_bias_stay_as_peft_made_them():
     torch.manual_seed(0)
     base = torch.nn.ModuleDict({"with_bias": torch.nn.Linear(8, 4), "without": torch.nn.Linear(8, 4, bias=False)})
     model = get_peft_model(base, LoraConfig(use_dora=True, target_modules=["with_bias", "without"]))
-    assert keep_norms(model) == 1
+    assert cache_norms(model).layers == 1
     assert type(model.base_model.model["with_bias"].lora_variant["default"]) is DoraLinearVariant
     assert type(model.base_model.model["without"].lora_variant["default"]) is FastDora
 
@@ -334,7 +354,7 @@ def test_layers_whose_rows_are_no_whole_blocks_have_the_right_norms(tmp_path):
 
 def test_large_layers_are_read_in_parts(tiny_model_folder, monkeypatch):
     whole = logits_of(adapt(load(tiny_model_folder, "nf4"), fast=True).eval())
-    monkeypatch.setattr(layer, "_CHUNK", 7 * 64)
+    monkeypatch.setattr(norms, "_CHUNK", 7 * 64)
     parts = logits_of(adapt(load(tiny_model_folder, "nf4"), fast=True).eval())
     torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-6)
 
@@ -345,7 +365,7 @@ def test_peft_s_private_parts_have_the_shape_that_this_stands_on():
 
 def test_another_peft_is_left_alone(tiny_model_folder, monkeypatch):
     monkeypatch.setattr(DoraLinearVariant, "forward", staticmethod(lambda module, adapter, x, result: result))
-    assert keep_norms(adapt(load(tiny_model_folder), fast=False)) == 0
+    assert cache_norms(adapt(load(tiny_model_folder), fast=False)).layers == 0
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
@@ -400,7 +420,7 @@ def test_an_adapter_that_is_taken_out_leaves_nothing_behind(tiny_model_folder, t
     truth = loss_of(base.train()).item()
     model = adapt(base, fast=True).train()
     loss_of(model).backward()
-    weights_changed()
+    weights_changed(model)
     if taken_out == "unloaded":
         plain = model.unload().train()
         assert not any(module._forward_pre_hooks for module in plain.modules())

@@ -10,9 +10,9 @@ import threading
 import time
 
 import pytest
+from finetune_api.methods.reft import RewardSpec
 from finetune_api.spec.dataset import AnswerFormat, AnswerType
 from finetune_api.spec.evaluation import Metric
-from finetune_api.spec.reft import RewardSpec
 from finetune_trainer.data.answers.answer_checks import answer_findings
 from finetune_trainer.data.answers.json_answers import AnswerSchema, NotJson, parse_json
 from finetune_trainer.data.rows import Example

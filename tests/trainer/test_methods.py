@@ -160,21 +160,21 @@ def run_here(place, tmp_path, monkeypatch):
         finally:
             signal.signal(signal.SIGTERM, before)
             monkeypatch.undo()
-        return caught[0].tuned, caught[1]
+        return caught[0].trained_model, caught[1]
 
     return run_it
 
 
 @pytest.mark.parametrize("name", [name for name in MORE_METHODS if MORE_METHODS[name]["type"] == "Additive"])
 def test_an_additive_method_leaves_every_bit_of_the_base_as_it_was(run_here, name):
-    tuned, before = run_here(MORE_METHODS[name])
-    assert weights_digest(tuned.causal) == before
+    trained_model, before = run_here(MORE_METHODS[name])
+    assert weights_digest(trained_model.causal) == before
 
 
 @pytest.mark.parametrize("name", ["prompt tuning", "prefix tuning", "prefix tuning nf4", "IA3", "bottleneck"])
 def test_answers_of_a_padded_batch_are_those_of_each_question_alone_and_without_a_cache(run_here, name):
-    tuned, _ = run_here(MORE_METHODS[name], training={"learningRate": 0.05})
-    model = tuned.model.eval()
+    trained_model, _ = run_here(MORE_METHODS[name], training={"learningRate": 0.05})
+    model = trained_model.model.eval()
     questions = [(5, 80, 90), (5, 80, 90, 100, 7, 8, 70, 60), tuple(range(40, 60))]
     done = generate(model, questions, GenerationSettings((0,), pad_id=0, max_new_tokens=6, batch_size=3), lambda: None)
     for question, answer in zip(questions, done.answers, strict=True):
@@ -190,15 +190,15 @@ def test_answers_of_a_padded_batch_are_those_of_each_question_alone_and_without_
 
 @pytest.mark.parametrize("name", ["prompt tuning", "prefix tuning", "bottleneck"])
 def test_the_head_sees_the_answers_alone_also_behind_virtual_tokens(run_here, name):
-    tuned, _ = run_here(MORE_METHODS[name])
+    trained_model, _ = run_here(MORE_METHODS[name])
     ids = torch.arange(40, 64).reshape(2, 12)
     labels = ids.clone()
     labels[0, :5] = labels[1, :8] = labels[1, 11:] = -100
     positions = torch.arange(12).expand(2, 12)
     with torch.inference_mode():
-        whole = tuned.model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, -12:]
-        with AnswersOnly(tuned.causal).narrowed({"input_ids": ids, "labels": labels}) as inputs:
-            narrow = tuned.model(input_ids=ids, position_ids=positions, use_cache=False).logits
+        whole = trained_model.model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, -12:]
+        with AnswersOnly(trained_model.causal).narrowed({"input_ids": ids, "labels": labels}) as inputs:
+            narrow = trained_model.model(input_ids=ids, position_ids=positions, use_cache=False).logits
     wanted = whole[:, :-1][labels[:, 1:] != -100]
     assert torch.equal(inputs["shift_labels"][0], labels[:, 1:][labels[:, 1:] != -100])
     torch.testing.assert_close(narrow[0], wanted)
@@ -210,10 +210,10 @@ ONE_STEP = {"maxSteps": 1, "warmup": 0, "scheduler": "constant", "learningRate":
 @pytest.mark.parametrize(("name", "ratio"), [("LoRA+", 8.0), ("DoRA+", 8.0), ("PiSSA", 1.0)])
 def test_b_learns_as_many_times_faster_as_the_ratio_says(run_here, name, ratio):
     """Adam's first step moves every number by the learning rate, whatever its gradient."""
-    tuned, _ = run_here(MORE_METHODS[name], training={**ONE_STEP, "maxGradNorm": 1000.0})
+    trained_model, _ = run_here(MORE_METHODS[name], training={**ONE_STEP, "maxGradNorm": 1000.0})
     again, _ = run_here(MORE_METHODS[name], training={**ONE_STEP, "learningRate": 1e-12})
     first = dict(again.model.named_parameters())
-    for parameter, value in tuned.model.named_parameters():
+    for parameter, value in trained_model.model.named_parameters():
         if value.requires_grad and (moved := (value - first[parameter]).abs().max()) > 1e-6:
             rate = 0.001 * (ratio if ".lora_B." in parameter else 1)
             assert float(moved) == pytest.approx(rate, rel=0.02), parameter
@@ -232,10 +232,10 @@ def test_pissa_starts_from_the_same_model_and_is_published_as_a_lora_of_twice_th
 
 
 def test_loftq_starts_nearer_to_the_weights_before_their_quantization(place, run_here):
-    tuned, before = run_here(MORE_METHODS["LoftQ"], training={**ONE_STEP, "learningRate": 1e-12})
-    assert weights_digest(tuned.causal) == before, "the adapter has to fit any nf4 copy of the base"
+    trained_model, before = run_here(MORE_METHODS["LoftQ"], training={**ONE_STEP, "learningRate": 1e-12})
+    assert weights_digest(trained_model.causal) == before, "the adapter has to fit any nf4 copy of the base"
     weights = base_model(place).state_dict()
-    for name, layer in tuned.causal.named_modules():
+    for name, layer in trained_model.causal.named_modules():
         if hasattr(layer, "lora_A"):
             stored = layer.get_base_layer().weight
             error = weights[f"{name}.weight"] - dequantize_4bit(stored.data, stored.quant_state)

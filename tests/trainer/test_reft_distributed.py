@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from finetune_api.messages import Outcome, Result
+from finetune_api.methods.reft import PpoSpec
 from finetune_api.rules import merge_patch
-from finetune_api.spec.reft import PpoSpec
 from finetune_trainer.distributed.collectives import World
 from finetune_trainer.distributed.rank import RankInfo
 from finetune_trainer.methods.reft.policy import Policy

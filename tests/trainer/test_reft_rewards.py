@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from finetune_api.spec.reft import RewardSpec
+from finetune_api.methods.reft import RewardSpec
 from finetune_trainer.data.rows import Example, Severity, SourceRow
 from finetune_trainer.errors import BadConfig, BadData
 from finetune_trainer.rewards.answers import final_answer, judge_answer, number, same_text

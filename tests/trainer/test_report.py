@@ -109,7 +109,7 @@ def facts_of_a_run(**change):
                      "fieldF1Macro": {"fine": 0.2, "prison": 0.1}, "fieldF1Micro": {"fine": 0.3, "prison": 0.2}},
         "reference": scores(0.41, 0.6, 0.55), "steps": steps(255), "step": 255, "total_steps": 255,
         "resumed_from_step": 100, "stopped_early": None, "micro_batch_size": 8, "trainable_parameters": 1_081_344,
-        "published_folder": "adapter", "loading": PeftAdapter.loading,
+        "published_folder": "adapter", "loading": PeftAdapter.load_instructions,
         "stage_seconds": {"loading": 21.4, "preparing data": 6.1, "evaluating before": 61.2, "training": 486.0,
                           "evaluating after": 58.8, "exporting": 1.2},
         "peak_memory_bytes": 5_701_234_567, "device": "x86_64 NVIDIA L4", "cost": Decimal("0.1411"), "currency": "USD",

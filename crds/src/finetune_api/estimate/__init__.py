@@ -10,8 +10,8 @@
     job            all of it for one job
 """
 
+from finetune_api.architecture import Architecture, UnknownArchitecture, read_architecture
 from finetune_api.estimate.advice import advise_change
-from finetune_api.estimate.architecture import Architecture, UnknownArchitecture, read_architecture
 from finetune_api.estimate.host import PROCESS, PROGRAM, merging_bytes, programs_at_once
 from finetune_api.estimate.job import Estimate, EstimateTarget, TrainingRows, estimate_job
 from finetune_api.estimate.memory import (

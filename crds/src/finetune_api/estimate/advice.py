@@ -5,23 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from finetune_api.estimate.architecture import Architecture
+from finetune_api.architecture import Architecture
 from finetune_api.estimate.memory import machine_for
 from finetune_api.estimate.plan import SHORTEST, Accelerators, RowLengths, choose_plan
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.method import (
-    Initialization,
-    LowRankSpec,
-    MethodSpec,
-    MethodType,
-    Quantization,
-    ReftSpec,
-    Technique,
-)
-from finetune_api.spec.reft import ReftPolicy
+from finetune_api.spec.method import MethodSpec, MethodType, Quantization
 from finetune_api.spec.training import Toggle
-
-_IN_PLACE = (MethodType.FULL, MethodType.PARTIAL)
 
 
 def advise_change(spec: FineTuneJobSpec, model: Architecture, accelerators: Accelerators, catalogue: Mapping[str, int],
@@ -68,16 +57,29 @@ def _changes(spec: FineTuneJobSpec) -> Iterator[tuple[str, FineTuneJobSpec]]:
     memory_changes = list(_memory_changes(spec))
     yield from memory_changes
     method = spec.method
-    if method.reft and method.reft.policy is ReftPolicy.FULL:
-        yield from _adapter_for_policy(spec, method.reft)
-    elif method.type in _IN_PLACE:
-        yield from _adapter_for_model(spec)
-    elif method.quantization is not Quantization.NF4 and not _is_pissa(method):
+    if frozen := _frozen_base(method):
+        words, adapted = frozen
+        yield words, spec.model_copy(update={"method": adapted})
+        nf4 = adapted.model_copy(update={"quantization": Quantization.NF4})
+        yield f"{words} and spec.method.quantization: nf4", spec.model_copy(update={"method": nf4})
+    elif method.quantization is not Quantization.NF4 and method.definition.can_quantize(method.settings):
         nf4 = method.model_copy(update={"quantization": Quantization.NF4})
         yield "write spec.method.quantization: nf4", spec.model_copy(update={"method": nf4})
         if memory_changes:
             yield ("write spec.method.quantization: nf4, and leave microBatchSize and gradientCheckpointing out",
                    memory_changes[-1][1].model_copy(update={"method": nf4}))
+
+
+def _frozen_base(method: MethodSpec) -> tuple[str, MethodSpec] | None:
+    """An adapter instead of the base weights, in words and as a method; None where the base is frozen already."""
+    definition = method.definition
+    if adapted := definition.with_frozen_base(method.settings):
+        words, settings = adapted
+        return f"write spec.method.{words}", method.with_settings(settings)
+    if definition.quantizable:
+        return None
+    words = "write spec.method.type: LoRA" + (f" without {definition.block}" if method.settings else "")
+    return words, method.with_settings(None).model_copy(update={"type": MethodType.LORA})
 
 
 def _memory_changes(spec: FineTuneJobSpec) -> Iterator[tuple[str, FineTuneJobSpec]]:
@@ -89,38 +91,10 @@ def _memory_changes(spec: FineTuneJobSpec) -> Iterator[tuple[str, FineTuneJobSpe
     if shrinks:
         changed = _with(changed, micro_batch_size=1)
         yield f"write {small_batch}", changed
-    if training.gradient_checkpointing is Toggle.DISABLED and not _is_prefix(spec.method):
+    if training.gradient_checkpointing is Toggle.DISABLED and \
+            spec.method.definition.allows_checkpointing(spec.method.settings):
         changed = _with(changed, gradient_checkpointing=Toggle.ENABLED)
         yield f"write {checkpointing} and {small_batch}" if shrinks else f"write {checkpointing}", changed
-
-
-def _adapter_for_policy(spec: FineTuneJobSpec, reft: ReftSpec) -> Iterator[tuple[str, FineTuneJobSpec]]:
-    """ReFT that trains an adapter instead of the whole model."""
-    adapter = reft.model_copy(update={"policy": ReftPolicy.LORA, "lora": LowRankSpec()})
-    lora = spec.method.model_copy(update={"reft": adapter})
-    yield "write spec.method.reft.policy: LoRA", spec.model_copy(update={"method": lora})
-    qlora = lora.model_copy(update={"quantization": Quantization.NF4})
-    yield ("write spec.method.reft.policy: LoRA and spec.method.quantization: nf4",
-           spec.model_copy(update={"method": qlora}))
-
-
-def _adapter_for_model(spec: FineTuneJobSpec) -> Iterator[tuple[str, FineTuneJobSpec]]:
-    """LoRA instead of a method that trains the model's own weights."""
-    method = spec.method
-    lora = method.model_copy(update={"type": MethodType.LORA, "partial": None})
-    words = f"write spec.method.type: LoRA{' without partial' if method.partial else ''}"
-    yield words, spec.model_copy(update={"method": lora})
-    qlora = lora.model_copy(update={"quantization": Quantization.NF4})
-    yield f"{words} and spec.method.quantization: nf4", spec.model_copy(update={"method": qlora})
-
-
-def _is_prefix(method: MethodSpec) -> bool:
-    """Whether the method excludes checkpointing: computing activations again loses a trained prefix."""
-    return method.additive is not None and method.additive.technique is Technique.PREFIX_TUNING
-
-
-def _is_pissa(method: MethodSpec) -> bool:
-    return method.lora is not None and method.lora.initialization is Initialization.PISSA
 
 
 def _with(spec: FineTuneJobSpec, **training: object) -> FineTuneJobSpec:

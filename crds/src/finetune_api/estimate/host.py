@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from finetune_api.estimate.architecture import Architecture
+from finetune_api.architecture import Architecture
 from finetune_api.estimate.memory import Machine
 
 PROCESS = 4 * 1024**3

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from finetune_api.architecture import Architecture
 from finetune_api.estimate.advice import advise_change
-from finetune_api.estimate.architecture import Architecture
 from finetune_api.estimate.memory import checkpoint_bytes, machine_for
 from finetune_api.estimate.plan import Accelerators, MemoryPlan, RowLengths, choose_plan
 from finetune_api.estimate.speed import Duration, estimate_duration, operations_per_second, operations_per_token

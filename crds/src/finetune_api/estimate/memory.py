@@ -12,8 +12,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from finetune_api.estimate.architecture import Architecture, Linear
-from finetune_api.estimate.trained import Trained, trained_by
+from finetune_api.architecture import Architecture, Linear
+from finetune_api.estimate.trained import trained_by
+from finetune_api.methods.trained_parameters import TrainedParameters
 from finetune_api.spec.method import MethodSpec, Quantization
 from finetune_api.spec.training import Precision
 
@@ -109,7 +110,7 @@ def estimate_memory(model: Architecture, method: MethodSpec, forward_pass: Forwa
         processes: how many train together; they divide the weights among them where the model's own are trained.
     """
     trained = trained_by(method, model)
-    shares = _shares(method, trained, processes)
+    shares = _shares(trained, processes)
     block = forward_pass.tokens * _kept_of_a_block(model, trained, forward_pass, machine)
     # Checkpointing keeps what goes into every block, and all of the one whose backward pass is under way.
     kept = forward_pass.tokens * trained.depth * model.hidden * machine.dtype_bytes + block if checkpointing else \
@@ -136,7 +137,7 @@ def estimate_memory(model: Architecture, method: MethodSpec, forward_pass: Forwa
         weights=_weights(model, method.quantization, trained, machine, shares) + FLOAT32 * trained.reference,
         adapter=trained.added * FLOAT32,
         gradients=gradients,
-        optimizer=_optimizer(method, trained, machine, shares),
+        optimizer=_optimizer(trained, machine, shares),
         activations=activations,
         loss=loss if checkpointing else max(0, loss - working),
         buffers=_buffers(model, method.quantization, trained, machine) if shares == 1 else _gathered(model, machine),
@@ -168,26 +169,27 @@ def estimate_reinforcement(model: Architecture, method: MethodSpec, tokens: int,
 def checkpoint_bytes(model: Architecture, method: MethodSpec, machine: Machine, processes: int = 1) -> int:
     """Size of a checkpoint: what is trained in float32, the optimizer's state, and what ReFT compares with."""
     trained = trained_by(method, model)
-    shares = _shares(method, trained, processes)
-    state = _optimizer(method, trained, machine, shares) * shares
+    shares = _shares(trained, processes)
+    state = _optimizer(trained, machine, shares) * shares
     return trained.parameters * FLOAT32 + state + FLOAT32 * trained.reference
 
 
-def _shares(method: MethodSpec, trained: Trained, processes: int) -> int:
+def _shares(trained: TrainedParameters, processes: int) -> int:
     """Among how many processes the model is divided; PPO keeps it whole in each."""
-    return processes if trained.own and not method.reft else 1
+    return processes if trained.own and not trained.reference else 1
 
 
-def _optimizer(method: MethodSpec, trained: Trained, machine: Machine, shares: int) -> int:
+def _optimizer(trained: TrainedParameters, machine: Machine, shares: int) -> int:
     """Bytes of optimizer state in one process; the 8-bit optimizer can't divide it, and is too coarse for PPO."""
-    if machine.gpu and shares == 1 and not method.reft:
+    if machine.gpu and shares == 1 and not trained.reference:
         # transformers keeps that of embeddings in 32 bits.
         rest = trained.parameters - trained.embeddings
         return math.ceil(rest * _EIGHT_BIT_STATE + trained.embeddings * 2 * FLOAT32)
     return math.ceil(trained.parameters * 2 * FLOAT32 / shares)
 
 
-def _weights(model: Architecture, quantization: Quantization, trained: Trained, machine: Machine, shares: int) -> int:
+def _weights(model: Architecture, quantization: Quantization, trained: TrainedParameters, machine: Machine,
+             shares: int) -> int:
     """The base: its blocks' matrices quantized; embeddings, head, norms and biases never are."""
     if trained.own:
         held = FLOAT32 * trained.own + (model.parameters - trained.own) * machine.dtype_bytes
@@ -217,7 +219,8 @@ def _gathered(model: Architecture, machine: Machine) -> int:
     return outside * (2 * size + FLOAT32) + block * (5 * size + FLOAT32)
 
 
-def _kept_of_a_block(model: Architecture, trained: Trained, forward_pass: ForwardPass, machine: Machine) -> int:
+def _kept_of_a_block(model: Architecture, trained: TrainedParameters, forward_pass: ForwardPass, machine: Machine
+                     ) -> int:
     """Bytes a token that one block keeps for its backward pass."""
     size = machine.dtype_bytes
     # Both norms keep their input, in float32.
@@ -254,7 +257,7 @@ def _mask(forward_pass: ForwardPass, machine: Machine) -> int:
     return forward_pass.tokens * forward_pass.length * (1 + machine.dtype_bytes) if forward_pass.packed else 0
 
 
-def _working_of_a_block(model: Architecture, trained: Trained, machine: Machine) -> int:
+def _working_of_a_block(model: Architecture, trained: TrainedParameters, machine: Machine) -> int:
     """Bytes a token for the gradients that are under way in one block: of the residual stream and of gate and value."""
     return (2 * model.hidden + 2 * model.intermediate) * machine.dtype_bytes
 
@@ -270,7 +273,7 @@ def _loss(model: Architecture, forward_pass: ForwardPass, machine: Machine) -> i
     return answers * model.hidden * (machine.dtype_bytes + FLOAT32) + tiles
 
 
-def _buffers(model: Architecture, quantization: Quantization, trained: Trained, machine: Machine) -> int:
+def _buffers(model: Architecture, quantization: Quantization, trained: TrainedParameters, machine: Machine) -> int:
     """What one layer at a time needs beside activations: its weight dequantised, and PEFT's DoRA's whole update."""
     chosen = [linear for linear in model.linears if linear.name in trained.layers]
     largest = max((linear.weights for linear in model.linears), default=0)

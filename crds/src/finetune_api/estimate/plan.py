@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from finetune_api.estimate.architecture import Architecture
+from finetune_api.architecture import Architecture
 from finetune_api.estimate.memory import (
     ForwardPass,
     Machine,
@@ -14,8 +14,6 @@ from finetune_api.estimate.memory import (
     estimate_reinforcement,
 )
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.method import MethodSpec
-from finetune_api.spec.reft import PpoSpec
 from finetune_api.spec.training import Toggle
 
 USABLE = 0.92
@@ -98,22 +96,14 @@ def choose_plan(spec: FineTuneJobSpec, model: Architecture, accelerators: Accele
                                    alone=micro_batch_size * accelerators.count >= training.batch_size)
         memory = estimate_memory(model, spec.method, forward_pass, checkpointing, accelerators.machine,
                                  accelerators.count)
-        if spec.method.reft:
-            reinforcement = _reinforcement(spec.method, spec.method.reft.ppo, model, longest, accelerators.machine)
+        if rollout := spec.method.definition.rollout_tokens(spec.method.settings, longest):
+            reinforcement = estimate_reinforcement(model, spec.method, *rollout, accelerators.machine)
             memory = max(memory, reinforcement, key=lambda one: one.total)
         plan = MemoryPlan(micro_batch_size, checkpointing, memory,
                           fits=available is None or memory.total <= USABLE * available)
         if plan.fits:
             break
     return plan
-
-
-def _reinforcement(method: MethodSpec, ppo: PpoSpec, model: Architecture, longest: int, machine: Machine
-                   ) -> MemoryEstimate:
-    """Memory for the longest row as a question with its longest response."""
-    # The default is a quarter more than the longest answer, and an answer may be nearly all of a row.
-    tokens = longest + (ppo.max_new_tokens or longest // 4)
-    return estimate_reinforcement(model, method, tokens, ppo.max_new_tokens or longest, machine)
 
 
 def _candidates(spec: FineTuneJobSpec, accelerators: Accelerators, row_tokens: float) -> Iterator[tuple[int, bool]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 
-from finetune_api.estimate.architecture import Architecture
+from finetune_api.architecture import Architecture
 from finetune_api.estimate.trained import trained_by
 from finetune_api.spec.method import MethodSpec, Quantization
 from finetune_api.values.money import Price, cost_of, estimated_amount

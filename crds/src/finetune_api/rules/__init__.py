@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from finetune_api.rules import dataset, evaluation, limits, method, reft, training
+from finetune_api.rule import Rule, Section, Violation, look_up, merge_patch
+from finetune_api.rules import dataset, evaluation, limits, method, training
 from finetune_api.rules.locations import STORED_RULES
-from finetune_api.rules.rule import Rule, Section, Violation, look_up, merge_patch
 
 __all__ = ["FIXED_SECTIONS", "RULES", "SMALLEST_SPEC", "STORED_RULES", "Rule", "Section", "Violation", "broken_rules",
            "look_up", "merge_patch"]
 
-RULES: tuple[Rule, ...] = (*dataset.RULES, *method.RULES, *reft.RULES, *training.RULES, *evaluation.RULES,
-                           *limits.RULES)
+RULES: tuple[Rule, ...] = (*dataset.RULES, *method.RULES, *training.RULES, *evaluation.RULES, *limits.RULES)
 """What holds of every job, in the order in which errors are told."""
 
 FIXED_SECTIONS = ("model", "dataset", "output", "method", "engine", "training", "evaluation", "compute")

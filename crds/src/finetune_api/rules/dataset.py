@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from finetune_api.rules.rule import Rule, Section
+from finetune_api.rule import Rule, Section
 from finetune_api.values.json_schema import FORM, OBJECT_PATTERN
 
 _CEL_HAS_SPLITS = "(self.source.startsWith('hf://') || self.source.endsWith('/'))"

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from finetune_api.rule import Rule, Section
 from finetune_api.rules.dataset import has_schema
-from finetune_api.rules.rule import Rule, Section
+from finetune_api.rules.method import CEL_HAS_REWARD, has_reward
 
 _JSON_METRICS = {"jsonValid", "schemaValid", "fieldsMatch", "fieldAccuracy", "fieldF1Macro", "fieldF1Micro"}
 _CEL_JSON = "(has(self.dataset.answerFormat) && self.dataset.answerFormat.type == 'json')"
 _CEL_SCHEMA = ("(has(self.dataset.answerFormat) && (has(self.dataset.answerFormat.jsonSchema) || "
                "has(self.dataset.answerFormat.schema)))")
 
-
-_CEL_REWARD = "(has(self.method) && has(self.method.type) && self.method.type == 'ReFT')"
-
-
-def _has_reward(spec: Section) -> bool:
-    return bool(spec.get("method", {}).get("type") == "ReFT")
 
 
 def _metrics(spec: Section) -> set[str]:
@@ -54,8 +49,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec", "evaluation.metrics",
-        lambda spec: "answerAccuracy" not in _metrics(spec) or _has_reward(spec),
-        f"!has(self.evaluation) || !has(self.evaluation.metrics) || {_CEL_REWARD} || "
+        lambda spec: "answerAccuracy" not in _metrics(spec) or has_reward(spec),
+        f"!has(self.evaluation) || !has(self.evaluation.metrics) || {CEL_HAS_REWARD} || "
         "!self.evaluation.metrics.exists(m, m == 'answerAccuracy')",
         "answerAccuracy counts answers that method.reft.reward finds right: it needs method.type: ReFT",
         accepts={"method": {"type": "ReFT"}, "evaluation": {"metrics": ["answerAccuracy"]}},
@@ -63,8 +58,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec", "evaluation.gate.metric",
-        lambda spec: _gate_metric(spec.get("evaluation", {})) != "answerAccuracy" or _has_reward(spec),
-        f"!has(self.evaluation) || !has(self.evaluation.gate) || {_CEL_REWARD} || "
+        lambda spec: _gate_metric(spec.get("evaluation", {})) != "answerAccuracy" or has_reward(spec),
+        f"!has(self.evaluation) || !has(self.evaluation.gate) || {CEL_HAS_REWARD} || "
         "self.evaluation.gate.metric != 'answerAccuracy'",
         "answerAccuracy as gate counts answers that method.reft.reward finds right: it needs method.type: ReFT",
         accepts={"method": {"type": "ReFT"}, "evaluation": {"gate": {"metric": "answerAccuracy"}}},

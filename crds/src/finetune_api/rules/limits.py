@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from finetune_api.rules.rule import Rule, Section, look_up
+from finetune_api.rule import Rule, Section, look_up
 from finetune_api.values.quantities import (
     AMOUNT_FORM,
     DURATION_FORM,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from finetune_api.rules.rule import Rule
+from finetune_api.rule import Rule
 from finetune_api.values.json_schema import FORM
 from finetune_api.values.uris import HTTPS_PATTERN
 

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.rules.rule import Rule, Section
-
-CEL_PROCESSES = ("(has(self.compute) ? self.compute.nodes * "
-                  "(self.compute.accelerator == 'cpu' ? 1 : self.compute.gpusPerNode) : 1)")
-
-
-def processes(spec: Section) -> int:
-    """How many processes train together; `CEL_PROCESSES` is the same in CEL, where `self` is the spec."""
-    compute = spec.get("compute", {})
-    gpus: int = 1 if compute.get("accelerator") == "cpu" else compute.get("gpusPerNode", 1)
-    nodes: int = compute.get("nodes", 1)
-    return nodes * gpus or 1  # Nought has an error of its own.
-
+from finetune_api.rule import CEL_PROCESSES, Rule, processes
 
 RULES: tuple[Rule, ...] = (
     Rule(

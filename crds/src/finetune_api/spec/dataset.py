@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, ConfigDict, Field
 
-from finetune_api.values.api_model import ApiModel, Sha256
+from finetune_api.values.api_model import ApiModel, Sha256, Template
 from finetune_api.values.json_schema import JsonSchema
 from finetune_api.values.uris import DatasetUri
 
-Template = Annotated[str, Field(min_length=1, max_length=20_000)]
 SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
 
 

@@ -14,6 +14,9 @@ VERSION = "v1alpha1"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 digest in lower-case hexadecimal."""
 
+Template = Annotated[str, Field(min_length=1, max_length=20_000)]
+"""A Jinja template over the columns of a row."""
+
 
 class ApiModel(BaseModel):
     """A part of the API: unknown fields are refused, types are not coerced, values do not change once read."""

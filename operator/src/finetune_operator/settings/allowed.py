@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from finetune_api.methods.reft import PluginName
 from finetune_api.spec.compute import LabelKey, Name
-from finetune_api.spec.reft import PluginName
 from finetune_api.values.api_model import ApiModel
 from pydantic import Field
 

@@ -20,7 +20,7 @@ from finetune_trainer.evaluation.scores import Scores, headline
 if TYPE_CHECKING:
     from finetune_trainer.evaluation.evaluate import Evaluation
     from finetune_trainer.report.code import Asking
-    from finetune_trainer.trained_model import Loading
+    from finetune_trainer.trained_model import LoadInstructions
     from finetune_trainer.training.result import RolloutExample
 
 _LABELS = {
@@ -97,7 +97,7 @@ class RunFacts:
     micro_batch_size: int
     trainable_parameters: int
     published_folder: str
-    loading: Loading
+    loading: LoadInstructions
     stage_seconds: Mapping[str, float]
     peak_memory_bytes: int
     device: str

@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
-from finetune_api.spec.reft import REWARD_PLUGINS, RewardSpec, RewardType
+from finetune_api.methods.reft import REWARD_PLUGINS, RewardSpec, RewardType
 
 from finetune_trainer.data.answers.json_answers import NotJson, parse_json
 from finetune_trainer.data.rendering.row_template import RowTemplate, row_data

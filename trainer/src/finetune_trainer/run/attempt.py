@@ -319,7 +319,7 @@ def _facts(attempt: Attempt, device: Device, base: dict[str, object], revision: 
         step=trained.step, total_steps=trained.total_steps, resumed_from_step=trained.resumed_from_step,
         stopped_early=trained.stopped_early, micro_batch_size=trained.micro_batch_size,
         trainable_parameters=trained.trainable_parameters, published_folder=trained.trained_model.folder,
-        loading=trained.trained_model.loading,
+        loading=trained.trained_model.load_instructions,
         stage_seconds={str(stage): seconds for stage, seconds in state.stage_seconds.items()},
         peak_memory_bytes=peak_memory_bytes(device), device=environment(device)["machine"],
         cost=state.spending().spent, currency=state.price.currency, hourly_rate=state.price.per_hour,

@@ -21,8 +21,8 @@ from finetune_api.estimate import (
     read_architecture,
 )
 from finetune_api.messages import JobEstimate, RunConfig
+from finetune_api.methods.reft import RewardType
 from finetune_api.spec.output import Export
-from finetune_api.spec.reft import RewardType
 
 from finetune_trainer.data.batches.steps import total_steps
 from finetune_trainer.errors import BadConfig, OutOfMemory

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.methods.reft import RewardType
 from finetune_api.reasons import Outcome
 from finetune_api.resolve import resolve_defaults
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.reft import RewardType
 
 from finetune_trainer.data.answers.answer_checks import schema_validator
 from finetune_trainer.data.examples import check_examples, refuse_errors

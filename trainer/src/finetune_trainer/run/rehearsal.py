@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from finetune_api.messages import Limits, RunConfig
+from finetune_api.methods.reft import ReftPolicy
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import (
     DoraSpec,
@@ -26,7 +27,6 @@ from finetune_api.spec.method import (
     Quantization,
 )
 from finetune_api.spec.output import Export
-from finetune_api.spec.reft import ReftPolicy
 from finetune_api.values.money import Price
 from finetune_api.values.uris import Uri
 from peft import PeftModel
@@ -48,10 +48,11 @@ from finetune_trainer.progress.limits import LimitsFile
 from finetune_trainer.progress.metrics_log import MetricsLog
 from finetune_trainer.progress.state import RunState
 from finetune_trainer.progress.stopping import StopFlag
-from finetune_trainer.publish.export import export_merged, export_trained, make_generation_writable
+from finetune_trainer.publish.export import export_merged, export_trained
 from finetune_trainer.storage import BackgroundUploader
 from finetune_trainer.storage.local import LocalStorage
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
+from finetune_trainer.trained_model.whole_model import make_generation_writable
 from finetune_trainer.training.checkpoints import CheckpointStore
 from finetune_trainer.training.complete import Identity
 from finetune_trainer.training.packing import settle_packing
@@ -214,15 +215,15 @@ def _go_through(spec: FineTuneJobSpec, files: ModelFiles, few: PreparedData, spe
             reserve=Decimal(0), stop=StopFlag(), scratch=place, clock=clock,
             reload=lambda: load_model(files, quantization, _CPU)))
         uploader.drain()
-    tuned = trained.trained_model
-    generate(tuned.model, [row.prompt for row in few.train[:2]],
+    trained_model = trained.trained_model
+    generate(trained_model.model, [row.prompt for row in few.train[:2]],
              GenerationSettings((special[1],), pad_id=special[0], max_new_tokens=_ANSWER, batch_size=2), lambda: None)
-    published = place / "results" / tuned.folder
-    export_trained(tuned, "model", None, published)
-    if isinstance(tuned, PeftAdapter):
+    published = place / "results" / trained_model.folder
+    export_trained(trained_model, "model", None, published)
+    if isinstance(trained_model, PeftAdapter):
         PeftModel.from_pretrained(load_model(files, quantization, _CPU), str(published))
     elif (published / "config.json").exists():
         check_base(ModelFiles(published, "", "what would be published"), quantization)
     if Export.MERGED in spec.output.exports:
-        export_merged(tuned, published, files, quantization, _CPU, tokenizer, place / "merged")
+        export_merged(trained_model, published, files, quantization, _CPU, tokenizer, place / "merged")
         check_base(ModelFiles(place / "merged", "", "the merged model"), Quantization.NONE)

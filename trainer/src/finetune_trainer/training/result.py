@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from finetune_trainer.trained_model import Tuned
+    from finetune_trainer.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TrainingResult:
         rollouts: sampled responses to show.
     """
 
-    trained_model: Tuned
+    trained_model: TrainedModel
     step: int
     total_steps: int
     resumed_from_step: int

@@ -17,7 +17,7 @@ from finetune_trainer.data.batches.steps import Layout, total_steps
 from finetune_trainer.distributed.collectives import COLLECTIVE_TIMEOUT
 from finetune_trainer.distributed.sharding import is_sharded
 from finetune_trainer.errors import OutOfMemory, StopRequested
-from finetune_trainer.trained_model import Tuned, count_trained, load_trained, save_trained
+from finetune_trainer.trained_model import TrainedModel, count_trained, load_trained, save_trained
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loader import StepLoader
 from finetune_trainer.training.loop import LoopCallback
@@ -32,7 +32,7 @@ LEAVING_SECONDS = 300.0
 """How long the processes wait for each other at the end of a loop."""
 
 
-def fine_tune(run: TrainingRun, tuned: Tuned) -> TrainingResult:
+def fine_tune(run: TrainingRun, trained_model: TrainedModel) -> TrainingResult:
     """Train what is to be trained in a model on the run's rows, from the newest checkpoint on where there is one.
 
     Raises:
@@ -45,9 +45,9 @@ def fine_tune(run: TrainingRun, tuned: Tuned) -> TrainingResult:
     training = run.spec.training
     steps = total_steps(len(run.data.train), training.batch_size, training.epochs, training.max_steps)
     # On disk: a copy of a whole model in memory would cost as much again. A divided one isn't tried a second time.
-    first = None if is_sharded(tuned.model) else run.scratch / "first"
+    first = None if is_sharded(trained_model.model) else run.scratch / "first"
     if first:
-        save_trained(tuned.model, first)
+        save_trained(trained_model.model, first)
     folder = run.scratch / "resume"
     found = newest(run, folder, divided=first is None)
     start = take_up(run, found, folder, steps) if found else 0
@@ -58,10 +58,11 @@ def fine_tune(run: TrainingRun, tuned: Tuned) -> TrainingResult:
     run.world.check_equal({"job": identity.spec_hash, "data": identity.data_hash, "base weights": identity.base_hash,
                      "newest checkpoint": start})
     if start >= steps:
-        load_trained(tuned.model, folder)
+        load_trained(trained_model.model, folder)
     while step < steps and reason is None:
         try:
-            step, reason = _train_with(run, tuned, micro, checkpointing, steps, folder if start else None, start, first)
+            step, reason = _train_with(run, trained_model, micro, checkpointing, steps, folder if start else None,
+                                       start, first)
         except torch.OutOfMemoryError as error:
             if run.world.size > 1:
                 # The others wait in a collective, which can't be begun again.
@@ -89,15 +90,15 @@ def fine_tune(run: TrainingRun, tuned: Tuned) -> TrainingResult:
         if run.device.is_gpu:
             torch.cuda.empty_cache()
     return TrainingResult(
-        trained_model=tuned, step=step, total_steps=steps, resumed_from_step=run.state.resumed_from_step,
-        micro_batch_size=micro, trainable_parameters=count_trained(tuned.model), stopped_early=reason,
+        trained_model=trained_model, step=step, total_steps=steps, resumed_from_step=run.state.resumed_from_step,
+        micro_batch_size=micro, trainable_parameters=count_trained(trained_model.model), stopped_early=reason,
     )
 
 
-def _train_with(run: TrainingRun, tuned: Tuned, micro: int, checkpointing: bool, steps: int, resume: Path | None,
-                start: int, first: Path | None) -> tuple[int, str | None]:
+def _train_with(run: TrainingRun, trained_model: TrainedModel, micro: int, checkpointing: bool, steps: int,
+                resume: Path | None, start: int, first: Path | None) -> tuple[int, str | None]:
     """One training loop with one micro-batch size: the steps done, and why it ended early."""
-    model = tuned.model
+    model = trained_model.model
     if not isinstance(model, PeftModel) and model.__dict__.pop("_is_accelerate_prepared", False):
         # An earlier try has wrapped the model itself for bfloat16, and accelerate would not do it again.
         for name in ("forward", "_original_forward"):
@@ -119,7 +120,7 @@ def _train_with(run: TrainingRun, tuned: Tuned, micro: int, checkpointing: bool,
         text.router_aux_loss_coef = coefficient
     trainer.remove_callback(PrinterCallback)
     trainer.loader = loader
-    trainer.rate = tuned.rate
+    trainer.rate = trained_model.learning_rate_factor
     trainer.schedule = lambda step: share_of_peak(step, steps, run.spec.training)
     trainer.note = run.state.note
     trainer.sharded = first is None
@@ -127,7 +128,7 @@ def _train_with(run: TrainingRun, tuned: Tuned, micro: int, checkpointing: bool,
     # TRL would gather metrics that nobody reads from all processes, four times in every forward pass.
     trainer.accelerator.gather_for_metrics = lambda metric: metric
     if not run.device.is_gpu:
-        trainer.answers_only = AnswersOnly(tuned.causal)
+        trainer.answers_only = AnswersOnly(trained_model.causal)
     callback.trainer = trainer
     if first:
         # TRL has just rounded a quantised model's adapter to bf16 (and after memory trouble it holds the failed try's).

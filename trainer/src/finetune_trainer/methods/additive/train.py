@@ -32,7 +32,7 @@ from finetune_trainer.errors import BadConfig
 from finetune_trainer.methods.additive.bottleneck import add_bottlenecks
 from finetune_trainer.methods.additive.bottleneck_adapter import Bottlenecks
 from finetune_trainer.model.structure.targets import linear_names, target_modules
-from finetune_trainer.trained_model import Tuned
+from finetune_trainer.trained_model import TrainedModel
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
 from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.sft import fine_tune
@@ -51,7 +51,7 @@ def train(run: TrainingRun) -> TrainingResult:
     return fine_tune(run, add(run, settings))
 
 
-def _ia3(run: TrainingRun, settings: AdditiveSpec) -> Tuned:
+def _ia3(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
     """A factor for each output of keys and values, and each input of the feed-forward's last layer; 1 at first."""
     kind = run.model.config.get_text_config().model_type
     usual = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.get(kind)
@@ -65,14 +65,14 @@ def _ia3(run: TrainingRun, settings: AdditiveSpec) -> Tuned:
                                                          if name.rpartition(".")[2] in feed_forward]))
 
 
-def _prompt_tuning(run: TrainingRun, settings: AdditiveSpec) -> Tuned:
+def _prompt_tuning(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
     """Embeddings before the text, which begin as those of tokens drawn from the vocabulary."""
-    tuned = _attached(run, PromptTuningConfig(
+    trained_model = _attached(run, PromptTuningConfig(
         num_virtual_tokens=settings.virtual_tokens, prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
         task_type="CAUSAL_LM"))
     warnings.filterwarnings("ignore", message="Position ids are not supported")
-    tuned.causal.register_forward_pre_hook(_count_positions, with_kwargs=True)
-    return tuned
+    trained_model.causal.register_forward_pre_hook(_count_positions, with_kwargs=True)
+    return trained_model
 
 
 def _count_positions(module: torch.nn.Module, arguments: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -88,7 +88,7 @@ def _count_positions(module: torch.nn.Module, arguments: Any, inputs: dict[str, 
     return arguments, inputs
 
 
-def _prefix_tuning(run: TrainingRun, settings: AdditiveSpec) -> Tuned:
+def _prefix_tuning(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
     """Keys and values before the text in every layer, which begin as those of the first tokens that are learnt from.
 
     The paper found real activations to be the best start; drawn at random they break a model that was right before.
@@ -97,16 +97,16 @@ def _prefix_tuning(run: TrainingRun, settings: AdditiveSpec) -> Tuned:
     tokens = islice(cycle(chain.from_iterable(row.prompt + row.answer for row in run.data.train)), count)
     with torch.inference_mode():
         first = run.model(input_ids=torch.tensor([list(tokens)], device=run.model.device), use_cache=True)
-    tuned = _attached(run, PrefixTuningConfig(num_virtual_tokens=count, task_type="CAUSAL_LM"))
+    trained_model = _attached(run, PrefixTuningConfig(num_virtual_tokens=count, task_type="CAUSAL_LM"))
     try:
-        initialize_kv_prefix_from_past_key_values(tuned.model, past_key_values=first.past_key_values)
+        initialize_kv_prefix_from_past_key_values(trained_model.model, past_key_values=first.past_key_values)
     except ValueError as error:
         raise BadConfig(f"{_FIELD}: {type(run.model).__name__} has keys and values that no prefix fits: {error}"
                         ) from error
-    return tuned
+    return trained_model
 
 
-def _bottleneck(run: TrainingRun, settings: AdditiveSpec) -> Tuned:
+def _bottleneck(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
     """Small networks behind attention and feed-forward; they pass everything through at first."""
     assert settings.bottleneck_size is not None
     add_bottlenecks(run.model, settings.bottleneck_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_trainer.model.structure.layers import text_parameters
-from finetune_trainer.trained_model.in_place import WholeModel
+from finetune_trainer.trained_model.whole_model import WholeModel
 from finetune_trainer.training.base_weights import train_base_weights
 from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.training_run import TrainingRun

@@ -5,8 +5,8 @@ Biases alone are BitFit (Ben Zaken et al., 2021, arXiv:2106.10199).
 
 from __future__ import annotations
 
+from finetune_trainer.methods.partial.changed_parameters import ChangedParameters
 from finetune_trainer.model.structure.layers import chosen_parameters
-from finetune_trainer.trained_model.in_place import ChangedParameters
 from finetune_trainer.training.base_weights import train_base_weights
 from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.training_run import TrainingRun

@@ -15,8 +15,8 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
-from finetune_trainer.methods.dora.layer import weights_changed
 from finetune_trainer.methods.reft.rollout import left_padded, positions
+from finetune_trainer.trained_model import weights_changed
 
 Weights = dict[str, Tensor]
 Dialogue = tuple[tuple[int, ...], tuple[int, ...]]
@@ -106,7 +106,7 @@ class Policy:
     def _change_places(self) -> None:
         for name, parameter in self.trainable.items():
             parameter.data, self.reference[name] = self.reference[name], parameter.data
-        weights_changed()
+        weights_changed(self.model)
 
     def computing(self) -> AbstractContextManager[Any]:
         """The precision that the model computes in: its own, or a lower one than its weights are kept in."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 from finetune_api.messages import Stage
+from finetune_api.methods.reft import ReftPolicy
 from finetune_api.spec.method import ReftSpec
-from finetune_api.spec.reft import ReftPolicy
 from finetune_api.status import Rollouts
 
 from finetune_trainer.data.batches.steps import step_rows, total_steps
@@ -25,7 +25,7 @@ from finetune_trainer.errors import Diverged, StopRequested
 from finetune_trainer.faults import reach
 from finetune_trainer.hardware.device import peak_memory_bytes
 from finetune_trainer.hardware.memory import halved
-from finetune_trainer.methods.lora.train import attach
+from finetune_trainer.methods.lora.attach import attach
 from finetune_trainer.methods.reft.collapse import collapsed, remark, stuck
 from finetune_trainer.methods.reft.metrics import Spent, see
 from finetune_trainer.methods.reft.policy import Policy
@@ -35,9 +35,9 @@ from finetune_trainer.methods.reft.update import TOO_LONG, Batch, Room, Updated,
 from finetune_trainer.progress.limits import stop_reason
 from finetune_trainer.progress.state import StepReport
 from finetune_trainer.rewards.answers import Verdict
-from finetune_trainer.trained_model import Tuned
-from finetune_trainer.trained_model.in_place import WholeModel
+from finetune_trainer.trained_model import TrainedModel
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
+from finetune_trainer.trained_model.whole_model import WholeModel
 from finetune_trainer.training.result import RolloutExample, TrainingResult
 from finetune_trainer.training.resume import take_up
 from finetune_trainer.training.schedule import ramp
@@ -60,7 +60,7 @@ def train(run: TrainingRun) -> TrainingResult:
     settings = run.spec.method.reft
     assert settings is not None
     check_sampling(run.model)
-    tuned, round_back = _learning(run, settings)
+    trained_model, round_back = _learning(run, settings)
     folder = run.scratch / "resume"
     found = run.checkpoints.newest(run.identity, folder)
     resumed = found is not None and is_ppo_checkpoint(folder)
@@ -70,19 +70,19 @@ def train(run: TrainingRun) -> TrainingResult:
         assert found is not None
         take_up(run, found, folder, warm_up + settings.ppo.steps)
     else:
-        warmed = fine_tune(run, tuned)
+        warmed = fine_tune(run, trained_model)
         warm_up = warmed.total_steps
     if not resumed and warmed.stopped_early:
         trained = warmed
     else:
         run.state.enter(Stage.PPO)
-        trained = _Reinforcement(run, settings, tuned, warm_up, folder if resumed else None).run()
+        trained = _Reinforcement(run, settings, trained_model, warm_up, folder if resumed else None).run()
     # What is evaluated is what is published: in the type that the base was in.
     round_back()
     return trained
 
 
-def _learning(run: TrainingRun, settings: ReftSpec) -> tuple[Tuned, Callable[[], None]]:
+def _learning(run: TrainingRun, settings: ReftSpec) -> tuple[TrainedModel, Callable[[], None]]:
     """What learns, in both stages, and what rounds it to the base's type afterwards."""
     if settings.policy is ReftPolicy.FULL:
         round_back = unfreeze(list(run.model.parameters()))
@@ -99,9 +99,10 @@ class _Reinforcement:
     decide the same at the same moment, and the first one writes.
     """
 
-    def __init__(self, run: TrainingRun, settings: ReftSpec, tuned: Tuned, warm_up: int, resume: Path | None) -> None:
+    def __init__(self, run: TrainingRun, settings: ReftSpec, trained_model: TrainedModel, warm_up: int,
+                 resume: Path | None) -> None:
         self._run = run
-        self._tuned = tuned
+        self._trained_model = trained_model
         self._ppo = settings.ppo
         self._warm_up = warm_up
         self._total = warm_up + self._ppo.steps
@@ -109,7 +110,7 @@ class _Reinforcement:
         self._chat = ChatFormat(run.tokenizer, run.spec.dataset.system)
         assert run.judge is not None
         self._judge = run.judge
-        self._policy = Policy(tuned.model, int(run.tokenizer.pad_token_id), self._ppo.temperature,
+        self._policy = Policy(trained_model.model, int(run.tokenizer.pad_token_id), self._ppo.temperature,
                               run.device.dtype if settings.policy is ReftPolicy.FULL else torch.float32)
         assert self._ppo.learning_rate is not None and self._ppo.value_learning_rate is not None
         self._rates = (self._ppo.learning_rate, self._ppo.value_learning_rate)
@@ -153,7 +154,7 @@ class _Reinforcement:
                                 "that step is in the output") from None
         self._run.world.barrier("reinforced", lambda: None, LEAVING_SECONDS)
         return TrainingResult(
-            trained_model=self._tuned, step=self._warm_up + state.step, total_steps=self._total,
+            trained_model=self._trained_model, step=self._warm_up + state.step, total_steps=self._total,
             resumed_from_step=self._run.state.resumed_from_step,
             micro_batch_size=self._room.rows or ppo.mini_batch_size,
             trainable_parameters=sum(p.numel() for p in self._policy.trainable.values()), stopped_early=reason,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from finetune_api.spec.reft import PpoSpec
+from finetune_api.methods.reft import PpoSpec
 from torch import Tensor
 
 from finetune_trainer.distributed.collectives import World

@@ -1,0 +1,39 @@
+"""DoRA and QDoRA."""
+
+from __future__ import annotations
+
+from finetune_api.architecture import Architecture
+from finetune_api.methods.low_rank import LowRankSpec, low_rank_parameters
+from finetune_api.methods.method import Method
+from finetune_api.methods.trained_parameters import TrainedParameters
+
+
+class DoraSpec(LowRankSpec):
+    """Weight-decomposed low-rank adapters: LoRA on the direction of each weight, with a trained magnitude
+    (Liu et al., 2024, arXiv:2402.09353)."""
+
+    kept_norms: bool = True
+    """Keep the norms of the adapted weights between optimizer steps: the same result, faster. `false` computes them
+    anew in every pass, as PEFT does."""
+
+
+class Dora(Method[DoraSpec]):
+    """LoRA on the direction of each weight, and a trained magnitude."""
+
+    name = "DoRA"
+    block = "dora"
+
+    def resolved(self, settings: DoraSpec | None) -> DoraSpec:
+        """The settings, or their defaults."""
+        return settings or DoraSpec()
+
+    def low_rank(self, settings: DoraSpec | None) -> tuple[str, LowRankSpec] | None:
+        """The adapter is the whole method."""
+        return ("dora", settings) if settings else None
+
+    def trained(self, settings: DoraSpec | None, model: Architecture) -> TrainedParameters:
+        """LoRA's two factors, and a magnitude for each output."""
+        settings = settings or DoraSpec()
+        # The trainer can't cache the norms of a layer with a bias or with dropout: PEFT computes them there.
+        cached = settings.kept_norms and not settings.dropout and not any(linear.bias for linear in model.linears)
+        return low_rank_parameters(settings, model, magnitude=True, dense=not cached)
