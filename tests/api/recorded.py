@@ -1,8 +1,9 @@
 """What earlier releases have written: `recorded/` has a folder for each, named by its day.
 
 A folder has the run.json of the first attempt of a few jobs, that of a check, and the JSON Schema by which that
-release's trainer read them (strictly, until 2026-11-26). A release that changes the shape adds a folder, written by its
-own code; those that are there are never edited.
+release's trainer read them (strictly, until 2026-11-26). Its `published/` has everything else that the release
+published. A release that changes the shape adds a folder, written by its own code; those that are there are never
+edited.
 """
 
 from __future__ import annotations
