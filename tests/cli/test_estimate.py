@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from decimal import Decimal
+from functools import partial
 
 import pytest
+from finetune_api.estimate import EstimateTarget
+from finetune_api.values.money import Price
+from finetune_cli.estimate_target import ChosenTarget
+from finetune_cli.this_machine import ThisMachine, this_machine
 
 from tests.cli.jobs import call, write_job
 
+GIB = 1024**3
 MISTRAL = {"model_type": "mistral", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
            "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 32000}
+
+
+def _on(machine, spec, options):
+    """`choose_target` on another machine than this one."""
+    target = EstimateTarget("cpu", None, Price(Decimal(0), "USD"))
+    return ChosenTarget(target, machine)
 
 
 @pytest.fixture
@@ -22,7 +37,7 @@ def job(tmp_path):
 
 
 def test_a_job_that_fits_is_told_by_term_with_its_plan_and_its_price(job):
-    result = call("estimate", job(method={"quantization": "nf4"}))
+    result = call("estimate", "--accelerator", "l4", job(method={"quantization": "nf4"}))
     assert result.exit_code == 0, result.output
     for words in ("7.24 billion parameters", "weights          3.84 GiB", "18.9", "of 24 GiB on nvidia-l4",
                   "gradient checkpointing", "It fits.", "2764800 tokens", "USD", "estimates"):
@@ -30,13 +45,13 @@ def test_a_job_that_fits_is_told_by_term_with_its_plan_and_its_price(job):
 
 
 def test_a_job_that_does_not_fit_exits_71_and_names_the_change(job):
-    result = call("estimate", job(training={"precision": "float32"}))
+    result = call("estimate", "--accelerator", "nvidia-l4", job(training={"precision": "float32"}))
     assert result.exit_code == 71
     assert "It does not fit: write spec.method.quantization: nf4" in result.output
 
 
 def test_as_json_it_is_one_object(job):
-    result = call("estimate", job(), "--json", "--rows", 500, "--row-tokens", 100)
+    result = call("estimate", "--accelerator", "nvidia-l4", job(), "--json", "--rows", 500, "--row-tokens", 100)
     said = json.loads(result.stdout)
     assert said["memoryBytes"] == sum(said["terms"].values())
     assert (said["fits"], said["change"], said["tokens"]) == (True, None, 3 * 500 * 100)
@@ -45,15 +60,55 @@ def test_as_json_it_is_one_object(job):
 
 def test_an_accelerator_of_ones_own_needs_its_memory(job):
     path = job(compute={"accelerator": "our-gpu"})
-    refused = call("estimate", path)
+    refused = call("estimate", path, "--accelerator", "our-gpu")
     assert (refused.exit_code, refused.stdout) == (64, "")
-    assert "our-gpu is not known here: give its --memory" in refused.stderr
+    assert "--accelerator: our-gpu is not in the catalogue of this command: add --memory" in refused.stderr
     assert call("estimate", path, "--memory", "48Gi", "--price", "2.5").exit_code == 0
     assert call("estimate", path, "--memory", "lots").exit_code == 64
 
 
+def test_without_an_accelerator_the_estimate_is_for_this_machine(job, monkeypatch):
+    monkeypatch.setattr("finetune_cli.commands.estimate.choose_target", partial(_on, ThisMachine(None, 80 * GIB, 8)))
+    path = job(training={"precision": "float32"})
+    result = call("estimate", path)
+    assert result.exit_code == 0, result.output
+    for words in ("process          1.00 GiB", "file            26.98 GiB", "weights         26.98 GiB", "It fits.",
+                  "of 80.0 GiB on this machine, which has no GPU", "at no price (--price USD sets one)",
+                  f"For a cluster: finetune estimate --accelerator nvidia-l4 {path}"):
+        assert words in result.output, result.output
+
+
+def test_on_a_cpu_with_too_little_memory_the_change_that_fits_is_named(job, monkeypatch):
+    monkeypatch.setattr("finetune_cli.commands.estimate.choose_target", partial(_on, ThisMachine(None, 24 * GIB, 8)))
+    result = call("estimate", job(), "--json")
+    said = json.loads(result.stdout)
+    assert (result.exit_code, said["fits"]) == (71, False)
+    assert said["memoryBytes"] == sum(said["terms"].values()) > 24 * GIB
+    assert said["change"] == "write spec.method.quantization: nf4"
+
+
+def test_a_gpu_of_this_machine_is_what_the_driver_lists(job, monkeypatch, tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA L4, 23034'\necho 'NVIDIA L4, 23034'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    result = call("estimate", job(method={"quantization": "nf4"}))
+    assert result.exit_code == 0, result.output
+    assert "of 22 GiB on this machine's NVIDIA L4" in result.output
+    assert "process" not in result.output
+
+
+def test_processors_and_memory_of_this_machine_are_found_without_the_trainer(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with_trainer = this_machine()
+    monkeypatch.setitem(sys.modules, "finetune_trainer.hardware.host", None)
+    without = this_machine()
+    assert with_trainer.gpu is without.gpu is None
+    assert 0 < with_trainer.memory_bytes <= without.memory_bytes
+    assert 0 < with_trainer.processors <= without.processors
+
+
 def test_without_the_number_of_rows_there_are_no_hours(job):
-    result = call("estimate", job(dataset={"source": "hf://owner/name"}))
+    result = call("estimate", "--accelerator", "l4", job(dataset={"source": "hf://owner/name"}))
     assert result.exit_code == 0
     assert "give --rows N" in result.output
 

@@ -89,6 +89,28 @@ def check_inputs(spec: FineTuneJobSpec, *, model: bool, data: bool, allowed_plug
     return check(spec, allowed_plugins, model=model, data=data)
 
 
+def rows_to_learn_from(spec: FineTuneJobSpec) -> int | None:
+    """How many rows of a local data set a job learns from; None where they are not read quickly, or not at all."""
+    try:
+        with _importing():
+            from finetune_trainer.run.local_check import check_inputs as check
+    except CommandFailed:
+        return None
+    counts = check(spec, quick=True, model=False).counts
+    if "train" in counts or "read" not in counts:
+        return counts.get("train")
+    return counts["read"] - round(counts["read"] * (spec.dataset.evaluation_fraction or 0))
+
+
+def host_limits() -> tuple[int, int] | None:
+    """Memory in bytes and processors that a trainer may use here; None where the trainer isn't installed."""
+    try:
+        from finetune_trainer.hardware.host import memory_bytes, processors
+    except ImportError:
+        return None
+    return memory_bytes(), processors()
+
+
 def model_config(spec: FineTuneJobSpec) -> dict[str, Any]:
     """The `config.json` of a job's model, fetched or converted by the trainer's own ways, without weights.
 

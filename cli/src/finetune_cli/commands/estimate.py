@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from decimal import Decimal
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 from finetune_api import ExitCode, FineTuneJobSpec, resolve_defaults
 from finetune_api.estimate import (
+    PROCESS_ON_CPU,
     Architecture,
     Estimate,
     EstimateTarget,
@@ -18,105 +20,135 @@ from finetune_api.estimate import (
     TrainingRows,
     UnknownArchitecture,
     estimate_job,
+    mapped_weights_bytes,
     read_architecture,
 )
-from finetune_api.estimate.catalogue import CPU_PRICE, CURRENCY, KNOWN_ACCELERATORS
+from finetune_api.estimate.catalogue import KNOWN_ACCELERATORS
 from finetune_api.estimate.plan import USABLE
-from finetune_api.values.money import Price
-from finetune_api.values.quantities import parse_quantity
+from finetune_api.values.quantities import Quantity
 from rich.console import Console
 from rich.table import Table
 
+from finetune_cli import trainer
 from finetune_cli.errors import CommandFailed
+from finetune_cli.estimate_target import CPU, TargetOptions, choose_target
 from finetune_cli.job_file import read_job, with_absolute_locations
 from finetune_cli.terminal import say
+from finetune_cli.this_machine import ThisMachine
 
 _GIB = 1024**3
 _TERMS = {
+    "process": "Python, torch and the libraries", "file": "the weights' file; given back where memory is short",
     "weights": "the base model's weights", "adapter": "the adapter, in float32", "gradients": "gradients",
     "optimizer": "optimizer state", "activations": "what the backward pass reads", "loss": "the loss of the answers",
     "buffers": "one layer's dequantised weight", "context": "CUDA's context (assumed)",
 }
 
 
+@dataclass(frozen=True)
+class HostEstimate:
+    """An estimate with everything that a process on a CPU holds beside what torch computes with.
+
+    Attributes:
+        found: the job's estimate.
+        terms: bytes by what they are for; on a GPU those of `found` alone.
+        fits: whether the machine has the memory; true where its memory is not known.
+        change: the change that makes the job fit, in words; None where it fits.
+    """
+
+    found: Estimate
+    terms: Mapping[str, int]
+    fits: bool
+    change: str | None
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return sum(self.terms.values())
+
+
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option("--accelerator", metavar="NAME",
+              help="Estimate for an accelerator of the catalogue, such as l4, h100 or cpu, and not for this machine.")
 @click.option("--rows", type=click.IntRange(1), metavar="N",
-              help="Rows to learn from; without it the lines of a local .jsonl file, or dataset.maxSamples.")
+              help="Rows to learn from; without it the rows of a local data set, or dataset.maxSamples.")
 @click.option("--row-tokens", type=click.IntRange(1), metavar="N",
               help="Tokens of a row on average; without it training.maxLength, which is the most.")
-@click.option("--memory", metavar="QUANTITY", help="Memory of one accelerator, such as 24Gi, for one of your own.")
+@click.option("--memory", metavar="QUANTITY",
+              help="Memory of one accelerator, such as 24Gi, for one that is not in the catalogue.")
 @click.option("--price", type=click.FLOAT, metavar="USD", help="Price of one accelerator for one hour.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def estimate(context: click.Context, file: Path, rows: int | None, row_tokens: int | None, memory: str | None,
-             price: float | None, as_json: bool) -> None:
+def estimate(context: click.Context, /, file: Path, as_json: bool, rows: int | None, row_tokens: int | None,
+             **target: Any) -> None:
     """Estimate memory, hours and cost of the FineTuneJob in FILE.
 
-    Reads the model's configuration, but no weights; needs no cluster. Exits with 71 if the job does not fit on its
-    accelerator, with 66 if the configuration can't be had.
+    Without --accelerator the estimate is for finetune run on this machine: its GPU, or its processors and memory. With
+    --accelerator it is for a cluster that has this accelerator. Reads the model's configuration, but no weights; needs
+    no cluster. Exits with 71 if the job does not fit, with 66 if the configuration can't be had.
     """
     spec = resolve_defaults(with_absolute_locations(read_job(file), file.parent).spec)
-    accelerator = _accelerator(spec, memory, price)
+    chosen = choose_target(spec, TargetOptions(**target))
     try:
         model = read_architecture(_model_config(spec))
     except UnknownArchitecture as error:
         raise CommandFailed(f"spec.model.source: {spec.model.source} can't be estimated: {error}",
                             ExitCode.BAD_CONFIG) from error
-    catalogue = {name: known.memory_bytes for name, known in KNOWN_ACCELERATORS.items()}
-    found = estimate_job(spec, model, accelerator, catalogue, TrainingRows(
-        _tokens(spec, rows, row_tokens), RowLengths(typical=row_tokens)))
+    found = _estimate(_with_processors(spec, chosen.machine), model, chosen.target, chosen.machine,
+                      TrainingRows(_tokens(spec, rows, row_tokens), RowLengths(typical=row_tokens)))
     if as_json:
-        say(json.dumps(_document(model, accelerator, found), indent=2))
+        say(json.dumps(_document(model, chosen.target, found), indent=2))
     else:
-        _show(spec, model, accelerator, found)
-    context.exit(ExitCode.OK if found.plan.fits else ExitCode.OUT_OF_MEMORY)
+        _show(spec, model, chosen.target, found, chosen.machine)
+        if chosen.machine:
+            say(f"For a cluster: finetune estimate --accelerator {spec.compute.accelerator} {file}")
+    context.exit(ExitCode.OK if found.fits else ExitCode.OUT_OF_MEMORY)
 
 
-def _accelerator(spec: FineTuneJobSpec, memory: str | None, price: float | None) -> EstimateTarget:
-    name = spec.compute.accelerator
-    known = KNOWN_ACCELERATORS.get(name)
-    if known is None and name != "cpu" and memory is None:
-        raise CommandFailed(f"spec.compute.accelerator: {name} is not known here: give its --memory, or write one of "
-                            f"{', '.join(sorted(KNOWN_ACCELERATORS))}, cpu", ExitCode.BAD_CONFIG)
-    try:
-        size = int(parse_quantity(memory).value) if memory else known.memory_bytes if known else None
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="'--memory'") from error
-    usual = known.hourly_price if known else CPU_PRICE if name == "cpu" else Decimal(0)
-    written = Decimal(str(price)) if price is not None else spec.budget.hourly_rate
-    paid = Price(usual if written is None else written, CURRENCY, spec.compute.processes(name))
-    return EstimateTarget(name, size, paid)
+def _with_processors(spec: FineTuneJobSpec, machine: ThisMachine | None) -> FineTuneJobSpec:
+    """The spec with this machine's processors, by which the speed of a CPU is estimated."""
+    if machine is None or machine.gpu:
+        return spec
+    compute = spec.compute.model_copy(update={"cpu": Quantity(str(machine.processors))})
+    return spec.model_copy(update={"compute": compute})
+
+
+def _estimate(spec: FineTuneJobSpec, model: Architecture, target: EstimateTarget, machine: ThisMachine | None,
+              rows: TrainingRows) -> HostEstimate:
+    """The estimate for a target; on a CPU with what the process holds beside the model."""
+    catalogue = {} if machine else {name: known.memory_bytes for name, known in KNOWN_ACCELERATORS.items()}
+    found = estimate_job(spec, model, target, catalogue, rows)
+    terms = dict(found.plan.memory.terms())
+    if target.name != CPU:
+        return HostEstimate(found, terms, found.plan.fits, found.change)
+    # Where memory is short, the pages of the mapped file are given up first.
+    needed = PROCESS_ON_CPU + sum(terms.values())
+    terms = {"process": PROCESS_ON_CPU, "file": mapped_weights_bytes(model), **terms}
+    if machine is None or needed <= machine.memory_bytes:
+        return HostEstimate(found, terms, True, None)
+    # Of memory that estimate_job is given it takes the usable share only; here all of it is usable.
+    left = max(1, math.floor((machine.memory_bytes - PROCESS_ON_CPU) / USABLE))
+    return HostEstimate(found, terms, False,
+                        estimate_job(spec, model, replace(target, memory_bytes=left), catalogue, rows).change)
 
 
 def _model_config(spec: FineTuneJobSpec) -> dict[str, Any]:
-    """The model's `config.json`; what isn't a folder of this machine is had by the trainer's own ways."""
+    """The model's `config.json`; that of a folder is read without the trainer."""
     source = spec.model.source
     if source.scheme == "pvc":
-        raise CommandFailed(f"spec.model.source: {source} is a claim of a cluster, which can't be read here: the "
-                            "preflight there checks it", ExitCode.MISSING_INPUT)
-    if source.scheme == "file" and not source.path.lower().endswith(".gguf"):
-        path = source.local_path() / "config.json"
-        try:
-            content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-            return content
-        except OSError as error:
-            raise CommandFailed(f"spec.model.source: {path}: {error.strerror}", ExitCode.MISSING_INPUT) from error
-        except ValueError as error:
-            raise CommandFailed(f"spec.model.source: {path} is not JSON: {error}", ExitCode.BAD_CONFIG) from error
+        raise CommandFailed(f"spec.model.source: {source} is a claim of a cluster and can't be read here; the "
+                            "cluster's preflight makes the estimate", ExitCode.MISSING_INPUT)
+    if source.scheme != "file" or source.path.lower().endswith(".gguf"):
+        return trainer.model_config(spec)
+    path = source.local_path() / "config.json"
     try:
-        from finetune_trainer.errors import TrainerError
-        from finetune_trainer.model.files.description import describe_model
-        from finetune_trainer.run.entry import quieten
-    except ImportError as error:
-        raise CommandFailed(f"the configuration of {source} is read by the trainer, which can't be loaded ({error}): "
-                            "install it with pip install 'finetune-cli[run]'", ExitCode.INTERNAL) from error
-    quieten()
-    with tempfile.TemporaryDirectory(prefix="finetune-estimate-") as folder:
-        try:
-            return describe_model(spec.model, spec.output.s3, Path(folder), lambda text: None).config
-        except TrainerError as error:
-            raise CommandFailed(str(error), error.exit_code) from error
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CommandFailed(f"spec.model.source: {path}: {error.strerror}", ExitCode.MISSING_INPUT) from error
+    except ValueError as error:
+        raise CommandFailed(f"spec.model.source: {path} is not JSON: {error}", ExitCode.BAD_CONFIG) from error
+    return content
 
 
 def _tokens(spec: FineTuneJobSpec, rows: int | None, row_tokens: int | None) -> int | None:
@@ -125,53 +157,52 @@ def _tokens(spec: FineTuneJobSpec, rows: int | None, row_tokens: int | None) -> 
     each = min(row_tokens or training.max_length, training.max_length)
     if training.max_steps:
         return training.max_steps * training.batch_size * each
-    known = rows or _lines(spec)
+    known = rows or trainer.rows_to_learn_from(spec) or spec.dataset.max_samples
     if known is None:
         return None
-    if spec.dataset.evaluation_fraction and not rows:
-        known -= round(known * spec.dataset.evaluation_fraction)
     return round(min(known, spec.dataset.max_samples or known) * (training.epochs or 1.0)) * each
 
 
-def _lines(spec: FineTuneJobSpec) -> int | None:
-    source = spec.dataset.source
-    if source.scheme == "file" and source.path.endswith(".jsonl") and source.local_path().is_file():
-        with source.local_path().open("rb") as file:
-            return sum(1 for line in file if line.strip()) or None
-    return spec.dataset.max_samples
-
-
-def _document(model: Architecture, accelerator: EstimateTarget, found: Estimate) -> dict[str, Any]:
-    plan, duration = found.plan, found.duration
+def _document(model: Architecture, target: EstimateTarget, estimated: HostEstimate) -> dict[str, Any]:
+    plan, duration = estimated.found.plan, estimated.found.duration
     return {
-        "parameters": model.parameters, "accelerator": accelerator.name, "acceleratorBytes": accelerator.memory_bytes,
-        "memoryBytes": plan.memory.total, "terms": dict(plan.memory.terms()), "fits": plan.fits,
+        "parameters": model.parameters, "accelerator": target.name, "acceleratorBytes": target.memory_bytes,
+        "memoryBytes": estimated.total, "terms": dict(estimated.terms), "fits": estimated.fits,
         "microBatchSize": plan.micro_batch_size, "gradientCheckpointing": plan.gradient_checkpointing,
-        "change": found.change, "tokens": duration and duration.tokens,
+        "change": estimated.change, "tokens": duration and duration.tokens,
         "tokensPerSecond": duration and round(duration.tokens_per_second, 1),
         "hours": duration and round(duration.hours, 3), "cost": duration and str(duration.cost),
     }
 
 
-def _show(spec: FineTuneJobSpec, model: Architecture, accelerator: EstimateTarget, found: Estimate) -> None:
-    plan, duration = found.plan, found.duration
+def _show(spec: FineTuneJobSpec, model: Architecture, target: EstimateTarget, estimated: HostEstimate,
+          machine: ThisMachine | None) -> None:
+    plan, duration = estimated.found.plan, estimated.found.duration
     say(f"{spec.method.type}, quantization {spec.method.quantization}, on {spec.model.source} "
         f"({model.parameters / 1e9:.2f} billion parameters)")
     table = Table.grid(padding=(0, 2))
-    for name, size in plan.memory.terms():
+    for name, size in estimated.terms.items():
         if size:
             table.add_row(f"  {name}", f"{size / _GIB:8.2f} GiB", _TERMS[name])
-    table.add_row("  together", f"{plan.memory.total / _GIB:8.2f} GiB",
-                  f"of {accelerator.memory_bytes / _GIB:.0f} GiB on {accelerator.name} ({USABLE:.0%} of them usable)"
-                  if accelerator.memory_bytes else f"of the host's memory ({accelerator.name})")
+    table.add_row("  together", f"{estimated.total / _GIB:8.2f} GiB", _available(target, machine))
     Console(highlight=False, soft_wrap=True).print(table)
     say(f"Plan: {plan.micro_batch_size} rows in a forward pass, gradient checkpointing "
         f"{'on' if plan.gradient_checkpointing else 'off'}")
-    say("It fits." if plan.fits else f"It does not fit: {found.change}")
+    say("It fits." if estimated.fits else f"It does not fit: {estimated.change}")
     if duration is None:
         say("Hours and cost: not known without the number of rows; give --rows N")
     else:
-        say(f"Training: {duration.tokens} tokens at about {duration.tokens_per_second:.0f} a second: "
-            f"{duration.hours:.2g} hours, {accelerator.price.in_words(duration.cost)}; without loading, evaluation and "
-            "upload")
+        cost = target.price.in_words(duration.cost) if target.price.per_hour else "at no price (--price USD sets one)"
+        say(f"Training: at most {duration.tokens} tokens at about {duration.tokens_per_second:.0f} a second: "
+            f"{duration.hours:.2g} hours, {cost}; without loading, evaluation and upload")
     say("All of these are estimates; docs/explanation/preflight.md says how they are made.")
+
+
+def _available(target: EstimateTarget, machine: ThisMachine | None) -> str:
+    """What there is of memory, in words."""
+    if target.memory_bytes:
+        here = "this machine's " if machine else ""
+        return f"of {target.memory_bytes / _GIB:.0f} GiB on {here}{target.name} ({USABLE:.0%} of them usable)"
+    if machine:
+        return f"of {machine.memory_bytes / _GIB:.1f} GiB on this machine, which has no GPU"
+    return f"of the host's memory ({target.name})"

@@ -12,7 +12,14 @@
 
 from finetune_api.architecture import Architecture, UnknownArchitecture, read_architecture
 from finetune_api.estimate.advice import advise_change
-from finetune_api.estimate.host import PROCESS, PROGRAM, merging_bytes, programs_at_once
+from finetune_api.estimate.host import (
+    PROCESS,
+    PROCESS_ON_CPU,
+    PROGRAM,
+    mapped_weights_bytes,
+    merging_bytes,
+    programs_at_once,
+)
 from finetune_api.estimate.job import Estimate, EstimateTarget, TrainingRows, estimate_job
 from finetune_api.estimate.memory import (
     ForwardPass,
@@ -27,6 +34,7 @@ from finetune_api.estimate.speed import Duration, estimate_duration, operations_
 
 __all__ = [
     "PROCESS",
+    "PROCESS_ON_CPU",
     "PROGRAM",
     "Accelerators",
     "Architecture",
@@ -47,6 +55,7 @@ __all__ = [
     "estimate_job",
     "estimate_memory",
     "machine_for",
+    "mapped_weights_bytes",
     "merging_bytes",
     "operations_per_second",
     "operations_per_token",

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 
 from finetune_api.architecture import Architecture
-from finetune_api.estimate.memory import Machine
+from finetune_api.estimate.memory import FLOAT32, Machine
 
 PROCESS = 4 * 1024**3
 """Assumed: what a trainer's process holds beside the model: libraries, CUDA, rows."""
+
+PROCESS_ON_CPU = 1024**3
+"""What a trainer's process holds beside the model on a machine without a GPU: Python, torch and the libraries. Measured
+before the model was loaded: 0.94 GiB."""
 
 PROGRAM = 512 * 1024**2
 """Most that one program of a model may take, which is run for its reward."""
@@ -20,6 +24,11 @@ _WHILE_DEQUANTIZING = 1.2
 def merging_bytes(model: Architecture, machine: Machine) -> int:
     """What `exports: [merged]` takes: the whole model is put together in host memory."""
     return PROCESS + math.ceil(_WHILE_DEQUANTIZING * model.parameters * machine.dtype_bytes)
+
+
+def mapped_weights_bytes(model: Architecture) -> int:
+    """The weights' file in float32, which a trainer on a CPU reads by mapping it: its pages count as the process's."""
+    return model.parameters * FLOAT32
 
 
 def programs_at_once(processors: int, memory_bytes: int, held_bytes: int = PROCESS) -> int:
