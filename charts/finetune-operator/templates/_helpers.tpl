@@ -19,7 +19,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
-{{- /* An image by its digest, else by its tag, else by the chart's version. Takes {image, version}. */ -}}
+{{- /* An image by its digest, otherwise by its tag or the version of the chart. Takes {image, version}. */ -}}
 {{- define "operator.image" -}}
 {{- if .image.digest -}}
 {{ .image.repository }}@{{ .image.digest }}
@@ -50,8 +50,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- toYaml $settings -}}
 {{- end -}}
 
-{{- /* What the operator asks of the apiserver in every namespace that it serves: operator/src/finetune_operator/client.py
-and watching.py. Nothing here reads a Secret. */ -}}
+{{- /* What the operator requests of the apiserver in every namespace that it serves
+(operator/src/finetune_operator/cluster/apiserver/client.py, cluster/watch/kinds.py). Nothing here reads a Secret. */ -}}
 {{- define "operator.rules" -}}
 - apiGroups: [finetune.dev]
   resources: [finetunejobs]
@@ -59,7 +59,7 @@ and watching.py. Nothing here reads a Secret. */ -}}
 - apiGroups: [finetune.dev]
   resources: [finetunejobs/status]
   verbs: [update]
-# Owner references with blockOwnerDeletion, where the cluster checks them (OwnerReferencesPermissionEnforcement).
+# For owner references with blockOwnerDeletion, if the cluster checks them (OwnerReferencesPermissionEnforcement).
 - apiGroups: [finetune.dev]
   resources: [finetunejobs/finalizers]
   verbs: [update]
@@ -75,11 +75,11 @@ and watching.py. Nothing here reads a Secret. */ -}}
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [list, watch, create, patch, delete]
-# Read only where a check mounts it: whether it has a volume.
+# Read only before a check that mounts a claim: whether the claim has a volume.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]
-# Read only where a Job gets no pod, or a pod does not start: its events say why.
+# Read only if a Job has no pod or a pod does not start: the Events say why.
 - apiGroups: [""]
   resources: [events]
   verbs: [create, list]
