@@ -179,7 +179,7 @@ def test_monitoring_is_there_where_it_is_wanted(objects):
     ({"settings": {"accelerators": {"x": {"price": "1"}}}}, "price"),
     ({"settings": {"trainerNetwork": {"destinations": [{"port": 1}]}}}, "port"),
     ({"log": {"level": "loud"}}, "level"),
-    ({"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "not both"),
+    ({"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "Disable one of them"),
 ])
 def test_values_that_are_wrong_are_refused_by_name(values, words):
     with pytest.raises(HelmFailed, match=words):
