@@ -18,4 +18,4 @@ def _clean(text: Any) -> Any:
 
 
 Sentence = Annotated[str, BeforeValidator(_clean)]
-"""Text for people. A name in it need not be UTF-8, or may hold control characters: these are written as escapes."""
+"""Text for people. Bytes of a name that are not UTF-8, and control characters, are written as escapes."""

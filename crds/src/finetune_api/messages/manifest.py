@@ -19,17 +19,17 @@ class PublishedFile(Message):
     """Path below the folder that lists it."""
 
     sha256: Sha256
-    """Digest."""
+    """SHA-256 digest of the file."""
 
     size_bytes: Annotated[int, Field(ge=0)]
     """Size in bytes."""
 
 
 class CheckpointManifest(Message):
-    """Written last into a checkpoint's folder: who sees it sees a complete checkpoint."""
+    """Manifest of a checkpoint. The trainer writes it last: a folder with a manifest is a complete checkpoint."""
 
     step: Annotated[int, Field(ge=0)]
-    """Optimizer steps done."""
+    """Number of optimizer steps done."""
 
     attempt: int
     """The attempt that wrote it."""
@@ -44,20 +44,20 @@ class CheckpointManifest(Message):
     """Digest of the base weights as they are in memory, quantized or not."""
 
     trained_seconds: float
-    """How long trainers had run until then, over all attempts, in seconds."""
+    """Seconds that trainers have run until then, over all attempts."""
 
     environment: dict[str, str]
     """Machine type, thread count and package versions: a resumed run is bit-exact where these are the same."""
 
     date: Date | None = None
-    """The day that its rows took for today: a run that goes on from it takes the same one."""
+    """The day that its rows use as today. A run that resumes from it uses the same one."""
 
     files: tuple[PublishedFile, ...]
     """The files of the checkpoint."""
 
 
 class Manifest(Message):
-    """Written last, once: who sees it sees one complete result."""
+    """Manifest of a result. The trainer writes it last and once: a folder with a manifest is a complete result."""
 
     schema_version: int = 1
     """Version of this format."""
@@ -87,16 +87,16 @@ class Manifest(Message):
     """Its commit, or the digest of its files."""
 
     base_description: Sha256 | None = None
-    """Digest of its configuration, tokenizer and chat template, where the revision does not tell of them."""
+    """Digest of its configuration, tokenizer and chat template, if the revision does not cover them."""
 
     created: Time
     """When it was published."""
 
     files: tuple[PublishedFile, ...]
-    """Every file of the result, below the job's folder."""
+    """Every file of the result, relative to the job's folder."""
 
     result: Result
-    """What the job ended with."""
+    """Result of the job."""
 
     packages: dict[str, str]
     """Package versions."""

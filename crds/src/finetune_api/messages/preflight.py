@@ -13,7 +13,7 @@ from finetune_api.values.quantities import Money
 
 
 class PreflightVerdict(StrEnum):
-    """What preflight found."""
+    """Verdict of a preflight check."""
 
     PASSED = "Passed"
     REFUSED = "Refused"
@@ -21,16 +21,16 @@ class PreflightVerdict(StrEnum):
 
 
 class JobEstimate(Message):
-    """What a job is expected to take: estimates, from the model's sizes and the rows."""
+    """Estimates for a job, from the model's sizes and the rows."""
 
     memory_bytes: int
     """Peak memory of one accelerator, in bytes."""
 
     micro_batch_size: int
-    """Rows in one forward pass that were reckoned with."""
+    """Rows per forward pass that the estimate assumes."""
 
     gradient_checkpointing: bool
-    """Whether activations are computed again."""
+    """Whether the backward pass computes activations again."""
 
     tokens: int
     """Tokens to train on, over all epochs."""
@@ -39,29 +39,29 @@ class JobEstimate(Message):
     """Hours of training, on all accelerators together."""
 
     cost: Money
-    """What these cost."""
+    """Cost of those hours."""
 
     checkpoint_bytes: int | None = None
-    """Size of a checkpoint."""
+    """Size of a checkpoint in bytes."""
 
 
 class PreflightResult(Message):
-    """The last word of a preflight: its pod's termination message, at most `RESULT_BYTES` long."""
+    """The result of a preflight check: its pod's termination message, at most `RESULT_BYTES` long."""
 
     verdict: PreflightVerdict
-    """What was found."""
+    """Verdict of the check."""
 
     reason: Outcome
-    """What a refusal is about, as the end of an attempt."""
+    """Reason of a rejection: the outcome that the attempt would have."""
 
     message: Sentence
-    """A sentence: what was found, where, and the change that would make it work."""
+    """What was found, where, and the change that makes the job run."""
 
     field: str | None = None
-    """The field of the job that it is about."""
+    """The field of the job that the message is about."""
 
     estimate: JobEstimate | None = None
-    """What the job takes."""
+    """Estimates for the job."""
 
     model_revision: str | None = None
     """The commit of a model on the hub."""
@@ -70,12 +70,12 @@ class PreflightResult(Message):
     """Digest of the prepared rows."""
 
     published: Result | None = None
-    """The result that is there already."""
+    """The result that is published already."""
 
     def to_bytes(self) -> bytes:
         """The message as one line of JSON of at most `RESULT_BYTES`.
 
-        What is too much goes in this order: the scores, the end of the sentence, and only then what is published.
+        To fit, it drops in this order: the scores, the end of the message, the published result.
         """
         if len(text := self._written()) <= RESULT_BYTES:
             return text

@@ -9,7 +9,7 @@ from finetune_api.values.api_model import Message
 
 
 class Stage(StrEnum):
-    """What a trainer is doing."""
+    """Stage of a trainer."""
 
     LOADING = "loading"
     PREPARING_DATA = "preparing data"
@@ -24,22 +24,22 @@ class Stage(StrEnum):
 
 
 class ProgressMessage(Message):
-    """What `/progress` answers: for display only."""
+    """The answer of `/progress`, for display only."""
 
     stage: Stage
-    """What it is doing."""
+    """Stage of the trainer."""
 
     progress: Progress | None = None
     """How far the training is."""
 
     cost: Cost | None = None
-    """What this attempt costs."""
+    """Cost of the job so far."""
 
     memory: Memory | None = None
-    """What memory it takes."""
+    """Memory of the trainer."""
 
     resumed_from_step: int = 0
-    """The checkpoint that it went on from."""
+    """The step of the checkpoint that it resumed from."""
 
     checkpoint_step: int = 0
-    """The newest checkpoint that is complete in the output."""
+    """The step of the newest complete checkpoint in the output."""

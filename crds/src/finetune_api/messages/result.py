@@ -17,34 +17,34 @@ SHORTEST_MESSAGE = 200
 
 
 class Result(Message):
-    """The last word of an attempt: the pod's termination message, at most `RESULT_BYTES` long."""
+    """The result of an attempt: the pod's termination message, at most `RESULT_BYTES` long."""
 
     outcome: Outcome
     """How it ended."""
 
     message: Sentence
-    """A sentence: what happened, where, and what to do."""
+    """What happened, where, and what to do."""
 
     step: int = 0
-    """Optimizer steps done."""
+    """Number of optimizer steps done."""
 
     total_steps: int | None = None
-    """Optimizer steps planned."""
+    """Number of optimizer steps planned."""
 
     resumed_from_step: int = 0
-    """The checkpoint that it went on from."""
+    """The step of the checkpoint that it resumed from."""
 
     checkpoint_step: int = 0
-    """The newest checkpoint that is complete in the output."""
+    """The step of the newest complete checkpoint in the output."""
 
     evaluation: EvaluationScores | None = None
     """Scores on the held-out rows."""
 
     memory: Memory | None = None
-    """What memory it took."""
+    """Memory that the attempt needed."""
 
     adapter: PublishedAdapter | None = None
-    """What was published."""
+    """What the attempt published."""
 
     manifest: str | None = None
     """Location of the manifest."""
@@ -52,7 +52,7 @@ class Result(Message):
     def to_bytes(self) -> bytes:
         """The message as one line of JSON of at most `RESULT_BYTES`.
 
-        What is too much goes in this order: the scores, the end of the sentence, and only then where the result is.
+        To fit, it drops in this order: the scores, the end of the message, the location of the result.
         """
         if len(text := self._written({})) <= RESULT_BYTES:
             return text

@@ -15,7 +15,7 @@ from finetune_api.values.quantities import Money
 
 
 class Accelerator(Message):
-    """The accelerator that the run is planned for."""
+    """The accelerator that a run is planned for."""
 
     name: str
     """Its name in the catalogue, or `cpu`."""
@@ -24,7 +24,7 @@ class Accelerator(Message):
     """Its memory in bytes."""
 
     host_memory_bytes: int | None = None
-    """What a pod of the run has of the host's memory, in bytes; None where that is not known."""
+    """Host memory of one pod in bytes; None if that is not known."""
 
     hourly_rate: Money
     """Price of one hour of one of them."""
@@ -33,15 +33,15 @@ class Accelerator(Message):
     """Currency of the price."""
 
     def price(self, accelerators: int) -> Price:
-        """The price of so many of them."""
+        """Price of this number of them."""
         return Price(self.hourly_rate, self.currency, accelerators)
 
 
 class RunConfig(ApiModel):
-    """Everything that one attempt needs (`run.json`): made once for a job, and the same for each of its attempts.
+    """Everything that one attempt needs (`run.json`). The operator makes it once per job; every attempt gets the same.
 
-    The image of a job stays what it was at its start, and the operator's does not: so the one reads what a later, or an
-    earlier, release of the other has written.
+    The trainer's image stays the same for the whole job, and the operator's does not. So each release reads what an
+    earlier or a later release of the other has written.
     """
 
     namespace: str
@@ -60,29 +60,29 @@ class RunConfig(ApiModel):
     """The job's spec with its defaults resolved."""
 
     spec_hash: Sha256
-    """Digest of what decides the result."""
+    """SHA-256 digest of the part of the spec that decides the result."""
 
     accelerator: Accelerator
-    """What it runs on."""
+    """The accelerator that it runs on."""
 
     catalogue: tuple[Accelerator, ...] = ()
-    """What else there is: named by preflight where the job doesn't fit."""
+    """Other accelerators of the catalogue. Preflight names one if the job does not fit."""
 
     image: str | None = None
     """The trainer image with its digest."""
 
     allowed_plugins: Annotated[tuple[str, ...], Field(exclude_if=operator.not_)] = ()
-    """Reward plug-ins that the administrator allows, by their names. Not written where there are none: a trainer of an
-    earlier release refuses what it does not know."""
+    """Names of the reward plug-ins that the administrator allows. Not written if there are none, since a trainer of an
+    earlier release rejects unknown fields."""
 
     date: Date | None = None
-    """The day, in UTC, that chat templates take for today. The check and every attempt of a job have the same one: its
-    rows would differ otherwise. None where an earlier release wrote this, or there is no cluster.
+    """The day, in UTC, that chat templates use as today. The check and every attempt of a job have the same one, else
+    their rows would differ. None if an earlier release wrote this, or without a cluster.
     """
 
     @classmethod
     def read(cls, text: str | bytes) -> Self:
-        """Read a configuration of any release: fields that this one does not know are passed over, in the spec too.
+        """Read a configuration of any release. Unknown fields are ignored, in the spec too.
 
         A user's own file is read by `finetune_api.reading.loading`, which refuses them.
 
@@ -93,19 +93,19 @@ class RunConfig(ApiModel):
 
 
 class Limits(Message):
-    """What may change while a trainer runs: read again at every step (`limits.json`)."""
+    """Limits that may change while a trainer runs. It reads them again at every step (`limits.json`)."""
 
     stop_at: Time | None = None
     """When to stop training."""
 
     max_cost: Money | None = None
-    """Most that the job may spend."""
+    """Largest amount that the job may spend."""
 
     spent_before: Money | None = None
-    """What earlier attempts spent."""
+    """Amount that earlier attempts spent."""
 
     hourly_rate: Money | None = None
     """Price per hour of all accelerators of the job together."""
 
     stop: bool = False
-    """Stop training now, evaluate and publish."""
+    """Stop training now, then evaluate and publish."""

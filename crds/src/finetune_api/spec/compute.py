@@ -1,4 +1,4 @@
-"""What the trainer runs on."""
+"""The hardware and the nodes of a job."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Toleration(ApiModel):
     """A Kubernetes toleration."""
 
     key: LabelKey | None = None
-    """Taint key; left out with operator Exists it matches every taint."""
+    """Taint key. Default: every taint, with operator Exists."""
 
     operator: TolerationOperator = TolerationOperator.EQUAL
     """`Equal` or `Exists`."""
@@ -44,32 +44,32 @@ class Toleration(ApiModel):
     """Taint value, for operator Equal."""
 
     effect: TaintEffect | None = None
-    """Taint effect; left out it matches all."""
+    """Taint effect. Default: every effect."""
 
     toleration_seconds: Annotated[int, Field(ge=0)] | None = None
-    """How long a NoExecute taint is tolerated, in seconds."""
+    """Seconds for which a NoExecute taint is tolerated. Default: without limit."""
 
 
 class ComputeSpec(ApiModel):
-    """Accelerators, nodes and scheduling. `finetune run` uses the machine that it is on."""
+    """Accelerators, nodes and scheduling. `finetune run` ignores this and uses the machine that it runs on."""
 
     accelerator: Name = "nvidia-l4"
-    """A name in the operator's accelerator catalogue; `cpu` needs no GPU."""
+    """Name of an accelerator in the operator's catalogue. `cpu` needs no GPU."""
 
     gpus_per_node: Annotated[int, Field(ge=1, le=16)] = 1
-    """Accelerators on each node."""
+    """Number of accelerators on each node."""
 
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Nodes that train together."""
+    """Number of nodes that train together."""
 
     cpu: ResourceQuantity | None = None
-    """CPU request of a trainer pod. Left out: the catalogue's."""
+    """CPU request of a trainer pod. Default: the catalogue's."""
 
     memory: ResourceQuantity | None = None
-    """Memory request and limit of a trainer pod. Left out: the catalogue's."""
+    """Memory request and limit of a trainer pod. Default: the catalogue's."""
 
     spot: bool = False
-    """Allow preemptible nodes: cheaper, and the job resumes from its checkpoint when one is taken away."""
+    """Allow preemptible nodes. They cost less; if one is taken away, the job resumes from its last checkpoint."""
 
     queue_name: Name | None = None
     """Kueue LocalQueue that admits the job."""
@@ -81,15 +81,15 @@ class ComputeSpec(ApiModel):
     """ServiceAccount of the pods, if the operator's settings allow it."""
 
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] | None = None
-    """Node labels to require beside the catalogue's, if the operator's settings allow them."""
+    """Node labels to require in addition to the catalogue's, if the operator's settings allow them."""
 
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] | None = None
-    """Tolerations beside the catalogue's, if the operator's settings allow them."""
+    """Tolerations in addition to the catalogue's, if the operator's settings allow them."""
 
     def processes(self, accelerator: str) -> int:
-        """How many processes train together: one for each GPU, or for each node where the accelerator is `cpu`.
+        """Number of processes that train together: one per GPU, or one per node if the accelerator is `cpu`.
 
         Args:
-            accelerator: what they train on, which with `finetune run` is the machine's and not this block's.
+            accelerator: what they train on. With `finetune run` it is the machine's, not this section's.
         """
         return self.nodes * (1 if accelerator == "cpu" else self.gpus_per_node)

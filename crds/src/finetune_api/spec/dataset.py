@@ -1,4 +1,4 @@
-"""The rows to learn from, and how a row becomes a question and its answer."""
+"""The rows to train on, and how a row becomes a question and its answer."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class AnswerType(StrEnum):
 
 
 def _with_schema_as_object(described: dict[str, Any]) -> None:
-    """What jobs of earlier releases have: it stays readable where it is stored, and no new job gets it."""
+    """The field of earlier releases: a stored job keeps it, and a new job cannot set it."""
     described["properties"]["schema"] = {
         "type": "object", "x-kubernetes-preserve-unknown-fields": True,
         "description": "The JSON Schema as an object, for `finetune run` alone; a cluster takes `jsonSchema`."}
 
 
 class AnswerFormat(ApiModel):
-    """The form that answers must have: checked in the data, usable in decoding, and measured at evaluation."""
+    """The form of the answers. Preflight checks it in the data, decoding can enforce it, and evaluation measures it."""
 
     type: AnswerType = AnswerType.TEXT
     """`text`, or `json` for answers that are one JSON value."""
@@ -48,58 +48,59 @@ class AnswerFormat(ApiModel):
     json_schema: JsonSchema | None = Field(
         default=None, alias="jsonSchema", validation_alias=AliasChoices("jsonSchema", "schema"),
         serialization_alias="schema")
-    """JSON Schema (draft 2020-12) that each answer must match, as JSON text of at most 32768 characters and 64 levels:
-    `jsonSchema: |` and the object below it. Only with type `json`. `finetune run` also takes `schema`, as YAML."""
+    """JSON Schema (draft 2020-12) that each answer must match. It is JSON text of at most 32768 characters and 64
+    levels: write `jsonSchema: |` and the object below it. Needs type `json`. `finetune run` also accepts `schema`, as
+    YAML."""
 
 
 class DatasetSpec(ApiModel):
-    """Rows with columns, made into question and answer by two templates, or by one column of chat messages."""
+    """Rows with columns. Two templates, or one column of chat messages, make a question and an answer of each row."""
 
     source: DatasetUri
-    """`hf://owner/name` or `hf://owner/name/config`, or a jsonl, json, csv, tsv or parquet file, plain or compressed
-    (`.gz`, `.bz2`, `.xz`), at `s3://`, `https://`, `pvc://` or, with `finetune run`, `file://`. A `*` in the file's
-    name stands for anything: all files that match are read, in the order of their names. With a slash at its end it is
-    a folder, and each split is the file named after it (`train.jsonl`), or its parts
+    """Location of the rows: `hf://owner/name` or `hf://owner/name/config`, or a jsonl, json, csv, tsv or parquet file,
+    plain or compressed (`.gz`, `.bz2`, `.xz`), at `s3://`, `https://`, `pvc://` or, with `finetune run`, `file://`. A
+    `*` in the file's name matches any text: all matching files are read, in the order of their names. A slash at the
+    end makes it a folder: each split is the file of its name (`train.jsonl`), or that file's parts
     (`train-00000-of-00002.jsonl`)."""
 
     format: DataFormat | None = None
-    """How the file is written; by default its name's ending tells."""
+    """Format of the file. Default: by the ending of its name."""
 
     revision: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Revision of an `hf://` data set, such as `refs/convert/parquet` for one that is published as a script."""
 
     sha256: Sha256 | None = None
-    """Expected digest of the file (one file only); a different file is refused."""
+    """Expected SHA-256 digest of the file (one file only). A different file is rejected."""
 
     split: SplitName = "train"
-    """The split to learn from; a single file is one split, whatever its name."""
+    """The split to train on. A single file is one split, whatever its name."""
 
     evaluation_split: SplitName | None = None
-    """The split to evaluate on; or use `evaluationFraction`."""
+    """The split to evaluate on. Write this or `evaluationFraction`, not both."""
 
     evaluation_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the distinct questions held out for evaluation, with all of their rows, chosen by `training.seed`. With
-    neither this nor `evaluationSplit`, 0.1 is held out."""
+    """Share of the distinct questions that are held out for evaluation, with all of their rows. `training.seed` chooses
+    them. Default: 0.1, if `evaluationSplit` is not set."""
 
     prompt: Template | None = None
-    """Jinja template of the question over the row's columns, such as `{{ facts }}`, or `{{ row["Question Text"] }}`
-    for a name that is no word; together with `completion`. A null is written as nothing, lists and mappings as JSON.
-    Blank lines before a text and blanks after it are left out."""
+    """Jinja template of the question over the row's columns, such as `{{ facts }}`, or `{{ row["Question Text"] }}` for
+    a name with spaces. Needs `completion`. A null becomes empty text; lists and mappings become JSON. Blank lines
+    before the text and spaces after it are removed."""
 
     completion: Template | None = None
     """Jinja template of the expected answer. `{{ label | tojson }}` writes a column as JSON."""
 
     messages: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """Name of the column with chat messages (`[{"role": …, "content": …}, …]`, or ShareGPT's `from` and `value`); the
-    last one is the answer, or the last whose `weight` is not 0. A column `tools` beside it holds the functions that may
-    be called. Instead of `prompt` and `completion`."""
+    """Name of the column with chat messages (`[{"role": …, "content": …}, …]`, or ShareGPT's `from` and `value`). The
+    last message is the answer, or the last one whose `weight` is not 0. A column `tools` lists the functions that the
+    model may call. Write this or `prompt` and `completion`, not both."""
 
     system: Template | None = None
-    """System prompt, a plain text put before every question. A model without a system role gets it at the start of the
+    """System prompt: plain text before every question. For a model without a system role, it is put at the start of the
     question."""
 
     max_samples: Annotated[int, Field(ge=1)] | None = None
-    """Use at most this many rows for training (the first ones); all by default."""
+    """Train on at most this many rows, the first ones. Default: all rows."""
 
     answer_format: AnswerFormat = AnswerFormat()
     """The form of the answers."""

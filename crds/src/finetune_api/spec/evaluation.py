@@ -1,4 +1,4 @@
-"""How the model is judged, before and after, on rows that it did not learn from."""
+"""How the model is evaluated, before and after training, on rows that it was not trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_api.values.uris import HttpAddress
 
 
 class Metric(StrEnum):
-    """What can be measured. Shares and scores are between 0 and 1; loss is in nats per answer token."""
+    """A metric. Shares and scores are between 0 and 1; loss is in nats per answer token."""
 
     LOSS = "loss"
     PERPLEXITY = "perplexity"
@@ -31,22 +31,23 @@ LOWER_IS_BETTER = frozenset({Metric.LOSS, Metric.PERPLEXITY})
 JSON_METRICS = frozenset({Metric.JSON_VALID, Metric.SCHEMA_VALID, Metric.FIELDS_MATCH, Metric.FIELD_ACCURACY,
                           Metric.FIELD_F1_MACRO, Metric.FIELD_F1_MICRO})
 METRICS_OF_FIELDS = frozenset({Metric.FIELD_ACCURACY, Metric.FIELD_F1_MACRO, Metric.FIELD_F1_MICRO})
-"""Each field of the answers has its own score."""
+"""Metrics that have one score per field of the answers."""
 
 
 class GateSpec(ApiModel):
-    """The least that training must bring. Below it the job ends as QualityGate; the adapter is kept."""
+    """The smallest improvement that training must reach. Below it the job fails with QualityGate; the adapter is
+    kept."""
 
     metric: Metric
     """The metric to compare before and after."""
 
     minimum_gain: Annotated[float, Field(ge=0)] = 0.0
-    """Smallest improvement: after minus before, or before minus after for loss and perplexity."""
+    """Smallest improvement, in the metric's unit: after minus before; for loss and perplexity, before minus after."""
 
 
 class ReferenceSpec(ApiModel):
-    """A model to compare with, behind an OpenAI-compatible endpoint: it answers the same held-out questions, 200
-    at most, while the job's model is trained. Where it fails, the result says so; no job fails for it.
+    """Another model to compare with, behind an OpenAI-compatible endpoint. It answers the same held-out questions, at
+    most 200, while the job trains. If it fails, the result says so and the job goes on.
     """
 
     url: HttpAddress
@@ -56,31 +57,32 @@ class ReferenceSpec(ApiModel):
     """Name of the model there, such as `gpt-4`."""
 
     api_key_secret_ref: SecretRef | None = None
-    """Secret whose key `OPENAI_API_KEY` opens the endpoint."""
+    """Secret whose key `OPENAI_API_KEY` authenticates to the endpoint."""
 
 
 class EvaluationSpec(ApiModel):
-    """Evaluation on held-out rows: loss, and answers generated greedily."""
+    """Evaluation on held-out rows: the loss, and answers from greedy decoding."""
 
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1, max_length=16)] | None = None
-    """What to measure. Left out: all that the answer format allows."""
+    """Metrics to measure. Default: all that the answer format allows."""
 
     samples: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """At most this many held-out rows, chosen by `training.seed`, each question once before any a second time; the same
-    rows before and after."""
+    """Evaluate at most this many held-out rows, the same before and after training. `training.seed` chooses them; each
+    question comes once before any comes twice."""
 
     baseline: bool = True
-    """Also measure the model before training."""
+    """Also evaluate the model before training."""
 
     constrained: bool = False
-    """Measure a second time with decoding that can only write what the answer's JSON Schema allows. Reported apart."""
+    """Evaluate a second time with decoding that is limited to what the answer's JSON Schema allows. The report has both
+    results."""
 
     max_new_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = None
-    """Longest generated answer in tokens. Left out: a quarter more than the longest expected answer. Where a model
-    looks positions up in a table (GPT-2, OPT), an answer ends with the table."""
+    """Longest generated answer in tokens. Default: a quarter more than the longest expected answer. A model with a
+    fixed table of positions (GPT-2, OPT) stops at the end of that table."""
 
     reference: ReferenceSpec | None = None
     """Another model to compare with."""
 
     gate: GateSpec | None = None
-    """The least improvement that counts as success."""
+    """Smallest improvement that counts as success. Default: any result is a success."""

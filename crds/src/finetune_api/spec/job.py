@@ -14,34 +14,34 @@ from finetune_api.values.api_model import ApiModel
 
 
 class FineTuneJobSpec(ApiModel):
-    """What to train, on what, how, and where the result goes."""
+    """The model, the data, the method, and where the result is published."""
 
     model: ModelSpec
     """The model to fine-tune."""
 
     dataset: DatasetSpec
-    """The rows to learn from and to evaluate on."""
+    """The rows to train on and to evaluate on."""
 
     output: OutputSpec
-    """Where the result goes."""
+    """Where the result is published."""
 
     method: MethodSpec = MethodSpec()
-    """How the model learns."""
+    """How the model is trained."""
 
     engine: Engine = Engine.NATIVE
     """`native`, or `unsloth` for Unsloth's kernels (one NVIDIA GPU, LoRA only)."""
 
     training: TrainingSpec = TrainingSpec()
-    """How long, how fast and in what portions."""
+    """How long, how fast and in what batches."""
 
     evaluation: EvaluationSpec = EvaluationSpec()
-    """How the model is judged."""
+    """How the model is evaluated."""
 
     compute: ComputeSpec = ComputeSpec()
-    """What it runs on."""
+    """The accelerators and nodes of the job."""
 
     budget: BudgetSpec = BudgetSpec()
     """Limits of money and time."""
 
     run_policy: RunPolicy = RunPolicy()
-    """How the job is started, retried and cleaned up."""
+    """How the job is started, retried and deleted."""

@@ -13,9 +13,9 @@ SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])
 
 
 class SecretRef(ApiModel):
-    """A Secret of the job's namespace. Its keys are fixed by the operator, so that a job can't name others.
+    """A Secret in the job's namespace. The operator fixes its keys, so that a job cannot name others.
 
-    With `finetune run` no Secret is read: the environment variables of the same names are.
+    `finetune run` reads no Secret. It reads the environment variables of the same names.
     """
 
     name: SecretName
@@ -23,14 +23,15 @@ class SecretRef(ApiModel):
 
 
 class ModelSpec(ApiModel):
-    """The base model, which is never changed."""
+    """The base model. Training never changes it."""
 
     source: ModelUri
-    """A hub id (`mistralai/Mistral-7B-Instruct-v0.2`), or `s3://bucket/folder`, `pvc://claim/folder`, or with
-    `finetune run` `file:///folder`, of a model in safetensors, or of one GGUF file. Pickled weights are refused."""
+    """Location of the model: a hub id (`mistralai/Mistral-7B-Instruct-v0.2`), `s3://bucket/folder`,
+    `pvc://claim/folder`, or, with `finetune run`, `file:///folder`. The weights are safetensors or one GGUF file;
+    pickled weights are rejected."""
 
     revision: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """Commit, tag or branch on the hub. The commit that was really used is recorded in status and manifest."""
+    """Commit, tag or branch on the hub. Status and manifest record the commit that was used."""
 
     token_secret_ref: SecretRef | None = None
-    """Secret whose key `HF_TOKEN` opens a gated model or data set."""
+    """Secret whose key `HF_TOKEN` gives access to a gated model or data set."""

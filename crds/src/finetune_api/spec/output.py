@@ -1,4 +1,4 @@
-"""Where the result goes."""
+"""Where the result is published."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Export(StrEnum):
 
 
 class S3Spec(ApiModel):
-    """How to reach S3, for every `s3://` location of the job. Left out: AWS, and the environment's credentials."""
+    """How to reach S3, for every `s3://` location of the job. Default: AWS with the environment's credentials."""
 
     endpoint_url: HttpAddress | None = None
     """Address of an S3-compatible server, such as `http://minio:9000`."""
@@ -29,21 +29,22 @@ class S3Spec(ApiModel):
     """Region of the bucket."""
 
     path_style: bool | None = None
-    """Address buckets by path instead of by host name. Left out: by path wherever `endpointUrl` is set."""
+    """Address buckets by path instead of by host name. Default: true if `endpointUrl` is set."""
 
     credentials_secret_ref: SecretRef | None = None
-    """Secret with `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, where needed, `AWS_SESSION_TOKEN`."""
+    """Secret with the keys `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, if needed, `AWS_SESSION_TOKEN`."""
 
 
 class OutputSpec(ApiModel):
-    """Where checkpoints and results are written, under `<uri>/<namespace>/<name>/<uid>/`."""
+    """Where the trainer writes checkpoints and results: below `<uri>/<namespace>/<name>/<uid>/`."""
 
     uri: OutputUri
-    """`s3://bucket/prefix`, `pvc://claim/folder`, or with `finetune run` `file://./folder`."""
+    """Location of the output: `s3://bucket/prefix`, `pvc://claim/folder`, or, with `finetune run`,
+    `file://./folder`."""
 
     s3: S3Spec | None = None
     """Settings of `s3://` locations."""
 
     exports: Annotated[tuple[Export, ...], Field(min_length=1, max_length=2)] = (Export.ADAPTER,)
-    """`adapter` is what was trained: an adapter, changed parameters, or with Full the whole model. `merged` adds a
-    whole model with that merged in."""
+    """What to publish. `adapter` is what was trained: an adapter, changed parameters, or, with Full, the whole model.
+    `merged` adds the whole model with the adapter merged in."""

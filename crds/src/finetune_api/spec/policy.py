@@ -1,4 +1,4 @@
-"""What the job may cost, and how it is run and kept."""
+"""What the job may cost, and how it is started, retried and deleted."""
 
 from __future__ import annotations
 
@@ -12,53 +12,56 @@ from finetune_api.values.quantities import Amount, Duration
 
 
 class PreflightPolicy(StrEnum):
-    """Whether the job is checked on CPU before any accelerator is asked for."""
+    """Whether a check on a CPU runs before the job requests an accelerator."""
 
     REQUIRED = "Required"
     SKIP = "Skip"
 
 
 class RerunPolicy(StrEnum):
-    """Whether a result that is already published for the same spec and data is bought again."""
+    """Whether to train again if a result of the same spec and data is published already."""
 
     IF_CHANGED = "IfChanged"
     ALWAYS = "Always"
 
 
 class BudgetSpec(ApiModel):
-    """Limits of money and time. When one is reached training stops, and what there is, is evaluated and published."""
+    """Limits of money and time. At a limit training stops; what was trained is evaluated and published."""
 
     max_cost: Amount | None = None
-    """Most that the job may spend on accelerators, over all attempts."""
+    """Largest amount that the job may spend on accelerators, over all attempts, in the catalogue's currency. Default:
+    without limit."""
 
     hourly_rate: Amount | None = None
-    """Price of one accelerator hour. Left out: the catalogue's (`finetune run` on a CPU: 0)."""
+    """Price of one accelerator for one hour, in the catalogue's currency. Default: the catalogue's (`finetune run` on a
+    CPU: 0)."""
 
     max_duration: Duration | None = None
-    """Longest time that the trainer may run, over all attempts."""
+    """Longest time that the trainer may run, over all attempts. Default: without limit."""
 
 
 class RunPolicy(ApiModel):
-    """How the job is started, retried and cleaned up."""
+    """How the job is started, retried and deleted."""
 
     suspend: bool = False
-    """Stop with a checkpoint, or do not start; set it back to go on."""
+    """Write a checkpoint and stop, or do not start. Set it to false to resume."""
 
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = 3
-    """How often an attempt that ended for an unknown reason is tried again."""
+    """How often the operator retries an attempt that ended for an unknown reason."""
 
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
-    """Seconds after which the pods of a finished job are deleted. Left out: they stay until the job is deleted."""
+    """Seconds after which the operator deletes the pods of a finished job. Default: they stay until the job is
+    deleted."""
 
     preflight: PreflightPolicy = PreflightPolicy.REQUIRED
-    """`Required` checks data, model and memory before an accelerator is asked for; `Skip` starts at once."""
+    """`Required` checks data, model and memory before the job requests an accelerator. `Skip` starts at once."""
 
     rerun: RerunPolicy = RerunPolicy.IF_CHANGED
-    """`IfChanged` adopts a result that is already published for the same spec and data; `Always` trains again."""
+    """`IfChanged` adopts a published result of the same spec and data. `Always` trains again."""
 
     resume_from: Annotated[str, Field(
         max_length=105, pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?(/[a-z0-9-]{1,64})?$")] | None = None
-    """Name of an earlier job of this namespace and output (`name/uid`: one of several of that name). Training goes on
-    from its newest checkpoint. Its spec (but for compute, budget and runPolicy), data and base have to be the same.
-    Read when the job starts.
+    """Name of an earlier job in this namespace and output, or `name/uid` if several have that name. Training resumes
+    from its newest checkpoint. Its spec (except compute, budget and runPolicy), data and base model must be the same.
+    The operator reads this when the job starts.
     """

@@ -1,4 +1,4 @@
-"""How long, how fast and in what portions the model learns."""
+"""How long, how fast and in what batches the model is trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_api.values.api_model import ApiModel
 
 
 class Scheduler(StrEnum):
-    """How the learning rate moves after the warm-up."""
+    """How the learning rate changes after the warm-up."""
 
     COSINE = "cosine"
     LINEAR = "linear"
@@ -27,7 +27,7 @@ class Precision(StrEnum):
 
 
 class Toggle(StrEnum):
-    """A switch that the trainer may decide."""
+    """A setting that the trainer can decide."""
 
     AUTO = "auto"
     ENABLED = "enabled"
@@ -35,7 +35,7 @@ class Toggle(StrEnum):
 
 
 class LongRows(StrEnum):
-    """What happens to a row that is longer than `maxLength`. Its answer is never cut."""
+    """What the trainer does with a row that is longer than `maxLength`. It never cuts an answer."""
 
     CUT_PROMPT = "cutPrompt"
     DROP = "drop"
@@ -43,61 +43,62 @@ class LongRows(StrEnum):
 
 
 class TrainingSpec(ApiModel):
-    """The training run. Everything has a default that works."""
+    """The training run. Every field has a default."""
 
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Passes over the data; or use `maxSteps`. With neither, 3."""
+    """Number of passes over the data. Default: 3, if `maxSteps` is not set. Write this or `maxSteps`, not both."""
 
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimizer steps; or use `epochs`."""
+    """Number of optimizer steps. Write this or `epochs`, not both."""
 
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Peak learning rate. Left out: 2e-4 for LoRA and DoRA, 2e-5 for Full, 5e-5 for layers and 5e-4 for parameters of
+    """Peak learning rate. Default: 2e-4 for LoRA and DoRA, 2e-5 for Full, 5e-5 for layers and 5e-4 for parameters of
     Partial, 1e-2 for IA3, 3e-2 for PromptTuning and PrefixTuning, 1e-3 for Bottleneck."""
 
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
-    """Rows per optimizer step, over all GPUs. Neither memory nor packing changes it."""
+    """Rows per optimizer step, over all GPUs. It must be a multiple of the number of GPUs."""
 
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Rows per forward pass on one GPU; gradients are accumulated up to `batchSize`. Left out: chosen, and halved when
-    memory runs out. It changes speed and memory, not the result."""
+    """Rows per forward pass on one GPU, at most `batchSize`. Gradient accumulation makes a step of `batchSize` rows. It
+    changes speed and memory, not the result. Default: the trainer chooses it, and halves it if memory runs out."""
 
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
-    """Longest row in tokens, question and answer together."""
+    """Longest row in tokens: question and answer together."""
 
     long_rows: LongRows = LongRows.CUT_PROMPT
-    """Rows longer than `maxLength`: `cutPrompt` removes the middle of the question, `drop` leaves the row
-    out, `refuse` ends the job. Each is counted in the report."""
+    """What to do with rows longer than `maxLength`: `cutPrompt` removes the middle of the question, `drop` skips the
+    row, `refuse` ends the job. The report counts them."""
 
     packing: bool = True
-    """Lay several rows of a step side by side instead of padding them. Rows never see each other, and the gradient is
-    the same: a model that can't keep them apart (its layers carry a state, or take no positions) is found before
-    training and gets one row a line. Prompt and prefix tuning never do, since every row needs virtual tokens of its
-    own."""
+    """Put several rows of a step into one line instead of padding each. Attention never crosses rows, so the gradient
+    is the same. Before training, the trainer finds models that cannot separate the rows (their layers carry a state or
+    ignore positions) and gives them one row per line. Prompt and prefix tuning never pack, since every row needs its
+    own virtual tokens."""
 
     scheduler: Scheduler = Scheduler.COSINE
-    """Learning rate after the warm-up: falling to zero by `cosine` or `linear`, or `constant`."""
+    """Learning rate after the warm-up: `cosine` and `linear` fall to zero, `constant` stays."""
 
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    """Share of the steps in which the learning rate rises to `learningRate`, whatever the scheduler. No step has a rate
-    of zero, and one step at least has the whole rate, however few there are."""
+    """Share of the steps in which the learning rate rises to `learningRate`. No step has a rate of zero, and at least
+    one step has the full rate."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Decoupled weight decay of AdamW."""
 
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients are clipped to this norm."""
+    """The trainer clips gradients to this norm."""
 
     precision: Precision = Precision.AUTO
-    """`auto` is float32 on CPU and bfloat16 on GPUs that have it. What is trained is float32 in any case."""
+    """Type of the computation. `auto` is bfloat16 on GPUs that support it, else float32. Trained parameters are always
+    float32."""
 
     gradient_checkpointing: Toggle = Toggle.AUTO
-    """Recompute activations instead of keeping them: less memory, about a third more time. `auto` does so on a GPU
-    where the memory estimate says that it must be, or can't tell, but never for prefix tuning, whose prefix would be
-    lost."""
+    """Compute activations again in the backward pass instead of storing them: less memory, about a third more time.
+    `auto` enables it on a GPU if the memory estimate requires it or is not possible, and never for prefix tuning, which
+    would lose its prefix."""
 
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
-    """Seed of the adapter's first weights, the order of the rows, dropout, and the choice of held-out rows."""
+    """Seed of the adapter's initial weights, the order of the rows, dropout, and the choice of held-out rows."""
 
     checkpoint_every: Annotated[int, Field(ge=1)] = 50
-    """Optimizer steps between checkpoints, which are uploaded in the background."""
+    """Number of optimizer steps between checkpoints. The trainer uploads them in the background."""

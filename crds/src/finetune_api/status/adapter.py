@@ -7,19 +7,19 @@ from finetune_api.values.api_model import Message, Sha256
 
 
 class PublishedAdapter(Message):
-    """What was published."""
+    """What the job published."""
 
     uri: Text
-    """Folder of what was trained: an adapter, changed parameters, or a whole model."""
+    """Folder of the adapter, of the changed parameters, or of the whole model."""
 
     sha256: Sha256
-    """Digest of its weights; of their digests where they lie in several files."""
+    """SHA-256 digest of the weights; for several files, the digest of their digests."""
 
     size_bytes: int
-    """Size of its weights in bytes."""
+    """Size of the weights in bytes."""
 
     base_model: Text
-    """The model it belongs to."""
+    """The base model."""
 
     base_revision: Text | None = None
-    """The commit of that model, or the digest of its files."""
+    """Commit of the base model, or the digest of its files."""

@@ -12,7 +12,7 @@ from finetune_api.values.api_model import Message
 
 
 class Phase(StrEnum):
-    """Where a job is; derived from its conditions."""
+    """Phase of a job, derived from its conditions."""
 
     PENDING = "Pending"
     PREFLIGHT = "Preflight"
@@ -27,7 +27,7 @@ class Phase(StrEnum):
 
 
 class ConditionType(StrEnum):
-    """What conditions tell of; Reconciling and Stalled are kstatus' words."""
+    """Type of a condition. Reconciling and Stalled follow kstatus."""
 
     VALIDATED = "Validated"
     ADMITTED = "Admitted"
@@ -40,7 +40,7 @@ class ConditionType(StrEnum):
 
 
 class ConditionStatus(StrEnum):
-    """Whether a condition holds."""
+    """Status of a condition."""
 
     TRUE = "True"
     FALSE = "False"
@@ -51,19 +51,19 @@ class Condition(Message):
     """A Kubernetes condition."""
 
     type: ConditionType
-    """What it tells of."""
+    """Type of the condition."""
 
     status: ConditionStatus
-    """Whether it holds."""
+    """`True`, `False` or `Unknown`."""
 
     reason: Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
-    """One word for machines."""
+    """Reason in one word, for programs."""
 
     message: Text
-    """A sentence for people: what happened and what to do."""
+    """What happened and what to do, for people."""
 
     observed_generation: int
-    """The generation of the spec that it speaks of."""
+    """The generation of the spec that the condition is about."""
 
     last_transition_time: Time
-    """When its status changed last."""
+    """When the status of the condition changed last."""

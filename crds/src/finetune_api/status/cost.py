@@ -13,31 +13,31 @@ from finetune_api.values.quantities import Money
 
 
 class Cost(Message):
-    """What the job costs."""
+    """What the job costs, in one currency."""
 
     spent: Money
-    """Spent so far."""
+    """Amount spent so far."""
 
     projected: Money | None = None
-    """Expected at the end."""
+    """Amount expected at the end."""
 
     currency: Annotated[str, Field(max_length=8)] = "USD"
     """Currency of the amounts."""
 
     hourly_rate: Money
-    """Price of one accelerator hour, as it was when the job started."""
+    """Price of one accelerator for one hour, as it was when the job started."""
 
     earlier: Money | None = None
-    """Spent by attempts that are no longer listed."""
+    """Amount spent by attempts that `attempts` no longer lists."""
 
     earlier_seconds: Count | None = None
-    """How long these held their nodes, in seconds."""
+    """Seconds for which those attempts occupied their nodes."""
 
     used_up_at: Time | None = None
-    """Since when a limit of the budget is reached; a trainer that runs on two hours later is stopped."""
+    """When the job reached a limit of its budget. The operator stops a trainer that still runs two hours later."""
 
     def price(self, accelerators: int) -> Price:
-        """The price of so many accelerators, as it was when the job started."""
+        """Price of this number of accelerators, as it was when the job started."""
         return Price(self.hourly_rate, self.currency, accelerators)
 
 
@@ -45,10 +45,10 @@ class Memory(Message):
     """Memory of one accelerator (or of the process, on a CPU), in bytes."""
 
     estimated_bytes: int | None = None
-    """What preflight expects at the peak."""
+    """Peak that preflight estimates."""
 
     peak_bytes: int | None = None
-    """The peak that was seen."""
+    """Peak that the trainer measured."""
 
     accelerator_bytes: int | None = None
-    """What the accelerator has."""
+    """Memory of the accelerator."""

@@ -28,17 +28,17 @@ Scores = Annotated[
         if metric in METRICS_OF_FIELDS else {**_NUMBER, "description": f"`{metric}`."}
         for metric in Metric}}),
 ]
-"""Scores by metric; those of fields by field. Readers take what they do not know, but nothing deep."""
+"""Scores by metric, and for metrics of fields by field. A reader accepts unknown metrics, but no deep nesting."""
 
 
 class EvaluationScores(Message):
     """Scores on the held-out rows."""
 
     before: Scores | None = None
-    """Before training."""
+    """Scores before training."""
 
     after: Scores | None = None
-    """After training."""
+    """Scores after training."""
 
     reference: Scores | None = None
-    """Of the reference model."""
+    """Scores of the reference model."""

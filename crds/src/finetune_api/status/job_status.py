@@ -20,26 +20,26 @@ from finetune_api.values.api_model import Message, Sha256
 
 
 class FineTuneJobStatus(Message):
-    """What the operator saw."""
+    """What the operator observed."""
 
     phase: Phase | None = None
-    """Where the job is."""
+    """Phase of the job, derived from its conditions."""
 
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra={
         "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})] = ()
-    """What is true of it, each with a reason and a sentence; one of each type."""
+    """Conditions of the job, one per type, each with a reason and a message."""
 
     observed_generation: int | None = None
-    """The generation of the spec that this status speaks of."""
+    """The generation of the spec that this status is about."""
 
     started_generation: int | None = None
-    """The generation of the spec that is being trained."""
+    """The generation of the spec that is trained."""
 
     spec_hash: Sha256 | None = None
-    """Digest of the spec that is being trained."""
+    """SHA-256 digest of the spec that is trained."""
 
     stage: Annotated[str, Field(max_length=64)] | None = None
-    """What the trainer does."""
+    """Stage of the trainer, such as `training`."""
 
     preflight: PreflightStatus | None = None
     """What the check before the start found."""
@@ -48,36 +48,36 @@ class FineTuneJobStatus(Message):
     """How far the training is."""
 
     cost: Cost | None = None
-    """What it costs."""
+    """Cost of the job."""
 
     memory: Memory | None = None
-    """What memory it takes."""
+    """Memory of the job."""
 
     evaluation: EvaluationScores | None = None
     """Scores on the held-out rows."""
 
     attempts: Annotated[tuple[Attempt, ...], Field(max_length=10)] = ()
-    """The last ten runs of the trainer."""
+    """The last ten attempts."""
 
     retries: Retries | None = None
-    """How often the trainer was started again."""
+    """Number of retries."""
 
     adapter: PublishedAdapter | None = None
-    """What was published."""
+    """What the job published."""
 
     image: Text | None = None
-    """The trainer image of every attempt: by digest once a node has pulled it."""
+    """The trainer image of every attempt, with its digest once a node has pulled it."""
 
     start_time: Time | None = None
-    """When the first attempt was started; from then on the spec is fixed but for runPolicy and budget."""
+    """When the job started. From then on only runPolicy and budget of the spec can change."""
 
     completion_time: Time | None = None
-    """When it was done."""
+    """When the job finished."""
 
 
 def _unseen(kind: ConditionType, holds: ConditionStatus) -> dict[str, Any]:
     return Condition(type=kind, status=holds, reason=Reason.NOT_LOOKED_AT,
-                     message="no operator has looked at the job yet: see that one runs and serves this namespace",
+                     message="no operator has processed the job yet: check that one runs and serves this namespace",
                      observed_generation=0, last_transition_time=datetime.fromtimestamp(0, UTC)).model_dump(mode="json")
 
 
@@ -86,4 +86,4 @@ UNSEEN_STATUS: dict[str, Any] = {
     "conditions": [_unseen(ConditionType.PROGRESSING, ConditionStatus.UNKNOWN),
                    _unseen(ConditionType.RECONCILING, ConditionStatus.TRUE)],
 }
-"""What the apiserver shows of a job whose status nobody has written: no column is blank, and kstatus waits."""
+"""What the apiserver shows for a job without a status: every column has a value, and kstatus waits."""

@@ -11,34 +11,34 @@ from finetune_api.values.api_model import Message, Sha256
 
 
 class PreflightStatus(Message):
-    """What the check before the start found, and how often it was tried."""
+    """Result of the preflight check, and its retries."""
 
     generation: int
     """The generation of the spec that was checked."""
 
     failures: int = 0
-    """Checks of this generation that ended without an answer; `runPolicy.backoffLimit` is the most."""
+    """Checks of this generation that failed without a result, at most `runPolicy.backoffLimit`."""
 
     failed_at: Time | None = None
-    """When the last of these ended."""
+    """When the last of those checks ended."""
 
     node: Annotated[str, Field(max_length=253)] | None = None
-    """The node that refused the last of these, if one did; the next goes elsewhere where it can."""
+    """The node that refused the last of those checks, if one did. The next check prefers other nodes."""
 
     refused: Annotated[str, Field(max_length=64)] | None = None
-    """Why the spec can't work, in one word; the condition Validated has the sentence."""
+    """Reason of the rejection in one word. The condition Validated has the message."""
 
     message: Text | None = None
-    """The sentence of a refusal."""
+    """Message of the rejection."""
 
     model_revision: Annotated[str, Field(max_length=200)] | None = None
-    """The commit of the hub's model that every attempt trains."""
+    """Commit of the model on the hub that every attempt trains."""
 
     data_hash: Sha256 | None = None
-    """Digest of the rows as they were seen."""
+    """SHA-256 digest of the rows that were checked."""
 
     hours: float | None = None
-    """Hours that training is expected to take."""
+    """Estimated hours of training."""
 
     checkpoint_bytes: int | None = None
-    """Expected size of a checkpoint; a pod that is asked to stop gets the time to upload one."""
+    """Estimated size of a checkpoint in bytes. A pod that is asked to stop gets the time to upload one."""

@@ -7,47 +7,47 @@ from finetune_api.values.api_model import Message
 
 
 class Rollouts(Message):
-    """What the last step of reinforced fine-tuning saw."""
+    """Metrics of the last step of reinforced fine-tuning (ReFT)."""
 
     reward: float
     """Mean reward of the sampled responses."""
 
     accuracy: float
-    """Share of them with a right answer."""
+    """Share of the sampled responses with a correct answer."""
 
     kl: float
-    """Mean distance from the warm-up's model, in nats per response, as sampled."""
+    """Mean KL divergence from the warm-up model, in nats per response, estimated on the samples."""
 
     clip_fraction: float
-    """Share of tokens whose change was clipped."""
+    """Share of tokens whose probability ratio was clipped."""
 
     explained_variance: float
-    """How much of the variance of returns the predicted values explain: at most 1."""
+    """Share of the returns' variance that the predicted values explain, at most 1."""
 
     entropy: float
-    """Mean entropy of the policy at a sampled token, in nats."""
+    """Mean entropy of the policy per sampled token, in nats."""
 
     response_tokens: float
-    """Mean length of a response in tokens."""
+    """Mean length of a response, in tokens."""
 
     rollout_seconds: float
-    """Time to sample and judge the responses."""
+    """Seconds to sample and score the responses."""
 
     update_seconds: float
-    """Time to learn from them."""
+    """Seconds to update the policy."""
 
 
 class Progress(Message):
     """How far the training is."""
 
     step: Count
-    """Optimizer steps done."""
+    """Number of optimizer steps done."""
 
     total_steps: Count
-    """Optimizer steps to do."""
+    """Number of optimizer steps planned."""
 
     epoch: float | None = None
-    """Passes over the data done."""
+    """Number of passes over the data done."""
 
     percent: Percent
     """Share of the steps done, 0 to 100."""
@@ -59,10 +59,10 @@ class Progress(Message):
     """Learning rate of the last step."""
 
     tokens_per_second: float | None = None
-    """Tokens of rows (padding left out) trained on per second."""
+    """Tokens per second, without padding."""
 
     rollouts: Rollouts | None = None
-    """What was sampled and what it was worth (ReFT)."""
+    """Metrics of the roll-outs (ReFT)."""
 
     estimated_completion_time: Time | None = None
-    """When training should be done."""
+    """When training is expected to end."""
