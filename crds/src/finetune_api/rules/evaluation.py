@@ -1,4 +1,4 @@
-"""What joins the evaluation with the form of the answers."""
+"""Rules that join the evaluation with the form of the answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RULES: tuple[Rule, ...] = (
         lambda spec: not _metrics(spec) & _JSON_METRICS or _answers(spec).get("type") == "json",
         f"!has(self.evaluation) || !has(self.evaluation.metrics) || {_CEL_JSON} || "
         f"!self.evaluation.metrics.exists(m, m in {sorted(_JSON_METRICS)})",
-        "JSON metrics need dataset.answerFormat.type: json",
+        "JSON metrics need dataset.answerFormat.type: json: set it, or remove these metrics",
         accepts={"dataset": {"answerFormat": {"type": "json"}}, "evaluation": {"metrics": ["jsonValid"]}},
         refuses={"evaluation": {"metrics": ["jsonValid"]}},
     ),
@@ -42,7 +42,7 @@ RULES: tuple[Rule, ...] = (
         lambda spec: "schemaValid" not in _metrics(spec) or has_schema(spec.get("dataset", {})),
         f"!has(self.evaluation) || !has(self.evaluation.metrics) || {_CEL_SCHEMA} || "
         "!self.evaluation.metrics.exists(m, m == 'schemaValid')",
-        "schemaValid needs dataset.answerFormat.jsonSchema",
+        "schemaValid needs dataset.answerFormat.jsonSchema: add it, or remove schemaValid",
         accepts={"dataset": {"answerFormat": {"type": "json", "jsonSchema": '{"type": "object"}'}},
                  "evaluation": {"metrics": ["schemaValid"]}},
         refuses={"dataset": {"answerFormat": {"type": "json"}}, "evaluation": {"metrics": ["schemaValid"]}},
@@ -52,7 +52,8 @@ RULES: tuple[Rule, ...] = (
         lambda spec: "answerAccuracy" not in _metrics(spec) or has_reward(spec),
         f"!has(self.evaluation) || !has(self.evaluation.metrics) || {CEL_HAS_REWARD} || "
         "!self.evaluation.metrics.exists(m, m == 'answerAccuracy')",
-        "answerAccuracy counts answers that method.reft.reward finds right: it needs method.type: ReFT",
+        "answerAccuracy is the share of answers that method.reft.reward accepts, and needs method.type: ReFT: set it, "
+        "or remove answerAccuracy",
         accepts={"method": {"type": "ReFT"}, "evaluation": {"metrics": ["answerAccuracy"]}},
         refuses={"evaluation": {"metrics": ["answerAccuracy"]}},
     ),
@@ -61,7 +62,8 @@ RULES: tuple[Rule, ...] = (
         lambda spec: _gate_metric(spec.get("evaluation", {})) != "answerAccuracy" or has_reward(spec),
         f"!has(self.evaluation) || !has(self.evaluation.gate) || {CEL_HAS_REWARD} || "
         "self.evaluation.gate.metric != 'answerAccuracy'",
-        "answerAccuracy as gate counts answers that method.reft.reward finds right: it needs method.type: ReFT",
+        "answerAccuracy as gate is the share of answers that method.reft.reward accepts, and needs method.type: ReFT: "
+        "set it, or choose another metric",
         accepts={"method": {"type": "ReFT"}, "evaluation": {"gate": {"metric": "answerAccuracy"}}},
         refuses={"evaluation": {"gate": {"metric": "answerAccuracy"}}},
     ),
@@ -69,7 +71,7 @@ RULES: tuple[Rule, ...] = (
         "spec", "evaluation.constrained",
         lambda spec: not spec.get("evaluation", {}).get("constrained") or has_schema(spec.get("dataset", {})),
         f"!has(self.evaluation) || !has(self.evaluation.constrained) || !self.evaluation.constrained || {_CEL_SCHEMA}",
-        "constrained decoding needs dataset.answerFormat.jsonSchema",
+        "constrained decoding needs dataset.answerFormat.jsonSchema: add it, or set constrained: false",
         accepts={"dataset": {"answerFormat": {"type": "json", "jsonSchema": '{"type": "object"}'}},
                  "evaluation": {"constrained": True}},
         refuses={"evaluation": {"constrained": True}},
@@ -79,7 +81,7 @@ RULES: tuple[Rule, ...] = (
         lambda evaluation: "gate" not in evaluation or "metrics" not in evaluation
         or _gate_metric(evaluation) in evaluation["metrics"],
         "!has(self.gate) || !has(self.metrics) || self.metrics.exists(m, m == self.gate.metric)",
-        "the gate's metric must be one of evaluation.metrics: add it there, or leave metrics out",
+        "the gate's metric must be one of evaluation.metrics: add it there, or remove metrics",
         accepts={"metrics": ["loss"], "gate": {"metric": "loss"}},
         refuses={"metrics": ["loss"], "gate": {"metric": "exactMatch"}},
     ),
@@ -89,7 +91,7 @@ RULES: tuple[Rule, ...] = (
         or _answers(spec).get("type") == "json",
         f"!has(self.evaluation) || !has(self.evaluation.gate) || {_CEL_JSON} || "
         f"!(self.evaluation.gate.metric in {sorted(_JSON_METRICS)})",
-        "a JSON metric as gate needs dataset.answerFormat.type: json",
+        "a JSON metric as gate needs dataset.answerFormat.type: json: set it, or choose another metric",
         accepts={"dataset": {"answerFormat": {"type": "json"}}, "evaluation": {"gate": {"metric": "fieldsMatch"}}},
         refuses={"evaluation": {"gate": {"metric": "fieldsMatch"}}},
     ),
@@ -97,7 +99,7 @@ RULES: tuple[Rule, ...] = (
         "spec.evaluation", "baseline",
         lambda evaluation: "gate" not in evaluation or evaluation.get("baseline", True),
         "!has(self.gate) || !has(self.baseline) || self.baseline",
-        "a gate compares with the model before training: leave baseline true, or the gate out",
+        "a gate compares with the model before training and needs baseline: true: set it, or remove the gate",
         accepts={"gate": {"metric": "loss"}}, refuses={"gate": {"metric": "loss"}, "baseline": False},
     ),
 )

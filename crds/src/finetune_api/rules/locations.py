@@ -1,4 +1,4 @@
-"""Where a job in a cluster may read and write."""
+"""Rules of the locations that a job in a cluster may read and write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_api.values.uris import HTTPS_PATTERN
 
 
 def _location_rules(section: str, field: str, forms: str, stored: str, inside: str, outside: str) -> tuple[Rule, Rule]:
-    """What holds of a location in a cluster: it is not this machine's, and it holds no `..`.
+    """The rules of a location in a cluster: it is not on this machine, and it holds no `..`.
 
     Args:
         section: where the location is.
@@ -32,7 +32,7 @@ def _location_rules(section: str, field: str, forms: str, stored: str, inside: s
             section, field,
             lambda data: ".." not in data[field].split("/"),
             f"!self.{field}.matches('(^|/)[.][.](/|$)')",
-            "a location holds no '..': write the path without",
+            "a location holds no '..': write the path without it",
             accepts={field: inside}, refuses={field: outside},
         ),
     )

@@ -1,4 +1,4 @@
-"""What joins the fields of `spec.training`, and those with the number of processes."""
+"""Rules that join fields of `spec.training` with each other and with the number of processes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ RULES: tuple[Rule, ...] = (
         "spec.training", "maxSteps",
         lambda training: not ("epochs" in training and "maxSteps" in training),
         "!has(self.epochs) || !has(self.maxSteps)",
-        "write epochs or maxSteps, not both",
+        "epochs and maxSteps exclude each other: remove one",
         accepts={"maxSteps": 10}, refuses={"epochs": 1, "maxSteps": 10},
     ),
     Rule(
         "spec.training", "microBatchSize",
         lambda training: training.get("microBatchSize", 1) <= training.get("batchSize", 16),
         "!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
-        "microBatchSize is a part of batchSize: write a number no larger than batchSize (16 by default)",
+        "microBatchSize must not exceed batchSize (16 by default): lower microBatchSize, or raise batchSize",
         accepts={"batchSize": 8, "microBatchSize": 8}, refuses={"batchSize": 8, "microBatchSize": 9},
     ),
     Rule(
         "spec", "training.batchSize",
         lambda spec: spec.get("training", {}).get("batchSize", 16) % processes(spec) == 0,
         f"(has(self.training) ? self.training.batchSize : 16) % {CEL_PROCESSES} == 0",
-        "the rows of a step are shared equally among all GPUs: write a multiple of compute.nodes × compute.gpusPerNode "
-        "(batchSize is 16 by default)",
+        "batchSize (16 by default) must be a multiple of compute.nodes × compute.gpusPerNode, since each GPU gets "
+        "equally many rows: change one of them",
         accepts={"training": {"batchSize": 24}, "compute": {"nodes": 3, "gpusPerNode": 4}},
         refuses={"compute": {"nodes": 3, "gpusPerNode": 4}},
     ),
