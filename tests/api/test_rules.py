@@ -64,7 +64,7 @@ def test_a_broken_rule_shows_the_value_of_its_field():
 
 def test_the_rules_hold_for_a_job_that_is_made_in_python_too():
     spec = job().spec
-    with pytest.raises(ValueError, match="epochs or maxSteps"):
+    with pytest.raises(ValueError, match="epochs and maxSteps exclude each other"):
         FineTuneJob.model_validate({
             "metadata": {"name": "made"},
             "spec": spec.model_copy(update={"training": spec.training.model_copy(update={"epochs": 1.0,
