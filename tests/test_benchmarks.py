@@ -34,6 +34,7 @@ def test_every_benchmark_is_explained_in_the_readme():
     assert [name for name in scripts if f"python benchmarks/{name}" not in text] == []
 
 
+@pytest.mark.slow
 def test_an_arm_of_the_throughput_benchmark_tells_what_it_measured(tiny_model_folder):
     done = call("sft_throughput.py", "--arm", "ours", "--model", tiny_model_folder, "--methods", "lora", "--mixes",
                 "wide", "--batch", 4, "--mean-length", 32, "--steps", 2)
@@ -48,6 +49,7 @@ def test_an_arm_of_the_throughput_benchmark_tells_what_it_measured(tiny_model_fo
     assert all(4 < loss < 8 for loss in result["losses"]), "about ln 259, as a random model guesses"
 
 
+@pytest.mark.slow
 def test_the_overhead_of_dora_is_measured_on_any_model(tiny_model_folder):
     done = call("dora_overhead.py", "--model", tiny_model_folder, "--quantizations", "none", "--micro-batches", 2,
                 "--tokens", 64, "--repeats", 2, "--no-memory")

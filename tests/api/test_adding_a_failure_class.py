@@ -71,6 +71,7 @@ def test_an_entry_reaches_enums_docs_and_alerts(copy, file, text):
     assert text not in (REPOSITORY / file).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_checks_of_the_repository_pass(copy):
     _run(copy, "-m", "finetune_api.generate", "--check", ".")
     _run(copy, "-m", "ruff", "check", "crds", "trainer/src/finetune_trainer/errors.py")
@@ -79,6 +80,7 @@ def test_the_checks_of_the_repository_pass(copy):
          "trainer/src/finetune_trainer/errors.py")
 
 
+@pytest.mark.slow
 def test_the_tests_of_reasons_errors_and_generated_files_pass(copy):
     shown = _run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/operator/test_reasons.py",
                  "tests/trainer/test_errors.py", "tests/api/test_generated_files.py")
