@@ -16,7 +16,6 @@ from meters import MemoryPeak, StepLog
 from sft_rows import Workload, in_step_order, make_rows, padding_of_layout, padding_to_longest
 
 if TYPE_CHECKING:
-    from finetune_api.values.money import Price
     from finetune_trainer.data.rows import TokenRow
 
 ARMS = {
@@ -92,6 +91,7 @@ def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[Toke
     from finetune_api.messages.layout import METRICS
     from finetune_api.reading.loading import parse_job
     from finetune_api.resolve import resolve_defaults
+    from finetune_api.values.money import Price
     from finetune_trainer.clock import SystemClock
     from finetune_trainer.data.batches.steps import Layout
     from finetune_trainer.data.rows import PreparedData

@@ -37,7 +37,7 @@ def test_every_command_of_the_cluster_tutorial_does_what_the_page_says(without_a
     (tmp_path / "clone").mkdir()
     tutorial = Tutorial(PAGE, tmp_path / "clone")
     subprocess.run(["make", "-s", "inputs"], cwd=tmp_path / "clone", check=True, capture_output=True)
-    keys = place.s3.environment()
+    keys = place.s3.environment(place.s3.admin)  # A reader creates the buckets.
     printed = tutorial.follow({
         **keys, "OPERATOR_IMAGE": place.cluster.image("operator"), "TRAINER_IMAGE": place.image,
         "S3_ENDPOINT": place.s3.endpoint, "KUBECONFIG": str(place.cluster.control_plane.kubeconfig),
