@@ -1,4 +1,4 @@
-"""Random jobs, statuses and children through observe, plan and status: none raises, each ends in a sentence.
+"""Random jobs, statuses and children through observe, plan and status: none raises, and each has a condition.
 
 `python -m tests.operator.fuzz --cases 10000 --seed 1` runs the long form; the suite runs a short one. What is made
 follows the CustomResourceDefinition, so that fields which are added later are tried too.
@@ -194,10 +194,10 @@ class Maker:
 
 
 def one_case(seed: int) -> str:
-    """Run one job through its passes; the reason that it ends with.
+    """Run the passes of one job; the reason that it ends with.
 
     Raises:
-        AssertionError: it does not end in a sentence, or what would be written is not what the apiserver takes.
+        AssertionError: the job has no condition, or the apiserver would refuse its status.
     """
     make = Maker(seed)
     job = raw_job(make.status(), deleting=make.sometimes(0.03), generation=make.chance.choice((1, 2, 7)))
@@ -215,11 +215,11 @@ def one_case(seed: int) -> str:
         view = cache.view(KEY)
         if view is None:
             return "not readable"
-        seen, now = cache.around(view), NOW + timedelta(seconds=seconds)
-        decided = plan(seen, SETTINGS, now)
+        observation, now = cache.around(view), NOW + timedelta(seconds=seconds)
+        decided = plan(observation, SETTINGS, now)
         if decided.needs_earlier_run:
-            decided = plan(replace(seen, earlier_run={}), SETTINGS, now)
-        enforce_budget(seen, SETTINGS, now)
+            decided = plan(replace(observation, earlier_run={}), SETTINGS, now)
+        enforce_budget(observation, SETTINGS, now)
         list(JobCollector(lambda: [raw for _, raw in cache.jobs()]).collect())
         status = dump_status(decided.status)
         STATUS.validate(status)
@@ -255,7 +255,7 @@ def main() -> int:
     arguments = parser.parse_args()
     ended, wrong = run(arguments.cases, arguments.seed)
     print(*wrong[:20], sep="\n")  # noqa: T201
-    print(f"{sum(ended.values())} of {arguments.cases} ended in a sentence: {dict(ended.most_common())}")  # noqa: T201
+    print(f"{sum(ended.values())} of {arguments.cases} have a condition: {dict(ended.most_common())}")  # noqa: T201
     return 1 if wrong else 0
 
 

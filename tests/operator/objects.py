@@ -1,4 +1,4 @@
-"""Objects as the apiserver delivers them, for the tests of what is decided."""
+"""Objects as the apiserver delivers them, for the tests of decisions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY = ("team", "tune")
 UID = "11111111-1111-1111-1111-111111111111"
 SETTINGS = Settings(trainer_image="registry/trainer:1")
 FINAL = [(one.exit_code, Outcome(one.reason)) for one in FAILURE_CLASSES if one.exit_code and one.retry is Retry.NEVER]
-"""Exit codes that no further attempt can mend, with what the trainer says."""
+"""Exit codes after which no further attempt can help, with the trainer's outcome."""
 
 ADAPTER = PublishedAdapter(uri="s3://bucket/prefix/a", sha256="0" * 64, size_bytes=1, base_model="owner/name")
 
@@ -136,15 +136,16 @@ def _as_check(raw: dict[str, Any], generation: int) -> dict[str, Any]:
 
 
 def result(outcome: Outcome, message: str = "what happened", **known: Any) -> Result:
-    """What a trainer says at its end."""
+    """The result that a trainer reports at its end."""
     return Result(outcome=outcome, message=message, **known)
 
 
 def observe(*raws: dict[str, Any], progress: ProgressMessage | None = None, polled: float | None = None,
             attempt: int = 1, gone: tuple[dict[str, Any], ...] = (), earlier_run: dict[str, Any] | None = None
             ) -> Observation:
-    """What a cache knows of the job that saw these objects, and others that were deleted again; and what an earlier
-    attempt got, once it is asked for.
+    """The observation of a cache that received these objects, and others that were deleted again.
+
+    `earlier_run` is the run configuration of an earlier attempt.
     """
     cache = Cache()
     for raw in (*raws, *gone):
@@ -153,13 +154,13 @@ def observe(*raws: dict[str, Any], progress: ProgressMessage | None = None, poll
         cache.note(raw, deleted=True)
     if polled is not None:
         cache.polled[UID] = Polled(attempt, NOW + timedelta(seconds=polled), progress)
-    seen = cache.observe(KEY)
-    assert seen is not None
-    return replace(seen, earlier_run=earlier_run or {})
+    observation = cache.observe(KEY)
+    assert observation is not None
+    return replace(observation, earlier_run=earlier_run or {})
 
 
 def decide(*raws: dict[str, Any], at: float = 0, settings: Settings = SETTINGS, **known: Any) -> Plan:
-    """The decision about what these objects show, at a time in seconds from NOW."""
+    """The decision about these objects, at a time in seconds from NOW."""
     return plan(observe(*raws, **known), settings, NOW + timedelta(seconds=at))
 
 
@@ -168,7 +169,7 @@ def started(**change: Any) -> FineTuneJobStatus:
     return decide(raw_job()).status.model_copy(update=change)
 
 
-def telling(decided: Plan) -> tuple[str, str, str]:
+def reported(decided: Plan) -> tuple[str, str, str]:
     """Phase, reason and message of a decision."""
     told = next(one for one in decided.status.conditions if one.type == "Progressing")
     return str(decided.status.phase), told.reason, told.message
@@ -179,8 +180,8 @@ def conditions(decided: Plan) -> dict[str, str]:
     return {str(one.type): str(one.status) for one in decided.status.conditions}
 
 
-def acts(decided: Plan) -> list[str]:
-    """The actions of a decision in short: what is made, applied and deleted."""
+def actions_of(decided: Plan) -> list[str]:
+    """The actions of a decision in short: what is created, applied and deleted."""
     words = []
     for action in decided.actions:
         if isinstance(action, Delete):
@@ -193,13 +194,13 @@ def acts(decided: Plan) -> list[str]:
 
 
 def created(decided: Plan, kind: str) -> dict[str, Any]:
-    """The manifest of a kind that a decision makes."""
+    """The manifest of a kind that a decision creates."""
     return next(action.manifest for action in decided.actions
                 if isinstance(action, Create) and action.manifest["kind"] == kind)
 
 
 def run_json(decided: Plan) -> dict[str, Any]:
-    """The run configuration that a decision makes."""
+    """The run configuration that a decision creates."""
     content: dict[str, Any] = json.loads(created(decided, "ConfigMap")["data"]["run.json"])
     return content
 
@@ -211,13 +212,14 @@ def attempt(number: int = 1, reason: str = "Running", start: float = 0.0, end: f
                                    "endTime": stamp(end) if end is not None else None, **known}, strict=False)
 
 
-def brief(decided: Plan) -> tuple[Attempt, ...]:
-    """The attempts' records of a decision, without where and with what words they ended."""
+def brief_records(decided: Plan) -> tuple[Attempt, ...]:
+    """The records of the attempts after a decision, without nodes, exit codes and messages."""
     words = {"node": None, "exit_code": None, "message": None, "checkpoint_step": None}
     return tuple(one.model_copy(update=words) for one in decided.status.attempts)
 
 
-def through(status: FineTuneJobStatus, *raws: dict[str, Any], at: float = 70.0, **sections: Any) -> tuple[Plan, Plan]:
-    """The pass that sees the end, then the one after it."""
+def two_passes(status: FineTuneJobStatus, *raws: dict[str, Any], at: float = 70.0, **sections: Any
+               ) -> tuple[Plan, Plan]:
+    """The decision of the pass that observes the end, and that of the next pass."""
     ended = decide(raw_job(status, **sections), *raws, at=at)
     return ended, decide(raw_job(ended.status, **sections), *raws, at=at)

@@ -1,4 +1,4 @@
-"""How a decision is told: conditions that people, kubectl and Argo CD can rely on."""
+"""The conditions after a decision: people, kubectl and Argo CD rely on them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def of(status, kind) -> Condition | None:
 
 
 @pytest.mark.parametrize("phase", list(Phase))
-def test_finished_is_true_at_either_end_and_nowhere_else(phase):
+def test_finished_is_true_after_success_and_failure_and_absent_otherwise(phase):
     finished = of(told(phase, "BadData"), "Finished")
     if phase not in (Phase.SUCCEEDED, Phase.FAILED):
         assert finished is None
@@ -33,7 +33,7 @@ def test_finished_is_true_at_either_end_and_nowhere_else(phase):
     assert (finished.status, finished.reason, finished.message) == ("True", "BadData", "what happened")
 
 
-def test_no_type_is_there_twice_whatever_was_there_before():
+def test_every_condition_type_appears_once_whatever_the_status_had_before():
     status = EMPTY
     for phase in (*Phase, *reversed(Phase)):
         status = told(phase, before=status.model_copy(update={"conditions": status.conditions * 2}))
@@ -43,7 +43,7 @@ def test_no_type_is_there_twice_whatever_was_there_before():
     assert with_observed_generation(doubled, 2).conditions == with_observed_generation(status, 2).conditions
 
 
-def test_what_others_say_stands_in_a_status_without_a_terminals_commands():
+def test_quoted_messages_contain_no_terminal_commands():
     says = "\x1b]0;mine\x07" * 400
     waits = decide(raw_job(started()), raw_attempt(), raw_pod(unschedulable=says), at=10)
     ended = decide(raw_job(started(attempts=(attempt(),))), raw_attempt(ended="Failed"),

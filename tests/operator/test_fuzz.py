@@ -12,23 +12,23 @@ from finetune_operator.decide.plan import plan
 from finetune_operator.decide.stages.undecidable import plan_after_error
 
 from tests.operator.fuzz import run
-from tests.operator.objects import KEY, NOW, SETTINGS, observe, raw_attempt, raw_job, raw_pod, started, telling
+from tests.operator.objects import KEY, NOW, SETTINGS, observe, raw_attempt, raw_job, raw_pod, reported, started
 
 
-def test_no_job_and_no_children_make_a_pass_raise_and_every_one_ends_in_a_sentence():
+def test_no_object_makes_a_pass_raise_and_every_job_has_a_condition():
     ended, wrong = run(400, seed=1)
     assert wrong == []
     assert len(ended) > 10, "they end in many ways"
 
 
 @pytest.mark.parametrize("levels", [80, 300, 990, 50_000])
-def test_a_spec_nested_at_any_depth_is_that_jobs_invalid_spec(levels):
+def test_a_spec_nested_at_any_depth_is_invalid_for_its_own_job_only(levels):
     schema = '{"not":' * levels + "{}" + "}" * levels
     text = json.dumps(raw_job(dataset={"answerFormat": {"type": "json", "schema": "HERE"}})).replace('"HERE"', schema)
     cache = Cache()
     assert cache.note(usable(decode(text.encode()))) == KEY
     decided = plan(cache.observe(KEY), SETTINGS, NOW)
-    phase, reason, message = telling(decided)
+    phase, reason, message = reported(decided)
     assert (phase, reason) == ("Pending", "InvalidSpec")
     assert message.startswith("spec.dataset.answerFormat.schema: Value error, nested deeper than 64 levels")
 
@@ -51,7 +51,7 @@ def test_any_json_is_decoded(content):
     json.dumps(decode(content))
 
 
-def test_what_is_cut_off_hides_nothing_beside_it():
+def test_a_value_that_is_cut_off_hides_no_other_value():
     deep = b'{"a": "]]]]\\"", "b": ' + b"[" * 2000 + b'"}"' + b"]" * 2000 + b', "c": 1}'
     assert decode(deep)["a"] == ']]]]"'
     assert decode(deep)["c"] == 1
@@ -59,7 +59,7 @@ def test_what_is_cut_off_hides_nothing_beside_it():
 
 @pytest.mark.parametrize("time", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "2025-12-31T23:59:60Z"])
 @pytest.mark.parametrize("name", ["startTime", "completionTime"])
-def test_a_time_that_cannot_be_reckoned_with_starts_nothing_again(name, time):
+def test_an_unusable_time_does_not_start_a_job_again(name, time):
     raw = raw_job(started())
     raw["status"][name] = time
     cache = Cache()
@@ -69,12 +69,12 @@ def test_a_time_that_cannot_be_reckoned_with_starts_nothing_again(name, time):
     assert (status.completion_time is not None) is (name == "completionTime")
 
 
-def test_a_fault_of_the_operator_is_told_in_the_job_and_its_budget_is_kept():
+def test_an_error_of_the_operator_is_reported_in_the_job_and_its_budget_still_holds():
     budget = {"maxCost": "1", "hourlyRate": "1"}
     running = started(attempts=())
-    seen = observe(raw_job(running, budget=budget), raw_attempt(), raw_pod(running=True))
-    decided = plan_after_error(seen, SETTINGS, NOW, ZeroDivisionError("by zero"))
-    phase, reason, message = telling(decided)
+    observation = observe(raw_job(running, budget=budget), raw_attempt(), raw_pod(running=True))
+    decided = plan_after_error(observation, SETTINGS, NOW, ZeroDivisionError("by zero"))
+    phase, reason, message = reported(decided)
     assert (phase, reason) == ("Starting", "InternalError")
     assert "ZeroDivisionError: by zero" in message
     assert decided.actions == ()

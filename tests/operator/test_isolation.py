@@ -10,7 +10,7 @@ from finetune_operator.observed.job import view_job
 from finetune_operator.settings import Settings, TrainerNetwork, load_settings
 from pydantic import ValidationError
 
-from tests.operator.objects import NOW, UID, acts, decide, raw_attempt, raw_job, raw_pod, started, telling
+from tests.operator.objects import NOW, UID, actions_of, decide, raw_attempt, raw_job, raw_pod, reported, started
 
 METADATA = "169.254.169.254/32"
 OPERATOR = {"namespaceLabels": {"kubernetes.io/metadata.name": "finetune-system"},
@@ -127,14 +127,14 @@ def test_what_makes_no_sense_is_refused_in_words(fields, words, tmp_path):
 
 
 def test_the_policy_stands_before_the_first_pod():
-    assert acts(decide(raw_job(started()), settings=settings())) == [
+    assert actions_of(decide(raw_job(started()), settings=settings())) == [
         "apply NetworkPolicy tune-11111111", "create ConfigMap tune-1-11111111",
         "create ConfigMap tune-1-11111111-limits", "create Job tune-1"]
-    assert acts(decide(raw_job(), settings=settings())) == [], "the start is recorded first"
+    assert actions_of(decide(raw_job(), settings=settings())) == [], "the start is recorded first"
 
 
 def test_without_the_setting_there_is_none():
-    assert "NetworkPolicy" not in str(acts(decide(raw_job(started()))))
+    assert "NetworkPolicy" not in str(actions_of(decide(raw_job(started()))))
 
 
 def stored(made, version="1"):
@@ -147,9 +147,9 @@ def test_it_is_applied_again_only_where_it_is_gone_or_the_settings_changed():
     before = decide(*raws, settings=settings())
     applied = stored(before.actions[0].manifest)
     raws[0] = raw_job(before.status)
-    assert "NetworkPolicy" not in str(acts(decide(*raws, applied, settings=settings())))
+    assert "NetworkPolicy" not in str(actions_of(decide(*raws, applied, settings=settings())))
     changed = decide(*raws, applied, settings=settings(destinations=[]))
-    assert acts(changed)[0] == "apply NetworkPolicy tune-11111111"
+    assert actions_of(changed)[0] == "apply NetworkPolicy tune-11111111"
 
 
 def test_it_goes_with_the_other_children():
@@ -166,11 +166,11 @@ def test_it_goes_with_the_other_children():
     ({"dataset": {"source": "https://host:8443/rows.jsonl"}}, "spec.dataset.source"),
 ])
 def test_a_server_at_a_closed_port_is_refused_before_anything_is_bought(sections, words):
-    told = telling(decide(raw_job(**sections), settings=settings()))
+    told = reported(decide(raw_job(**sections), settings=settings()))
     assert told[:2] == ("Pending", "InvalidSpec")
     assert words in told[2] and "let no trainer reach it" in told[2]
     opened = settings(destinations=[{"cidr": "10.0.0.0/8", "ports": [8443, 9000]}])
-    assert telling(decide(raw_job(**sections), settings=opened))[1] == "Started"
+    assert reported(decide(raw_job(**sections), settings=opened))[1] == "Started"
 
 
 @pytest.mark.parametrize(("nodes", "fields"), [

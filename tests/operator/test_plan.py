@@ -13,31 +13,31 @@ from finetune_operator.settings import Allowed, Settings
 from tests.operator.objects import (
     NOW,
     SETTINGS,
-    acts,
+    actions_of,
     attempt,
-    brief,
+    brief_records,
     conditions,
     created,
     decide,
     raw_attempt,
     raw_job,
     raw_pod,
+    reported,
     result,
     run_json,
     started,
-    telling,
 )
 
 # Before the start
 
-def test_the_start_is_recorded_before_anything_is_made():
+def test_the_start_is_recorded_before_anything_is_created():
     decided = decide(raw_job())
-    assert acts(decided) == []
+    assert actions_of(decided) == []
     status = decided.status
     assert (status.start_time, status.started_generation, status.image) == (NOW, 1, "registry/trainer:1")
     assert status.cost.hourly_rate == Decimal("1.00")
     assert len(status.spec_hash) == 64
-    assert telling(decided)[:2] == ("Starting", "Started")
+    assert reported(decided)[:2] == ("Starting", "Started")
     assert conditions(decided) == {"Validated": "True", "Progressing": "True", "Reconciling": "True"}
     assert [(note.kind, note.reason) for note in decided.events] == [("Normal", "Started")]
 
@@ -50,11 +50,11 @@ def test_the_start_is_recorded_before_anything_is_made():
     ({"nodeSelector": {"team": "b"}}, "nodeSelector: the operator's settings do not allow team"),
     ({"tolerations": [{"operator": "Exists"}]}, "tolerations: the operator's settings do not allow (every taint)"),
 ])
-def test_what_the_settings_do_not_have_is_refused_in_words(compute, words):
+def test_a_value_that_the_settings_do_not_permit_is_refused_with_its_field(compute, words):
     decided = decide(raw_job(compute=compute))
     assert decided.status.start_time is None
-    assert telling(decided)[:2] == ("Pending", "InvalidSpec")
-    assert words in telling(decided)[2]
+    assert reported(decided)[:2] == ("Pending", "InvalidSpec")
+    assert words in reported(decided)[2]
     assert conditions(decided)["Validated"] == "False"
     assert conditions(decided)["Stalled"] == "True"
     assert decided.events[0].kind == "Warning"
@@ -63,9 +63,9 @@ def test_what_the_settings_do_not_have_is_refused_in_words(compute, words):
 def test_a_reward_plugin_runs_only_where_the_settings_allow_it():
     method = {"type": "ReFT", "reft": {"reward": {"type": "plugin", "plugin": "by-length"}}}
     refused = decide(raw_job(method=method))
-    assert telling(refused)[:2] == ("Pending", "InvalidSpec")
+    assert reported(refused)[:2] == ("Pending", "InvalidSpec")
     assert ("spec.method.reft.reward.plugin: the operator's settings do not allow by-length; use another reward, or "
-            "have it added to settings.allowed.rewardPlugins") in telling(refused)[2]
+            "have it added to settings.allowed.rewardPlugins") in reported(refused)[2]
     settings = Settings(allowed=Allowed(reward_plugins=("by-length", "by-colour")))
     status = decide(raw_job(method=method), settings=settings).status
     made = decide(raw_job(status, method=method), settings=settings)
@@ -87,7 +87,7 @@ def test_a_trainer_knows_how_many_processors_its_pod_asked_for():
         "resource": "requests.cpu", "divisor": "1"}}} in trainer["env"]
 
 
-def test_what_the_settings_allow_is_taken_over():
+def test_a_value_that_the_settings_permit_reaches_the_pod():
     allowed = Allowed(service_account_names=("trainer",), priority_class_names=("low",),
                       node_labels=("zone",), toleration_keys=("team",))
     settings = Settings(allowed=allowed)
@@ -115,23 +115,23 @@ def test_a_suspended_job_is_not_started():
     assert "Stalled" not in conditions(decided)
 
 
-def test_fields_of_a_newer_version_are_passed_over():
+def test_fields_of_a_newer_version_are_ignored():
     raw = raw_job()
     raw["spec"]["training"] = {"newKnob": 1}
     assert decide(raw).status.start_time == NOW
 
 
-def test_a_spec_that_cannot_be_read_is_told():
+def test_a_spec_that_cannot_be_read_is_reported():
     raw = raw_job()
     raw["spec"]["method"] = {"type": "Telepathy"}
-    assert "spec.method.type" in telling(decide(raw))[2]
+    assert "spec.method.type" in reported(decide(raw))[2]
 
 
 # The first attempt
 
 def test_the_first_attempt_is_its_configuration_its_limits_and_its_job():
     decided = decide(raw_job(started()))
-    assert acts(decided) == ["create ConfigMap tune-1-11111111", "create ConfigMap tune-1-11111111-limits",
+    assert actions_of(decided) == ["create ConfigMap tune-1-11111111", "create ConfigMap tune-1-11111111-limits",
                              "create Job tune-1"]
     job = created(decided, "Job")
     assert job["spec"]["backoffLimit"] == 0
@@ -161,7 +161,7 @@ def test_the_pod_is_restricted_and_has_no_token():
                                             "capabilities": {"drop": ["ALL"]}}
 
 
-def test_secrets_come_by_name_and_fixed_keys_only():
+def test_secrets_are_mounted_by_name_with_fixed_keys_only():
     sections = {"model": {"tokenSecretRef": {"name": "hub"}},
                 "output": {"s3": {"credentialsSecretRef": {"name": "s3"}}},
                 "evaluation": {"reference": {"url": "https://host/v1", "model": "gpt-4",
@@ -193,7 +193,7 @@ def test_with_a_queue_the_job_is_suspended_and_labelled_for_kueue():
     assert job["spec"]["suspend"] is True
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-queue"
     waiting = decide(raw_job(started(), compute={"queueName": "team-queue"}), raw_attempt(suspended=True))
-    assert telling(waiting)[:2] == ("Queued", "WaitingForQuota")
+    assert reported(waiting)[:2] == ("Queued", "WaitingForQuota")
     assert conditions(waiting)["Admitted"] == "False"
 
 
@@ -206,15 +206,15 @@ def test_spot_jobs_tolerate_preemptible_nodes():
     assert "cloud.google.com/gke-spot" in keys(spot=True)
 
 
-def test_several_nodes_are_an_indexed_job_that_meets_at_a_services_address():
+def test_several_nodes_are_an_indexed_job_with_a_service_for_the_rendezvous():
     first = decide(raw_job(started(), compute={"nodes": 2}))
-    assert acts(first) == ["create Service tune-1"]
+    assert actions_of(first) == ["create Service tune-1"]
     service = created(first, "Service")
     assert service["spec"]["publishNotReadyAddresses"] is True
     service["spec"]["clusterIP"] = "10.96.0.7"
     service["metadata"] |= {"uid": "service", "resourceVersion": "1"}
     decided = decide(raw_job(started(), compute={"nodes": 2}), service)
-    assert acts(decided) == ["create ConfigMap tune-1-11111111", "create ConfigMap tune-1-11111111-limits",
+    assert actions_of(decided) == ["create ConfigMap tune-1-11111111", "create ConfigMap tune-1-11111111-limits",
                              "create Job tune-1"]
     job = created(decided, "Job")["spec"]
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (2, 2, "Indexed")
@@ -223,31 +223,31 @@ def test_several_nodes_are_an_indexed_job_that_meets_at_a_services_address():
     assert variables["FINETUNE_RENDEZVOUS"] == "10.96.0.7:29400"
 
 
-def test_numbers_of_an_earlier_job_of_that_name_are_passed_over():
+def test_numbers_of_an_earlier_job_of_that_name_are_skipped():
     decided = decide(raw_job(started()), raw_attempt(1, uid="99999999"))
-    assert "create Job tune-2" in acts(decided)
+    assert "create Job tune-2" in actions_of(decided)
 
 
 # While it runs
 
-def test_a_pod_that_no_node_takes_is_explained_and_waits_for_free():
+def test_a_pod_that_no_node_can_take_is_explained_and_waits_at_no_cost():
     decided = decide(raw_job(started()), raw_attempt(), raw_pod(unschedulable="0/3 nodes: Insufficient nvidia.com/gpu"),
                      at=9999)
-    phase, reason, message = telling(decided)
+    phase, reason, message = reported(decided)
     assert (phase, reason) == ("Queued", "Unschedulable")
     assert "nvidia-l4 (1 nvidia.com/gpu, nvidia.com/gpu.product=NVIDIA-L4)" in message
     assert "0/3 nodes: Insufficient nvidia.com/gpu" in message
     assert decided.status.cost.spent == 0
 
 
-def test_progress_memory_and_cost_flow_into_the_status():
+def test_the_status_has_progress_memory_and_cost():
     message = ProgressMessage(stage=Stage.TRAINING, progress=Progress(step=5, total_steps=10, percent=50, loss=0.5),
                               resumed_from_step=0)
     decided = decide(raw_job(started()), raw_attempt(), raw_pod(running=True), at=3600, progress=message, polled=3600)
-    assert telling(decided) == ("Running", "Running", "attempt 1 is training")
+    assert reported(decided) == ("Running", "Running", "attempt 1 is training")
     assert decided.status.progress.percent == 50
     assert decided.status.cost.spent == Decimal("1.0000")
-    assert brief(decided) == (attempt(resumedFromStep=0, lastStep=5),)
+    assert brief_records(decided) == (attempt(resumedFromStep=0, lastStep=5),)
     assert conditions(decided)["Admitted"] == "True"
 
 
@@ -303,7 +303,7 @@ def test_new_settings_touch_no_running_attempt_and_no_later_one():
         "nvidia-l4": SETTINGS.accelerators["nvidia-l4"].model_copy(update={"hourly_price": Decimal(9)})})
     job = raw_job(started())
     running = decide(job, raw_attempt(), raw_pod(running=True), settings=new, at=10)
-    assert not any(word.startswith(("create", "delete")) for word in acts(running))
+    assert not any(word.startswith(("create", "delete")) for word in actions_of(running))
     ended = [raw_attempt(ended="Failed"), raw_pod(exit_code=75, said=result(Outcome.STOPPED))]
     after = decide(job, *ended, settings=new, at=70).status
     following = decide(raw_job(after), *ended, settings=new, at=71)

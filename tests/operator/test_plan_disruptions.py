@@ -1,4 +1,4 @@
-"""The decision about what a platform does to a job: nodes that go, that refuse it, or that cannot start it any more."""
+"""The decision about nodes that disappear, that refuse a pod, or that cannot start it any more."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from finetune_api.status import Progress, Retries
 from finetune_operator.settings import Settings
 
 from tests.operator.objects import (
-    acts,
+    actions_of,
     attempt,
-    brief,
+    brief_records,
     created,
     decide,
     raw_attempt,
     raw_job,
     raw_pod,
+    reported,
     result,
     started,
-    telling,
-    through,
+    two_passes,
 )
 
 REFUSALS = [
@@ -36,19 +36,19 @@ DRAINED = "Eviction API: evicting"
 
 
 def progress(step: int, checkpoint: int, resumed: int = 0) -> ProgressMessage:
-    """What a trainer says while it trains."""
+    """The progress that a trainer reports."""
     return ProgressMessage(stage=Stage.TRAINING, progress=Progress(step=step, total_steps=100, percent=step),
                            checkpoint_step=checkpoint, resumed_from_step=resumed)
 
 
 def refused(number: int = 1, node: str = "node-a", at: float = 60, words: tuple[str, str] = REFUSALS[0]
             ) -> list[dict[str, Any]]:
-    """An attempt whose pod a kubelet refused, as its Job and that pod show it."""
+    """The Job and the pod of an attempt that a kubelet refused."""
     return [raw_attempt(number, ended="Failed", at=at), raw_pod(number, scheduled=None, node=node, ended_by=words)]
 
 
 def affinity(decided: Any) -> Any:
-    """The nodes that the next attempt's pods want."""
+    """The nodes that the pods of the next attempt may use."""
     return created(decided, "Job")["spec"]["template"]["spec"].get("affinity")
 
 
@@ -67,16 +67,16 @@ def away_from(*nodes: str) -> Any:
     (137, {"ended_by": ("Terminated", DRAINED)}), (137, {"ended_by": ("Preempting", DRAINED)}),
     (137, {"ended_by": ("Evicted", "The node was low on memory."), "disruption": DRAINED}),
 ])
-def test_a_disruption_is_free_and_told_in_the_words_of_who_did_it(code, how):
-    ended, following = through(started(), raw_attempt(ended="Failed"), raw_pod(exit_code=code, **how))
-    assert telling(ended)[1] == "Retrying"
-    assert "taken from node node-a" in telling(ended)[2]
-    assert DRAINED in telling(ended)[2]
+def test_a_disruption_is_free_and_its_message_quotes_its_cause(code, how):
+    ended, following = two_passes(started(), raw_attempt(ended="Failed"), raw_pod(exit_code=code, **how))
+    assert reported(ended)[1] == "Retrying"
+    assert "taken from node node-a" in reported(ended)[2]
+    assert DRAINED in reported(ended)[2]
     (record,) = ended.status.attempts
     assert (record.reason, record.node, record.exit_code) == ("Disrupted", "node-a", code)
     assert DRAINED in record.message
     assert ended.status.retries == Retries(without_progress=1)
-    assert "create Job tune-2" in acts(following), "at once"
+    assert "create Job tune-2" in actions_of(following), "at once"
 
 
 @pytest.mark.parametrize("code", [65, 71])
@@ -92,10 +92,10 @@ def test_a_pod_that_was_evicted_for_a_limit_of_its_own_is_a_counted_retry():
     pod = raw_pod(exit_code=137, ended_by=("Evicted", words))
     decided = decide(raw_job(started()), raw_attempt(ended="Failed"), pod)
     assert (decided.status.attempts[0].reason, decided.status.retries.counted) == ("Evicted", 1)
-    assert words in telling(decided)[2]
+    assert words in reported(decided)[2]
 
 
-def test_a_lost_node_is_free_and_the_pod_that_missed_it_explains_nothing():
+def test_a_lost_node_is_free_and_a_pod_on_another_node_does_not_explain_the_end():
     lost = raw_pod(index=0, running=True, leaving=True, disruption="Taint manager: deleting")
     other = raw_pod(index=1, exit_code=1, at=100)
     decided = decide(raw_job(started(), compute={"nodes": 2}), raw_attempt(), lost, other, at=360)
@@ -108,7 +108,7 @@ def test_a_lost_node_is_free_and_the_pod_that_missed_it_explains_nothing():
     (raw_pod(exit_code=137), Retries(counted=1)),
     (raw_pod(running=True), Retries(counted=1)),
 ], ids=["disrupted", "killed", "lost"])
-def test_a_newer_checkpoint_makes_every_count_start_anew(pod, retries):
+def test_a_newer_checkpoint_resets_every_count(pod, retries):
     before = Retries(counted=3, without_progress=10)
     running = decide(raw_job(started(retries=before)), raw_attempt(), raw_pod(running=True),
                      progress=progress(9, checkpoint=8), polled=50, at=50)
@@ -116,10 +116,10 @@ def test_a_newer_checkpoint_makes_every_count_start_anew(pod, retries):
     assert ended.status.retries == retries
     assert ended.status.attempts[0].checkpoint_step == 8
     stuck = decide(raw_job(started(retries=before)), raw_attempt(ended="Failed"), pod, at=70)
-    assert telling(stuck)[0] == "Failed", "without one, there is an end to it"
+    assert reported(stuck)[0] == "Failed", "without one, there is an end to it"
 
 
-def test_a_checkpoint_that_only_the_next_attempt_shows_counts_too():
+def test_a_checkpoint_that_only_the_next_attempt_reports_counts_too():
     status = started(retries=Retries(counted=2, without_progress=3), attempts=(
         attempt(1, "Killed", end=60, resumedFromStep=0), attempt(2, "Killed", end=70)))
     pods = raw_attempt(3), raw_pod(3, scheduled=80, running=True)
@@ -131,7 +131,7 @@ def test_a_checkpoint_that_only_the_next_attempt_shows_counts_too():
     assert shown.status.retries == Retries(counted=2)
 
 
-def test_an_attempt_that_begins_again_from_nothing_has_only_caught_up():
+def test_an_attempt_that_started_at_step_zero_again_made_no_progress():
     before = started(retries=Retries(counted=2), attempts=(attempt(1, "Killed", end=60, checkpointStep=8),))
     for checkpoint, counted in ((8, 3), (9, 1)):
         said = result(Outcome.INTERNAL, checkpoint_step=checkpoint)
@@ -139,7 +139,7 @@ def test_an_attempt_that_begins_again_from_nothing_has_only_caught_up():
         assert ended.status.retries.counted == counted
 
 
-def test_an_attempts_record_has_its_node_its_exit_code_and_its_words():
+def test_the_record_of_an_attempt_has_its_node_its_exit_code_and_its_message():
     running = decide(raw_job(started()), raw_attempt(), raw_pod(running=True, node="node-b"), at=10)
     (record,) = running.status.attempts
     assert (record.node, record.exit_code, record.message) == ("node-b", None, None)
@@ -153,26 +153,27 @@ def test_an_end_before_the_start_is_the_start():
     """A fresh node's clock may be behind that of the scheduler."""
     pod = raw_pod(scheduled=100, exit_code=1, at=60)
     decided = decide(raw_job(started()), raw_attempt(ended="Failed"), pod, at=110)
-    assert brief(decided) == (attempt(reason="UnknownExit", start=100, end=100),)
+    assert brief_records(decided) == (attempt(reason="UnknownExit", start=100, end=100),)
     assert decided.status.cost.spent == 0
 
 
 # Nodes that refuse
 
 @pytest.mark.parametrize("words", REFUSALS, ids=[reason for reason, _ in REFUSALS])
-def test_a_refusal_costs_nothing_counts_for_nothing_and_is_told_in_the_kubelets_words(words):
-    ended, following = through(started(retries=Retries(counted=3, without_progress=10)), *refused(words=words), at=65)
-    assert telling(ended)[1] == "Retrying"
-    assert ": ".join(words) in telling(ended)[2]
+def test_a_refusal_by_a_node_is_free_and_its_message_quotes_the_kubelet(words):
+    before = started(retries=Retries(counted=3, without_progress=10))
+    ended, following = two_passes(before, *refused(words=words), at=65)
+    assert reported(ended)[1] == "Retrying"
+    assert ": ".join(words) in reported(ended)[2]
     (record,) = ended.status.attempts
     assert (record.reason, record.node) == ("NodeRefused", "node-a")
     assert words[1] in record.message
     assert ended.status.retries == Retries(counted=3, without_progress=10, unstarted=1)
     assert ended.status.cost.spent == 0
-    assert (acts(following), following.requeue_after.total_seconds()) == ([], 5), "ten seconds after it"
+    assert (actions_of(following), following.requeue_after.total_seconds()) == ([], 5), "ten seconds after it"
 
 
-def test_the_next_attempt_keeps_away_from_nodes_that_refused_one():
+def test_the_next_attempt_avoids_nodes_that_refused_one():
     status = started(retries=Retries(unstarted=2), attempts=(
         attempt(1, "NodeRefused", end=1, node="node-a"), attempt(2, "Stopped", end=2, node="node-c"),
         attempt(3, "NodeRefused", end=30, node="node-b")))
@@ -208,14 +209,14 @@ def test_an_attempt_that_finds_no_other_node_may_come_back_after_a_while():
     status = started(retries=Retries(unstarted=1), attempts=(attempt(1, "NodeRefused", start=-50, end=-50, node="n"),))
     waits = raw_attempt(2), raw_pod(2, unschedulable="0/1 nodes: 1 node(s) didn't match")
     early = decide(raw_job(status), *waits, at=100)
-    assert telling(early)[1] == "Unschedulable"
-    assert "It avoids n until 12:04:20 UTC: an earlier attempt did not start there" in telling(early)[2]
-    assert ("delete Job tune-2" in acts(early), early.requeue_after.total_seconds()) == (False, 160)
+    assert reported(early)[1] == "Unschedulable"
+    assert "It avoids n until 12:04:20 UTC: an earlier attempt did not start there" in reported(early)[2]
+    assert ("delete Job tune-2" in actions_of(early), early.requeue_after.total_seconds()) == (False, 160)
     late = decide(raw_job(early.status), *waits, at=260)
-    assert acts(late) == ["delete Job tune-2"]
+    assert actions_of(late) == ["delete Job tune-2"]
     again = decide(raw_job(late.status), at=261)
     assert affinity(again) is None
-    assert "create Job tune-2" in acts(again), "it never had a node, and counts for nothing"
+    assert "create Job tune-2" in actions_of(again), "it never had a node, and counts for nothing"
     assert again.status.retries == status.retries
 
 
@@ -235,29 +236,29 @@ WAITING = [(("ImagePullBackOff", "Back-off"), "ImagePullFailed"), (("CreateConta
 
 
 @pytest.mark.parametrize(("waiting", "reason"), WAITING)
-def test_what_started_once_is_tried_again_for_as_long_as_it_takes(waiting, reason):
-    """A registry that is away, a volume that is still attached elsewhere: no job ends by it that was paid for."""
+def test_a_job_whose_trainer_has_run_is_retried_until_a_node_starts_it(waiting, reason):
+    """A registry may not answer, or a volume may still be attached elsewhere: that ends no job that was paid for."""
     before = started(retries=Retries(counted=3, without_progress=10, unstarted=40),
                      attempts=(attempt(1, "Stopped", end=1, exitCode=75),))
     stuck = raw_attempt(2), raw_pod(2, waiting=waiting)
-    assert "StartTimeout" not in telling(decide(raw_job(before), *stuck, at=599))
+    assert "StartTimeout" not in reported(decide(raw_job(before), *stuck, at=599))
     late = decide(raw_job(before), *stuck, at=600)
-    assert telling(late)[:2] == ("Starting", "Retrying")
-    assert "apply the job again" not in telling(late)[2]
-    assert brief(late)[-1] == attempt(2, reason), "its node is held until its pod is gone"
+    assert reported(late)[:2] == ("Starting", "Retrying")
+    assert "apply the job again" not in reported(late)[2]
+    assert brief_records(late)[-1] == attempt(2, reason), "its node is held until its pod is gone"
     assert late.status.retries.unstarted == 41
-    assert acts(late) == [], "first the status"
-    assert acts(decide(raw_job(late.status), *stuck, at=601)) == ["delete Job tune-2"]
+    assert actions_of(late) == [], "first the status"
+    assert actions_of(decide(raw_job(late.status), *stuck, at=601)) == ["delete Job tune-2"]
     gone = decide(raw_job(late.status), at=660)
-    assert brief(gone)[-1] == attempt(2, reason, end=660)
+    assert brief_records(gone)[-1] == attempt(2, reason, end=660)
     assert gone.status.cost.spent == Decimal("0.1836")
-    assert "create Job tune-3" in acts(decide(raw_job(gone.status), at=660 + 3600))
+    assert "create Job tune-3" in actions_of(decide(raw_job(gone.status), at=660 + 3600))
 
 
-def test_progress_that_was_seen_once_is_a_start_too():
+def test_progress_that_was_observed_once_is_a_start_too():
     status = started(progress=Progress(step=1, total_steps=2, percent=50))
     late = decide(raw_job(status), raw_attempt(), raw_pod(waiting=WAITING[0][0]), at=600)
-    assert telling(late)[1] == "Retrying"
+    assert reported(late)[1] == "Retrying"
 
 
 def test_an_attempt_that_ran_ends_the_count_of_those_that_did_not():

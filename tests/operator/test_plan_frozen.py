@@ -1,4 +1,4 @@
-"""Attempts of a job get what the first one got, whatever release of the operator makes them."""
+"""Every attempt of a job gets the run configuration of the first, whatever release of the operator creates it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.operator.objects import (
     NOW,
     SETTINGS,
     UID,
-    acts,
+    actions_of,
     attempt,
     created,
     decide,
@@ -32,15 +32,15 @@ from tests.operator.objects import (
     raw_attempt,
     raw_job,
     raw_pod,
+    reported,
     result,
     run_json,
     started,
-    telling,
 )
 
 
 def job_of(content: dict[str, Any], *attempts: Any) -> dict[str, Any]:
-    """A job whose first attempt got this, as it is stored; a queue took its quota back, or memory was short."""
+    """A stored job whose first attempt got this run configuration and has ended."""
     raw = raw_job(started(attempts=attempts, spec_hash=content["specHash"]))
     spec = {**content["spec"], "compute": {**content["spec"]["compute"], "nodes": 1}}
     return {**raw, "spec": spec}
@@ -64,7 +64,7 @@ def test_an_attempt_gets_what_the_first_one_got_from_another_release(path):
 
 
 @pytest.mark.parametrize("path", recorded.ATTEMPTS, ids=recorded.run_name)
-def test_the_smallest_plan_is_all_that_changes_after_memory_was_short(path):
+def test_only_the_memory_plan_changes_after_an_attempt_ran_out_of_memory(path):
     first = recorded.read(path)
     decided = decide(job_of(first, attempt(1, "OutOfMemory", end=60)), earlier_run=first, at=70)
     second = run_json(decided)
@@ -76,15 +76,15 @@ def test_the_smallest_plan_is_all_that_changes_after_memory_was_short(path):
     assert second == {**first, "attempt": 2}
 
 
-def test_fields_of_a_later_release_go_along_to_the_trainer_that_knows_them():
+def test_fields_of_a_later_release_reach_the_trainer_that_knows_them():
     first = {**run_json(decide(raw_job(started()))), "fieldOfTheFuture": {"a": 1}}
     first["spec"]["training"]["fieldOfTheFuture"] = 2
     second = run_json(decide(raw_job(started(attempts=(attempt(1, "Stopped", end=60),))), earlier_run=first, at=70))
     assert second == {**first, "attempt": 2}
 
 
-def test_what_a_pod_has_now_is_told_to_its_trainer():
-    """Its image, by digest once a node has pulled it, and its memory, which an administrator may have raised."""
+def test_a_trainer_gets_the_image_and_the_memory_of_its_own_pod():
+    """The image has a digest once a node has pulled it, and an administrator may have raised the memory."""
     first = run_json(decide(raw_job(started())))
     larger = DEFAULT_CATALOGUE["nvidia-l4"].model_copy(update={"host_memory": Quantity("48Gi")})
     settings = Settings(trainer_image="registry/trainer:2", accelerators={"nvidia-l4": larger})
@@ -104,27 +104,27 @@ def odd_job(status: Any = None, **sections: Any) -> dict[str, Any]:
     return {**raw, "spec": merge_patch(raw["spec"], {**ODD, **sections})}
 
 
-def test_a_job_goes_on_though_this_release_could_not_have_started_it():
-    assert telling(decide(odd_job()))[1] == "InvalidSpec"
+def test_a_job_continues_although_this_release_would_not_have_started_it():
+    assert reported(decide(odd_job()))[1] == "InvalidSpec"
     first = run_json(decide(raw_job(started())))
     first["spec"] |= ODD
     running = decide(odd_job(started()), raw_attempt(), raw_pod(running=True), at=60)
-    assert telling(running)[:2] == ("Running", "Running")
+    assert reported(running)[:2] == ("Running", "Running")
     done = raw_pod(exit_code=0, said=result(Outcome.SUCCEEDED, adapter=ADAPTER))
     assert decide(odd_job(running.status), raw_attempt(ended="Complete"), done).status.adapter == ADAPTER
     stopped = odd_job(started(attempts=(attempt(1, "Stopped", end=60),)))
     assert run_json(decide(stopped, earlier_run=first, at=70)) == {**first, "attempt": 2}
-    assert telling(decide(stopped, at=70))[1] == "InvalidSpec", "nobody knows what its trainers got"
-    assert telling(decide(odd_job(started())))[1] == "InvalidSpec"
+    assert reported(decide(stopped, at=70))[1] == "InvalidSpec", "nobody knows what its trainers got"
+    assert reported(decide(odd_job(started())))[1] == "InvalidSpec"
 
 
 @pytest.mark.parametrize("output", [{"endpointUrl": "http://[::ffff:10.0.0.1]:9000"}, {"endpointUrl": "http://host:00"}])
-def test_an_address_that_this_release_refuses_is_its_trainers_affair_and_the_secret_beside_it_is_still_given(output):
+def test_an_address_that_this_release_refuses_reaches_the_trainer_with_its_secret(output):
     sections = {"output": {"s3": {"credentialsSecretRef": {"name": "keys"}, **output}}}
-    assert telling(decide(raw_job(**sections)))[1] == "InvalidSpec"
+    assert reported(decide(raw_job(**sections)))[1] == "InvalidSpec"
     running = started(attempts=(attempt(),))
     suspended = decide(raw_job(running, runPolicy={"suspend": True}, **sections), raw_attempt(), raw_pod(running=True))
-    assert acts(suspended) == ["delete Job tune-1"]
+    assert actions_of(suspended) == ["delete Job tune-1"]
     first = run_json(decide(raw_job(started())))
     first["spec"]["output"] |= sections["output"]
     again = decide(raw_job(started(attempts=(attempt(1, "Stopped", end=60),)), **sections), earlier_run=first, at=70)
@@ -132,29 +132,29 @@ def test_an_address_that_this_release_refuses_is_its_trainers_affair_and_the_sec
     assert '"name": "keys"' in json.dumps(created(again, "Job"))
 
 
-def test_what_this_release_cannot_read_of_where_a_job_runs_makes_no_attempt():
+def test_a_compute_section_that_this_release_cannot_read_creates_no_attempt():
     stopped = odd_job(started(attempts=(attempt(1, "Stopped", end=60),)), compute={"nodes": "many"})
     decided = decide(stopped, earlier_run=run_json(decide(raw_job(started()))), at=70)
-    assert (telling(decided)[1], acts(decided)) == ("InvalidSpec", [])
+    assert (reported(decided)[1], actions_of(decided)) == ("InvalidSpec", [])
 
 
 @pytest.mark.parametrize(("code", "said", "phase"), [
     (0, result(Outcome.SUCCEEDED, adapter=ADAPTER), "Succeeded"), (65, result(Outcome.BAD_DATA), "Failed"),
     (75, result(Outcome.STOPPED), "Running")])
-def test_what_a_trainer_came_to_counts_though_its_job_cannot_be_read_any_more(code, said, phase):
-    def seen(status: Any, *raws: Any, at: float = 60) -> Any:
+def test_the_end_of_a_trainer_counts_although_its_job_cannot_be_read_any_more(code, said, phase):
+    def decided_at(status: Any, *raws: Any, at: float = 60) -> Any:
         return decide(odd_job(status, runPolicy={"backoffLimit": "some"}), *raws, at=at)
 
     before = started(attempts=(attempt(),), phase=Phase.RUNNING)
-    assert telling(seen(before, raw_attempt(), raw_pod(running=True)))[:2] == ("Running", "InvalidSpec")
-    ended = seen(before, raw_attempt(ended="Complete" if code == 0 else "Failed"),
+    assert reported(decided_at(before, raw_attempt(), raw_pod(running=True)))[:2] == ("Running", "InvalidSpec")
+    ended = decided_at(before, raw_attempt(ended="Complete" if code == 0 else "Failed"),
                  raw_pod(exit_code=code, said=said, at=3600), at=3600)
-    assert telling(ended)[0] == phase
+    assert reported(ended)[0] == phase
     if phase != "Running":
         assert ended.status.cost.spent == Decimal("1.0000")
 
 
-def test_only_plug_ins_that_are_allowed_now_go_along():
+def test_only_plug_ins_that_are_allowed_now_reach_the_trainer():
     def given(*plugins: str) -> Settings:
         return SETTINGS.model_copy(update={"allowed": Allowed(reward_plugins=plugins)})
 
@@ -168,21 +168,21 @@ def test_only_plug_ins_that_are_allowed_now_go_along():
     assert run_json(decide(stopped, earlier_run=first, at=70, settings=given("two"))) == {**first, "attempt": 2}
 
 
-def test_it_is_asked_for_once_there_was_an_attempt():
-    seen = observe(raw_job(started(attempts=(attempt(1, "Stopped", end=60),))))
-    unread = plan(type(seen)(seen.job), SETTINGS, NOW)
+def test_the_earlier_run_configuration_is_read_once_there_was_an_attempt():
+    observation = observe(raw_job(started(attempts=(attempt(1, "Stopped", end=60),))))
+    unread = plan(type(observation)(observation.job), SETTINGS, NOW)
     assert (unread.needs_earlier_run, unread.actions) == (True, ())
-    assert not plan(type(seen)(seen.job, earlier_run={}), SETTINGS, NOW).needs_earlier_run
-    assert not plan(type(seen)(view_job(raw_job(started()))), SETTINGS, NOW).needs_earlier_run
+    assert not plan(type(observation)(observation.job, earlier_run={}), SETTINGS, NOW).needs_earlier_run
+    assert not plan(type(observation)(view_job(raw_job(started()))), SETTINGS, NOW).needs_earlier_run
 
 
-def test_without_any_earlier_one_it_is_made_as_for_the_first():
+def test_without_an_earlier_run_configuration_it_is_built_as_for_the_first_attempt():
     first = run_json(decide(raw_job(started())))
     second = run_json(decide(raw_job(started(attempts=(attempt(1, "Stopped", end=60),))), earlier_run={}, at=70))
     assert second == {**first, "attempt": 2}
 
 
-def test_the_newest_attempt_that_is_there_is_taken_and_nobody_elses():
+def test_the_run_configuration_of_the_newest_attempt_is_used_and_no_other_jobs():
     job = view_job(raw_job(started()))
     first = run_json(decide(raw_job(started())))
     second = {**first, "attempt": 2}
@@ -198,7 +198,7 @@ def test_the_newest_attempt_that_is_there_is_taken_and_nobody_elses():
 
 @pytest.mark.parametrize("path", recorded.ATTEMPTS, ids=recorded.run_name)
 def test_a_trainers_command_line_has_no_option_that_an_earlier_release_did_not_have(path):
-    """What is new goes into run.json, where it is passed over, or into the environment."""
+    """New values go into run.json, where earlier releases ignore them, or into the environment."""
     first = recorded.read(path)
     made = created(decide(job_of(first, attempt(1, "Preempted", end=60)), earlier_run=first, at=70), "Job")
     (trainer,) = made["spec"]["template"]["spec"]["containers"]

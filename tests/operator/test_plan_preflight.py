@@ -18,7 +18,7 @@ from tests.operator.objects import (
     ADAPTER,
     NOW,
     SETTINGS,
-    acts,
+    actions_of,
     attempt,
     conditions,
     created,
@@ -28,10 +28,10 @@ from tests.operator.objects import (
     raw_check,
     raw_check_pod,
     raw_job,
+    reported,
     run_json,
     stamp,
     started,
-    telling,
 )
 
 REQUIRED = {"preflight": "Required"}
@@ -54,16 +54,16 @@ def job(status=None, **known):
 
 
 def ended(code, said: PreflightResult | str = "", generation=1, **known):
-    """A check that has ended, as its Job and its pod show it."""
+    """The Job and the pod of a check that has ended."""
     words = said.to_bytes().decode() if isinstance(said, PreflightResult) else said
     return (raw_check(generation, ended="Failed" if code else "Complete"),
             raw_check_pod(generation, exit_code=code, said=words, **known))
 
 
-def test_a_check_comes_before_the_start_and_asks_for_no_accelerator():
+def test_a_check_runs_before_the_start_and_requests_no_accelerator():
     decided = decide(job())
-    assert acts(decided) == ["create ConfigMap tune-1-preflight-11111111", "create Job tune-1-preflight"]
-    assert telling(decided)[:2] == ("Preflight", "Preflight")
+    assert actions_of(decided) == ["create ConfigMap tune-1-preflight-11111111", "create Job tune-1-preflight"]
+    assert reported(decided)[:2] == ("Preflight", "Preflight")
     assert conditions(decided) == {"Validated": "True", "Progressing": "True", "Reconciling": "True"}
     assert decided.status.start_time is None
     made = created(decided, "Job")
@@ -82,7 +82,7 @@ def test_a_check_comes_before_the_start_and_asks_for_no_accelerator():
         assert "finetune.dev/attempt" not in labels
 
 
-def test_it_checks_what_the_first_attempt_would_get_and_knows_the_catalogue():
+def test_a_check_gets_the_run_configuration_of_the_first_attempt_and_the_catalogue():
     content = run_json(decide(job()))
     assert content["accelerator"]["name"] == "nvidia-l4"
     assert content["accelerator"]["memoryBytes"] == 24 * 2**30
@@ -90,14 +90,14 @@ def test_it_checks_what_the_first_attempt_would_get_and_knows_the_catalogue():
             } in content["catalogue"]
 
 
-def test_the_check_and_every_attempt_take_the_day_on_which_the_job_was_made_for_today():
+def test_the_check_and_every_attempt_use_the_day_on_which_the_job_was_created():
     days = 3 * 86400.0
     for decided in (decide(job()), decide(job(), at=days), decide(raw_job(started())),
                     decide(raw_job(started(attempts=(attempt(reason="Stopped", end=60),))), at=days)):
         assert run_json(decided)["date"] == "2026-01-01"
 
 
-def test_the_jobs_secrets_are_its_own_too():
+def test_a_check_has_the_secrets_of_its_job():
     output = {"s3": {"credentialsSecretRef": {"name": "s3"}}}
     pod = created(decide(job(output=output)), "Job")["spec"]["template"]["spec"]
     assert "AWS_ACCESS_KEY_ID" in {one["name"] for one in pod["containers"][0]["env"]}
@@ -110,23 +110,23 @@ def test_skip_starts_at_once(policy):
 
 def test_what_the_settings_refuse_is_not_checked():
     refused = job(compute={"accelerator": "tpu"}, generation=2)
-    assert acts(decide(refused)) == []
-    assert acts(decide(refused, raw_check(), raw_check_pod(running=True))) == REMOVED
+    assert actions_of(decide(refused)) == []
+    assert actions_of(decide(refused, raw_check(), raw_check_pod(running=True))) == REMOVED
 
 
 def test_a_suspended_job_is_not_checked():
     suspended = job(runPolicy={**REQUIRED, "suspend": True})
-    assert acts(decide(suspended)) == []
-    assert acts(decide(suspended, raw_check(), raw_check_pod(running=True))) == REMOVED
+    assert actions_of(decide(suspended)) == []
+    assert actions_of(decide(suspended, raw_check(), raw_check_pod(running=True))) == REMOVED
 
 
-def test_a_check_under_way_is_told_once():
+def test_a_running_check_is_reported_once():
     waiting = decide(job()).status
     decided = decide(job(waiting), raw_check(), raw_check_pod(running=True), at=5)
     assert (decided.status, decided.actions) == (waiting, ())
 
 
-def test_what_passed_is_started_with_what_was_found():
+def test_a_job_starts_with_what_its_check_found():
     decided = decide(job(decide(job()).status), *ended(0, PASSED))
     status = decided.status
     assert (status.start_time, status.phase) == (NOW, Phase.STARTING)
@@ -148,8 +148,8 @@ def test_a_large_checkpoint_gets_the_time_to_be_uploaded():
 def test_the_model_that_was_checked_is_the_one_that_is_trained_and_the_check_goes():
     first = decide(job(decide(job()).status), *ended(0, PASSED)).status
     decided = decide(job(first), *ended(0, PASSED))
-    assert acts(decided)[:2] == REMOVED
-    assert acts(decided)[-1] == "create Job tune-1"
+    assert actions_of(decided)[:2] == REMOVED
+    assert actions_of(decided)[-1] == "create Job tune-1"
     assert created(decided, "Job")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 120
     content = run_json(decided)
     assert content["spec"]["model"]["revision"] == COMMIT
@@ -158,7 +158,7 @@ def test_the_model_that_was_checked_is_the_one_that_is_trained_and_the_check_goe
 
 def test_a_published_result_ends_the_job_without_any_attempt():
     decided = decide(job(decide(job()).status), *ended(0, THERE))
-    assert telling(decided) == ("Succeeded", "AlreadyPublished", "published already: there")
+    assert reported(decided) == ("Succeeded", "AlreadyPublished", "published already: there")
     assert decided.status.adapter == ADAPTER
     assert decided.status.completion_time == NOW
     assert decided.status.attempts == ()
@@ -171,83 +171,84 @@ def test_a_published_result_ends_the_job_without_any_attempt():
 def test_a_job_that_adopts_a_result_ends_as_the_run_that_published_it(outcome, end):
     said = THERE.model_copy(update={"reason": outcome, "message": "it was so; runPolicy.rerun: Always trains again"})
     decided = decide(job(decide(job()).status), *ended(0, said))
-    assert telling(decided) == (*end, said.message)
+    assert reported(decided) == (*end, said.message)
     assert decided.status.adapter == ADAPTER
     assert decided.status.completion_time == NOW
-    assert acts(decided) == REMOVED
+    assert actions_of(decided) == REMOVED
 
 
 @pytest.mark.parametrize("code", [64, 65, 66, 71, 73])
-def test_a_refusal_is_told_in_its_own_words_and_waits_for_an_edit(code):
+def test_a_refusal_is_reported_with_the_checks_message_and_waits_for_an_edit(code):
     decided = decide(job(decide(job()).status), *ended(code, TOO_LARGE))
-    assert telling(decided) == ("Pending", "OutOfMemory", TOO_LARGE.message)
+    assert reported(decided) == ("Pending", "OutOfMemory", TOO_LARGE.message)
     assert conditions(decided) == {"Validated": "False", "Progressing": "False", "Reconciling": "False",
                                    "Stalled": "True"}
     assert (decided.status.start_time, decided.status.completion_time) == (None, None)
-    assert acts(decided) == REMOVED
+    assert actions_of(decided) == REMOVED
     later = decide(job(decided.status), at=3600)
     assert (later.status, later.actions, later.requeue_after) == (decided.status, (), None)
 
 
-def test_a_refusal_without_words_has_those_of_its_exit_code():
+def test_a_refusal_without_a_message_has_that_of_its_exit_code():
     decided = decide(job(decide(job()).status), *ended(65))
-    assert telling(decided)[1:] == ("BadData", "the trainer refused the data and could not say why")
+    assert reported(decided)[1:] == ("BadData", "the trainer refused the data and could not say why")
 
 
 def test_an_edited_job_is_checked_again():
     refused = decide(job(decide(job()).status), *ended(71, TOO_LARGE)).status
     decided = decide(job(refused, generation=2))
-    assert acts(decided) == ["create ConfigMap tune-2-preflight-11111111", "create Job tune-2-preflight"]
+    assert actions_of(decided) == ["create ConfigMap tune-2-preflight-11111111", "create Job tune-2-preflight"]
     assert "Stalled" not in conditions(decided)
     assert decided.status.preflight == PreflightStatus(generation=2)
 
 
 def test_an_edit_while_a_check_runs_replaces_it():
     decided = decide(job(decide(job()).status, generation=2), raw_check(), raw_check_pod(running=True))
-    assert acts(decided) == [*REMOVED, "create ConfigMap tune-2-preflight-11111111", "create Job tune-2-preflight"]
+    created_next = ["create ConfigMap tune-2-preflight-11111111", "create Job tune-2-preflight"]
+    assert actions_of(decided) == [*REMOVED, *created_next]
 
 
 @pytest.mark.parametrize(("code", "failures"), [(None, 1), (1, 1), (137, 1), (75, 0)],
                          ids=["node lost", "unforeseen", "killed", "evicted"])
-def test_what_is_nobodys_fault_is_tried_again(code, failures):
+def test_a_check_that_a_disruption_ended_runs_again(code, failures):
     pod = raw_check_pod(exit_code=code, at=0)
     decided = decide(job(decide(job()).status), raw_check(ended="Failed", at=0), pod)
-    assert telling(decided)[:2] == ("Preflight", "Retrying")
+    assert reported(decided)[:2] == ("Preflight", "Retrying")
     assert decided.status.preflight.failures == failures
-    assert acts(decided) == REMOVED
+    assert actions_of(decided) == REMOVED
     stale = decide(job(decided.status), raw_check(ended="Failed"), pod, at=1)
     assert stale.status.preflight.failures == failures, "one end counts once"
     waiting = decide(job(decided.status), at=5)
-    assert (acts(waiting), waiting.requeue_after.total_seconds()) == ([], 5)
+    assert (actions_of(waiting), waiting.requeue_after.total_seconds()) == ([], 5)
     name = f"tune-1{'r1' if failures else ''}-preflight"
-    assert acts(decide(job(decided.status), at=10)) == [f"create ConfigMap {name}-11111111", f"create Job {name}"]
+    assert actions_of(decide(job(decided.status), at=10)) == [f"create ConfigMap {name}-11111111", f"create Job {name}"]
 
 
-def test_a_check_on_a_silent_node_is_made_again_beside_it():
+def test_a_check_on_a_node_that_does_not_answer_runs_again_on_another():
     silent = raw_check_pod(running=True, leaving=True, at=60)
     status = decide(job()).status
-    assert acts(decide(job(status), raw_check(), silent, at=359)) == []
+    assert actions_of(decide(job(status), raw_check(), silent, at=359)) == []
     lost = decide(job(status), raw_check(), silent, at=360)
     assert lost.status.preflight.failures == 1
-    assert acts(lost) == REMOVED
+    assert actions_of(lost) == REMOVED
     again = decide(job(lost.status), raw_check(deleting=True), silent, at=370)
-    assert acts(again) == ["create ConfigMap tune-1r1-preflight-11111111", "create Job tune-1r1-preflight"]
+    assert actions_of(again) == ["create ConfigMap tune-1r1-preflight-11111111", "create Job tune-1r1-preflight"]
     new = raw_check()
     new["metadata"] |= {"name": "tune-1r1-preflight", "uid": "new", "creationTimestamp": stamp(370)}
     waits = decide(job(again.status), raw_check(deleting=True), silent, new, at=371)
-    assert (acts(waits), waits.status.preflight.failures) == ([], 1)
+    assert (actions_of(waits), waits.status.preflight.failures) == ([], 1)
 
 
-def test_a_check_that_takes_long_asks_for_no_pass_of_its_own():
+def test_a_check_that_takes_long_requests_no_requeue():
     running = raw_check_pod(running=True)
     assert decide(job(decide(job()).status), raw_check(), running, at=660).requeue_after is None
 
 
-def test_a_check_that_an_earlier_release_made_goes_on():
+def test_a_check_that_an_earlier_release_created_continues():
     status = decide(job()).status
     running, pod = raw_check(), raw_check_pod(running=True)
     running["metadata"]["name"] = "tune-preflight-1"
-    assert acts(decide(job(status), running, pod, at=5)) == []
+    assert actions_of(decide(job(status), running, pod, at=5)) == []
     done, pod = ended(0, PASSED)
     done["metadata"]["name"] = "tune-preflight-1"
     assert decide(job(status), done, pod).status.start_time == NOW
@@ -262,13 +263,13 @@ def test_no_two_children_of_any_jobs_share_a_name():
     assert len(names.preflight_name("x" * 40, 99999, 10) + "-0") <= 63, "a pod's hostname"
 
 
-def test_it_is_not_tried_for_ever():
+def test_a_check_is_not_retried_forever():
     status = decide(job()).status.model_copy(update={"preflight": PreflightStatus(generation=1, failures=3)})
     fourth, pod = ended(1)
     fourth["metadata"]["name"] = names.preflight_name("tune", 1, 3)
     decided = decide(job(status), fourth, pod)
-    assert telling(decided)[:2] == ("Pending", "PreflightFailed")
-    assert "tried 4 times" in telling(decided)[2]
+    assert reported(decided)[:2] == ("Pending", "PreflightFailed")
+    assert "tried 4 times" in reported(decided)[2]
     assert conditions(decided)["Stalled"] == "True"
 
 
@@ -277,59 +278,59 @@ def test_it_is_not_tried_for_ever():
 ])
 def test_too_little_memory_for_the_check_names_the_setting(known, words):
     decided = decide(job(decide(job()).status), raw_check(ended="Failed"), raw_check_pod(**known))
-    assert words in telling(decided)[2]
+    assert words in reported(decided)[2]
 
 
 def test_a_check_that_takes_too_long_names_the_setting():
     decided = decide(job(decide(job()).status), raw_check(ended="Failed"), raw_check_pod(exit_code=75, overdue=True))
-    assert telling(decided)[1] == "DeadlineExceeded"
-    assert "raise preflight.timeout" in telling(decided)[2]
+    assert reported(decided)[1] == "DeadlineExceeded"
+    assert "raise preflight.timeout" in reported(decided)[2]
 
 
-def test_a_check_without_a_pod_is_told():
+def test_a_check_without_a_pod_is_reported():
     status = decide(job()).status
     soon = decide(job(status), raw_check(), at=10)
-    assert (telling(soon)[1], soon.requeue_after.total_seconds()) == ("Preflight", 30)
+    assert (reported(soon)[1], soon.requeue_after.total_seconds()) == ("Preflight", 30)
     late = decide(job(status), raw_check(), at=31)
-    assert telling(late)[:2] == ("Preflight", "CannotStart")
-    assert "ResourceQuota" in telling(late)[2]
+    assert reported(late)[:2] == ("Preflight", "CannotStart")
+    assert "ResourceQuota" in reported(late)[2]
 
 
-def test_a_check_that_no_node_takes_waits_and_is_told():
+def test_a_check_that_no_node_can_take_waits_and_is_reported():
     decided = decide(job(decide(job()).status), raw_check(), raw_check_pod(unschedulable="0/3 nodes"))
-    assert telling(decided)[:2] == ("Preflight", "Unschedulable")
-    assert "500m CPU and 4Gi of memory; the scheduler says: 0/3 nodes" in telling(decided)[2]
+    assert reported(decided)[:2] == ("Preflight", "Unschedulable")
+    assert "500m CPU and 4Gi of memory; the scheduler says: 0/3 nodes" in reported(decided)[2]
 
 
 def test_a_check_whose_pod_never_starts_fails_the_job_after_the_start_timeout():
     pod = raw_check_pod(waiting=("ImagePullBackOff", "no such tag"))
     before = decide(job(decide(job()).status), raw_check(), pod, at=599)
-    assert telling(before)[:2] == ("Preflight", "CannotStart")
+    assert reported(before)[:2] == ("Preflight", "CannotStart")
     assert before.requeue_after.total_seconds() == 1
     decided = decide(job(before.status), raw_check(), pod, at=600)
-    assert telling(decided)[:2] == ("Failed", "ImagePullFailed")
+    assert reported(decided)[:2] == ("Failed", "ImagePullFailed")
     assert decided.status.completion_time is not None
-    assert acts(decided) == REMOVED
+    assert actions_of(decided) == REMOVED
 
 
-def test_a_check_that_somebody_deleted_is_made_again():
+def test_a_check_that_somebody_deleted_runs_again():
     status = decide(job()).status
-    assert acts(decide(job(status), raw_check(deleting=True))) == []
-    assert acts(decide(job(status)))[-1] == "create Job tune-1-preflight"
+    assert actions_of(decide(job(status), raw_check(deleting=True))) == []
+    assert actions_of(decide(job(status)))[-1] == "create Job tune-1-preflight"
 
 
 def test_an_attempt_is_no_check_and_a_check_is_no_attempt():
     decided = decide(job(decide(job()).status), raw_attempt(1, uid="2" * 36), raw_check(), raw_check_pod(running=True))
-    assert acts(decided) == []
+    assert actions_of(decided) == []
     assert SETTINGS.preflight.timeout.total_seconds() == 1800
 
 
 # Where it goes
 
 def place(*, bound=(), settings=SETTINGS, **sections):
-    """Node selector and taints that a check has, once it is known which claims have a volume."""
-    seen = replace(observe(job(**sections)), bound_claims=frozenset(bound))
-    pod = created(plan(seen, settings, NOW), "Job")["spec"]["template"]["spec"]
+    """Node selector and tolerations of a check, if these claims have a volume."""
+    observation = replace(observe(job(**sections)), bound_claims=frozenset(bound))
+    pod = created(plan(observation, settings, NOW), "Job")["spec"]["template"]["spec"]
     return pod["nodeSelector"], {one["key"] for one in pod["tolerations"]}, pod["containers"][0]
 
 
@@ -354,11 +355,11 @@ def test_the_models_cache_is_such_a_claim_too():
     assert place(settings=settings, output={"uri": "pvc://results/out"}, bound=["models"])[0] != {}
 
 
-def test_a_claim_is_asked_for_only_where_a_check_is_made():
-    seen = observe(job(output={"uri": "pvc://results/out"}))
-    made = plan(seen, SETTINGS, NOW)
-    assert claims_to_look_up(seen, made, SETTINGS) == {"results"}
-    assert claims_to_look_up(replace(seen, bound_claims=frozenset({"results"})), made, SETTINGS) == set()
+def test_a_claim_is_looked_up_only_if_a_check_is_created():
+    observation = observe(job(output={"uri": "pvc://results/out"}))
+    made = plan(observation, SETTINGS, NOW)
+    assert claims_to_look_up(observation, made, SETTINGS) == {"results"}
+    assert claims_to_look_up(replace(observation, bound_claims=frozenset({"results"})), made, SETTINGS) == set()
     under_way = observe(job(made.status, output={"uri": "pvc://results/out"}), raw_check(), raw_check_pod(running=True))
     assert claims_to_look_up(under_way, plan(under_way, SETTINGS, NOW), SETTINGS) == set()
     assert claims_to_look_up(observe(job()), decide(job()), SETTINGS) == set()
@@ -366,20 +367,20 @@ def test_a_claim_is_asked_for_only_where_a_check_is_made():
 
 # Queues and turns
 
-def test_a_check_that_a_queue_holds_back_says_so():
+def test_a_check_that_waits_for_a_queue_is_reported():
     status = decide(job()).status
     held = decide(job(status), raw_check(suspended=True))
-    assert telling(held)[:2] == ("Preflight", "WaitingForQuota")
-    assert "preflight.queueName" in telling(held)[2]
-    assert (acts(held), held.requeue_after) == ([], None)
+    assert reported(held)[:2] == ("Preflight", "WaitingForQuota")
+    assert "preflight.queueName" in reported(held)[2]
+    assert (actions_of(held), held.requeue_after) == ([], None)
     settings = Settings(trainer_image="registry/trainer:1", preflight=PreflightSettings(queue_name="checks"))
-    assert "the queue checks has not admitted it" in telling(
+    assert "the queue checks has not admitted it" in reported(
         decide(job(status), raw_check(suspended=True), settings=settings))[2]
 
 
-def test_an_attempt_that_is_held_back_without_a_queue_says_so():
+def test_an_attempt_that_is_suspended_without_a_queue_is_reported():
     status = decide(raw_job()).status
-    assert "manageJobsWithoutQueueName" in telling(decide(raw_job(status), raw_attempt(suspended=True)))[2]
+    assert "manageJobsWithoutQueueName" in reported(decide(raw_job(status), raw_attempt(suspended=True)))[2]
 
 
 def test_checks_have_a_queue_of_their_own():
@@ -395,25 +396,25 @@ def test_checks_have_a_queue_of_their_own():
     (OtherPreflights(in_namespace=10), "preflight.parallelismPerNamespace"),
     (OtherPreflights(running=19, in_namespace=9), None),
 ])
-def test_checks_are_bounded_and_a_job_that_waits_for_its_turn_says_so(checks, field):
-    seen = replace(observe(job()), other_preflights=checks)
-    decided = plan(seen, SETTINGS, NOW)
+def test_checks_are_bounded_and_a_job_that_waits_for_its_turn_is_reported(checks, field):
+    observation = replace(observe(job()), other_preflights=checks)
+    decided = plan(observation, SETTINGS, NOW)
     if field is None:
         assert created(decided, "Job")["metadata"]["labels"]["finetune.dev/preflight"] == "1"
         return
-    assert telling(decided)[:2] == ("Preflight", "WaitingForCheck")
-    assert field in telling(decided)[2]
-    assert (acts(decided), decided.requeue_after) == ([], None)
+    assert reported(decided)[:2] == ("Preflight", "WaitingForCheck")
+    assert field in reported(decided)[2]
+    assert (actions_of(decided), decided.requeue_after) == ([], None)
     again = plan(replace(observe(job(decided.status)), other_preflights=checks), SETTINGS, NOW)
     assert (again.status, again.actions, again.requeue_after) == (decided.status, (), None), "no loop"
 
 
-def test_a_check_that_is_under_way_needs_no_turn():
-    seen = observe(job(decide(job()).status), *ended(0, PASSED))
-    assert plan(replace(seen, other_preflights=OtherPreflights(99, 99)), SETTINGS, NOW).status.start_time == NOW
+def test_a_check_that_runs_needs_no_turn():
+    observation = observe(job(decide(job()).status), *ended(0, PASSED))
+    assert plan(replace(observation, other_preflights=OtherPreflights(99, 99)), SETTINGS, NOW).status.start_time == NOW
 
 
-def test_a_check_goes_to_another_node_than_the_one_that_refused_it_where_there_is_one():
+def test_a_check_prefers_another_node_than_the_one_that_refused_it():
     wish = {"weight": 1, "preference": {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}}
     wishes = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [wish]}}
     settings = Settings(preflight=PreflightSettings(pod_template={"spec": {"affinity": wishes}}))

@@ -24,9 +24,9 @@ from tests.operator.objects import (
     raw_check,
     raw_job,
     raw_pod,
+    reported,
     stamp,
     started,
-    telling,
 )
 
 QUOTA = "exceeded quota: team, requested: limits.memory=24Gi, used: limits.memory=0, limited: limits.memory=8Gi"
@@ -77,25 +77,25 @@ class Events:
         return self.answer
 
 
-def look(seen, at, answer):
+def look(observation, at, answer):
     """What is observed after the events were asked for, and by which selectors."""
     events = Events(answer)
-    return asyncio.run(with_event_messages(seen, EventReader(events), NOW + timedelta(seconds=at))), events.asked
+    return asyncio.run(with_event_messages(observation, EventReader(events), NOW + timedelta(seconds=at))), events.asked
 
 
 def test_a_job_without_a_pod_is_told_in_the_words_of_its_controller():
-    seen, asked = look(observe(raw_job(started()), raw_attempt()), 31, [
+    observation, asked = look(observe(raw_job(started()), raw_attempt()), 31, [
         event("older", at=1), event(f"Error creating: {LIMIT_RANGE}"), event("oldest", at=0.0)])
     assert asked == [f"involvedObject.kind=Job,involvedObject.uid={UID}-job-1,reason=FailedCreate"]
-    told = telling(plan(seen, SETTINGS, NOW + timedelta(seconds=31)))
+    told = reported(plan(observation, SETTINGS, NOW + timedelta(seconds=31)))
     assert told[:2] == ("Starting", "CannotStart")
     assert LIMIT_RANGE in told[2] and "kubectl describe job" not in told[2]
 
 
 def test_a_check_without_a_pod_likewise():
     job = raw_job(decide(raw_job(runPolicy={"preflight": "Required"})).status, runPolicy={"preflight": "Required"})
-    seen, _ = look(observe(job, raw_check()), 31, [event(f"Error creating: {QUOTA}")])
-    told = telling(plan(seen, SETTINGS, NOW + timedelta(seconds=31)))
+    observation, _ = look(observe(job, raw_check()), 31, [event(f"Error creating: {QUOTA}")])
+    told = reported(plan(observation, SETTINGS, NOW + timedelta(seconds=31)))
     assert told[:2] == ("Preflight", "CannotStart")
     assert QUOTA in told[2]
 
@@ -105,15 +105,15 @@ def test_an_attempt_that_gets_only_some_of_its_pods_says_so_while_these_wait_for
     attempt["spec"]["parallelism"] = 2
     raws = [job, attempt, raw_pod(running=True)]
     assert plan(observe(*raws), SETTINGS, NOW + timedelta(seconds=10)).requeue_after == POD_DELAY
-    seen, asked = look(observe(*raws), 31, [event(f"Error creating: {QUOTA}")])
+    observation, asked = look(observe(*raws), 31, [event(f"Error creating: {QUOTA}")])
     assert asked == [f"involvedObject.kind=Job,involvedObject.uid={UID}-job-1,reason=FailedCreate"]
-    decided = plan(seen, SETTINGS, NOW + timedelta(hours=1))
-    assert telling(decided)[:2] == ("Starting", "CannotStart")
-    assert "1 of the 2 pods of the Job tune-1 exist" in telling(decided)[2] and QUOTA in telling(decided)[2]
+    decided = plan(observation, SETTINGS, NOW + timedelta(hours=1))
+    assert reported(decided)[:2] == ("Starting", "CannotStart")
+    assert "1 of the 2 pods of the Job tune-1 exist" in reported(decided)[2] and QUOTA in reported(decided)[2]
     assert decided.requeue_after is None, "no loop"
     both = observe(*raws, raw_pod(index=1, running=True))
     assert look(both, 31, []) == (both, [])
-    assert telling(plan(both, SETTINGS, NOW + timedelta(seconds=31)))[1] == "Running"
+    assert reported(plan(both, SETTINGS, NOW + timedelta(seconds=31)))[1] == "Running"
 
 
 def test_the_same_is_asked_once_a_minute_at_most():
@@ -136,14 +136,15 @@ def test_a_pod_that_does_not_start_is_told_in_the_words_of_its_node_long_before_
     raws = [raw_job(started()), raw_attempt(), raw_pod(waiting=waiting)]
     young = plan(observe(*raws), SETTINGS, NOW + timedelta(seconds=10))
     assert young.requeue_after == timedelta(seconds=20), "it is looked at again then"
-    seen, asked = look(observe(*raws), 30, [event(**MOUNT)])
+    observation, asked = look(observe(*raws), 30, [event(**MOUNT)])
     assert asked == ["involvedObject.kind=Pod,involvedObject.name=tune-1-0-x"]
-    told = telling(plan(seen, SETTINGS, NOW + timedelta(seconds=30)))
+    told = reported(plan(observation, SETTINGS, NOW + timedelta(seconds=30)))
     assert told == ("Starting", "CannotStart", f"the pod cannot start yet: FailedMount: {MOUNT['message']}")
     pulls = [event(**MOUNT), event("Pulling image", at=20.0, type="Normal", reason="Pulling")]
     assert look(observe(*raws), 30, pulls)[0] == observe(*raws), "that is over"
-    seen, _ = look(observe(*raws), 600, [event(**MOUNT)])
-    assert MOUNT["message"] in telling(plan(seen, SETTINGS, NOW + timedelta(seconds=600)))[2], "and when it fails"
+    observation, _ = look(observe(*raws), 600, [event(**MOUNT)])
+    failed = plan(observation, SETTINGS, NOW + timedelta(seconds=600))
+    assert MOUNT["message"] in reported(failed)[2]
 
 
 @pytest.mark.parametrize(("raws", "at"), [
@@ -155,13 +156,13 @@ def test_a_pod_that_does_not_start_is_told_in_the_words_of_its_node_long_before_
 ], ids=["just scheduled", "says why", "no node", "has run", "young", "with a pod", "suspended", "ended",
         "being deleted", "no Job"])
 def test_events_are_asked_for_only_where_a_pod_is_missing(raws, at):
-    seen = observe(raw_job(started()), *raws)
-    assert look(seen, at, []) == (seen, [])
+    observation = observe(raw_job(started()), *raws)
+    assert look(observation, at, []) == (observation, [])
 
 
 def test_a_refused_question_leaves_the_general_advice():
-    seen, _ = look(observe(raw_job(started()), raw_attempt()), 31, ApiError(403, "Forbidden", ""))
-    assert "kubectl describe job tune-1" in telling(plan(seen, SETTINGS, NOW + timedelta(seconds=31)))[2]
+    observation, _ = look(observe(raw_job(started()), raw_attempt()), 31, ApiError(403, "Forbidden", ""))
+    assert "kubectl describe job tune-1" in reported(plan(observation, SETTINGS, NOW + timedelta(seconds=31)))[2]
 
 
 def test_a_real_controllers_words_about_a_limit_range_are_found(control_plane, api, namespace, monkeypatch):

@@ -1,4 +1,4 @@
-"""What a job's pods may take of their nodes, and what they ask for."""
+"""What the pods of a job request from their nodes, and what they may use at most."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.operator.objects import (
     raw_check_pod,
     raw_job,
     raw_pod,
+    reported,
     started,
-    telling,
 )
 
 CHECKED = {"runPolicy": {"preflight": "Required"}}
@@ -49,7 +49,7 @@ def test_an_accelerator_and_the_check_have_disks_of_their_own():
     assert check["containers"][0]["resources"]["limits"]["ephemeral-storage"] == "10Gi"
 
 
-def test_a_cache_on_a_claim_is_no_scratch():
+def test_a_model_cache_on_a_claim_uses_no_empty_dir():
     for pod in pods(modelCacheClaim="models"):
         (cache,) = [one for one in pod["volumes"] if one["name"] == "cache"]
         assert cache == {"name": "cache", "persistentVolumeClaim": {"claimName": "models"}}
@@ -58,8 +58,8 @@ def test_a_cache_on_a_claim_is_no_scratch():
 def test_a_pod_that_filled_its_disk_names_the_setting_that_gives_it_more():
     words = 'Usage of EmptyDir volume "cache" exceeds the limit "200Gi".'
     pod = raw_pod(exit_code=137, ended_by=("Evicted", words))
-    told = telling(decide(raw_job(started()), raw_attempt(ended="Failed"), pod, at=70))[2]
+    told = reported(decide(raw_job(started()), raw_attempt(ended="Failed"), pod, at=70))[2]
     assert words in told and "ephemeralStorage of the accelerator" in told
     check = raw_check_pod(exit_code=137, ended_by=("Evicted", words))
-    told = telling(decide(raw_job(**CHECKED), raw_check(ended="Failed"), check, at=70))[2]
+    told = reported(decide(raw_job(**CHECKED), raw_check(ended="Failed"), check, at=70))[2]
     assert words in told and "preflight.ephemeralStorage" in told

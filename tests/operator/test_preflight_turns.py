@@ -1,4 +1,4 @@
-"""Checks take turns: bounded everywhere and in a namespace, and no wait is a loop."""
+"""Preflight checks take turns: they are bounded in all namespaces and in each, and no wait is a loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.decide.preflight.turns import PreflightTurns, preflight_reason, stored_preflight_reason
 from finetune_operator.observed.observation import OtherPreflights
 
-from tests.operator.objects import NOW, acts, decide, observe, raw_check, raw_check_pod, raw_job
+from tests.operator.objects import NOW, actions_of, decide, observe, raw_check, raw_check_pod, raw_job
 
 REQUIRED = {"runPolicy": {"preflight": "Required"}}
 CHECKED = decide(raw_job(**REQUIRED)).status
@@ -16,7 +16,7 @@ def one(name, namespace="a"):
     return namespace, name
 
 
-def test_all_states_count_in_a_namespace_and_only_those_that_run_everywhere():
+def test_checks_in_every_state_count_in_their_namespace_and_running_ones_everywhere():
     turns = PreflightTurns()
     for name, reason in (("1", "Preflight"), ("2", "Unschedulable"), ("3", "WaitingForQuota"), ("4", "CannotStart")):
         turns.record(one(name), reason)
@@ -26,7 +26,7 @@ def test_all_states_count_in_a_namespace_and_only_those_that_run_everywhere():
     assert turns.others_of(one("1", "b")) == OtherPreflights(running=1, in_namespace=0), "not itself"
 
 
-def test_whoever_waits_is_looked_at_when_something_has_changed_and_then_not_again():
+def test_a_waiting_job_is_planned_again_once_after_each_change():
     turns = PreflightTurns()
     turns.record(one("runs"), "Preflight")
     for name in ("first", "second"):
@@ -42,7 +42,7 @@ def test_whoever_waits_is_looked_at_when_something_has_changed_and_then_not_agai
     assert turns.next_in_turn() == (one("other", "b"), one("second")), "another may start; namespaces take turns"
 
 
-def test_what_a_job_is_told_decides_whether_it_has_a_check():
+def test_the_conditions_of_a_job_say_whether_it_has_a_check():
     for raws, reason in (([], "Preflight"), ([raw_check(suspended=True)], "WaitingForQuota"),
                          ([raw_check(), raw_check_pod(unschedulable="0/3 nodes")], "Unschedulable"),
                          ([raw_check(ended="Failed"), raw_check_pod(exit_code=1)], None),
@@ -57,7 +57,7 @@ def test_a_job_that_a_finalizer_holds_gives_its_turn_and_its_check_back():
     held = raw_job(CHECKED, deleting=True, **REQUIRED)
     assert stored_preflight_reason(held) is None
     decided = decide(held, raw_check(), raw_check_pod(running=True))
-    assert acts(decided) == ["delete Job tune-1-preflight", "delete ConfigMap tune-1-preflight-11111111"]
+    assert actions_of(decided) == ["delete Job tune-1-preflight", "delete ConfigMap tune-1-preflight-11111111"]
     assert decided.status == CHECKED
 
 
@@ -66,7 +66,7 @@ def test_a_finished_job_takes_no_turn_whatever_its_phase_is():
     assert preflight_reason(finished) is stored_preflight_reason(raw_job(finished)) is None
 
 
-def test_the_cache_knows_them_from_the_jobs_themselves_and_forgets_those_that_are_gone():
+def test_the_cache_counts_checks_by_their_jobs_and_forgets_deleted_jobs():
     cache = Cache()
     there = raw_job(CHECKED, **REQUIRED)
     cache.note(there)

@@ -37,8 +37,8 @@ from tests.operator.objects import (
     raw_attempt,
     raw_job,
     raw_pod,
+    reported,
     started,
-    telling,
 )
 from tests.operator.operators import Operator
 from tests.operator.work import DONE, Work
@@ -217,7 +217,7 @@ def test_a_refusal_keeps_what_was_seen_since_when_the_budget_is_used_up_and_how_
         decided = decide(job, *pods, at=100)
         told = plan_after_refusal(observe(job).job, decided, "500 InternalError", NOW)
         assert (told.status.cost, told.status.attempts) == (decided.status.cost, decided.status.attempts)
-        assert telling(told)[1] == "CannotStart"
+        assert reported(told)[1] == "CannotStart"
     assert decided.status.attempts[0].end_time is not None
 
 

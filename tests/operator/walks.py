@@ -17,27 +17,27 @@ from finetune_operator.decide.plan import plan
 from finetune_operator.manifests.run_config import earlier_run
 from finetune_operator.names import ATTEMPT_LABEL
 
-from tests.operator.objects import ADAPTER, KEY, NOW, SETTINGS, UID, acts, raw_attempt, raw_job, raw_pod, result
+from tests.operator.objects import ADAPTER, KEY, NOW, SETTINGS, UID, actions_of, raw_attempt, raw_job, raw_pod, result
 
 CODES = (0, 0, 1, 65, 71, 75, 137, 137, 143)
 LOST = 300.0
 Known = dict[str, Any]
-"""What `raw_attempt` and `raw_pod` are told of an object."""
+"""Arguments of `raw_attempt` and `raw_pod` for one object."""
 
 
 class World:
-    """What there is of one job, and what happens to it.
+    """One job with its children, and what happens to them.
 
     Attributes:
         status: what the operator wrote last.
-        told: what it decided in each pass, for the message of a failure.
+        decisions: what the operator decided in each pass, for the message of a failure.
     """
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.now = 0.0
         self.status: dict[str, Any] = {}
-        self.told: list[str] = []
+        self.decisions: list[str] = []
         self._jobs: dict[int, Known] = {}
         self._pods: dict[tuple[int, int], Known] = {}
         self._gone: dict[tuple[int, int], Known] = {}
@@ -78,15 +78,16 @@ class World:
             cache.note(raw, deleted=True)
         if self._polled:
             cache.polled[UID] = self._polled
-        seen = cache.observe(KEY)
-        assert seen is not None
+        observation = cache.observe(KEY)
+        assert observation is not None
         moment = NOW + timedelta(seconds=self.now)
-        decided = plan(seen, SETTINGS, moment)
+        decided = plan(observation, SETTINGS, moment)
         if decided.needs_earlier_run:
             maps = [one for one in self._others.values() if one["kind"] == "ConfigMap"]
-            decided = plan(replace(seen, earlier_run=earlier_run(seen.job, maps)), SETTINGS, moment)
+            decided = plan(replace(observation, earlier_run=earlier_run(observation.job, maps)), SETTINGS, moment)
         self.status = dump_status(decided.status)
-        self.told.append(f"{self.now:.0f}: {decided.status.phase} {acts(decided)} {decided.status.attempts[-1:]}")
+        self.decisions.append(
+            f"{self.now:.0f}: {decided.status.phase} {actions_of(decided)} {decided.status.attempts[-1:]}")
         for action in decided.actions:
             self._act(action)
         return decided
