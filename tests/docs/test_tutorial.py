@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import sys
 
 import pytest
 
@@ -31,6 +33,17 @@ def test_every_command_of_the_page_on_own_data_does_what_the_page_says(tmp_path)
     subprocess.run(["make", "-s", "inputs"], cwd=tmp_path, check=True, capture_output=True)
     printed = tutorial.follow({"OMP_NUM_THREADS": "1", "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"})
     assert "Succeeded: trained 9 steps and published the adapter" in printed
+    [manifest] = tmp_path.glob("adapters/default/tickets/*/manifest.json")
+    compared = subprocess.run([sys.executable, "-c", _script("compare-runs.md"), manifest, manifest], text=True,
+                              capture_output=True, check=True).stdout.splitlines()
+    assert compared[0].split("\t") == ["metric", "tickets", "tickets"]
+    assert {"loss", "jsonValid", "schemaValid"} <= {line.partition("\t")[0] for line in compared}
+
+
+def _script(page):
+    """The Python code of a how-to page."""
+    [code] = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "how-to" / page).read_text(), re.M | re.DOTALL)
+    return code
 
 
 def test_a_command_that_ends_otherwise_than_the_page_says_fails_the_tutorial(tmp_path):
