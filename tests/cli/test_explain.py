@@ -16,7 +16,7 @@ def _words(*arguments: str) -> str:
 def test_a_field_shows_its_type_default_limits_and_description():
     assert _words("training.batchSize") == (
         "spec.training.batchSize integer "
-        "Rows per optimizer step, over all GPUs. Neither memory nor packing changes it. "
+        "Rows per optimizer step, over all GPUs. It must be a multiple of the number of GPUs. "
         "Default: 16 Limits: at least 1, at most 65536")
 
 
