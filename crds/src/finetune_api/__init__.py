@@ -1,4 +1,4 @@
-"""The contract of the project: what a user writes, what the programs tell each other, and what is published."""
+"""The contract of the project: the API that users write, the messages between programs, and the published formats."""
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job import FineTuneJob

@@ -15,7 +15,7 @@ _KNOWN = {"llama", "mistral", "mixtral", "smollm3", "gemma", *_BIASED_ATTENTION,
 
 
 class UnknownArchitecture(ValueError):
-    """A model whose sizes can't be told from its configuration."""
+    """The configuration of a model does not give its sizes."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Architecture:
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
-    """The sizes that a `config.json` tells.
+    """The sizes that a `config.json` gives.
 
     Raises:
         UnknownArchitecture: it is of a family that is not known here, or lacks a size.

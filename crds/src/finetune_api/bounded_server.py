@@ -58,4 +58,4 @@ class Bounded(socketserver.ThreadingMixIn):
         super().shutdown_request(request)  # type: ignore[misc]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: who went away isn't waiting for an answer."""
+        """Log nothing: the client has closed the connection."""

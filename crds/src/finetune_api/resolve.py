@@ -1,4 +1,4 @@
-"""Filling in what a user left out, and the digest of what decides a result."""
+"""Sets the defaults of a spec, and makes the digest of what decides a result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DECIDES_NOTHING: dict[str, Any] = {"compute": True, "budget": True, "run_policy
 
 
 def resolve_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
-    """The spec with every default that is known without model and data; what is written stays as it is."""
+    """The spec with every default that does not depend on model and data. Fields that are set stay as they are."""
     data, training, evaluation = spec.dataset, spec.training, spec.evaluation
     method, definition = spec.method.resolved, spec.method.definition
     if data.evaluation_split is None and data.evaluation_fraction is None:

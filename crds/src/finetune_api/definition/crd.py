@@ -38,16 +38,16 @@ def _with_rules(spec: dict[str, Any]) -> dict[str, Any]:
             node = node["properties"][key]
         made: dict[str, Any] = {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}
         if "oldSelf" in rule.cel:
-            made["optionalOldSelf"] = True  # It judges what is made, and lets what is stored be as it is.
+            made["optionalOldSelf"] = True  # The rule applies to new objects; stored objects stay valid.
         node.setdefault("x-kubernetes-validations", []).append(made)
     return spec
 
 
 def _lifecycle_rules() -> list[dict[str, Any]]:
-    """What may not change once the job has started.
+    """Rules about what cannot change once the job has started.
 
-    Such a rule sees the status only at the root. It is written section by section, for CEL's cost limit, and passes
-    wherever the sections stay as they are: a status write or the removal of a finalizer must never be refused.
+    Such a rule sees the status only at the root. It is written section by section, because of CEL's cost limit. It
+    passes if the sections are unchanged: the apiserver must never reject a status write or the removal of a finalizer.
     """
     started = "has(oldSelf.status) && has(oldSelf.status.startTime)"
     fixed = [

@@ -1,7 +1,7 @@
-"""A status made to fit its schema, so that the apiserver takes it whatever it was derived from.
+"""Makes a status fit its schema, so that the apiserver accepts it.
 
-A clock that is wrong, a trainer that reports nonsense and a text that is too long must not keep everything else from
-being told: figures are clamped, texts are cut, and what cannot be made to fit is left out.
+A wrong clock, a trainer that reports nonsense or a text that is too long must not prevent the rest of the status.
+Numbers are clamped, texts are cut, and a value that cannot fit is left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from finetune_api.definition.crd import crd
 
 _NOTHING = object()
 _LARGEST = 2**53
-"""Of whole numbers: JSON readers that hold them as floats read no larger one exactly."""
+"""Largest whole number: a JSON reader that uses floats cannot read a larger one exactly."""
 
 
 @functools.cache
@@ -26,7 +26,7 @@ def _status_schema() -> Mapping[str, Any]:
 
 
 def fitting_status(status: Mapping[str, Any]) -> dict[str, Any]:
-    """A status, as plain data, that keeps the CustomResourceDefinition."""
+    """The status, as plain data that matches the CustomResourceDefinition."""
     fitted = _fit(status, _status_schema())
     return fitted if isinstance(fitted, dict) else {}
 

@@ -30,7 +30,7 @@ from finetune_api.estimate.memory import (
     machine_for,
 )
 from finetune_api.estimate.plan import Accelerators, MemoryPlan, RowLengths, choose_plan
-from finetune_api.estimate.speed import Duration, estimate_duration, operations_per_second, operations_per_token
+from finetune_api.estimate.speed import TrainingDuration, estimate_duration, operations_per_second, operations_per_token
 
 __all__ = [
     "PROCESS",
@@ -38,7 +38,6 @@ __all__ = [
     "PROGRAM",
     "Accelerators",
     "Architecture",
-    "Duration",
     "Estimate",
     "EstimateTarget",
     "ForwardPass",
@@ -46,6 +45,7 @@ __all__ = [
     "MemoryEstimate",
     "MemoryPlan",
     "RowLengths",
+    "TrainingDuration",
     "TrainingRows",
     "UnknownArchitecture",
     "advise_change",

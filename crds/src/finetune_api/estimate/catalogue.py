@@ -1,4 +1,4 @@
-"""Accelerators to start from: the operator's default catalogue, and all that `finetune estimate` knows of."""
+"""Known accelerators: the operator's default catalogue, and the accelerators that `finetune estimate` knows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class KnownAccelerator:
     Attributes:
         product: what NVIDIA's node labels call it.
         memory_gib: its memory in GiB.
-        hourly_price: of one for one hour, in USD.
+        hourly_price: price of one accelerator for one hour, in USD.
     """
 
     product: str
@@ -34,10 +34,10 @@ KNOWN_ACCELERATORS = {
     "nvidia-a100-80": KnownAccelerator("NVIDIA-A100-SXM4-80GB", 80, Decimal("5.10")),
     "nvidia-h100": KnownAccelerator("NVIDIA-H100-80GB-HBM3", 80, Decimal("11.00")),
 }
-"""Prices are round on-demand figures of 2026 to start from: an administrator writes their own."""
+"""The prices are rounded on-demand prices of 2026. An administrator sets their own."""
 
 CURRENCY = "USD"
 """Currency of these prices."""
 
 CPU_PRICE = Decimal("0.10")
-"""Of two cores with 8 GiB for one hour, in USD."""
+"""Price of two cores with 8 GiB for one hour, in USD."""

@@ -1,4 +1,4 @@
-"""Host memory that publishing and programs take, in bytes. Training itself takes little of it on a GPU."""
+"""Host memory in bytes for publishing and for reward programs. Training on a GPU needs little host memory."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from finetune_api.architecture import Architecture
 from finetune_api.estimate.memory import FLOAT32, Machine
 
 PROCESS = 4 * 1024**3
-"""Assumed: what a trainer's process holds beside the model: libraries, CUDA, rows."""
+"""Assumed bytes of a trainer's process without the model: libraries, CUDA, rows."""
 
 PROCESS_ON_CPU = 1024**3
-"""What a trainer's process holds beside the model on a machine without a GPU: Python, torch and the libraries. Measured
+"""Bytes of a trainer's process without the model on a machine without a GPU: Python, torch and the libraries. Measured
 before the model was loaded: 0.94 GiB."""
 
 PROGRAM = 512 * 1024**2
-"""Most that one program of a model may take, which is run for its reward."""
+"""Largest number of bytes that one reward program may use."""
 
 _WHILE_DEQUANTIZING = 1.2
 """By the whole model: 1.10 was measured for nf4, 0.96 for none (a random Llama of 551 million parameters, bfloat16)."""
 
 
 def merging_bytes(model: Architecture, machine: Machine) -> int:
-    """What `exports: [merged]` takes: the whole model is put together in host memory."""
+    """Bytes that `exports: [merged]` needs: it builds the whole model in host memory."""
     return PROCESS + math.ceil(_WHILE_DEQUANTIZING * model.parameters * machine.dtype_bytes)
 
 

@@ -9,7 +9,7 @@ from finetune_api.architecture import Architecture
 from finetune_api.estimate.advice import advise_change
 from finetune_api.estimate.memory import checkpoint_bytes, machine_for
 from finetune_api.estimate.plan import Accelerators, MemoryPlan, RowLengths, choose_plan
-from finetune_api.estimate.speed import Duration, estimate_duration, operations_per_second, operations_per_token
+from finetune_api.estimate.speed import TrainingDuration, estimate_duration, operations_per_second, operations_per_token
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.values.money import Price
 
@@ -58,7 +58,7 @@ class Estimate:
 
     plan: MemoryPlan
     change: str | None
-    duration: Duration | None
+    duration: TrainingDuration | None
     checkpoint_bytes: int
 
 

@@ -1,9 +1,9 @@
-"""Bytes that training takes at its peak, term by term.
+"""The peak memory of training in bytes, term by term.
 
-Every term follows from what the trainer really does: float32 adapters, gradients and, on a CPU, optimizer state; 8-bit
-AdamW on a GPU (Dettmers et al., 2022, arXiv:2110.02861); logits in tiles and of answers alone; a forward pass that
-keeps what the backward pass reads. Where several processes train a model's own weights, these are divided (FSDP), with
-gradients and a float32 optimizer state. `benchmarks/memory_estimate.py` compares it with what torch allocates.
+Each term follows from what the trainer does: float32 adapters, gradients and, on a CPU, optimizer state; 8-bit
+AdamW on a GPU (Dettmers et al., 2022, arXiv:2110.02861); logits in tiles, and for answers only; a forward pass
+that stores what the backward pass reads. If several processes train a model's own weights, FSDP shards weights,
+gradients and a float32 optimizer state. `benchmarks/memory_estimate.py` compares the estimate with torch's allocations.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from finetune_api.spec.training import Precision
 FLOAT32 = 4
 BFLOAT16 = 2
 CONTEXT = 600 * 1024**2
-"""Assumed: what CUDA's context, cuBLAS' workspaces and the loaded kernels take on a GPU."""
+"""Assumed bytes of CUDA's context, cuBLAS' workspaces and the loaded kernels on a GPU."""
 
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Bytes a weight: 4 bits, a scale of 8 bits for 64 of them, and one of 32 bits for 256 scales (arXiv:2305.14314)."""
+"""Bytes per weight: 4 bits, a scale of 8 bits for 64 of them, and one of 32 bits for 256 scales (arXiv:2305.14314)."""
 
 _EIGHT_BIT_STATE = 2 * (1 + 4 / 256)
-"""Bytes a trained number: two moments of 8 bits, with a scale of 32 bits for 256 of them."""
+"""Bytes per trained parameter: two moments of 8 bits, with a scale of 32 bits for 256 of them."""
 
 _TILE_TOKENS = 4096
 _TILE_WORDS = 32_768
@@ -36,11 +36,11 @@ _TILES = 8
 
 @dataclass(frozen=True)
 class Machine:
-    """What it is computed on.
+    """The kind of device that trains.
 
     Attributes:
-        gpu: whether it is a GPU.
-        dtype_bytes: size of a number that is computed with.
+        gpu: whether it is a GPU, else a CPU.
+        dtype_bytes: bytes of a number in the computation.
     """
 
     gpu: bool
@@ -52,11 +52,11 @@ class ForwardPass:
     """What one forward pass holds.
 
     Attributes:
-        tokens: of all its lines, padding included.
-        length: of its longest line.
-        answers: tokens that are learnt from; None takes all of them for answers.
+        tokens: tokens of all lines, padding included.
+        length: tokens of the longest line.
+        answers: tokens that count in the loss; None for all tokens.
         packed: whether rows share a line, which needs a mask.
-        alone: whether it is all that its process does in a step.
+        alone: whether it is the only forward pass of its process in a step.
     """
 
     tokens: int
@@ -68,7 +68,7 @@ class ForwardPass:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes at the peak, by what they are for."""
+    """Bytes at the peak, by purpose."""
 
     weights: int
     adapter: int
@@ -81,16 +81,16 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of all terms."""
         return sum(size for _, size in self.terms())
 
     def terms(self) -> Iterator[tuple[str, int]]:
-        """The terms by name, in the order in which they are explained."""
+        """The terms by name, in the order of the explanation."""
         yield from vars(self).items()
 
 
 def machine_for(accelerator: str, precision: Precision) -> Machine:
-    """What the trainer computes in on an accelerator, by its name in the catalogue: bfloat16 where there is any."""
+    """The kind of device for an accelerator of the catalogue: it computes in bfloat16 if it supports that."""
     gpu = accelerator != "cpu"
     lacks_bfloat16 = any(name in accelerator.lower() for name in ("t4", "v100", "p100"))
     exact = not gpu or precision is Precision.FLOAT32 or (precision is Precision.AUTO and lacks_bfloat16)
@@ -99,39 +99,39 @@ def machine_for(accelerator: str, precision: Precision) -> Machine:
 
 def estimate_memory(model: Architecture, method: MethodSpec, forward_pass: ForwardPass, checkpointing: bool,
                     machine: Machine, processes: int = 1) -> MemoryEstimate:
-    """The peak of a training step in one process, in bytes.
+    """The peak memory of a training step in one process, in bytes.
 
     Args:
         model: the model's sizes.
         method: the method, its settings and the quantization.
-        forward_pass: what one forward pass gets.
-        checkpointing: whether activations are computed again in the backward pass.
-        machine: what it is computed on.
-        processes: how many train together; they divide the weights among them where the model's own are trained.
+        forward_pass: what one forward pass holds.
+        checkpointing: whether the backward pass computes activations again.
+        machine: the device of each process.
+        processes: the world size. If the model's own weights are trained, the processes shard them.
     """
     trained = trained_by(method, model)
     shares = _shares(trained, processes)
     block = forward_pass.tokens * _kept_of_a_block(model, trained, forward_pass, machine)
-    # Checkpointing keeps what goes into every block, and all of the one whose backward pass is under way.
+    # Checkpointing stores the input of every block, and all activations of the block in the backward pass.
     kept = forward_pass.tokens * trained.depth * model.hidden * machine.dtype_bytes + block if checkpointing else \
         trained.depth * block
     working = forward_pass.tokens * _working_of_a_block(model, trained, machine)
     loss = _loss(model, forward_pass, machine)
-    # The loss is done when the first block's backward pass begins: the larger of the two is the peak.
+    # The loss is freed before the first block's backward pass begins: the larger of the two is the peak.
     if checkpointing:
         loss = max(0, loss - block - working)
     gradients = math.ceil(trained.parameters * FLOAT32 / shares)
     activations = kept + working + _mask(forward_pass, machine)
     partial = trained.own and not trained.embeddings
     if forward_pass.alone and processes == 1 and not partial:
-        # Gradients take the place of activations that are done with, but for those of embeddings and head, which come
-        # before that; after an earlier pass of the same step they would be there already. Where few layers are trained
-        # whole, one layer's gradients come before much is done with. The first block's activations are there until
-        # all gradients but its own are.
+        # Gradients reuse the memory of freed activations, except those of embeddings and head, which come first.
+        # After an earlier forward pass of the same step, gradients exist already. If only a few layers are trained as
+        # a whole, one layer's gradients come before many activations are freed. The first block's activations are
+        # freed last, after all gradients but its own exist.
         last = block + working - FLOAT32 * (trained.parameters - trained.embeddings) // trained.depth
         activations = max(last, activations - gradients + FLOAT32 * trained.embeddings, 0)
     elif processes > 1 and shares == 1:
-        # DDP sums gradients in buffers of their own, which stay: beside activations first, then beside gradients.
+        # DDP reduces gradients in separate buffers, which stay allocated during the forward and the backward pass.
         activations = max(activations, gradients)
     memory = MemoryEstimate(
         weights=_weights(model, method.quantization, trained, machine, shares) + FLOAT32 * trained.reference,
@@ -145,29 +145,29 @@ def estimate_memory(model: Architecture, method: MethodSpec, forward_pass: Forwa
     )
     if shares == 1:
         return memory
-    # After training the first process puts the whole model together beside its part, and evaluates it.
+    # After training, rank 0 gathers the whole model beside its own shard and evaluates it.
     together = model.parameters * machine.dtype_bytes + memory.weights + memory.context
     return replace(memory, buffers=memory.buffers + max(0, together - memory.total))
 
 
 def estimate_reinforcement(model: Architecture, method: MethodSpec, tokens: int, response: int, machine: Machine
                            ) -> MemoryEstimate:
-    """The peak of learning from one sampled response, in bytes: PPO computes no activations again.
+    """The peak memory of a PPO update on one sampled response, in bytes. PPO uses no gradient checkpointing.
 
     Args:
         model: the model's sizes.
         method: ReFT and its settings.
-        tokens: of the longest question and response together.
-        response: of the longest response.
-        machine: what it is computed on.
+        tokens: tokens of the longest question with its response.
+        response: tokens of the longest response.
+        machine: the device of each process.
     """
     memory = estimate_memory(model, method, ForwardPass(tokens, tokens, 0), False, machine)
-    # Logits as computed, in float32, their logarithms, and what the entropy and the backward pass make of them.
+    # Logits in the computation's type and in float32, log-probabilities, and buffers of entropy and backward pass.
     return replace(memory, loss=response * model.vocabulary * (machine.dtype_bytes + 4 * FLOAT32))
 
 
 def checkpoint_bytes(model: Architecture, method: MethodSpec, machine: Machine, processes: int = 1) -> int:
-    """Size of a checkpoint: what is trained in float32, the optimizer's state, and what ReFT compares with."""
+    """Size of a checkpoint in bytes: trained parameters in float32, optimizer state, and ReFT's reference model."""
     trained = trained_by(method, model)
     shares = _shares(trained, processes)
     state = _optimizer(trained, machine, shares) * shares
@@ -175,14 +175,14 @@ def checkpoint_bytes(model: Architecture, method: MethodSpec, machine: Machine, 
 
 
 def _shares(trained: TrainedParameters, processes: int) -> int:
-    """Among how many processes the model is divided; PPO keeps it whole in each."""
+    """Number of processes that shard the model. With PPO each process has the whole model."""
     return processes if trained.own and not trained.reference else 1
 
 
 def _optimizer(trained: TrainedParameters, machine: Machine, shares: int) -> int:
-    """Bytes of optimizer state in one process; the 8-bit optimizer can't divide it, and is too coarse for PPO."""
+    """Bytes of optimizer state in one process. The 8-bit optimizer cannot be sharded, and is too coarse for PPO."""
     if machine.gpu and shares == 1 and not trained.reference:
-        # transformers keeps that of embeddings in 32 bits.
+        # transformers stores the state of embeddings in 32 bits.
         rest = trained.parameters - trained.embeddings
         return math.ceil(rest * _EIGHT_BIT_STATE + trained.embeddings * 2 * FLOAT32)
     return math.ceil(trained.parameters * 2 * FLOAT32 / shares)
@@ -190,12 +190,13 @@ def _optimizer(trained: TrainedParameters, machine: Machine, shares: int) -> int
 
 def _weights(model: Architecture, quantization: Quantization, trained: TrainedParameters, machine: Machine,
              shares: int) -> int:
-    """The base: its blocks' matrices quantized; embeddings, head, norms and biases never are."""
+    """Bytes of the base model. Quantization applies to the blocks' matrices, not to embeddings, head, norms and
+    biases."""
     if trained.own:
         held = FLOAT32 * trained.own + (model.parameters - trained.own) * machine.dtype_bytes
         if shares > 1:
             return math.ceil(held / shares)
-        # Kept in float32; autocast keeps a rounded copy of what it multiplies with until the backward pass is done.
+        # The weights are float32. Autocast stores a rounded copy of each matrix until the backward pass ends.
         copies = BFLOAT16 * min(trained.own, model.block_weights) if machine.dtype_bytes == BFLOAT16 else 0
         return held + copies
     rest = model.parameters - model.block_weights
@@ -208,11 +209,11 @@ def _weights(model: Architecture, quantization: Quantization, trained: TrainedPa
 
 
 def _gathered(model: Architecture, machine: Machine) -> int:
-    """What is whole for a while where all else is divided.
+    """Bytes that FSDP gathers: parts that are whole for a time.
 
-    Embeddings, head and last norm, with their gradients, from the beginning of a forward pass to the end of its
-    backward pass, and what goes into their sum, in float32. Of the blocks the one that is computed and the next, whose
-    weights come meanwhile, each of them once more as it is received; and the first one's gradients, with their sum.
+    Embeddings, head and last norm are whole from the beginning of a forward pass to the end of its backward pass, with
+    their gradients and a float32 buffer for the reduction. Of the blocks, two are whole: the one that is computed and
+    the one that is prefetched, each with a receive buffer; and the first block's gradients with their reduction.
     """
     size, block = machine.dtype_bytes, model.block_parameters
     outside = model.parameters - model.layers * block
@@ -221,20 +222,20 @@ def _gathered(model: Architecture, machine: Machine) -> int:
 
 def _kept_of_a_block(model: Architecture, trained: TrainedParameters, forward_pass: ForwardPass, machine: Machine
                      ) -> int:
-    """Bytes a token that one block keeps for its backward pass."""
+    """Bytes per token that one block stores for its backward pass."""
     size = machine.dtype_bytes
-    # Both norms keep their input, in float32.
+    # Both norms store their input in float32.
     total = 2 * model.hidden * FLOAT32
-    # Queries, keys, values and the output of attention; with a mask the keys are repeated for each group of heads.
+    # Queries, keys, values and the output of attention. With a mask, keys are repeated for each group of heads.
     keys = model.attention if forward_pass.packed or not machine.gpu else model.key_values
     total += (2 * model.attention + 2 * keys) * size
-    # Gate, its activation, and the value beside it.
+    # Gate, its activation, and the up projection.
     total += 3 * model.intermediate * size
     sources = set()
     for linear in model.linears:
         if linear.name not in trained.layers:
             continue
-        # On a GPU each adapter casts its input for itself.
+        # On a GPU each adapter casts its own copy of the input.
         if (machine.gpu and trained.rank) or linear.source not in sources:
             already = linear.source == "attention" and not (machine.gpu and trained.rank)
             total += 0 if already else linear.inputs * size
@@ -245,7 +246,7 @@ def _kept_of_a_block(model: Architecture, trained: TrainedParameters, forward_pa
         if trained.dense:
             total += 2 * linear.outputs * size
         elif trained.magnitude and linear.source in ("attention", "product"):
-            # What the others give is kept by what comes after them.
+            # The next operation stores the output of the other layers.
             total += linear.outputs * size
     if trained.own:
         total += 2 * model.hidden * size
@@ -253,28 +254,28 @@ def _kept_of_a_block(model: Architecture, trained: TrainedParameters, forward_pa
 
 
 def _mask(forward_pass: ForwardPass, machine: Machine) -> int:
-    """The mask that keeps the rows of a line apart: one for all blocks, as truth values and as numbers to add."""
+    """Bytes of the mask that separates the rows of a line: one for all blocks, as booleans and as numbers to add."""
     return forward_pass.tokens * forward_pass.length * (1 + machine.dtype_bytes) if forward_pass.packed else 0
 
 
 def _working_of_a_block(model: Architecture, trained: TrainedParameters, machine: Machine) -> int:
-    """Bytes a token for the gradients that are under way in one block: of the residual stream and of gate and value."""
+    """Bytes per token of temporary gradients in one block: of the residual stream, the gate and the up projection."""
     return (2 * model.hidden + 2 * model.intermediate) * machine.dtype_bytes
 
 
 def _loss(model: Architecture, forward_pass: ForwardPass, machine: Machine) -> int:
-    """Hidden states of the answers with their gradients in float32, and tiles of logits instead of all of them."""
+    """Bytes of the answers' hidden states with float32 gradients, and of the tiles of logits."""
     answers = forward_pass.tokens if forward_pass.answers is None else forward_pass.answers
     lines = min(answers, _TILE_TOKENS)
     tiles = lines * _TILE_WORDS * machine.dtype_bytes
     if not machine.gpu:
-        # Without Triton the gradient of a tile's softmax goes through seven more of its size.
+        # Without Triton, the softmax gradient of a tile needs seven more buffers of the same size.
         tiles += (_TILES - 1) * lines * min(model.vocabulary, _TILE_WORDS) * FLOAT32
     return answers * model.hidden * (machine.dtype_bytes + FLOAT32) + tiles
 
 
 def _buffers(model: Architecture, quantization: Quantization, trained: TrainedParameters, machine: Machine) -> int:
-    """What one layer at a time needs beside activations: its weight dequantised, and PEFT's DoRA's whole update."""
+    """Bytes of the largest temporary buffer of one layer: its dequantized weight, and the update of PEFT's DoRA."""
     chosen = [linear for linear in model.linears if linear.name in trained.layers]
     largest = max((linear.weights for linear in model.linears), default=0)
     dequantised = 0 if quantization is Quantization.NONE else largest * machine.dtype_bytes
@@ -284,5 +285,6 @@ def _buffers(model: Architecture, quantization: Quantization, trained: TrainedPa
 
 
 def _update(linear: Linear, machine: Machine) -> int:
-    """PEFT multiplies both factors with an identity matrix, adds the weight, and takes the norms of the rows."""
+    """Bytes of the buffers in PEFT's DoRA: factors times an identity matrix, plus the weight, and the norms of its
+    rows."""
     return linear.inputs**2 * machine.dtype_bytes + 3 * linear.weights * machine.dtype_bytes

@@ -1,8 +1,8 @@
-"""Hours and money, from tokens: estimates, good for telling an hour from a day.
+"""Hours and cost of training, estimated from tokens: precise enough to tell an hour from a day.
 
-A token costs two operations a weight forward, as many for the gradient of what it came from, as many again for the
-gradient of a trained weight, and with checkpointing the forward pass once more (Kaplan et al., 2020, arXiv:2001.08361).
-What a machine really does of these is its peak times a share that was assumed, not measured, for GPUs.
+Per token and weight, the forward pass costs two operations, the gradient of its input two, the gradient of a trained
+weight two, and gradient checkpointing two more (Kaplan et al., 2020, arXiv:2001.08361). An accelerator does a share of
+its peak operations; the shares of GPUs are assumed, not measured.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ CPU_CORE = 0.06
 
 UNKNOWN_PEAK = 121.0
 _DEQUANTISING = 1.25
-"""What nf4 and int8 take more than bfloat16: assumed."""
+"""Time with nf4 and int8 relative to bfloat16: assumed."""
 
 
 @dataclass(frozen=True)
-class Duration:
-    """How long training takes; loading, evaluation and upload are not in it.
+class TrainingDuration:
+    """Time and cost of training, without loading, evaluation and upload.
 
     Attributes:
         tokens: tokens to train on, over all epochs.
-        tokens_per_second: over all accelerators.
-        hours: of training.
+        tokens_per_second: speed of all accelerators together.
+        hours: hours of training.
         cost: hours × accelerators × price.
     """
 
@@ -52,7 +52,8 @@ class Duration:
     cost: Decimal
 
 
-def estimate_duration(tokens: int, operations_per_token: float, operations_per_second: float, price: Price) -> Duration:
+def estimate_duration(tokens: int, operations_per_token: float, operations_per_second: float, price: Price
+                      ) -> TrainingDuration:
     """How long training takes and what it costs.
 
     Args:
@@ -63,7 +64,7 @@ def estimate_duration(tokens: int, operations_per_token: float, operations_per_s
     """
     rate = price.accelerators * operations_per_second / operations_per_token
     hours = tokens / rate / 3600
-    return Duration(tokens, rate, hours, estimated_amount(cost_of(timedelta(hours=hours), price)))
+    return TrainingDuration(tokens, rate, hours, estimated_amount(cost_of(timedelta(hours=hours), price)))
 
 
 def operations_per_token(model: Architecture, method: MethodSpec, checkpointing: bool) -> float:

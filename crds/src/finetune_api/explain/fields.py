@@ -1,4 +1,4 @@
-"""Finding a field of the API by its path: its model, type, default and documentation."""
+"""Finds a field of the API by its path or its name: model, type, default and documentation."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class FieldDoc:
     Attributes:
         path: where it is, such as `spec.method.lora.rank`.
         type: its type in words.
-        required: whether it must be written.
-        default: what it is when left out; None where that is decided later.
-        choices: the values that it takes, if they can be listed.
+        required: whether a user must write it.
+        default: its default; None if there is none, or if the trainer decides it.
+        choices: the values that it accepts, if they can be listed.
         description: its documentation, in one paragraph.
-        fields: what is below it, if it is a mapping.
+        fields: the fields below it, if it is a mapping.
         limits: the bounds of a number, or the form of a text, in words; None without any.
     """
 
@@ -48,7 +48,7 @@ class FieldDoc:
 
 
 def model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel] | None:
-    """The model that holds the fields below a path, or None where there is none."""
+    """The model with the fields below a path; None if there is none."""
     for part in path:
         if isinstance(part, int) or part.isdigit():
             continue

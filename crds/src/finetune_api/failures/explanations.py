@@ -8,7 +8,7 @@ from enum import StrEnum
 from finetune_api.failures.failure_class import member_name
 
 
-class Section(StrEnum):
+class DocsSection(StrEnum):
     """Where a reason stands in docs/reference/conditions.md: the section's title."""
 
     UNDER_WAY = "Under way"
@@ -31,7 +31,7 @@ class Explanation:
     reason: str
     meaning: str
     action: str
-    section: Section = Section.UNDER_WAY
+    section: DocsSection = DocsSection.UNDER_WAY
     outcome: bool = False
 
     @property
@@ -107,22 +107,22 @@ _UNDER_WAY = (
 _SUCCESS = (
     Explanation(
         "Succeeded", "The model is trained and published.",
-        "`status.adapter.uri` is the adapter. The report is beside it.", Section.SUCCESS, outcome=True),
+        "`status.adapter.uri` is the adapter. The report is beside it.", DocsSection.SUCCESS, outcome=True),
     Explanation(
         "StoppedEarly", "Training reached a limit of `budget`. What was trained until then is evaluated and published.",
         "To train longer, create a new job with a higher `budget.maxCost` or `budget.maxDuration` and "
-        "`runPolicy.resumeFrom`.", Section.SUCCESS, outcome=True),
+        "`runPolicy.resumeFrom`.", DocsSection.SUCCESS, outcome=True),
     Explanation(
         "AlreadyPublished", "A result of the same spec, data and base model is published already. A result that missed "
         "its gate or stopped early ends the job as `QualityGate` or `StoppedEarly` again.",
-        "Set `runPolicy.rerun: Always` to train again.", Section.SUCCESS, outcome=True),
+        "Set `runPolicy.rerun: Always` to train again.", DocsSection.SUCCESS, outcome=True),
 )
 
 _EVENTS = (
     Explanation(
         "StatusRefused", "The apiserver rejects a whole status, most often because the CustomResourceDefinition is of "
         "another release. The conditions say it too, where they can be written.",
-        "An administrator installs the CustomResourceDefinition of the operator's release.", Section.EVENT),
+        "An administrator installs the CustomResourceDefinition of the operator's release.", DocsSection.EVENT),
 )
 
 EXPLANATIONS: tuple[Explanation, ...] = (*_BEFORE_THE_START, *_UNDER_WAY, *_SUCCESS, *_EVENTS)

@@ -59,12 +59,12 @@ class FailureClass:
         cure: what the user or the administrator does, as a sentence; the docs have it.
         exit_code: the trainer's exit code; None where the operator alone sees such an end. 0 is an end that the trainer
             reports in its result.
-        message: what the operator tells where the trainer ended with `exit_code` and left no result.
+        message: the condition's message if the trainer ended with `exit_code` and left no result.
         delay: how long the next attempt waits.
         avoids_node: whether the next attempts keep away from the node, for a time.
         first_start: `retry` where no trainer of the job has run yet; None where it is the same.
         alert: the alert that fires when a job fails for this reason; None where no job does.
-        changes_training: whether the cure changes what is trained: then no other job can resume from its checkpoints.
+        changes_training: whether the cure changes what is trained. If so, no other job can resume from its checkpoints.
         member: the name in the enums; None for the reason in capitals (`BadData` is `BAD_DATA`).
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from finetune_api.failures import EXPLANATIONS, FAILURE_CLASSES, AlertGroup, Delay, FailureClass, Retry
-from finetune_api.failures.explanations import Section
+from finetune_api.failures.explanations import DocsSection
 
 _RETRIES = {
     Retry.NEVER: "no",
@@ -27,7 +27,7 @@ def reason_tables() -> str:
         f"## {section}\n" + _table(("reason", "what it means", "what to do"),
                                    ((f"`{one.reason}`", one.meaning, one.action)
                                     for one in EXPLANATIONS if one.section is section))
-        for section in Section)
+        for section in DocsSection)
     failed = [one for one in FAILURE_CLASSES if one.alert]
     attempts = [one for one in FAILURE_CLASSES if not one.alert]
     return (f"{progress}\n## Failure\n{_BEFORE_FAILURES}\n{_failures(failed)}\n"

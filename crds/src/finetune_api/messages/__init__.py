@@ -1,6 +1,6 @@
 """What operator and trainer send each other, and what a trainer writes into the output."""
 
-from finetune_api.messages.field_types import Date, Sentence, Time
+from finetune_api.messages.field_types import Date, Sentence, Timestamp
 from finetune_api.messages.manifest import CheckpointManifest, Manifest, PublishedFile
 from finetune_api.messages.preflight import JobEstimate, PreflightResult, PreflightVerdict
 from finetune_api.messages.progress import ProgressMessage, Stage
@@ -25,5 +25,5 @@ __all__ = [
     "RunConfig",
     "Sentence",
     "Stage",
-    "Time",
+    "Timestamp",
 ]

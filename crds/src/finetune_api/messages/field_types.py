@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from finetune_api.values.printable import printable
 
-Time = Annotated[datetime, Field(strict=False)]
+Timestamp = Annotated[datetime, Field(strict=False)]
 Date = Annotated[date, Field(strict=False)]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from finetune_api.messages.field_types import Date, Time
+from finetune_api.messages.field_types import Date, Timestamp
 from finetune_api.messages.result import Result
 from finetune_api.values.api_model import Message, Sha256
 from finetune_api.values.paths import RelativePath
@@ -89,7 +89,7 @@ class Manifest(Message):
     base_description: Sha256 | None = None
     """Digest of its configuration, tokenizer and chat template, if the revision does not cover them."""
 
-    created: Time
+    created: Timestamp
     """When it was published."""
 
     files: tuple[PublishedFile, ...]

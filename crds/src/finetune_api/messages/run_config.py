@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from finetune_api.messages.field_types import Date, Time
+from finetune_api.messages.field_types import Date, Timestamp
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.values.api_model import ApiModel, Message, Sha256
 from finetune_api.values.money import Price
@@ -95,7 +95,7 @@ class RunConfig(ApiModel):
 class Limits(Message):
     """Limits that may change while a trainer runs. It reads them again at every step (`limits.json`)."""
 
-    stop_at: Time | None = None
+    stop_at: Timestamp | None = None
     """When to stop training."""
 
     max_cost: Money | None = None

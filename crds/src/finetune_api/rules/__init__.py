@@ -18,10 +18,10 @@ __all__ = ["FIXED_SECTIONS", "RULES", "SMALLEST_SPEC", "STORED_RULES", "Rule", "
            "look_up", "merge_patch"]
 
 RULES: tuple[Rule, ...] = (*dataset.RULES, *method.RULES, *training.RULES, *evaluation.RULES, *limits.RULES)
-"""What holds of every job, in the order in which errors are told."""
+"""The rules of every job, in the order in which errors are listed."""
 
 FIXED_SECTIONS = ("model", "dataset", "output", "method", "engine", "training", "evaluation", "compute")
-"""The sections of a spec that can't change once the job has started: all but runPolicy and budget."""
+"""The sections of a spec that cannot change once the job has started: all except runPolicy and budget."""
 
 SMALLEST_SPEC: Section = {
     "model": {"source": "owner/name"},
@@ -32,7 +32,7 @@ SMALLEST_SPEC: Section = {
 
 
 def _written(tree: Any) -> Any:
-    """A tree without its nulls: to the apiserver, too, they are as good as left out."""
+    """A tree without nulls: the apiserver, too, treats a null like a missing field."""
     if isinstance(tree, Mapping):
         return {key: _written(value) for key, value in tree.items() if value is not None}
     return tree

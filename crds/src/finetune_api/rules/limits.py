@@ -1,4 +1,4 @@
-"""Limits of single fields that a pattern cannot say, or cannot say in words."""
+"""Limits of single fields that a pattern cannot express, or not with a helpful message."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def _holds(field: str, judge: Callable[[Any], bool]) -> Callable[[Section], bool
 
 
 def _where_present(field: str, cel: str) -> str:
-    """CEL that holds where a field, or what it is in, is left out."""
+    """CEL that also holds if the field, or a section above it, is missing."""
     parts = field.split(".")
     absent = " || ".join(f"!has(self.{'.'.join(parts[:count])})" for count in range(1, len(parts) + 1))
     return f"{absent} || ({cel.format(field=f'self.{field}')})"
 
 
 def _readable_amount(value: Any) -> bool:
-    """Whether an amount is small enough; what is none has an error of its own."""
+    """Whether an amount is small enough. A value that is no amount has an error of its own."""
     if isinstance(value, bool | float) or not re.fullmatch(MONEY_PATTERN, str(value)):
         return True
     try:

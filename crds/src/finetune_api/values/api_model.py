@@ -1,4 +1,4 @@
-"""What every model of the API shares: strict types, camelCase in YAML, docstrings under fields as descriptions."""
+"""The base of every model: strict types, camelCase in YAML, and docstrings under fields as descriptions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Template = Annotated[str, Field(min_length=1, max_length=20_000)]
 
 
 class ApiModel(BaseModel):
-    """A part of the API: unknown fields are refused, types are not coerced, values do not change once read."""
+    """A part of the API. It rejects unknown fields, does not convert types, and is immutable."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -36,16 +36,16 @@ class ApiModel(BaseModel):
 
 
 class Message(ApiModel):
-    """Something that one program writes and another reads: a reader takes newer fields without failing."""
+    """A message that one program writes and another reads. A reader ignores fields that it does not know."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=True)
 
     @classmethod
     def read(cls, text: str | bytes) -> Self:
-        """Read a message of any release: a field that can be absent, and that this one can't read, is passed over.
+        """Read a message of any release. An optional field that this release cannot read is ignored.
 
         Raises:
-            pydantic.ValidationError: it is no such message, or a field that it must have can't be read.
+            pydantic.ValidationError: it is no such message, or a required field cannot be read.
         """
         try:
             return cls.model_validate_json(text)

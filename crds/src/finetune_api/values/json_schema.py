@@ -1,7 +1,7 @@
 """A JSON Schema in a job: JSON text whose length and nesting are limited.
 
-An object of any shape in the CustomResourceDefinition could be nested so deeply that no client can decode it. A text
-cannot: its length is limited at admission, and its content is checked here.
+If the CustomResourceDefinition allowed an object of any shape, it could be nested so deeply that no client can decode
+it. The apiserver limits the length of a text, and this module checks its content.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pydantic import BeforeValidator, WithJsonSchema
 from finetune_api.values.nesting import leaves
 
 LONGEST = 32 * 1024
-"""Characters of the text."""
+"""Largest number of characters of the text."""
 
 DEEPEST = 64
-"""Levels of objects and lists."""
+"""Largest number of levels of objects and lists."""
 
 FORM = "write the JSON Schema as JSON text: `jsonSchema: |`, and on the lines below it an object, in braces"
 OBJECT_PATTERN = r"^[ \t\r\n]*\{"
@@ -29,11 +29,11 @@ _LARGEST = 10**_MOST_DIGITS
 
 
 def parse_json_schema(value: Any) -> dict[str, Any]:
-    """Read the JSON text of a schema; an object, as run configurations and manifests carry it, is taken as it is.
+    """Read the JSON text of a schema. An object, as in run configurations and manifests, is accepted too.
 
     Raises:
-        ValueError: no JSON object, longer than `LONGEST`, nested deeper than `DEEPEST`, or with a number or a text that
-            cannot be written as JSON again.
+        ValueError: it is no JSON object, is longer than `LONGEST`, is nested deeper than `DEEPEST`, or has a number or
+            a text that JSON cannot hold.
     """
     if isinstance(value, str):
         if not re.match(OBJECT_PATTERN, value):
@@ -83,4 +83,4 @@ JsonSchema = Annotated[
     BeforeValidator(parse_json_schema),
     WithJsonSchema({"type": "string", "maxLength": LONGEST}),
 ]
-"""A JSON Schema: text in a job, plain data in memory and in everything that programs hand on to each other."""
+"""A JSON Schema: text in a job, plain data in memory and in messages between programs."""

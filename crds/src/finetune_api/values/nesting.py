@@ -1,4 +1,4 @@
-"""Plain data of limited depth: what is nested too deeply, other programs cannot decode or copy."""
+"""Plain data of limited depth. Other programs cannot decode or copy data that is nested too deeply."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def leaves(value: Any, deepest: int) -> Iterator[Any]:
-    """Every key and every value in plain data that is itself neither object nor list. Needs no recursion.
+    """Every key, and every value that is neither an object nor a list, without recursion.
 
     Args:
         value: objects, lists, texts, numbers.
-        deepest: most levels of objects and lists.
+        deepest: largest number of levels of objects and lists.
 
     Raises:
         ValueError: it has more levels.

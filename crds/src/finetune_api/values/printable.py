@@ -1,11 +1,11 @@
-"""Text that a terminal shows and doesn't obey."""
+"""Text without control sequences, so that a terminal shows it and does not execute it."""
 
 from __future__ import annotations
 
 import re
 
 # The control characters of ASCII and Latin-1 but tab and line feed; what turns the direction of text; line separators;
-# and half surrogate pairs, which can't be encoded.
+# and half surrogate pairs, which cannot be encoded.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

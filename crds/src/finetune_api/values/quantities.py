@@ -1,7 +1,7 @@
 """Durations, money and Kubernetes quantities as parsed types.
 
-Each type reads what `kubectl` users write, keeps an exact value (never a float), and writes back a string that reads
-the same. The JSON Schema of each is what the CustomResourceDefinition carries.
+Each type reads what `kubectl` users write, has an exact value (never a float), and writes a string that reads back as
+the same value. The CustomResourceDefinition has the JSON Schema of each type.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AMOUNT_FORM = f"write an amount of at most {LARGEST_AMOUNT}"
 LONGEST_DURATION = timedelta(hours=87_600)
 DURATION_FORM = "write a duration of at most 87600h (ten years)"
 _MOST_DIGITS = 40
-"""Of any amount, those in a status included."""
+"""Largest number of digits of any amount, in a status too."""
 
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
 _SUFFIXES: dict[str, Decimal] = {
@@ -65,7 +65,7 @@ def format_duration(value: timedelta) -> str:
 def parse_money(value: Any) -> Decimal:
     """Read an amount of money: a whole number, or a quoted decimal such as `"1.25"`.
 
-    Floats are refused, as the CustomResourceDefinition refuses them: 0.1 has no exact binary value.
+    It rejects floats, as the CustomResourceDefinition does: 0.1 has no exact binary value.
 
     Raises:
         ValueError: the value is not an amount; the message says what to write.
@@ -92,7 +92,7 @@ class Quantity(str):
 
     @property
     def value(self) -> Decimal:
-        """The number that the text stands for (bytes for memory, cores for CPU)."""
+        """The exact number: bytes for memory, cores for CPU."""
         number, suffix = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", self).groups()  # type: ignore[union-attr]
         return Decimal(number) * _SUFFIXES[suffix]
 
@@ -141,10 +141,10 @@ Money = Annotated[
     PlainSerializer(lambda amount: f"{amount:f}", return_type=str),
     _int_or_string(MONEY_PATTERN, 0),
 ]
-"""An exact amount (`Decimal`), in the currency of the accelerator catalogue: USD unless its administrator says else."""
+"""An exact amount (`Decimal`) in the currency of the accelerator catalogue. Default: USD."""
 
 Amount = Annotated[Money, AfterValidator(_payable)]
-"""Money that a user writes: at most `LARGEST_AMOUNT`, so that no sum of it loses digits."""
+"""An amount that a user writes: at most `LARGEST_AMOUNT`, so that no sum loses digits."""
 
 ResourceQuantity = Annotated[
     Quantity,

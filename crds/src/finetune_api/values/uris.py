@@ -1,4 +1,4 @@
-"""Where models, data and results lie: one parsed `Uri` type and the schemes that each field takes."""
+"""Locations of models, data and results: one parsed `Uri` type, and the schemes that each field accepts."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def parse_uri(value: Any, schemes: tuple[str, ...]) -> Uri:
     """Read a location that must have one of `schemes`.
 
     Raises:
-        ValueError: another scheme, an impossible bucket or claim name, a `..` in it (but for `file`), a query, a
-            fragment, or more than 1024 characters.
+        ValueError: another scheme, an invalid bucket or claim name, a `..` (except for `file`), a query, a fragment,
+            or more than 1024 characters. The message says what to write.
     """
     text = str(value) if isinstance(value, Uri) else value
     choices = "; ".join(_SHAPE[scheme] for scheme in schemes)
@@ -142,7 +142,7 @@ def _check_address(text: str) -> str:
 
 HttpAddress = Annotated[str, Field(pattern=r"^https?://[^\s?#@]+$", max_length=MAX_LENGTH),
                         AfterValidator(_check_address)]
-"""The address of an HTTP server, without query, fragment and password."""
+"""The address of an HTTP server, without query, fragment or password."""
 
 
 def _pattern(schemes: tuple[str, ...]) -> str:
