@@ -16,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NOT_SHARED = {"build", "adapters", ".git"}
+AS_INSTALLED = {"MAKEFLAGS": "--assume-old=.venv/.installed"}
+"""The environment in which make sets up nothing: .venv is the repository's, and would be installed from the copy."""
 
 
 class Tutorial:
@@ -54,7 +56,8 @@ class Tutorial:
             AssertionError: a command ended otherwise than the page says; the message is what was printed.
         """
         assert set(values) >= self.values
-        done = subprocess.run(["bash", "-c", self.script()], cwd=self.folder, env={**os.environ, **values}, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds, check=False)
+        done = subprocess.run(
+            ["bash", "-c", self.script()], cwd=self.folder, env={**os.environ, **AS_INSTALLED, **values}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds, check=False)
         assert done.returncode == 0, done.stdout[-8000:]
         return done.stdout
