@@ -63,7 +63,7 @@ def main() -> None:
     from finetune_trainer.run.entry import quieten
 
     quieten()
-    import finetune_trainer.run.rehearsal  # noqa: F401  # Once, and not in each process that is forked from this.
+    import finetune_trainer.run.checks.rehearsal  # noqa: F401  # Once, and not in each process that is forked from this.
     import torch
 
     torch.set_num_threads(1)
@@ -115,7 +115,7 @@ def rehearsed(family: str, method: dict[str, Any], scratch: Path) -> str:
     from finetune_api.messages import Accelerator, RunConfig
     from finetune_trainer.data.rows import PreparedData, TokenRow
     from finetune_trainer.model.loading.base import open_base
-    from finetune_trainer.run.rehearsal import rehearse
+    from finetune_trainer.run.checks.rehearsal import rehearse
     from transformers import AutoConfig
 
     folder = scratch / "model"
@@ -131,7 +131,7 @@ def rehearsed(family: str, method: dict[str, Any], scratch: Path) -> str:
                        accelerator=Accelerator(name="cpu", hourly_rate="0"))
     rows = tuple(TokenRow(tuple(range(5 + one, 15 + 2 * one)), (20 + one, 21, 22, 0)) for one in range(4))
     data = PreparedData(rows, ("",) * len(rows), (), (), {})
-    return rehearse(config, open_base(folder, family), folder, data, tokenizer, scratch) or ""
+    return rehearse(config, open_base(folder, family), folder, data, tokenizer, scratch).skipped or ""
 
 
 def _tokenizer() -> Any:

@@ -61,7 +61,7 @@ def main() -> None:
     print(_line(HEAD) + "\n" + _line(["---"] + ["---:"] * (len(HEAD) - 1)), flush=True)
     processes = multiprocessing.get_context("forkserver")
     # The imports once, before any process is forked; its peak begins anew.
-    processes.set_forkserver_preload(["finetune_trainer.run.attempt", "finetune_trainer.run.local"])
+    processes.set_forkserver_preload(["finetune_trainer.run.attempt.attempt", "finetune_trainer.run.local"])
     with tempfile.TemporaryDirectory(prefix="methods-table-") as scratch:
         for number, name in enumerate(options.methods):
             folder = Path(scratch) / str(number)

@@ -7,14 +7,15 @@ import logging
 from pathlib import Path
 
 import pytest
+from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import Outcome, Result, Stage
 from finetune_api.values.printable import printable
 from finetune_operator.telemetry.logs import JsonLines, TextLines
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.progress.console import ConsoleObserver
 from finetune_trainer.progress.terminal import Terminal, say
-from finetune_trainer.report.terminal import show_ending
-from finetune_trainer.run.entry import Ending
+from finetune_trainer.report.run_end import RunEnd
+from finetune_trainer.report.terminal import show_end
 from rich.table import Table
 
 from tests.cli.jobs import call
@@ -54,7 +55,7 @@ def test_notes_tables_and_endings_reach_a_terminal_clean(terminal):
     table.add_column(HOSTILE)
     table.add_row(HOSTILE)
     terminal.print(table)
-    show_ending(terminal, Ending(1, Result(outcome=Outcome.BAD_DATA, message=HOSTILE)))
+    show_end(terminal, RunEnd(ExitCode.BAD_DATA, Result(outcome=Outcome.BAD_DATA, message=HOSTILE)))
     text = terminal.file.getvalue()
     assert text.count(r"a\u001b]0;owned") >= 4  # Rich itself drops some others.
     assert not {"\x07", "\x08", "\x9b", "\u202e", "\x7f"} & set(text)

@@ -10,8 +10,8 @@ import pytest
 from finetune_api import ExitCode, load_job
 from finetune_cli.job_file import with_absolute_locations
 from finetune_trainer.model.files.content import folder_digest
-from finetune_trainer.run.entry import Ending
-from finetune_trainer.run.local import identify
+from finetune_trainer.report.run_end import RunEnd
+from finetune_trainer.run.local_identity import identify
 
 from tests.cli.inputs import ticket_job, write_model_folder, write_tickets
 from tests.cli.jobs import call, write_job
@@ -84,7 +84,7 @@ def test_a_stopped_run_prints_the_command_that_goes_on(job, monkeypatch):
 ])
 def test_on_a_cpu_a_budget_without_an_hourly_rate_is_said_to_have_no_effect(job, monkeypatch, budget, warned):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("finetune_trainer.run.local.run", lambda config, *rest: Ending(ExitCode.OK, None))
+    monkeypatch.setattr("finetune_trainer.run.local.run", lambda config, *rest: RunEnd(ExitCode.OK, None))
     result = call("run", job(budget=budget))
     assert result.exit_code == 0
     words = ("warning: spec.budget.maxCost: 5 has no effect: this machine has no GPU, and a CPU costs nothing unless "

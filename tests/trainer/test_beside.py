@@ -11,7 +11,7 @@ from finetune_api.values.money import Price
 from finetune_trainer.errors import StopRequested
 from finetune_trainer.progress.metrics_log import MetricsLog
 from finetune_trainer.progress.state import RunState
-from finetune_trainer.run.beside import Beside
+from finetune_trainer.run.attempt.optional_steps import OptionalSteps
 
 from tests.models import tiny_job
 from tests.trainer.endpoints import endpoint
@@ -30,22 +30,22 @@ def _child(job, environment, log):
     _become(environment, log)
     from finetune_api import parse_job
     from finetune_trainer.publish import export
-    from finetune_trainer.run import attempt
+    from finetune_trainer.run.attempt import evaluating, publishing
     from finetune_trainer.run.local import run_job
     from rich.console import Console
 
     def broken(*_, **__):
         raise IndexError("index out of range in self")
 
-    def half(trained_model, published, files, quantization, device, tokenizer, folder):
+    def half(trained_model, published, base, tokenizer, folder):
         folder.mkdir()
         (folder / "model-00001-of-00002.safetensors").write_bytes(b"half")
         raise torch.OutOfMemoryError("simulated")
 
-    assert export.export_merged is attempt.export_merged
-    attempt.Evaluator.evaluate = broken
-    attempt.majority_scores = attempt.render_card = attempt.render_report = broken
-    attempt.export_merged = half
+    assert export.export_merged is publishing.export_merged
+    evaluating.Evaluator.evaluate = evaluating.majority_scores = broken
+    publishing.render_card = publishing.render_report = broken
+    publishing.export_merged = half
     code = run_job(parse_job(job), port=None, rerun=False, console=Console(file=os.fdopen(1, "w"), width=200))
     sys.stdout.flush()
     os._exit(code)
@@ -69,16 +69,17 @@ def test_what_was_learnt_is_published_whatever_fails_beside_it(tmp_path):
                     "model could not be made: the accelerator's memory", "answered 404", "the model card",
                     "the report could not be made"):
         assert missing in result["message"], result["message"]
+    assert "report      " not in done.output, "it is not there"
 
 
 def test_only_a_request_to_stop_ends_what_is_optional():
     said = []
-    beside = Beside(said.append)
-    with beside.optional("the plot"):
+    steps = OptionalSteps(said.append)
+    with steps.optional("the plot"):
         raise ValueError("no such colour")
-    assert beside.missing == ["the plot could not be made: an unexpected error: ValueError: no such colour"]
-    assert said == [f"warning: {beside.missing[0]}"]
-    with pytest.raises(StopRequested), beside.optional("the plot"):
+    assert steps.missing == ["the plot could not be made: an unexpected error: ValueError: no such colour"]
+    assert said == [f"warning: {steps.missing[0]}"]
+    with pytest.raises(StopRequested), steps.optional("the plot"):
         raise StopRequested("stopped")
 
 

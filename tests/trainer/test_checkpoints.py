@@ -70,7 +70,7 @@ def test_a_checkpoint_that_would_write_elsewhere_is_passed_over(storage, tmp_pat
     manifest.write_text(json.dumps(content))
     found = checkpoints.newest(MINE, tmp_path / "resume")
     assert found.step == 2
-    assert notes == ["the checkpoint team/job/uid/checkpoints/1/step-00000004 is passed over: its manifest can't be "
+    assert notes == ["the checkpoint team/job/uid/checkpoints/1/step-00000004 is not used: its manifest can't be "
                      "read"]
 
 

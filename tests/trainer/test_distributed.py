@@ -146,7 +146,7 @@ def test_rows_that_cannot_be_shared_equally_end_with_64_before_anything_is_loade
     pod = RunningPod(folder / "log.txt", ["run", "--config", str(folder / "config"), "--port", "0"],
                      {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}).wait(60)
     assert pod.code == 64, pod.output
-    assert "8 rows can't be shared equally among 3 processes; write a multiple of that" in pod.output
+    assert "batchSize is 8; it must be a multiple of the 3 processes that train" in pod.output
 
 
 @pytest.mark.parametrize(("rank", "words"), [

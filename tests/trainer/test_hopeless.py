@@ -1,13 +1,11 @@
-"""A training that raises what nobody foresaw: whether it would again is asked of a small copy of the model."""
+"""After an unexpected exception in training, a small copy of the model shows whether the job can ever work."""
 
 from types import SimpleNamespace
 
 import pytest
+from finetune_trainer.distributed.rank import RankInfo
 from finetune_trainer.errors import BadConfig, Diverged
-from finetune_trainer.model.files.find import ModelFiles
-from finetune_trainer.run import attempt as attempt_module
-
-from tests.models import save_tiny_model
+from finetune_trainer.run.attempt import training
 
 
 @pytest.mark.parametrize(("raised", "processes", "hopeless", "told"), [
@@ -17,13 +15,12 @@ from tests.models import save_tiny_model
 ])
 def test_a_training_that_fails_on_a_small_copy_too_is_a_bad_description(tmp_path, monkeypatch, raised, processes,
                                                                         hopeless, told):
-    save_tiny_model(tmp_path / "model")
-
     def rehearse(*arguments):
         if hopeless:
             raise BadConfig("spec.method: can't train it")
 
-    monkeypatch.setattr(attempt_module, "rehearse", rehearse)
-    attempt = SimpleNamespace(config=None, place=SimpleNamespace(size=processes), scratch=tmp_path)
-    with pytest.raises(told), attempt_module._told_if_hopeless(attempt, ModelFiles(tmp_path / "model", ""), None, None):
+    monkeypatch.setattr(training, "rehearse", rehearse)
+    attempt = SimpleNamespace(config=None, rank=RankInfo(0, processes), scratch=tmp_path)
+    inputs = SimpleNamespace(base=None, files=SimpleNamespace(folder=tmp_path), data=None, tokenizer=None)
+    with pytest.raises(told), training.rehearsed_on_failure(attempt, inputs):
         raise raised

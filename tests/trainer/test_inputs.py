@@ -1,6 +1,5 @@
 """What is told of the rows and the model together, before any weights are read."""
 
-import json
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from finetune_api.messages import Accelerator, RunConfig
 from finetune_trainer.data.rows import PreparedData, TokenRow
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.model.files.find import ModelFiles
-from finetune_trainer.run.inputs import check_positions, open_chat, read_rows
+from finetune_trainer.run.checks.inputs import check_positions, open_chat, read_rows
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tests.models import CHATML, tiny_job, tiny_tokenizer, write_rows
@@ -19,15 +18,14 @@ from tests.models import CHATML, tiny_job, tiny_tokenizer, write_rows
 def test_rows_that_may_be_longer_than_the_models_positions_are_told(tmp_path, config):
     write_rows(tmp_path / "rows.jsonl", 10)
     tiny_tokenizer().save_pretrained(tmp_path / "model")
-    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     spec = resolve_defaults(parse_job(tiny_job(tmp_path)).spec)
     files = ModelFiles(tmp_path / "model", "")
     told = []
     run = RunConfig(namespace="n", name="tiny", uid="u", attempt=1, spec=spec, spec_hash="0" * 64,
                     accelerator=Accelerator(name="cpu", hourly_rate=0))
-    data, _ = read_rows(run, files, open_chat(spec, files, None)[1], tmp_path, told.append)
+    data, _ = read_rows(run, config, open_chat(spec, files, None)[1], tmp_path, told.append)
     assert told[0] == ("warning: spec.training.maxLength: 128 is more than the model's 64 positions "
-                       "(max_position_embeddings), which 10 rows exceed; write maxLength: 64")
+                       "(max_position_embeddings), which 10 rows exceed; set maxLength: 64")
     assert str(data.findings[0]) in told[0]
 
 
@@ -40,18 +38,18 @@ def test_a_template_that_opens_answers_with_reasoning_is_told(tmp_path):
     files = ModelFiles(tmp_path / "model", "")
     run = RunConfig(namespace="n", name="tiny", uid="u", attempt=1, spec=spec, spec_hash="0" * 64,
                     accelerator=Accelerator(name="cpu", hourly_rate=0))
-    data, _ = read_rows(run, files, open_chat(spec, files, None)[1], tmp_path, lambda note: None)
-    assert r"the chat template opens an answer with '<think>\n\n</think>\n\n'" in str(data.findings[0])
+    data, _ = read_rows(run, {}, open_chat(spec, files, None)[1], tmp_path, lambda note: None)
+    assert r"the chat template starts an answer with '<think>\n\n</think>\n\n'" in str(data.findings[0])
 
 
 @pytest.mark.parametrize(("method", "words"), [
-    ({}, "spec.training.maxLength: the longest row has 61 tokens, and gpt2 has positions for 32; write maxLength: 32"),
+    ({}, "spec.training.maxLength: the longest row has 61 tokens; gpt2 has positions for 32. Set maxLength: 32"),
     ({"type": "Additive", "lora": None, "additive": {"technique": "PromptTuning",
                                                        "virtualTokens": 12}},
-     "has positions for 20 after 12 virtual tokens; write maxLength: 20"),
+     "has positions for 20 after 12 virtual tokens. Set maxLength: 20"),
     ({"type": "Additive", "lora": None, "additive": {"technique": "PrefixTuning",
                                                        "virtualTokens": 30}},
-     "spec.method.additive.virtualTokens: 30, but gpt2 has 32 positions, of which the longest row needs 61"),
+     "spec.method.additive.virtualTokens is 30; gpt2 has 32 positions, and the longest row needs 61 of them"),
 ])
 def test_rows_beyond_a_models_table_of_positions_are_refused(tmp_path, method, words):
     spec = resolve_defaults(parse_job(tiny_job(tmp_path, method=method)).spec)

@@ -29,12 +29,12 @@ def test_a_published_job_is_found_again_unless_its_base_was_replaced_or_its_resu
     assert again != first.uid
     notes = []
     (tmp_path / "model/model.safetensors").write_bytes(b"replaced")
-    assert run_config(job, tell=notes.append).uid == again
-    assert len(notes) == 1 and "is passed over: it belongs to another revision of the base model" in notes[0]
+    assert run_config(job, note=notes.append).uid == again
+    assert len(notes) == 1 and "is not used: it belongs to another revision of the base model" in notes[0]
     (tmp_path / "model/model.safetensors").write_bytes(b"weights")
     assert run_config(job).uid == first.uid
     (home / "results/1/adapter/adapter_model.safetensors").unlink()
-    assert run_config(job, tell=notes.append).uid == again
+    assert run_config(job, note=notes.append).uid == again
     assert "adapter_model.safetensors is missing" in notes[-1]
 
 
@@ -48,7 +48,7 @@ def test_a_published_job_whose_base_has_another_configuration_or_template_trains
     for name in ("config.json", "chat_template.jinja", "tokenizer.json"):
         (tmp_path / "model" / name).write_text("{}")
         notes = []
-        assert run_config(job, tell=notes.append).uid != first.uid
+        assert run_config(job, note=notes.append).uid != first.uid
         assert "a base model with another configuration, tokenizer or chat template" in notes[0]
         (tmp_path / "model" / name).unlink()
 

@@ -54,7 +54,7 @@ def test_a_job_that_can_work_passes_with_what_it_will_take(folder):
     checked = check(folder)
     result = checked.result
     assert (checked.code, result.verdict) == (ExitCode.OK, PreflightVerdict.PASSED), result.message
-    assert result.message.startswith("32 rows to learn from, 8 held out")
+    assert result.message.startswith("32 training rows, 8 held-out rows")
     assert "nvidia-l4" in result.message and "(estimates)" in result.message
     assert 0.5 * 2**30 < result.estimate.memory_bytes < 2**30
     assert (result.estimate.micro_batch_size, result.estimate.tokens > 6 * 4 * 10) == (2, True)
@@ -142,8 +142,8 @@ def test_a_result_on_other_rows_or_a_replaced_base_is_not_adopted(folder, tmp_pa
     publish(job, tmp_path, uid="one", data_hash="1" * 64, base_revision=folder_digest(folder / "model"))
     publish(job, tmp_path, uid="other", data_hash=data_hash, base_revision="1" * 64)
     assert preflight(job, notes.append).result.verdict is PreflightVerdict.PASSED
-    assert notes == ["the result team/tiny/one is passed over: it belongs to other data",
-                     "the result team/tiny/other is passed over: it belongs to another revision of the base model"]
+    assert notes == ["the result team/tiny/one is not used: it belongs to other data",
+                     "the result team/tiny/other is not used: it belongs to another revision of the base model"]
 
 
 def test_the_model_is_read_from_s3_without_its_weights(folder, s3_server, s3_bucket, monkeypatch):
@@ -239,4 +239,5 @@ def test_programs_that_do_not_fit_beside_the_trainer_are_refused_before_the_star
     if not fits:
         assert checked.result.message.startswith(
             "spec.method.reft.reward.type: each program that is run for its reward may take 512 MiB beside the "
-            "trainer, together about 4.5 GiB of 4.2 GiB of host memory: write a larger spec.compute.memory (5Gi)")
+            "trainer, which need about 4.5 GiB of host memory together; the job has 4.2 GiB. Raise spec.compute.memory "
+            "to 5Gi")

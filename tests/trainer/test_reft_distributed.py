@@ -105,4 +105,4 @@ def test_responses_that_cannot_be_shared_equally_end_with_64(tmp_path):
     sections = {**SECTIONS, "method": merge_patch(REFT, {"reft": {"ppo": {"rollouts": 9, "miniBatchSize": 3}}})}
     for run in Pods(configured_workshop(tmp_path, **sections)).wait():
         assert run.code == 64, run.output
-        assert "ppo.miniBatchSize: 3 responses can't be shared equally among 2 processes" in run.output
+        assert "ppo.miniBatchSize is 3; it must be a multiple of the 2 processes that train" in run.output

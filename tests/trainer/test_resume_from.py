@@ -53,7 +53,8 @@ def test_a_job_goes_on_from_an_earlier_one_another_day_and_keeps_its_date(folder
     again = config(folder, "again", 15, resumeFrom="first")
     checked = preflight(again, lambda note: None)
     assert checked.result.verdict is PreflightVerdict.PASSED, checked.result.message
-    assert "goes on from step 4, which team/first/uid-of-first/checkpoints/1/step-" in checked.result.message
+    assert "resumes from step 4, from the checkpoint team/first/uid-of-first/checkpoints/1/step-" in \
+        checked.result.message
     done, said = start(folder, again)
     assert done.code == 0, done.output
     assert "resuming from step 4 of 6" in done.output

@@ -257,7 +257,7 @@ def test_a_damaged_checkpoint_is_passed_over(folder):
     newest.write_bytes(b"broken")
     done = run(folder)
     assert done.code == 0
-    assert "step-00000004 is passed over: optimizer.pt is damaged" in done.output
+    assert "step-00000004 is not used: optimizer.pt is damaged" in done.output
     assert "resuming from step 2 of 6" in done.output
 
 

@@ -5,7 +5,7 @@ Frozen, because garbage collection looks at every object: each fork would get co
 
 import gc
 
-import finetune_trainer.run.attempt
+import finetune_trainer.run.attempt.attempt
 import finetune_trainer.run.local
 
 __all__ = ["finetune_trainer"]

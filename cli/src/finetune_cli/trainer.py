@@ -120,7 +120,7 @@ def model_config(spec: FineTuneJobSpec) -> dict[str, Any]:
     with _importing():
         from finetune_trainer.errors import TrainerError
         from finetune_trainer.model.files.description import describe_model
-        from finetune_trainer.run.entry import quieten
+        from finetune_trainer.run.quiet import quieten
     quieten()
     with tempfile.TemporaryDirectory(prefix="finetune-estimate-") as folder:
         try:

@@ -1,4 +1,4 @@
-"""`finetune-trainer run --config DIR`: one attempt in a pod; `preflight --config DIR`: the check before the first."""
+"""`finetune-trainer run --config DIR` runs one attempt; `preflight --config DIR` checks the job first."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import Limits, Outcome, PreflightResult, PreflightVerdict, Result, RunConfig
@@ -16,33 +18,37 @@ from pydantic import ValidationError
 
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.distributed.rank import RENDEZVOUS_SECONDS, has_rank, rank_info, rank_variables
-from finetune_trainer.errors import BadConfig
+from finetune_trainer.errors import BadConfig, TrainerError, failure_of
 from finetune_trainer.progress.console import ConsoleObserver
 from finetune_trainer.progress.stopping import StopFlag
 from finetune_trainer.progress.terminal import Terminal, say
-from finetune_trainer.run.entry import Ending, quieten, run
+from finetune_trainer.report.run_end import RunEnd
+from finetune_trainer.run.entry import RunSettings, run
 from finetune_trainer.run.launcher import processes_here, run_children
 from finetune_trainer.run.preflight import preflight
+from finetune_trainer.run.quiet import quieten
+
+T = TypeVar("T")
 
 DEFAULT_PORT = 8080
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the attempt that a configuration folder describes; the exit code is one of `ExitCode`."""
+    """Run or check the job that a configuration folder describes. The exit code is one of `ExitCode`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="finetune-trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("run", help="run one attempt")
     command.add_argument("--config", type=Path, required=True, help=f"folder with {RUN_FILE}")
-    command.add_argument("--limits", type=Path, help=f"folder with {LIMITS_FILE}, read again at every step")
+    command.add_argument("--limits", type=Path, help=f"folder with {LIMITS_FILE}, which is read again at every step")
     command.add_argument("--port", type=int, default=DEFAULT_PORT, help="port of /progress and /metrics")
-    command.add_argument("--termination-log", type=Path, default=_termination_log(), help="where the result is written")
+    command.add_argument("--termination-log", type=Path, default=_termination_log(), help="file for the result message")
     command.add_argument("--rendezvous-timeout", type=float, default=RENDEZVOUS_SECONDS, metavar="SECONDS",
                          help="how long the processes of a job wait for each other at the start")
     command.add_argument("--debug", action="store_true", help="print tracebacks")
-    check = commands.add_parser("preflight", help="check data, model and memory, without loading weights")
+    check = commands.add_parser("preflight", help="check data, model and memory; no weights are loaded")
     check.add_argument("--config", type=Path, required=True, help=f"folder with {RUN_FILE}")
-    check.add_argument("--termination-log", type=Path, default=_termination_log(), help="where the result is written")
+    check.add_argument("--termination-log", type=Path, default=_termination_log(), help="file for the result message")
     options = parser.parse_args(arguments)
 
     quieten()
@@ -53,24 +59,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> tuple[int, bytes]:
-    """Check a job: the exit code and the result message."""
-    _end_when_asked(options.termination_log)
-    if wrong := _bad_folder(options.config, None):
-        assert wrong.result is not None
-        message = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=wrong.result.outcome,
-                                  message=wrong.result.message).to_bytes()
+    """Check a job.
+
+    Returns:
+        The exit code and the result message.
+    """
+    _end_on_sigterm(options.termination_log)
+    try:
+        config = read_config(options.config)
+    except BadConfig as error:
+        message = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=error.outcome,
+                                  message=str(error)).to_bytes()
         say(message.decode())
-        return ExitCode(wrong.code), message
-    config = RunConfig.read((options.config / RUN_FILE).read_bytes())
+        return error.exit_code, message
     checked = preflight(config, say)
     message = checked.result.to_bytes()
     say(message.decode())
-    return ExitCode(checked.code), message
+    return checked.code, message
 
 
-def _end_when_asked(log: Path | None) -> None:
-    """Have SIGTERM end a check at once: nothing is half done. Without a handler, the first process of a container does
-    not hear it, and is killed when its time is over.
+def _end_on_sigterm(log: Path | None) -> None:
+    """Let SIGTERM end a check at once, since a check leaves nothing half done.
+
+    Without a handler, the first process of a container ignores SIGTERM, and is killed at the end of its grace period.
     """
     message = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=Outcome.STOPPED,
                               message="the check was asked to stop").to_bytes()
@@ -84,57 +95,70 @@ def _end_when_asked(log: Path | None) -> None:
 
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> tuple[int, bytes]:
-    """Run the attempt here, or in children of this process: the exit code and the result message, empty if none."""
+    """Run the attempt in this process, or in one child process per GPU.
+
+    Returns:
+        The exit code and the result message, which is empty if there is none.
+    """
     clock, stop = SystemClock(), StopFlag()
     stop.listen()
-    if wrong := _bad_folder(options.config, options.limits):
-        return _say(wrong)
-    config = RunConfig.read((options.config / RUN_FILE).read_bytes())
-    limits = Limits()
-    if options.limits:
-        limits = Limits.model_validate_json((options.limits / LIMITS_FILE).read_bytes())
-    if not has_rank(os.environ):
-        try:
+    try:
+        config, limits = read_config(options.config), read_limits(options.limits)
+        if not has_rank(os.environ):
             processes = processes_here(config.spec.compute)
-        except BadConfig as error:
-            return _say(Ending(error.exit_code, Result(outcome=error.outcome, message=str(error))))
-        if processes > 1:
-            return run_children(arguments, processes, stop, clock)
-        os.environ.update(rank_variables(os.environ, 1, 0))
-    # Of a node's processes the first one shows its progress and serves it.
-    shows = rank_info(os.environ).local_rank == 0
-    return _say(run(config, limits, options.limits, [ConsoleObserver(Terminal(), clock)] if shows else [], clock, stop,
-                    ("0.0.0.0", options.port) if shows else None, options.debug, options.rendezvous_timeout))
+            if processes > 1:
+                return run_children(arguments, processes, stop, clock)
+            os.environ.update(rank_variables(os.environ, 1, 0))
+    except TrainerError as error:
+        failure = failure_of(error)
+        return _end(RunEnd(failure.exit_code, Result(outcome=failure.outcome, message=failure.message)))
+    # The first process of a node shows the progress of all, and serves it.
+    is_first = rank_info(os.environ).local_rank == 0
+    settings = RunSettings(
+        limits, options.limits, [ConsoleObserver(Terminal(), clock)] if is_first else [],
+        ("0.0.0.0", options.port) if is_first else None, options.debug, options.rendezvous_timeout)
+    return _end(run(config, settings, clock, stop))
 
 
-def _say(ending: Ending) -> tuple[int, bytes]:
-    message = ending.result.to_bytes() if ending.result is not None else b""
+def _end(end: RunEnd) -> tuple[int, bytes]:
+    message = end.result.to_bytes() if end.result is not None else b""
     if message:
         say(message.decode())
-    return ExitCode(ending.code), message
+    return end.exit_code, message
 
 
 def _termination_log() -> Path | None:
-    given = os.environ.get("FINETUNE_TERMINATION_LOG", "/dev/termination-log")
-    return Path(given) if Path(given).exists() and rank_info(os.environ).local_rank == 0 else None
+    path = os.environ.get("FINETUNE_TERMINATION_LOG", "/dev/termination-log")
+    return Path(path) if Path(path).exists() and rank_info(os.environ).local_rank == 0 else None
 
 
-def _bad_folder(config: Path, limits: Path | None) -> Ending | None:
-    """What is wrong with the configuration folders, or None."""
-    for path, read in ((config / RUN_FILE, RunConfig.read),
-                       (limits / LIMITS_FILE if limits else None, Limits.model_validate_json)):
-        if path is None:
-            continue
-        try:
-            read(path.read_bytes())
-        except OSError as error:
-            return Ending(ExitCode.BAD_CONFIG, Result(outcome=Outcome.BAD_CONFIG, message=f"{path}: {error.strerror}"))
-        except ValidationError as error:
-            fault = error.errors()[0]
-            place = ".".join(str(part) for part in fault["loc"])
-            return Ending(ExitCode.BAD_CONFIG, Result(outcome=Outcome.BAD_CONFIG,
-                                                      message=f"{path}: {place}: {fault['msg']}"))
-    return None
+def read_config(folder: Path) -> RunConfig:
+    """The run configuration in a folder.
+
+    Raises:
+        BadConfig: its file is missing or invalid.
+    """
+    return _read(folder / RUN_FILE, RunConfig.read)
+
+
+def read_limits(folder: Path | None) -> Limits:
+    """The limits in a folder; without a folder there are none.
+
+    Raises:
+        BadConfig: its file is missing or invalid.
+    """
+    return _read(folder / LIMITS_FILE, Limits.model_validate_json) if folder else Limits()
+
+
+def _read(path: Path, parse: Callable[[bytes], T]) -> T:
+    try:
+        return parse(path.read_bytes())
+    except OSError as error:
+        raise BadConfig(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(str(part) for part in fault["loc"])
+        raise BadConfig(f"{path}: {field}: {fault['msg']}") from error
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from finetune_api.messages import Manifest, Outcome, PublishedFile, Result, RunConfig
-from finetune_api.messages.layout import MANIFEST, job_prefix
+from finetune_api.messages.layout import MANIFEST, REPORT, job_prefix
 from pydantic import ValidationError
 
 from finetune_trainer.errors import BadConfig, OutputNotWritable, TrainerError
@@ -71,6 +71,21 @@ def published_result(storage: Storage, prefix: str, want: Wanted) -> Result | No
     return adopted(storage, prefix, found)
 
 
+def published_report(storage: Storage, prefix: str) -> str | None:
+    """The location of the report of a published result; None if it has none.
+
+    Args:
+        storage: the job's output.
+        prefix: the job's folder there.
+
+    Raises:
+        MissingInput: the manifest cannot be read.
+    """
+    manifest = read_manifest(storage, prefix)
+    files = manifest.files if isinstance(manifest, Manifest) else ()
+    return next((str(storage.root.join(prefix, file.path)) for file in files if file.path.endswith(f"/{REPORT}")), None)
+
+
 def candidates(storage: Storage, want: Wanted, tell: Callable[[str], None]) -> list[tuple[str, Manifest]]:
     """Results of jobs of this namespace and name that fit as far as is known, with their folders, the newest first.
 
@@ -92,7 +107,7 @@ def candidates(storage: Storage, want: Wanted, tell: Callable[[str], None]) -> l
             found = str(error)
         fault = misfit(found, want) if isinstance(found, Manifest) else found
         if fault:
-            tell(f"the result {prefix} is passed over: {fault}")
+            tell(f"the result {prefix} is not used: {fault}")
         elif isinstance(found, Manifest):
             fitting.append((prefix, found))
     return sorted(fitting, key=lambda one: one[1].created.timestamp(), reverse=True)

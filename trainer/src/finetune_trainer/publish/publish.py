@@ -12,7 +12,7 @@ from finetune_api.messages.layout import CHECKPOINTS, MANIFEST, results_prefix
 from finetune_api.status import PublishedAdapter
 
 from finetune_trainer.clock import Clock
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.errors import OutputNotWritable, TrainerError
 from finetune_trainer.faults import reach
 from finetune_trainer.hardware.device import package_versions
 from finetune_trainer.publish.adoption import published_result, wanted, weights_of
@@ -34,6 +34,7 @@ class Publication:
         self._storage, self._prefix, self._config = storage, prefix, config
         self._target = results_prefix(config.attempt)
         self._files: dict[str, PublishedFile] = {}
+        self._is_complete = False
 
     def add(self, folder: Path) -> None:
         """Upload what is new in a folder; all of it belongs to the result then, or, where that fails, nothing.
@@ -87,9 +88,22 @@ class Publication:
             earlier = published_result(storage, prefix, replace(
                 wanted(config), data_hash=identity.data_hash, base_revision=base_revision,
                 base_description=base_description))
-            assert earlier is not None
+            if earlier is None:
+                raise OutputNotWritable(f"{storage.root.join(prefix, MANIFEST)} was removed while it was written; "
+                                        "start the job again")
             return earlier
+        self._is_complete = True
         return result
+
+    def location(self, path: str) -> str | None:
+        """The location of a published file; None if it was not uploaded, or another attempt published first.
+
+        Args:
+            path: the file's path below the attempt's results.
+        """
+        if not self._is_complete or path not in self._files:
+            return None
+        return str(self._storage.root.join(self._prefix, self._target, path))
 
     def _adapter(self, files: Sequence[PublishedFile], trained: str, base_revision: str) -> PublishedAdapter:
         digest, size = weights_of(files, trained)

@@ -1,35 +1,34 @@
-"""The end of a run on a terminal: the table, where the time and the money went, and where the result lies."""
+"""The end of a run on a terminal: the table of scores, time and cost, and the location of the result."""
 
 from __future__ import annotations
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.messages import Outcome, Result
-from finetune_api.messages.layout import REPORT
+from finetune_api.reasons import Outcome
 from rich.console import Console
 from rich.table import Table
 
 from finetune_trainer.report.facts import RunFacts, columns, comparisons, human_bytes, human_seconds
-from finetune_trainer.run.entry import Ending
+from finetune_trainer.report.run_end import RunEnd
 
 
-def show_ending(console: Console, ending: Ending) -> None:
+def show_end(console: Console, end: RunEnd) -> None:
     """Show how a run ended."""
-    if isinstance(ending.facts, RunFacts):
-        console.print(comparison_table(ending.facts))
-        console.print(_figures(ending.facts), markup=False, highlight=False)
-    if ending.result is None:
+    if end.facts is not None:
+        console.print(comparison_table(end.facts))
+        console.print(_figures(end.facts), markup=False, highlight=False)
+    if end.result is None:
         return
-    style = "green" if ending.code is ExitCode.OK else "red"
-    if ending.result.outcome in (Outcome.QUALITY_GATE, Outcome.STOPPED_EARLY, Outcome.STOPPED):
+    style = "green" if end.exit_code == ExitCode.OK else "red"
+    if end.result.outcome in (Outcome.QUALITY_GATE, Outcome.STOPPED_EARLY, Outcome.STOPPED):
         style = "yellow"
-    console.print(f"{ending.result.outcome}: {ending.result.message}", style=style, markup=False, highlight=False,
+    console.print(f"{end.result.outcome}: {end.result.message}", style=style, markup=False, highlight=False,
                   soft_wrap=True)
-    for line in _places(ending.result):
+    for line in _locations(end):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def comparison_table(facts: RunFacts) -> Table:
-    """Metrics as lines; baseline, before and after as columns."""
+    """The table of scores: a line for each metric, a column for each model."""
     table = Table(title=f"{facts.run.name}: {facts.after.rows} held-out rows", title_justify="left")
     table.add_column("metric")
     for title, _ in columns(facts):
@@ -43,25 +42,28 @@ def _figures(facts: RunFacts) -> str:
     stages = ", ".join(f"{stage} {human_seconds(seconds)}" for stage, seconds in facts.stage_seconds.items())
     return "\n".join([
         f"wall time   {human_seconds(sum(facts.stage_seconds.values()))} ({stages})",
-        f"speed       {facts.tokens_per_second:.0f} tokens/s trained, {generated_per_second(facts):.0f} tokens/s "
-        "generated",
+        f"speed       {facts.tokens_per_second:.0f} tokens/s in training, {generated_per_second(facts):.0f} tokens/s "
+        "in generation",
         f"peak memory {human_bytes(facts.peak_memory_bytes)}",
-        f"cost        {facts.cost:f} {facts.currency} at {facts.hourly_rate:f} an hour",
+        f"cost        {facts.cost:f} {facts.currency} at {facts.hourly_rate:f} {facts.currency} per hour",
     ])
 
 
 def generated_per_second(facts: RunFacts) -> float:
-    """Tokens generated a second in the evaluation after training."""
+    """Generated tokens per second in the evaluation after training; 0 if nothing was generated."""
     return facts.after.generated_tokens / facts.after.generation_seconds if facts.after.generation_seconds else 0.0
 
 
-def _places(result: Result) -> list[str]:
-    if result.adapter is None:
-        return []
-    folder, _, name = result.adapter.uri.rpartition("/")
-    return [f"{name:<12}{_shown(result.adapter.uri)}", f"report      {_shown(f'{folder}/{REPORT}')}"]
+def _locations(end: RunEnd) -> list[str]:
+    lines = []
+    if end.result is not None and end.result.adapter is not None:
+        uri = end.result.adapter.uri
+        lines.append(f"{uri.rpartition('/')[2]:<12}{_path(uri)}")
+    if end.report is not None:
+        lines.append(f"report      {_path(end.report)}")
+    return lines
 
 
-def _shown(location: str) -> str:
-    """A file location as a path that a shell takes."""
-    return location.removeprefix("file://") if location.startswith("file://") else str(location)
+def _path(location: str) -> str:
+    """A location as a shell takes it: the path of a local file, else the URI."""
+    return location.removeprefix("file://")

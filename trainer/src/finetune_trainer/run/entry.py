@@ -1,96 +1,91 @@
-"""From a run configuration to an exit code: sets the stage, runs the attempt, and puts every ending into words."""
+"""From a run configuration to an exit code: runs one attempt, and turns every exception into a result message."""
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
-import tempfile
 import traceback
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.messages import Limits, Outcome, Result, RunConfig
+from finetune_api.messages import Limits, Result, RunConfig
 from finetune_api.messages.layout import METRICS
 from finetune_api.spec.method import Engine
 from finetune_api.values.money import Price
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.distributed.rank import RENDEZVOUS_SECONDS, rank_info
-from finetune_trainer.errors import failure_of
+from finetune_trainer.errors import Failure, failure_of
 from finetune_trainer.progress.limits import LimitsFile
 from finetune_trainer.progress.metrics_log import MetricsLog
 from finetune_trainer.progress.server import Metrics, ProgressServer
 from finetune_trainer.progress.state import Observer, RunState
 from finetune_trainer.progress.stopping import StopFlag
 from finetune_trainer.progress.terminal import say
-
-_SCRATCH = "finetune-scratch-"
+from finetune_trainer.report.run_end import RunEnd
+from finetune_trainer.run.scratch import new_scratch
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How an attempt ended, and the facts of what it published, if it did; no result where it only helped to train."""
+class RunSettings:
+    """How an attempt runs on this machine.
 
-    code: ExitCode
-    result: Result | None
-    facts: object | None = None
+    Attributes:
+        limits: the limits at the start.
+        limits_folder: the folder in which limits.json is read again at every step; None if the limits do not change.
+        observers: receive the progress.
+        address: host and port of `/progress` and `/metrics`; None serves nothing.
+        debug: whether to print the traceback of a failure.
+        rendezvous_seconds: how long the processes of a job wait for each other at the start.
+    """
+
+    limits: Limits
+    limits_folder: Path | None = None
+    observers: Sequence[Observer] = ()
+    address: tuple[str, int] | None = None
+    debug: bool = False
+    rendezvous_seconds: float = RENDEZVOUS_SECONDS
 
 
-def run(config: RunConfig, limits: Limits, limits_folder: Path | None, observers: Sequence[Observer], clock: Clock,
-        stop: StopFlag, address: tuple[str, int] | None, debug: bool = False,
-        rendezvous_seconds: float = RENDEZVOUS_SECONDS) -> Ending:
-    """Run one attempt and tell how it ended; nothing is raised but what ends the process.
+def run(config: RunConfig, settings: RunSettings, clock: Clock, stop: StopFlag) -> RunEnd:
+    """Run one attempt and return how it ended. Only exceptions that end the process, such as SystemExit, are raised.
 
     Args:
         config: the run configuration.
-        limits: the limits at the start.
-        limits_folder: where they are read again, if they can change.
-        observers: told of everything that happens.
+        settings: how to run it here.
         clock: the time.
-        stop: whether somebody asked to stop.
-        address: host and port of `/progress` and `/metrics`; None serves nothing.
-        debug: print the traceback of a failure.
-        rendezvous_seconds: how long the processes of a job wait for each other at the start.
+        stop: whether the run was asked to stop.
     """
-    scratch = new_scratch()
+    limits, scratch = settings.limits, new_scratch()
     state = RunState(clock, _price(config, limits), limits.spent_before, config.accelerator.memory_bytes)
     metrics = MetricsLog(scratch / METRICS, clock)
     prometheus = Metrics(config.namespace, config.name)
-    state.observers = (metrics, prometheus, *observers)
+    state.observers = (metrics, prometheus, *settings.observers)
     try:
         if config.spec.engine is Engine.UNSLOTH:
             from finetune_trainer.engines import unsloth
 
             unsloth.prepare()
-        # Imported late: torch and transformers take seconds, and a wrong configuration should be told at once.
-        from finetune_trainer.run.attempt import Attempt, run_attempt
+        # Imported late: torch and transformers take seconds to load, and a wrong configuration needs neither.
+        from finetune_trainer.run.attempt.attempt import run_attempt
+        from finetune_trainer.run.attempt.context import Attempt
 
-        with ProgressServer(state, prometheus, *address) if address else nullcontext():
-            finished = run_attempt(Attempt(config, LimitsFile(limits_folder, limits), state, metrics, stop, scratch,
-                                           clock, rank_info(os.environ), rendezvous_seconds))
-        return Ending(ExitCode.OK, finished.result, finished.facts)
+        attempt = Attempt(config, LimitsFile(settings.limits_folder, limits), state, metrics, stop, scratch, clock,
+                          rank_info(os.environ), settings.rendezvous_seconds)
+        with ProgressServer(state, prometheus, *settings.address) if settings.address else nullcontext():
+            done = run_attempt(attempt)
+        return RunEnd(ExitCode.OK, done.result, done.facts, done.report)
     except Exception as error:
-        if debug:
+        if settings.debug:
             say("".join(traceback.format_exception(error)), file=sys.stderr)
         failure = failure_of(error, " (--debug prints the traceback)")
-        return Ending(failure.exit_code, _failed(failure.outcome, failure.message, state))
+        return RunEnd(failure.exit_code, _result(failure, state))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def new_scratch() -> Path:
-    """A folder for this process; those of processes that were killed are removed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
-        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
 
 
 def _price(config: RunConfig, limits: Limits) -> Price:
@@ -101,24 +96,8 @@ def _price(config: RunConfig, limits: Limits) -> Price:
     return Price(limits.hourly_rate / count, config.accelerator.currency, count)
 
 
-def _failed(outcome: Outcome, message: str, state: RunState) -> Result:
+def _result(failure: Failure, state: RunState) -> Result:
     progress = state.message().progress
-    return Result(outcome=outcome, message=message, step=progress.step if progress else 0,
+    return Result(outcome=failure.outcome, message=failure.message, step=progress.step if progress else 0,
                   total_steps=progress.total_steps if progress else None, resumed_from_step=state.resumed_from_step,
                   checkpoint_step=state.checkpoint_step)
-
-
-def quieten() -> None:
-    """Keep libraries from writing between our lines: what matters to a user is said by us.
-
-    To be called before torch and transformers are imported, which read these variables once.
-    """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    logging.getLogger().setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")

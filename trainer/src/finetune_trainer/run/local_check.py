@@ -28,7 +28,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation.scores import absent
 from finetune_trainer.model.files.presence import check_presence
 from finetune_trainer.rewards.rewards import Judge, with_right_answers
-from finetune_trainer.run.entry import new_scratch
+from finetune_trainer.run.scratch import new_scratch
 
 T = TypeVar("T")
 _BETWEEN_FIELDS = re.compile(r"; (?=spec(?:\.[A-Za-z0-9]+)+: )")

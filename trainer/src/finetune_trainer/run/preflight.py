@@ -1,7 +1,7 @@
-"""`finetune-trainer preflight`: everything that can be known of a job before an accelerator is asked for.
+"""`finetune-trainer preflight`: checks a job before it gets an accelerator.
 
-Reads rows, tokenizer and configuration; loads no weights. Whatever ends it has the words and the exit code that the
-run would have ended with, hours later.
+It reads rows, tokenizer and configuration, and loads no weights. A job that it refuses ends with the message and the
+exit code with which the run would have ended hours later.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from finetune_trainer.data.rows import LEFT_OUT
 from finetune_trainer.errors import failure_of
 from finetune_trainer.model.files.content import content_digest, description_digest
 from finetune_trainer.publish.adoption import adopted, candidates, damage, date_of, misfit, wanted
-from finetune_trainer.run.entry import new_scratch
+from finetune_trainer.run.scratch import new_scratch
 from finetune_trainer.storage import as_output, open_storage, probe
 from finetune_trainer.training.complete import frozen_date, require_earlier
 
@@ -37,65 +37,65 @@ _GIB = 1024**3
 
 
 @dataclass(frozen=True)
-class Checked:
-    """How a preflight ended."""
+class PreflightEnd:
+    """How a preflight ended: its exit code and its result message."""
 
     code: ExitCode
     result: PreflightResult
 
 
-def preflight(config: RunConfig, tell: Callable[[str], None]) -> Checked:
-    """Check a job; nothing is raised but what ends the process.
+def preflight(config: RunConfig, note: Callable[[str], None]) -> PreflightEnd:
+    """Check a job. Only exceptions that end the process, such as SystemExit, are raised.
 
     Args:
         config: the run configuration.
-        tell: what to do with notes for people.
+        note: receives notes for people.
     """
     scratch = new_scratch()
     try:
-        return Checked(ExitCode.OK, _check(config, scratch, tell))
+        return PreflightEnd(ExitCode.OK, _check(config, scratch, note))
     except Exception as error:
         failure = failure_of(error)
-        return Checked(failure.exit_code, _refusal(failure.outcome, failure.message))
+        return PreflightEnd(failure.exit_code, _refusal(failure.outcome, failure.message))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _refusal(outcome: Outcome, message: str) -> PreflightResult:
-    named = re.match(r"(spec(?:\.[A-Za-z0-9]+)*): ", message)
+    named = re.match(r"(spec(?:\.[A-Za-z0-9]+)*)(?:: | is )", message)
     return PreflightResult(verdict=PreflightVerdict.REFUSED, reason=outcome, message=message,
                            field=named[1] if named else None)
 
 
-def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> PreflightResult:
-    # Imported late: they need torch and transformers, and a wrong configuration should be told at once.
+def _check(config: RunConfig, scratch: Path, note: Callable[[str], None]) -> PreflightResult:
+    # Imported late: they load torch and transformers, and a wrong configuration needs neither.
     from finetune_trainer.evaluation.reference.asking import check_reference
     from finetune_trainer.model.files.description import describe_model
     from finetune_trainer.model.loading.base import open_base
     from finetune_trainer.model.loading.stored_quantization import stored_quantization
-    from finetune_trainer.run.expectations import expect
-    from finetune_trainer.run.inputs import check_embeddings, check_positions, check_shares, open_chat, read_rows
-    from finetune_trainer.run.rehearsal import rehearse
+    from finetune_trainer.run.checks.inputs import check_embeddings, check_positions, check_shares, open_chat, read_rows
+    from finetune_trainer.run.checks.job_estimate import estimate_training
+    from finetune_trainer.run.checks.rehearsal import rehearse
 
     spec = config.spec
     storage = open_storage(spec.output.uri, spec.output.s3)
     probe(storage, job_prefix(config.namespace, config.name, config.uid))
     check_shares(spec, spec.compute.processes(config.accelerator.name))
     day = frozen_date(storage, config, SystemClock().now().date())
-    description = describe_model(spec.model, spec.output.s3, scratch, tell)
+    description = describe_model(spec.model, spec.output.s3, scratch, note)
     base = open_base(description.files.folder, description.source)
     tokenizer, chat = open_chat(spec, description.files, day)
-    data, _ = read_rows(config, description.files, chat, scratch, tell)
+    data, _ = read_rows(config, base.content, chat, scratch, note)
     revision, data_hash = description.files.revision or None, data.digest()
 
     def data_hash_on(other: date) -> str:
         if other == day or not chat.is_dated:
             return data_hash
-        then = open_chat(spec, description.files, other)[1]
-        return read_rows(config, description.files, then, scratch, lambda note: None)[0].digest()
+        dated = open_chat(spec, description.files, other)[1]
+        return read_rows(config, base.content, dated, scratch, lambda text: None)[0].digest()
 
     if spec.run_policy.rerun is not RerunPolicy.ALWAYS:
-        published = _published(config, description, data_hash_on, scratch, tell)
+        published = _published(config, description, data_hash_on, scratch, note)
         if published is not None:
             return _adopting(published, revision, data_hash)
     resumed = require_earlier(storage, config, data_hash)
@@ -103,40 +103,49 @@ def _check(config: RunConfig, scratch: Path, tell: Callable[[str], None]) -> Pre
     check_embeddings(model, data, tokenizer, description.source)
     check_positions(spec, model, data, description.source)
     _check_targets(config, model)
-    estimate = expect(config, description.config, [len(row) for row in data.train])
+    lengths = [len(row) for row in data.train]
+    estimate = estimate_training(config, base.content, lengths)
     stored_quantization(base.config, spec.method.quantization, base.source)
-    if (held := description.held()) is not None:
-        base.check(held, spec.method.quantization)
-    unknown = rehearse(config, base, description.files.folder, data, tokenizer, scratch)
-    if unknown:
-        tell(unknown)
-    words = [_words(config, estimate, data.counts)]
+    if (weights := description.held()) is not None:
+        base.check(weights, spec.method.quantization)
+    rehearsal = rehearse(config, base, description.files.folder, data, tokenizer, scratch)
+    if rehearsal.skipped:
+        note(rehearsal.skipped)
+    if rehearsal.training != spec.training:
+        # The run will train like this too: its passes are other ones than those that were estimated.
+        config = config.model_copy(update={"spec": spec.model_copy(update={"training": rehearsal.training})})
+        estimate = estimate_training(config, base.content, lengths)
+    words = [_summary(config, estimate, data.counts), *rehearsal.findings]
     if resumed:
-        words.append(f"goes on from step {resumed.step}, which {resumed.folder} has")
+        words.append(f"resumes from step {resumed.step}, from the checkpoint {resumed.folder}")
     if warning := check_reference(spec, data.held_out, SystemClock()):
-        tell(warning)
+        note(warning)
         words.append(warning)
     return PreflightResult(verdict=PreflightVerdict.PASSED, reason=Outcome.SUCCEEDED, estimate=estimate,
                            message="; ".join(words), model_revision=revision, data_hash=data_hash)
 
 
-def _words(config: RunConfig, estimate: JobEstimate | None, counts: Mapping[str, int]) -> str:
-    rows = f"{counts['train']} rows to learn from, {counts['heldOut']} held out"
+def _summary(config: RunConfig, estimate: JobEstimate | None, counts: Mapping[str, int]) -> str:
+    rows = f"{counts['train']} training rows, {counts['heldOut']} held-out rows"
     left_out = [f"{counts[name]} {words}" for name, words in {"cut": "cut", **LEFT_OUT}.items() if counts.get(name)]
     if left_out:
         rows += f" ({', '.join(left_out)})"
     if estimate is None:
-        return f"{rows}; the model's family is not known here, so memory and time are not estimated"
-    return (f"{rows}; about {estimate.memory_bytes / _GIB:.1f} GiB on {config.accelerator.name} with "
-            f"{estimate.micro_batch_size} rows in a pass, {estimate.hours:.2g} h of training, {estimate.cost} "
-            f"{config.accelerator.currency} (estimates)")
+        return f"{rows}; memory and time are not estimated, because the model's architecture is unknown here"
+    return (f"{rows}; estimates: {estimate.memory_bytes / _GIB:.1f} GiB on {config.accelerator.name} with "
+            f"{estimate.micro_batch_size} rows per forward pass, {estimate.hours:.2g} h of training, {estimate.cost} "
+            f"{config.accelerator.currency}")
 
 
 def _check_targets(config: RunConfig, model: PreTrainedModel) -> None:
-    """Whether the layers and parameters that a job names exist, and ReFT can sample, on a model without storage.
+    """Check that the layers and parameters that the job names exist, and that ReFT can sample from the model.
+
+    Args:
+        config: the run configuration.
+        model: the model, on the meta device.
 
     Raises:
-        BadConfig: with the names that exist, or for a model that can't be sampled from.
+        BadConfig: a name does not exist (the message lists those that do), or the model gives back no cache.
     """
     from finetune_trainer.methods.reft.rollout import check_sampling
     from finetune_trainer.model.structure.layers import chosen_parameters
@@ -156,19 +165,19 @@ def _check_targets(config: RunConfig, model: PreTrainedModel) -> None:
 
 
 def _published(config: RunConfig, description: Description, data_hash_on: Callable[[date], str], scratch: Path,
-               tell: Callable[[str], None]) -> Result | None:
-    """A finished result of a job of this name on the same base and rows, from another cluster or another life.
+               note: Callable[[str], None]) -> Result | None:
+    """The result of an earlier job of this name on the same base and rows, or None.
 
-    Rows in which a chat template writes the date are compared as they were on that result's day. The weights of a model
-    that has no commit are read only where everything else fits: to buy them again costs more.
+    A chat template may write the date: then the rows are compared as they were on the day of that result. If a model
+    has no commit, its weights are read, but only if everything else is the same: training again costs more.
     """
     spec = config.spec
     storage = open_storage(spec.output.uri, spec.output.s3)
     want = replace(wanted(config), base_revision=description.files.revision or None,
                    base_description=description_digest(spec.model, spec.output.s3))
-    for prefix, manifest in candidates(storage, want, tell):
+    for prefix, manifest in candidates(storage, want, note):
         if spec.run_policy.resume_from and manifest.result.outcome is Outcome.STOPPED_EARLY:
-            continue  # What was stopped is to go on.
+            continue  # The job resumes what was stopped.
         want = replace(want, data_hash=data_hash_on(date_of(manifest)))
         fault = misfit(manifest, want)
         if fault is None and want.base_revision is None:
@@ -177,18 +186,18 @@ def _published(config: RunConfig, description: Description, data_hash_on: Callab
             fault = fault or misfit(manifest, want) or damage(storage, prefix, manifest)
         if fault is None:
             return adopted(storage, prefix, manifest)
-        tell(f"the result {prefix} is passed over: {fault}")
+        note(f"the result {prefix} is not used: {fault}")
     return None
 
 
 def _adopting(published: Result, revision: str | None, data_hash: str) -> PreflightResult:
-    """The answer where a result is there already: the job ends as the one that published it, and for its reason."""
-    how = {Outcome.QUALITY_GATE: "and missed its quality gate",
-           Outcome.STOPPED_EARLY: "and was stopped early, and runPolicy.resumeFrom would go on with it"}
+    """The answer if a result is published already: the job ends as the job that published it, for the same reason."""
+    ends = {Outcome.QUALITY_GATE: "and missed its quality gate",
+            Outcome.STOPPED_EARLY: "and stopped early; runPolicy.resumeFrom resumes it"}
     words = (f"the same job on the same base and rows is published already: {published.manifest}; "
-             "runPolicy.rerun: Always trains again")
-    if published.outcome in how:
-        words = (f"the same job on the same base and rows was trained already {how[published.outcome]}: "
+             "set runPolicy.rerun: Always to train again")
+    if published.outcome in ends:
+        words = (f"the same job on the same base and rows was trained already {ends[published.outcome]}: "
                  f"{published.message}; it is published as {published.manifest}")
     return PreflightResult(verdict=PreflightVerdict.ALREADY_PUBLISHED, reason=published.outcome, published=published,
                            message=words, model_revision=revision, data_hash=data_hash)

@@ -116,7 +116,7 @@ class CheckpointStore:
             if isinstance(found, CheckpointManifest):
                 self.complete_step = found.step
                 return found if checkpoint.own else found.model_copy(update={"trained_seconds": 0.0})
-            self._tell(f"the checkpoint {checkpoint.folder} is passed over: {found}")
+            self._tell(f"the checkpoint {checkpoint.folder} is not used: {found}")
         return None
 
     def _fetch(self, checkpoint: Checkpoint, identity: Identity, folder: Path, without: Collection[str]

@@ -36,12 +36,14 @@ class Base:
         model_class: what it is loaded as.
         multimodal: whether that is only a part of what its files hold.
         source: where it comes from, for people.
+        content: the content of config.json.
     """
 
     config: PreTrainedConfig
     model_class: type[PreTrainedModel]
     multimodal: bool
     source: str
+    content: Mapping[str, Any]
 
     def empty(self) -> PreTrainedModel:
         """The model without storage for its weights.
@@ -112,4 +114,4 @@ def open_base(folder: Path, source: str) -> Base:
             type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)):
         raise BadConfig(f"spec.model.source: {source} is a {named}: an encoder, which reads what comes after a token "
                         f"too and is no causal language model; {_TAKE_ANOTHER}")
-    return Base(config, model_class, config is not whole, source)
+    return Base(config, model_class, config is not whole, source, content)

@@ -1,13 +1,13 @@
-"""What a run reads before any weights, and preflight too: conversation format and rows, checked the same in both."""
+"""The inputs of a job: conversation format and rows. The run and preflight read and check them in the same way."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from finetune_api.messages import RunConfig
 from finetune_api.spec.job import FineTuneJobSpec
@@ -27,37 +27,37 @@ from finetune_trainer.model.tokenizer import check_tokens, load_tokenizer
 from finetune_trainer.rewards.rewards import Judge, with_right_answers
 
 _SHOWN_FINDINGS = 5
-_LEAST_LENGTH = 8
-"""The least `spec.training.maxLength`."""
+_MINIMUM_LENGTH = 8
+"""The minimum of `spec.training.maxLength`."""
 
 
 def check_shares(spec: FineTuneJobSpec, processes: int) -> None:
-    """Refuse a batch that so many processes can't share.
+    """Check that the processes can share each batch equally.
 
     Raises:
-        BadConfig: its rows, or PPO's responses, are no multiple of the processes.
+        BadConfig: the rows of a batch, or the responses of a mini-batch of PPO, are not a multiple of the processes.
     """
     if spec.training.batch_size % processes:
-        raise BadConfig(f"spec.training.batchSize: {spec.training.batch_size} rows can't be shared equally among "
-                        f"{processes} processes; write a multiple of that")
+        raise BadConfig(f"spec.training.batchSize is {spec.training.batch_size}; it must be a multiple of the "
+                        f"{processes} processes that train. Change batchSize or the number of GPUs")
     reft = spec.method.reft
     if reft and reft.ppo.mini_batch_size % processes:
-        raise BadConfig(f"spec.method.reft.ppo.miniBatchSize: {reft.ppo.mini_batch_size} responses can't be shared "
-                        f"equally among {processes} processes; write a multiple of that")
+        raise BadConfig(f"spec.method.reft.ppo.miniBatchSize is {reft.ppo.mini_batch_size}; it must be a multiple of "
+                        f"the {processes} processes that train. Change miniBatchSize or the number of GPUs")
 
 
 def open_chat(spec: FineTuneJobSpec, files: ModelFiles, today: date | None
               ) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
-    """The model's tokenizer, and how it writes a conversation.
+    """The tokenizer of the model, and the format in which it writes a conversation.
 
     Args:
         spec: the job's spec with its defaults resolved.
-        files: the model's files.
-        today: the day that a chat template may write; None takes the clock's.
+        files: the files of the model.
+        today: the date that a chat template may write; None takes the clock's.
 
     Raises:
-        BadConfig: there is no tokenizer that ends its answers, or the answers' schema can't be used, or not be forced
-            while decoding.
+        BadConfig: the tokenizer has no token that ends an answer; or the schema of the answers is invalid, or cannot be
+            enforced during decoding.
     """
     tokenizer = load_tokenizer(files)
     chat = ChatFormat(tokenizer, spec.dataset.system, today)
@@ -68,33 +68,33 @@ def open_chat(spec: FineTuneJobSpec, files: ModelFiles, today: date | None
     return tokenizer, chat
 
 
-def read_rows(config: RunConfig, files: ModelFiles, chat: ChatFormat, scratch: Path, tell: Callable[[str], None]
-              ) -> tuple[PreparedData, Judge | None]:
-    """The prepared rows, and what judges answers to them, where the method has a reward; errors as in `prepare`.
+def read_rows(config: RunConfig, model_config: Mapping[str, Any], chat: ChatFormat, scratch: Path,
+              note: Callable[[str], None]) -> tuple[PreparedData, Judge | None]:
+    """The prepared rows, and the judge of answers if the method has a reward. Errors as in `prepare`.
 
     Args:
         config: the run configuration.
-        files: the model's files.
+        model_config: the content of the model's config.json.
         chat: how the model writes a conversation.
-        scratch: where files from elsewhere are put.
-        tell: told the first warnings.
+        scratch: a folder for fetched files.
+        note: receives the first warnings.
     """
     spec = config.spec
     judge = Judge(spec.method.reft.reward, config.allowed_plugins) if spec.method.reft else None
     data = prepare(spec, chat, scratch, partial(with_right_answers, judge=judge) if judge else None)
-    told = [*_beyond_positions(spec, files, data), *_not_measured(spec, data), *_opened(chat)]
-    data = replace(data, findings=(*told, *data.findings))
+    warnings = [*_beyond_positions(spec, model_config, data), *_not_measured(spec, data), *_opened(chat)]
+    data = replace(data, findings=(*warnings, *data.findings))
     for finding in data.findings[:_SHOWN_FINDINGS]:
-        tell(f"warning: {finding}")
+        note(f"warning: {finding}")
     return data, judge
 
 
 def check_embeddings(model: PreTrainedModel, data: PreparedData, tokenizer: PreTrainedTokenizerBase, source: str
                      ) -> None:
-    """Refuse rows with tokens that the model, which may be without storage, has no embedding for.
+    """Check that the model has an embedding for each token of the rows. The model may be on the meta device.
 
     Raises:
-        BadConfig: with such a token.
+        BadConfig: it has none for a token, which the message names.
     """
     embeddings = model.get_input_embeddings()
     rows = (ids for row in (*data.train, *(one.tokens for one in data.held_out)) for ids in (row.prompt, row.answer))
@@ -102,54 +102,49 @@ def check_embeddings(model: PreTrainedModel, data: PreparedData, tokenizer: PreT
 
 
 def check_positions(spec: FineTuneJobSpec, model: PreTrainedModel, data: PreparedData, source: str) -> None:
-    """Refuse rows that are longer than the table in which the model, which may be without storage, looks positions up.
+    """Check that the model's table of positions is long enough for the rows. The model may be on the meta device.
 
     Raises:
-        BadConfig: with the longest that it can read.
+        BadConfig: it is shorter; the message names the longest row that it can read.
     """
     table = table_of_positions(model)
     longest = max(len(row) for row in (*data.train, *(row.tokens for row in data.held_out)))
     virtual = spec.method.additive.virtual_tokens or 0 if spec.method.additive else 0
     if table is None or longest + virtual <= table:
         return
-    room = table - virtual
-    if room < _LEAST_LENGTH:
-        raise BadConfig(f"spec.method.additive.virtualTokens: {virtual}, but {source} has {table} positions, of which "
-                        f"the longest row needs {longest}; write fewer")
+    limit = table - virtual
+    if limit < _MINIMUM_LENGTH:
+        raise BadConfig(f"spec.method.additive.virtualTokens is {virtual}; {source} has {table} positions, and the "
+                        f"longest row needs {longest} of them. Lower virtualTokens")
     before = f" after {virtual} virtual tokens" if virtual else ""
-    raise BadConfig(f"spec.training.maxLength: the longest row has {longest} tokens, and {source} has positions for "
-                    f"{room}{before}; write maxLength: {room}")
+    raise BadConfig(f"spec.training.maxLength: the longest row has {longest} tokens; {source} has positions for "
+                    f"{limit}{before}. Set maxLength: {limit}")
 
 
-def _beyond_positions(spec: FineTuneJobSpec, files: ModelFiles, data: PreparedData) -> list[Finding]:
-    """That rows may be longer than what the model has learnt positions for."""
-    most, positions = spec.training.max_length, _positions(files)
+def _beyond_positions(spec: FineTuneJobSpec, model_config: Mapping[str, Any], data: PreparedData) -> list[Finding]:
+    """A warning if rows may be longer than the texts that the model was trained on."""
+    most, positions = spec.training.max_length, _positions(model_config)
     if positions is None or most <= positions:
         return []
     rows = sum(len(row) > positions for row in (*data.train, *(row.tokens for row in data.held_out)))
     exceeding = "1 row exceeds" if rows == 1 else f"{rows or 'no'} rows exceed"
     return [Finding(Severity.WARNING, "spec.training.maxLength", f"{most} is more than the model's {positions} "
-                    f"positions (max_position_embeddings), which {exceeding}; write maxLength: {positions}")]
+                    f"positions (max_position_embeddings), which {exceeding}; set maxLength: {positions}")]
 
 
 def _opened(chat: ChatFormat) -> list[Finding]:
-    """That who asks the model has to begin its answer as training did."""
+    """A warning if the chat template starts the answer: then a caller must start it in the same way."""
     opening = chat.form.opening
     if not REASONING.search(opening):
         return []
-    return [Finding(Severity.WARNING, "spec.model.source", f"the chat template opens an answer with {opening!r}: it is "
-                    "part of the prompt here, except in rows that bring their own reasoning; ask the trained model in "
-                    "the same way, which many templates do with enable_thinking=False")]
+    return [Finding(Severity.WARNING, "spec.model.source", f"the chat template starts an answer with {opening!r}: "
+                    "training makes it part of the prompt, except in rows that have their own reasoning. Ask the "
+                    "trained model in the same way; many templates do so with enable_thinking=False")]
 
 
-def _positions(files: ModelFiles) -> int | None:
-    """How many tokens of a text a model was made for, by its configuration; None where that doesn't tell."""
-    try:
-        config = json.loads((files.folder / "config.json").read_text("utf-8"))
-    except (ValueError, OSError):
-        return None
-    parts = (config, config.get("text_config")) if isinstance(config, dict) else ()
-    found = (part.get(name) for part in parts if isinstance(part, dict)
+def _positions(content: Mapping[str, Any]) -> int | None:
+    """The longest text that a model was made for, in tokens, by its config.json; None if that does not say."""
+    found = (part.get(name) for part in (content, content.get("text_config")) if isinstance(part, dict)
              for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"))
     return next((value for value in found if isinstance(value, int) and value > 0), None)
 

@@ -1,4 +1,4 @@
-"""What is done beside training, and never costs what was learnt: where it fails, that is said in the result."""
+"""Steps beside training. A failure of one never costs the trained model: the result names what is missing."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from finetune_trainer.errors import StopRequested, failure_of
 from finetune_trainer.hardware.memory import give_back
 
 
-class Beside:
-    """What could not be done, in sentences.
+class OptionalSteps:
+    """Runs steps that may fail, and collects what is missing.
 
     Attributes:
-        missing: these sentences.
+        missing: a sentence for each step that failed.
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, note: Callable[[str], None]) -> None:
         """
         Args:
-            tell: told each of them.
+            note: receives each sentence as a warning.
         """
         self.missing: list[str] = []
-        self._tell = tell
+        self._note = note
 
     def add(self, sentence: str) -> None:
-        """Say that something could not be done."""
+        """Add a sentence about something that is missing."""
         self.missing.append(sentence)
-        self._tell(f"warning: {sentence}")
+        self._note(f"warning: {sentence}")
 
     @contextmanager
     def optional(self, what: str) -> Iterator[None]:
-        """Do something that may fail: what follows is done all the same.
+        """Run a step that may fail; the attempt goes on.
 
         Args:
-            what: what is missing then.
+            what: what is missing if the step fails.
 
         Raises:
-            StopRequested: it was asked to stop meanwhile.
+            StopRequested: the run was asked to stop during the step.
         """
         try:
             yield
@@ -45,6 +45,6 @@ class Beside:
             raise
         except Exception as error:
             self.add(f"{what} could not be made: {failure_of(error).message}")
-            # The tensors of what failed hang on the exception's frames until these are gone.
+            # The traceback keeps the tensors of the failed step alive.
             error.__traceback__ = None
             give_back()

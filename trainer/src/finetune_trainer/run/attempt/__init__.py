@@ -1,0 +1,1 @@
+"""One attempt: load, prepare, evaluate, train, evaluate, export, publish."""
