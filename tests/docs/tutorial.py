@@ -16,8 +16,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NOT_SHARED = {"build", "adapters", ".git"}
-AS_INSTALLED = {"MAKEFLAGS": "--assume-old=.venv/.installed"}
-"""The environment in which make sets up nothing: .venv is the repository's, and would be installed from the copy."""
 
 
 class Tutorial:
@@ -29,6 +27,8 @@ class Tutorial:
     """
 
     def __init__(self, page: Path, folder: Path) -> None:
+        # Else `make` in the folder would install the folder's files into the repository's .venv.
+        subprocess.run(["make", "-s", "setup"], cwd=ROOT, check=True)
         self.folder = folder
         self._blocks = _BLOCK.findall(page.read_text(encoding="utf-8"))
         self.values = {name for language, about, text in self._blocks if about.strip() == "values"
@@ -57,7 +57,7 @@ class Tutorial:
         """
         assert set(values) >= self.values
         done = subprocess.run(
-            ["bash", "-c", self.script()], cwd=self.folder, env={**os.environ, **AS_INSTALLED, **values}, text=True,
+            ["bash", "-c", self.script()], cwd=self.folder, env={**os.environ, **values}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds, check=False)
         assert done.returncode == 0, done.stdout[-8000:]
         return done.stdout
