@@ -69,13 +69,21 @@ def test_an_accelerator_of_ones_own_needs_its_memory(job):
 
 def test_without_an_accelerator_the_estimate_is_for_this_machine(job, monkeypatch):
     monkeypatch.setattr("finetune_cli.commands.estimate.choose_target", partial(_on, ThisMachine(None, 80 * GIB, 8)))
-    path = job(training={"precision": "float32"})
+    path = job()
     result = call("estimate", path)
     assert result.exit_code == 0, result.output
-    for words in ("process          1.00 GiB", "file            26.98 GiB", "weights         26.98 GiB", "It fits.",
+    for words in ("process          1.00 GiB", "weights         26.98 GiB", "It fits.",
                   "of 80.0 GiB on this machine, which has no GPU", "at no price (--price USD sets one)",
                   f"For a cluster: finetune estimate --accelerator nvidia-l4 {path}"):
         assert words in result.output, result.output
+
+
+def test_on_a_cpu_quantized_weights_lie_beside_the_file_that_they_were_read_from(job, monkeypatch):
+    monkeypatch.setattr("finetune_cli.commands.estimate.choose_target", partial(_on, ThisMachine(None, 80 * GIB, 8)))
+    terms = json.loads(call("estimate", job(method={"quantization": "nf4"}), "--json").stdout)["terms"]
+    assert terms["file"] == pytest.approx(26.98 * GIB, rel=0.001)
+    assert terms["weights"] < 5 * GIB
+    assert json.loads(call("estimate", job(), "--json").stdout)["terms"]["file"] == 0
 
 
 def test_on_a_cpu_with_too_little_memory_the_change_that_fits_is_named(job, monkeypatch):

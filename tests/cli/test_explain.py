@@ -59,3 +59,18 @@ def test_an_unknown_field_lists_the_known_and_exits_64(field, message):
     result = call("explain", field)
     assert (result.exit_code, result.stdout) == (64, "")
     assert result.stderr.startswith(message)
+
+
+@pytest.mark.parametrize(("field", "path"), [
+    ("reft", "spec.method.reft"), ("batchSize", "spec.training.batchSize"), ("spec.rank", "spec.method.lora.rank or"),
+    ("REFT", "spec.method.reft"), ("learningrat", "spec.training.learningRate"), ("phase", "status.phase"),
+])
+def test_a_bare_or_misspelled_name_gets_its_full_path_or_paths(field, path):
+    result = call("explain", field)
+    assert (result.exit_code, result.stdout) == (64, "")
+    assert result.stderr.startswith(f"no field spec.{field.removeprefix('spec.')}; did you mean {path}")
+
+
+def test_every_place_of_a_name_is_suggested():
+    said = call("explain", "rank").stderr
+    assert "spec.method.lora.rank or spec.method.dora.rank or spec.method.reft.lora.rank" in said

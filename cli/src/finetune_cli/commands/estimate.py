@@ -25,6 +25,7 @@ from finetune_api.estimate import (
 )
 from finetune_api.estimate.catalogue import KNOWN_ACCELERATORS
 from finetune_api.estimate.plan import USABLE
+from finetune_api.spec.method import Quantization
 from finetune_api.values.quantities import Quantity
 from rich.console import Console
 from rich.table import Table
@@ -122,9 +123,10 @@ def _estimate(spec: FineTuneJobSpec, model: Architecture, target: EstimateTarget
     terms = dict(found.plan.memory.terms())
     if target.name != CPU:
         return HostEstimate(found, terms, found.plan.fits, found.change)
-    # Where memory is short, the pages of the mapped file are given up first.
+    # Quantized weights are a copy beside the file that they were read from. Its pages are given up first.
     needed = PROCESS_ON_CPU + sum(terms.values())
-    terms = {"process": PROCESS_ON_CPU, "file": mapped_weights_bytes(model), **terms}
+    file = 0 if spec.method.quantization is Quantization.NONE else mapped_weights_bytes(model)
+    terms = {"process": PROCESS_ON_CPU, "file": file, **terms}
     if machine is None or needed <= machine.memory_bytes:
         return HostEstimate(found, terms, True, None)
     # Of memory that estimate_job is given it takes the usable share only; here all of it is usable.

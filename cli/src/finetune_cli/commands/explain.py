@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 
 import click
 from finetune_api import ExitCode, FineTuneJob
-from finetune_api.explain.fields import FieldDoc, document_field
+from finetune_api.explain.fields import FieldDoc, document_field, model_at
+from pydantic import BaseModel
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
 from finetune_cli.errors import CommandFailed
+
+_MOST_PATHS = 5
 
 
 @click.command()
@@ -21,7 +25,9 @@ def explain(field: str) -> None:
     try:
         document = document_field(FineTuneJob, full_path(field))
     except KeyError as error:
-        raise CommandFailed(error.args[0], ExitCode.BAD_CONFIG) from error
+        elsewhere = _paths_like(field) if full_path(field).count(".") == 1 else []
+        message = f"no field {full_path(field)}; did you mean {' or '.join(elsewhere)}?" if elsewhere else error.args[0]
+        raise CommandFailed(message, ExitCode.BAD_CONFIG) from error
     Console(highlight=False).print(Group(*_page(document)))
 
 
@@ -30,6 +36,27 @@ def full_path(field: str) -> str:
     first = field.partition(".")[0]
     at_root = {info.alias or name for name, info in FineTuneJob.model_fields.items()}
     return field if not field or first in at_root else f"spec.{field}"
+
+
+def _paths_like(field: str) -> list[str]:
+    """The full paths of fields with the name of `field`, or nearly so: at most five, the spec's and the shortest first."""
+    name = field.rpartition(".")[2].lower()
+    names: dict[str, list[str]] = {}
+    for path in _paths(FineTuneJob, ""):
+        names.setdefault(path.rpartition(".")[2].lower(), []).append(path)
+    close = [name] if name in names else difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    paths = names[close[0]] if close else []
+    return sorted(paths, key=lambda path: (not path.startswith("spec."), path.count(".")))[:_MOST_PATHS]
+
+
+def _paths(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    """The paths of every field below a model."""
+    for name, info in model.model_fields.items():
+        path = f"{prefix}{info.alias or name}"
+        yield path
+        below = model_at(FineTuneJob, path.split("."))
+        if below is not None:
+            yield from _paths(below, f"{path}.")
 
 
 def _page(document: FieldDoc) -> Iterator[RenderableType]:
