@@ -39,7 +39,7 @@ def full_path(field: str) -> str:
 
 
 def _paths_like(field: str) -> list[str]:
-    """The full paths of fields with the name of `field`, or nearly so: at most five, the spec's and the shortest first."""
+    """The full paths of fields with the name of `field`, or nearly so; at most five, the shortest of the spec first."""
     name = field.rpartition(".")[2].lower()
     names: dict[str, list[str]] = {}
     for path in _paths(FineTuneJob, ""):
