@@ -19,6 +19,7 @@ from finetune_api.messages.layout import RUN_FILE
 from finetune_api.resolve import resolve_defaults, spec_hash
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
+from finetune_api.values.money import Price
 from pydantic import ValidationError
 
 from finetune_operator.manifests.attempt_request import AttemptRequest
@@ -46,17 +47,17 @@ class FrozenFacts:
     model_revision: str | None = None
 
 
-def frozen_facts(status: FineTuneJobStatus, catalogue_price: Decimal) -> FrozenFacts:
+def frozen_facts(status: FineTuneJobStatus, catalogue: Price) -> FrozenFacts:
     """The facts that the start of a job recorded in its status.
 
     Args:
         status: of a job that has started.
-        catalogue_price: of one accelerator for one hour, for a status without a price.
+        catalogue: the price of today, for a status without a price.
     """
-    cost, preflight = status.cost, status.preflight
+    preflight = status.preflight
+    price = status.cost.price(accelerators=1) if status.cost else catalogue
     return FrozenFacts(
-        price_per_accelerator_hour=cost.hourly_rate if cost else catalogue_price,
-        currency=cost.currency if cost else "USD",
+        price_per_accelerator_hour=price.per_accelerator_hour, currency=price.currency,
         spec_hash=status.spec_hash, model_revision=preflight.model_revision if preflight else None)
 
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from finetune_api.reasons import Reason
 from finetune_api.spec.training import Toggle
 from finetune_api.status import LAST_NUMBER, Phase
+from finetune_api.values.money import Price
 
 from finetune_operator.decide.actions import Create, Plan, delete_job
 from finetune_operator.decide.attempts.end_time import has_ended
@@ -104,7 +105,7 @@ def _run_json(started: StartedJob, request: AttemptRequest) -> str:
     if smallest_memory:
         spec = spec.model_copy(update={"training": spec.training.model_copy(update={
             "micro_batch_size": 1, "gradient_checkpointing": Toggle.ENABLED})})
-    facts = frozen_facts(started.status, started.accelerator.hourly_price)
+    facts = frozen_facts(started.status, Price(started.accelerator.hourly_price, started.settings.currency))
     config = run_config(replace(request, spec=spec), facts)
     return run_text(config, dict(started.observation.earlier_run or {}), smallest_memory)
 
