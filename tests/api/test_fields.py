@@ -77,8 +77,3 @@ def test_an_unknown_field_lists_the_known(path, known):
 ])
 def test_a_field_is_found_by_its_name_wherever_it_is(name, paths):
     assert find_fields(FineTuneJob, name) == paths
-
-
-def test_a_field_without_its_path_is_told_with_the_path():
-    with pytest.raises(KeyError, match=r"no field spec\.reft: did you mean spec\.method\.reft\?"):
-        document_field(FineTuneJob, "spec.reft")

@@ -16,9 +16,6 @@ from pydantic_core import PydanticUndefined
 
 from finetune_api.values.quantities import format_duration
 
-_MOST_SUGGESTED = 3
-_NAME_IN_SPEC = 2
-"""Parts of a path that is a name and no more: `finetune explain` writes `spec.` before it."""
 _LIMITS = {"gt": "above {}", "ge": "at least {}", "lt": "below {}", "le": "at most {}", "pattern": "of the form {}"}
 
 
@@ -64,7 +61,7 @@ def document_field(root: type[BaseModel], path: str) -> FieldDoc:
     """The documentation of the field at a dotted path; the empty path is the root itself.
 
     Raises:
-        KeyError: there is no such field; the message names fields of the same name elsewhere, or those that there are.
+        KeyError: there is no such field; the message lists the fields that there are.
     """
     parts = [part for part in path.split(".") if part]
     if not parts:
@@ -72,9 +69,6 @@ def document_field(root: type[BaseModel], path: str) -> FieldDoc:
     owner = model_at(root, parts[:-1])
     field = _field(owner, parts[-1]) if owner else None
     if field is None:
-        elsewhere = find_fields(root, parts[-1]) if len(parts) <= _NAME_IN_SPEC else ()
-        if elsewhere:
-            raise KeyError(f"no field {path}: did you mean {' or '.join(elsewhere[:_MOST_SUGGESTED])}?")
         known = ", ".join(f.alias or n for n, f in owner.model_fields.items()) if owner else "none"
         raise KeyError(f"no field {path}; the fields there are: {known}")
     return _describe(path, field, deep=True)
