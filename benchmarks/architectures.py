@@ -48,7 +48,8 @@ is listed here or not.
 
 Of multimodal models (gemma3) the text decoder is trained. Attention is transformers' SDPA, and eager where an
 architecture has none. LoRA, QLoRA, DoRA and IA3 adapt linear layers: experts that an architecture keeps in one tensor
-are not adapted.
+are not adapted. Where PEFT has no default layers of IA3 for a model type, IA3 scales k_proj, v_proj and down_proj, if
+the architecture has all three.
 
 """
 

@@ -50,7 +50,7 @@ def test_every_error_of_spec_model_and_rows_is_shown_at_once_with_its_line(job, 
     columns = "no row has a column {}; the columns are team, text"
     model, dataset = _line(path, "nowhere"), _line(path, "prompt:")
     for expected in (
-        f"  line {model}: spec.model.source: file://{tmp_path}/nowhere: no such folder",
+        f"  line {model}: spec.model.source: file://{tmp_path}/nowhere: no such folder; check the path",
         f"  line {dataset}: spec.dataset.prompt: {columns.format('txt')}",
         f"  line {_line(path, 'completion:')}: spec.dataset.completion: {columns.format('teem')}",
         f"  line {_line(path, 'bachSize')}: spec.training.bachSize: unknown field: did you mean batchSize?",
@@ -69,7 +69,7 @@ def test_rows_that_break_the_schema_are_named_and_exit_with_65(job, tmp_path):
 
 @pytest.mark.parametrize(("sections", "code", "message"), [
     ({"dataset": {"source": "file://./nothing.csv"}}, 66, "nothing.csv: no such file"),
-    ({"dataset": {"source": "file://./"}}, 66, "has none of train.jsonl"),
+    ({"dataset": {"source": "file://./"}}, 66, "contains none of train.jsonl"),
     ({"dataset": {"answerFormat": {"type": "json", "jsonSchema": '{"type": "objekt"}'}}}, 64,
      "spec.dataset.answerFormat.jsonSchema: not a valid JSON Schema"),
     ({"dataset": {"prompt": "{{ text "}}, 64, "spec.dataset.prompt: not a valid template"),

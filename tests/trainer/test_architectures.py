@@ -16,7 +16,7 @@ from finetune_trainer.model.files.find import ModelFiles
 from finetune_trainer.model.files.weights import Tensor
 from finetune_trainer.model.loading.base import open_base
 from finetune_trainer.model.structure.layers import chosen_parameters, decoder_layers, text_parameters
-from finetune_trainer.model.structure.targets import linear_names, target_modules
+from finetune_trainer.model.structure.targets import ia3_targets_by_name, linear_names, target_modules
 from finetune_trainer.model.tokenizer import load_tokenizer
 from finetune_trainer.run.preflight import preflight
 from finetune_trainer.trained_model.whole_model import save_whole
@@ -58,7 +58,7 @@ def test_partial_and_full_leave_the_vision_of_a_multimodal_model_alone(multimoda
     assert not any("vision" in name or "projector" in name for name in names)
     assert not any("vision" in name for name in chosen_parameters(multimodal, PartialSpec(parameters=("*norm*",))))
     assert all(".layers.1." in name for name in chosen_parameters(multimodal, PartialSpec(last_layers=1)))
-    with pytest.raises(BadConfig, match="no parameter's name fits"):
+    with pytest.raises(BadConfig, match="matches no parameter"):
         chosen_parameters(multimodal, PartialSpec(parameters=("*vision*",)))
 
 
@@ -134,7 +134,7 @@ def test_a_pad_token_that_the_model_has_no_embedding_for_is_not_padded_with(tmp_
 
 @pytest.mark.parametrize(("name", "content", "words"), [
     (None, "", "has no tokenizer (tokenizer.json)"),
-    ("tokenizer.model", "\x0a\x0b", "is tokenizer.model, which takes the package sentencepiece"),
+    ("tokenizer.model", "\x0a\x0b", "is tokenizer.model, which needs the package sentencepiece"),
     ("tokenizer.json", "{}", "can't be loaded: "),
     ("tokenizer.json", '{"model": {"type": "None of them"}}', "can't be loaded: "),
     ("tokenizer.json", "[" * 5000, "can't be loaded: "),
@@ -171,3 +171,9 @@ def test_a_configuration_that_no_model_can_be_made_by_is_refused(tmp_path, famil
         base.check({name: Tensor("F32", tuple(one.shape)) for name, one in base.empty().state_dict().items()},
                    Quantization.NONE)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(("family", "targets"), [("olmo2", ["k_proj", "v_proj", "down_proj"]), ("phi3", None)])
+def test_ia3_scales_keys_values_and_the_end_of_the_feed_forward_part_where_all_three_exist(tmp_path, family, targets):
+    model = transformers.AutoModelForCausalLM.from_pretrained(save_tiny_family(tmp_path, family))
+    assert ia3_targets_by_name(model) == targets

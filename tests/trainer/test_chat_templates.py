@@ -109,12 +109,12 @@ def test_published_templates_train_question_and_answer_verbatim_and_once(name):
 
 
 @pytest.mark.parametrize(("template", "fault"), [
-    (CHATML.replace("{{ m['content'] }}", "{{ m['content'] if m['role'] == 'assistant' }}"), "drops or rewrites"),
+    (CHATML.replace("{{ m['content'] }}", "{{ m['content'] if m['role'] == 'assistant' }}"), "drops or changes"),
     (CHATML.replace("m['content'] }}", "m['content'] ~ (m['content'] if m['role'] == 'user' else '') }}"),
      "writes more than once the question"),
     (CHATML.replace("m['content'] }}", "m['content'][:9] if m['role'] == 'user' else m['content'] }}"),
-     "drops or rewrites the question"),
-    (CHATML.replace("m['content'] }}", "m['content'] | replace('1', 'one') }}"), "drops or rewrites the question"),
+     "drops or changes the question"),
+    (CHATML.replace("m['content'] }}", "m['content'] | replace('1', 'one') }}"), "drops or changes the question"),
 ], ids=["drops", "doubles", "shortens", "rewrites"])
 def test_a_template_that_does_not_write_the_question_as_it_is_is_a_fault_of_the_row(template, fault):
     with pytest.raises(RowFault, match=fault) as caught:
@@ -160,7 +160,7 @@ def test_control_tokens_in_data_are_text_and_told():
         "<|im_start|>system\nsay <|im_end|><|im_end|>\n<|im_start|>user\nHow does <|im_start|> end? </s><|im_end|>\n"
         "<|im_start|>assistant\n")
     assert chat.text(trained) == written.example.answer == answer
-    assert written.notes == ("<|im_end|> is learnt as plain text, and not as the model's control token",)
+    assert written.notes == ("<|im_end|> is trained as plain text, not as the model's control token",)
 
 
 @pytest.mark.parametrize("splits", [True, False])

@@ -48,26 +48,28 @@ def test_an_answer_may_be_a_call():
 
 
 def test_a_row_whose_answers_all_have_weight_0_is_left_out_and_told():
-    assert _read([USER, {**ANSWER, "weight": 0}]) == "train row 1: m: no answer has a weight other than 0: left out"
+    assert _read([USER, {**ANSWER, "weight": 0}]) == (
+        "train row 1: m: no answer has a weight other than 0, so the row is left out")
 
 
 @pytest.mark.parametrize(("messages", "words"), [
-    ("text", "write a list of at least two messages"),
-    ('[{"role": NaN}]', "NaN is no JSON value"),
+    ("text", "it is not a list of at least two messages"),
+    ('[{"role": NaN}]', "NaN is not a JSON value"),
     ([USER, {**ANSWER, "content": [{"type": "image_url", "image_url": "x"}]}],
-     "message 2 has a part of type image_url: only text can be learnt"),
-    ([USER, {**ANSWER, "content": {"a": 1}}], "message 2 has no content: it is {\"a\": 1}, and no text"),
-    ([{"role": "robot", "content": "x"}, ANSWER], "message 1 has no role of system, user, assistant, tool"),
-    ([{"content": "x"}, ANSWER], "message 1 has no role of"),
-    (["x", ANSWER], "message 1 has no role of"),
+     "message 2 has a part of type image_url; only text can be trained on"),
+    ([USER, {**ANSWER, "content": {"a": 1}}], "message 2 has the content {\"a\": 1}; it must be a text"),
+    ([{"role": "robot", "content": "x"}, ANSWER],
+     "message 1 has the role 'robot'; it must be one of system, user, assistant, tool"),
+    ([{"content": "x"}, ANSWER], "message 1 has no role; it must be one of"),
+    (["x", ANSWER], "message 1 has no role; it must be one of"),
     ([USER, {**ANSWER, "content": " "}], "message 2 has no content"),
-    ([USER, {"role": "assistant", "tool_calls": [{}]}], "message 2 has a tool call without a function's name"),
+    ([USER, {"role": "assistant", "tool_calls": [{}]}], "message 2 has a tool call without the name of a function"),
     ([USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
      "message 2: the arguments of f are not valid JSON"),
     ([ANSWER, ANSWER], "the last message must be the assistant's, after the user's"),
     ([USER, ANSWER, USER], "the last message must be the assistant's, after the user's"),
     ([USER, {**ANSWER, "content": "\ud83d"}], "message 2: character 1 is a lone surrogate"),
-    ([{**USER, "score": float("nan")}, ANSWER], "nan is no number"),
+    ([{**USER, "score": float("nan")}, ANSWER], "nan is not a number"),
 ])
 def test_what_is_no_conversation_is_refused_with_its_message(messages, words):
     assert _read(messages).startswith("train row 1: m: ")

@@ -56,8 +56,8 @@ def test_each_format_gives_the_same_rows(tmp_path, name):
     ("rows.jsonl", b'{"a": 1}\n\xff\xfe\n', "rows.jsonl line 2: not UTF-8 .byte 0xff."),
     ("rows.jsonl", b"[1]\n", "rows.jsonl line 1: it is a list; each row must be a JSON object with columns, such as {"),
     ("rows.json", b'[{"a": 1},\n{"a" 2}]', "rows.json line 2: not valid JSON"),
-    ("rows.json", b'{"rows": 1}', "write a list of objects"),
-    ("rows.csv", b"a,b\n1,2\n3\n", "rows.csv row 2: not as many cells as the header has .2."),
+    ("rows.json", b'{"rows": 1}', "rows.json: it is an object; it must be a list of objects"),
+    ("rows.csv", b"a,b\n1,2\n3\n", "rows.csv row 2: line 3 has 1 cells; the header has 2"),
     ("rows.parquet", b"PAR1 no", "rows.parquet: not a readable parquet file"),
 ], ids=["bad line", "not UTF-8", "list", "bad JSON", "no list", "short row", "no parquet"])
 def test_a_broken_file_is_refused_with_the_place(tmp_path, name, content, message):
@@ -89,13 +89,13 @@ def test_a_folder_has_a_file_for_each_split(folder):
     data = _prepare(folder, dataset={"source": f"file://{data_folder}/", "evaluationFraction": None,
                                      "evaluationSplit": "test"})
     assert len(data.held_out) == 6
-    with pytest.raises(MissingInput, match=r"has none of valid\.jsonl, valid\.json"):
+    with pytest.raises(MissingInput, match=r"contains none of valid\.jsonl, valid\.json"):
         _prepare(folder, dataset={"source": f"file://{data_folder}/", "evaluationFraction": None,
                                   "evaluationSplit": "valid"})
 
 
 def test_a_file_with_another_digest_is_refused(folder):
-    with pytest.raises(BadData, match="another file than the one the job was written for"):
+    with pytest.raises(BadData, match="fetch the file that the job was written for"):
         _prepare(folder, dataset={"sha256": "0" * 64})
 
 
@@ -147,7 +147,7 @@ def test_a_question_that_is_held_out_too_is_left_out_of_training_and_said(folder
     assert not any(row.prompt in asked for row in data.train)
     finding = data.findings[0]
     assert finding.severity is Severity.WARNING
-    assert "which is held out: left out of training" in str(finding)
+    assert "which is held out, so it is left out of training" in str(finding)
 
 
 def _fit(question, answer, most, long_rows=LongRows.CUT_PROMPT, system=None):
@@ -166,7 +166,7 @@ def test_a_long_row_loses_the_middle_of_its_question_and_neither_its_markers_nor
     assert answer == "xyz<|im_end|>"
     assert prompt == ("<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\naaaaaaaaaabbbbbbbbb<|im_end|>\n"
                       "<|im_start|>assistant\n")
-    assert str(finding) == "train row 5: 141 tokens, more than maxLength 60: the middle of its question was cut"
+    assert str(finding) == "train row 5: 141 tokens, more than maxLength 60, so the middle of its question is cut"
     assert _fit(question, "xyz", 60, LongRows.DROP, "be brief")[0] is None
     assert _fit(question, "xyz", 60, LongRows.REFUSE)[1].severity is Severity.ERROR
     assert _fit(question, "xyz", 200, LongRows.REFUSE)[1] is None
@@ -195,7 +195,7 @@ def test_chat_messages_are_an_alternative_to_templates(folder):
     change = {"prompt": None, "completion": None, "messages": "chat", "answerFormat": None}
     assert _prepare(folder, dataset=change).held_out[0].example.answer == "hello"
     _write(folder, [{"chat": chat}, {"chat": chat[:1]}, {"chat": [*chat, chat[0]]}, {"chat": [{"role": "robot"}] * 2}])
-    with pytest.raises(BadData, match=r"at least two messages.*the last message must be.*message 1 has no role"):
+    with pytest.raises(BadData, match=r"at least two messages.*the last message must be.*message 1 has "):
         _prepare(folder, dataset=change)
     with pytest.raises(BadConfig, match="no row has a column talk; the columns are chat"):
         _prepare(folder, dataset={**change, "messages": "talk"})

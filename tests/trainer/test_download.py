@@ -102,7 +102,7 @@ def test_a_name_that_means_another_address_the_second_time_leads_nowhere_else(se
 
 
 def test_a_certificate_of_another_name_is_refused(server, tmp_path):
-    with pytest.raises(MissingInput, match="can't be fetched"):
+    with pytest.raises(MissingInput, match="can't be downloaded"):
         download(f"https://other.example:{server.port}/rows.jsonl", tmp_path,
                  transport(("other.example",), other_example=["127.0.0.1"]))
     assert server.asked == []
@@ -116,7 +116,7 @@ def test_a_redirect_is_followed_only_to_where_a_job_could_lead_itself(server, tm
     server.redirects["/start.jsonl"] = target
     checked = CheckedTransport((NAME,), lambda host, port: {
         NAME: ["127.0.0.1"], "metadata.example": ["8.8.8.8", "169.254.169.254"]}.get(host, [host]))
-    with pytest.raises(BadConfig, match=r"only https:// is followed|which is not a public one"):
+    with pytest.raises(BadConfig, match=r"only https:// is followed|which is not public"):
         download(f"https://{NAME}:{server.port}/start.jsonl", tmp_path, checked)
     assert [path for _, path in server.asked] == ["/start.jsonl"]
 
@@ -133,7 +133,7 @@ def test_what_is_not_there_or_too_large_is_a_missing_input(server, tmp_path, mon
         download(f"https://{NAME}:{server.port}/nothing", tmp_path, transport())
     with pytest.raises(MissingInput, match=r"unknown\.example has no address"):
         download("https://unknown.example/rows.jsonl", tmp_path, transport())
-    monkeypatch.setattr(module, "_MOST_BYTES", 3)
+    monkeypatch.setattr(module, "_MAX_BYTES", 3)
     with pytest.raises(MissingInput, match="larger than"):
         download(f"https://{NAME}:{server.port}/rows.jsonl", tmp_path, transport())
 

@@ -59,8 +59,8 @@ def test_the_same_rows_are_read_from_every_dialect(tmp_path, name, content):
 
 
 @pytest.mark.parametrize(("name", "content", "words"), [
-    ("rows.jsonl", '{"a": 1}\n{"a": NaN}\n', "rows.jsonl line 2: NaN is no JSON value: write null"),
-    ("rows.json", '[{"a": 1}, {"a": -Infinity}]', "rows.json row 2: -Infinity is no JSON value"),
+    ("rows.jsonl", '{"a": 1}\n{"a": NaN}\n', "rows.jsonl line 2: NaN is not a JSON value; write null"),
+    ("rows.json", '[{"a": 1}, {"a": -Infinity}]', "rows.json row 2: -Infinity is not a JSON value"),
     ("rows.jsonl", "[1, 2]\n[3, 4]\n", "rows.jsonl line 1: it is a list; each line must be a JSON object with columns"),
     ("rows.jsonl", '"a"\n"b"\n', "rows.jsonl line 1: it is a text; each line must be"),
     ("rows.json", "[1, 2]\n[3, 4]\n", "rows.json line 1: it is a list; each line must be a JSON object with columns"),
@@ -73,10 +73,10 @@ def test_the_same_rows_are_read_from_every_dialect(tmp_path, name, content):
     ("rows.json", '[{"a": 1},\n' + '{"a": ' + "[" * 9000 + "]" * 9000 + "}]", "rows.json row 2: nested too deeply"),
     ("rows.json", json.dumps({"q": {"0": "x"}, "a": {"0": "y"}}), r"write df.to_json\(orient='records', lines=True\)"),
     ("rows.csv", "q,a\n질문,답\n".encode("cp949"), r"rows.csv line 2: not UTF-8 \(byte 0xc1\).*iconv -f CP949"),
-    ("rows.csv", 'q,a\n"line\nbreak",x\none\n', "rows.csv row 2: not as many cells .* line 4 has 1"),
+    ("rows.csv", 'q,a\n"line\nbreak",x\none\n', "rows.csv row 2: line 4 has 1 cells; the header has 2"),
     ("rows.csv", 'q,a\nx,y\n"open,z\n', "rows.csv line 3: not valid CSV"),
-    ("rows.csv", "q,a,a\n1,2,3\n", "rows.csv line 1: two columns are named 'a'"),
-    ("rows.jsonl", gzip.compress(LINES.encode())[:-9], "rows.jsonl: the compressed file is broken"),
+    ("rows.csv", "q,a,a\n1,2,3\n", "rows.csv line 1: two columns have the name 'a'"),
+    ("rows.jsonl", gzip.compress(LINES.encode())[:-9], "rows.jsonl: the compressed file is damaged"),
     ("rows.jsonl", b"PK\x03\x04....", "rows.jsonl: it is a zip archive"),
     ("rows.parquet", b"", "rows.parquet: not a readable parquet file"),
 ], ids=["NaN", "infinity in a list", "lines of lists", "lines of texts", "json lines of lists", "a list among objects",
@@ -117,7 +117,7 @@ def test_other_types_of_parquet_keep_their_values(tmp_path):
 def test_two_columns_of_one_name_are_refused(tmp_path):
     path = tmp_path / "rows.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["x"])] * 2, names=["a", "a"]), path)
-    with pytest.raises(BadData, match=r"rows.parquet: two columns are named 'a'"):
+    with pytest.raises(BadData, match=r"rows.parquet: two columns have the name 'a'"):
         read_rows(path, "parquet")
 
 
@@ -141,7 +141,7 @@ def test_shards_are_read_in_the_order_of_their_names_by_a_star_or_as_parts_of_a_
         "part-0.jsonl", "part-1.jsonl.gz"]
     with pytest.raises(MissingInput, match="no file matches"):
         _splits(tmp_path, source=f"file://{tmp_path}/nothing-*.jsonl")
-    with pytest.raises(BadConfig, match=r"sha256: it is the digest of one file, and .* stands for 2"):
+    with pytest.raises(BadConfig, match=r"sha256: it is the digest of one file, and .* matches 2 files"):
         _splits(tmp_path, source=f"file://{tmp_path}/part-*", sha256="0" * 64)
     hub = tmp_path / "hub"
     hub.mkdir()
@@ -156,7 +156,7 @@ def test_shards_are_read_in_the_order_of_their_names_by_a_star_or_as_parts_of_a_
     (["train-00001-of-00002.jsonl.gz"], MissingInput, "1 of the 2 parts of the split train"),
     (["train.jsonl", "train-00000-of-00001.jsonl", "train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"],
      BadConfig, "holds the split train twice, as train-00000-of-00001.jsonl|twice, as train.jsonl"),
-    (["train.jsonl", "train.jsonl.gz"], BadConfig, "stands for train.jsonl and train.jsonl.gz"),
+    (["train.jsonl", "train.jsonl.gz"], BadConfig, "matches both train.jsonl and train.jsonl.gz"),
 ])
 def test_a_split_in_a_folder_is_read_whole_and_once_or_refused(tmp_path, names, error, message):
     for name in names:
@@ -170,7 +170,7 @@ def test_a_star_may_choose_some_parts_but_no_file_with_its_compressed_copy(tmp_p
     (tmp_path / "train-00000-of-00002.jsonl").write_text('{"n": 1}\n')
     assert _splits(tmp_path, source=f"file://{tmp_path}/train-*")[0] == [1]
     (tmp_path / "train-00000-of-00002.jsonl.gz").write_bytes(gzip.compress(b'{"n": 1}\n'))
-    with pytest.raises(BadConfig, match="their rows would be there twice: remove one of them"):
+    with pytest.raises(BadConfig, match="their rows would be read twice; remove one of them"):
         _splits(tmp_path, source=f"file://{tmp_path}/train-*")
 
 

@@ -37,7 +37,7 @@ def test_rows_that_all_ask_the_same_are_held_out_by_distinct_answer():
     learn, held, (told,) = divide(_examples(1, 20), 0.1, seed=1)
     assert (len(learn), len(held)) == (18, 2)
     assert "all rows ask the same question" in str(told)
-    with pytest.raises(BadData, match="the data set's 3 rows are all the same"):
+    with pytest.raises(BadData, match="all 3 rows of the data set are the same"):
         divide(_examples(1) * 3, 0.1, seed=1)
 
 

@@ -128,10 +128,10 @@ def test_the_weights_of_partial_are_what_was_chosen_and_all_else_stays_as_it_was
 
 
 @pytest.mark.parametrize(("method", "message"), [
-    (partial(lastLayers=3), "spec.method.partial.lastLayers: 3, but the model has 2 layers, numbered from 0 to 1"),
-    (partial(layers=[0, 2]), "spec.method.partial.layers: [0, 2], but the model has 2 layers"),
-    (partial(parameters=["*.bias", "*adapter*"]), "spec.method.partial.parameters: no parameter's name fits "
-     "*adapter*; the names that exist: model.embed_tokens.weight, model.layers.*.self_attn.q_proj.weight"),
+    (partial(lastLayers=3), "spec.method.partial.lastLayers is 3; the model has 2 layers, numbered from 0 to 1"),
+    (partial(layers=[0, 2]), "spec.method.partial.layers is [0, 2]; the model has 2 layers"),
+    (partial(parameters=["*.bias", "*adapter*"]), "spec.method.partial.parameters: *adapter* matches no "
+     "parameter; the names that exist: model.embed_tokens.weight, model.layers.*.self_attn.q_proj.weight"),
 ], ids=["too many layers", "a layer that is not there", "a pattern that fits nothing"])
 def test_what_a_model_does_not_have_ends_with_64_and_says_what_there_is(place, tmp_path, method, message):
     done = run(place, method=method, output={"uri": f"file://{tmp_path}/out"})

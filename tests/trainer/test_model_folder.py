@@ -43,7 +43,7 @@ def test_a_link_out_of_a_models_folder_is_refused_by_name(claim, tmp_path, sourc
     link.unlink(missing_ok=True)
     link.symlink_to(target)
     for read in (find_model, describe_model):
-        with pytest.raises(BadConfig, match=f"{name}.*put the file itself in the place of the link"):
+        with pytest.raises(BadConfig, match=f"{name}.*replace the link by the file itself"):
             read(model(tmp_path, source), None, tmp_path, print)
 
 

@@ -84,7 +84,7 @@ def test_no_weights_are_read(folder, tmp_path):
     ({"dataset": {"answerFormat": {"schema": {"properties": {"level": {"type": "string"}}}}}}, 65, "spec.dataset",
      "the answer breaks the schema at $.level"),
     ({"training": {"maxLength": 24, "longRows": "refuse"}}, 65, "spec.dataset", "more than maxLength 24"),
-    ({"training": {"maxLength": 24, "longRows": "drop"}}, 65, "spec.dataset", "no rows are left to learn from"),
+    ({"training": {"maxLength": 24, "longRows": "drop"}}, 65, "spec.dataset", "no rows are left to train on"),
     ({"model": {"source": "file:///nowhere/model"}}, 66, "spec.model.source", "no such folder"),
     ({"dataset": {"source": "file:///nowhere/rows.jsonl"}}, 66, None, "no such file"),
     ({"output": {"uri": "file:///proc/out"}}, 73, None, "/proc/out"),

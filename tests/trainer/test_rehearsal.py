@@ -26,7 +26,7 @@ def checked(folder, family, method, **settings):
     ("opt", additive("Bottleneck", bottleneckSize=8), "no bottleneck can be put into OPTForCausalLM"),
     ("mamba", additive("PrefixTuning", virtualTokens=4), "spec.method"),
     ("mamba", lora(targetModules=["out_proj"]), "no linear layer is named out_proj"),
-    ("llama", partial(parameters=["*.bias"]), "no parameter's name fits *.bias"),
+    ("llama", partial(parameters=["*.bias"]), "*.bias matches no parameter"),
     ("llama", partial(layers=[7]), "the model has 2 layers"),
 ], ids=["bottleneck", "prefix", "bypassed layer", "parameters", "layer"])
 def test_a_method_that_an_architecture_cannot_have_is_refused_before_the_run(tmp_path, family, method, words):

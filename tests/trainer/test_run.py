@@ -247,7 +247,7 @@ def test_credentials_that_are_wrong_end_with_73_before_anything_is_loaded(folder
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     done = run(folder, output={"uri": f"s3://{s3_bucket}/x", "s3": {"endpointUrl": s3_server.endpoint}})
     assert done.code == 73
-    assert "the secret key doesn't fit the access key" in done.output
+    assert "the secret key does not belong to the access key" in done.output
     assert "loading" not in done.output
 
 
@@ -314,7 +314,7 @@ def test_an_evaluation_before_training_changes_no_gradient_and_no_weight(folder)
      "no linear layer is named q_prj; did you mean q_proj? The names that exist: down_proj, gate_proj, k_proj"),
     ({"training": {"precision": "bfloat16"}}, 64, "on a CPU the trainer computes in float32"),
     ({"output": {"uri": "file:///proc/nothing"}}, 73, "can't be written"),
-    ({"output": {"uri": "pvc://claim/out"}}, 64, "the claim claim is not mounted here"),
+    ({"output": {"uri": "pvc://claim/out"}}, 64, "the claim claim is not mounted at"),
     ({"dataset": {"answerFormat": {"schema": {"type": "nonsense"}}}}, 64, "not a valid JSON Schema"),
 ], ids=lambda value: None if isinstance(value, dict | int) else value[:30])
 def test_bad_input_ends_with_its_code_and_a_sentence_and_leaves_what_is_published(tmp_path, sections, code, message,

@@ -51,11 +51,11 @@ def test_a_field_whose_values_the_schema_lists_is_a_class_however_many_there_are
 def test_a_metric_that_is_absent_says_why():
     words = [json.dumps({"kind": f"word{number}", "share": 0.5}) for number in range(30)]
     why = absent(words, ALL)
-    assert "kind is left out: it has 30 different texts in 30 rows, and more than 6 are taken for free text" in why
-    assert "share is left out: it holds more than texts, whole numbers and truths" in why
-    assert "fieldF1Micro is not measured: no field holds whole numbers" in why
+    assert "kind is left out: it has 30 different texts in 30 rows; a field with more than 6 counts as free text" in why
+    assert "share is left out: it has values other than texts, integers and booleans" in why
+    assert "fieldF1Micro is not measured: no field has integers" in why
     assert "list a field's values as an enum in dataset.answerFormat.jsonSchema" in why
-    assert absent(["plain"], (Metric.FIELD_ACCURACY,)).startswith("fieldAccuracy: not measured, since the expected")
+    assert absent(["plain"], (Metric.FIELD_ACCURACY,)).startswith("fieldAccuracy: not measured, because the expected")
     assert absent(words, (Metric.LOSS,)) is None
     assert absent(['{"level": 1}'], ALL) is None
 

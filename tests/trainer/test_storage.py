@@ -110,7 +110,7 @@ def test_what_no_path_leads_to_is_not_listed(s3_server, s3_bucket, tmp_path):
 def test_a_manifest_that_would_fill_the_memory_is_not_read(storage, tmp_path, monkeypatch):
     monkeypatch.setattr("finetune_trainer.storage.interface._SMALL_BYTES", 100)
     storage.put_bytes("manifest.json", b" " * 101)
-    with pytest.raises(MissingInput, match="it is no file of ours"):
+    with pytest.raises(MissingInput, match="The trainer did not write this file"):
         storage.get_bytes("manifest.json")
 
 
@@ -153,8 +153,8 @@ def _probe_s3(server, bucket):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"AWS_ACCESS_KEY_ID": "AKNOBODY"}, "doesn't know the access key; check AWS_ACCESS_KEY_ID"),
-    ({"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, "the secret key doesn't fit the access key"),
+    ({"AWS_ACCESS_KEY_ID": "AKNOBODY"}, "does not know the access key; check AWS_ACCESS_KEY_ID"),
+    ({"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, "the secret key does not belong to the access key"),
     ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "no credentials were found; set AWS_ACCESS_KEY_ID"),
 ], ids=["unknown key", "wrong secret", "none"])
 def test_wrong_credentials_fail_before_training_and_are_never_shown(s3_server, s3_bucket, monkeypatch, change, message):
@@ -174,7 +174,7 @@ def test_wrong_credentials_fail_before_training_and_are_never_shown(s3_server, s
 def test_credentials_with_a_line_break_are_refused_before_anything_can_quote_them(s3_server, s3_bucket, monkeypatch,
                                                                                  name):
     monkeypatch.setenv(name, "AQoEXAMPLE\n")
-    with pytest.raises(BadConfig, match=f"{name} has a space or a line break") as caught:
+    with pytest.raises(BadConfig, match=f"{name} begins or ends with a space or a line break") as caught:
         _probe_s3(s3_server, s3_bucket)
     assert "AQoEXAMPLE" not in _everything_shown(caught.value)
     # One in the middle reaches the HTTP library, whose complaint holds the header.
@@ -187,7 +187,7 @@ def test_credentials_with_a_line_break_are_refused_before_anything_can_quote_the
 def test_an_address_with_a_password_in_it_is_refused_and_not_shown(s3_bucket, monkeypatch):
     password = secrets.token_hex(8)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://me:{password}@127.0.0.1:9")
-    with pytest.raises(BadConfig, match="AWS_ENDPOINT_URL holds a user name") as caught:
+    with pytest.raises(BadConfig, match="AWS_ENDPOINT_URL contains a user name") as caught:
         open_storage(_uri(f"s3://{s3_bucket}/out"), None)
     assert password not in _everything_shown(caught.value)
 
@@ -213,7 +213,7 @@ def test_an_endpoint_that_nobody_listens_on_is_said_within_seconds(s3_bucket):
 def test_a_server_that_never_answers_is_given_up_on(s3_bucket, monkeypatch):
     monkeypatch.setattr(S3Storage, "first_answer_seconds", 0.2)
     with stand_in(answers=[None]) as (endpoint, seen), \
-            pytest.raises(OutputNotWritable, match=f"{endpoint} doesn't answer; check"):
+            pytest.raises(OutputNotWritable, match=f"{endpoint} does not answer; check"):
         probe(open_storage(_uri("s3://bucket/out"), S3Spec(endpoint_url=endpoint)), "job")
     assert len(seen) == 2
 
@@ -234,7 +234,7 @@ def test_a_file_that_somebody_else_is_creating_is_tried_again(s3_bucket):
         assert open_storage(_uri("s3://bucket/out"), S3Spec(endpoint_url=endpoint)).create("manifest.json", b"mine")
     assert len(seen) == 2
     with stand_in(answers=[(409, "ConditionalRequestConflict")]) as (endpoint, seen), \
-            pytest.raises(OutputNotWritable, match="others write it at the same time"):
+            pytest.raises(OutputNotWritable, match="others wrote it at the same time"):
         open_storage(_uri("s3://bucket/out"), S3Spec(endpoint_url=endpoint)).create("manifest.json", b"mine")
     assert len(seen) == 5
 
@@ -409,7 +409,7 @@ def test_a_file_whose_name_looks_unfinished_is_listed(storage):
 
 def test_a_claim_is_a_folder_below_the_place_where_claims_are_mounted(tmp_path, monkeypatch):
     monkeypatch.setenv("FINETUNE_PVC_ROOT", str(tmp_path))
-    with pytest.raises(BadConfig, match="claim models is not mounted here; pvc:// is for a cluster"):
+    with pytest.raises(BadConfig, match=r"claim models is not mounted at .* pvc:// is for a cluster"):
         open_storage(_uri("pvc://models/out"), None)
     (tmp_path / "models").mkdir()
     open_storage(_uri("pvc://models/out"), None).put_bytes("a", b"1")

@@ -22,7 +22,7 @@ that have a right answer, and what is wrong with the others.
 
 @dataclass(frozen=True)
 class CheckedExamples:
-    """The examples of a data set, after every check that needs no tokenizer.
+    """The examples of a data set after all checks that need no tokenizer.
 
     Attributes:
         train: examples to learn from, at most `spec.dataset.maxSamples`.

@@ -1,4 +1,4 @@
-"""Which rows are held out: by chance, but never a question of which the training rows have another answer."""
+"""Which rows are held out for evaluation: a random sample of the questions, each with all of its rows."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ T = TypeVar("T")
 
 def hold_out(rows: Sequence[T], fraction: float, seed: int, question: Callable[[T], Hashable] = lambda row: row
              ) -> tuple[list[T], list[T]]:
-    """Split rows by chance, a share of their distinct questions with all of their rows; both parts keep their order.
+    """Split rows at random, by distinct question: no question is in both parts. Both parts keep their order.
 
     Args:
         rows: all rows.
-        fraction: share of the questions to hold out, at least one of them and never all.
-        seed: decides which.
-        question: what a row asks.
+        fraction: the share of the questions to hold out; at least one question, and not all.
+        seed: decides which questions.
+        question: gives the question of a row.
 
     Raises:
-        BadData: there are no two distinct questions.
+        BadData: there are fewer than two distinct questions.
     """
     if len(rows) < 2:
-        raise BadData(f"the data set has {len(rows)} rows: at least 2 are needed, one to learn from and one held out")
+        raise BadData(f"spec.dataset: the data set has {len(rows)} rows; at least 2 are needed, one to train on and "
+                      "one to evaluate on")
     asked = [question(row) for row in rows]
     questions = list(dict.fromkeys(asked))
     if len(questions) < 2:
-        raise BadData(f"the data set's {len(rows)} rows are all the same: at least 2 different ones are needed, one to "
-                      "learn from and one held out")
+        raise BadData(f"spec.dataset: all {len(rows)} rows of the data set are the same; at least 2 different rows are "
+                      "needed, one to train on and one to evaluate on")
     count = min(len(questions) - 1, max(1, round(len(questions) * fraction)))
     chosen = {questions[index] for index in random.Random(seed).sample(range(len(questions)), count)}
     return ([row for row, key in zip(rows, asked, strict=True) if key not in chosen],
@@ -41,21 +42,21 @@ def hold_out(rows: Sequence[T], fraction: float, seed: int, question: Callable[[
 
 def divide(examples: Sequence[Example], fraction: float, seed: int
            ) -> tuple[list[Example], list[Example], list[Finding]]:
-    """Examples to learn from and examples held out by distinct question; where all ask the same, by distinct answer.
+    """Training examples and held-out examples, split by distinct question, or by distinct answer if all ask the same.
 
     Raises:
-        BadData: there are no two distinct ones.
+        BadData: there are fewer than two distinct examples.
     """
     asked = [example.asked for example in examples]
     if len(examples) < 2 or len(set(asked)) > 1:
         return *hold_out(examples, fraction, seed, lambda example: example.asked), []
-    told = Finding(Severity.WARNING, examples[0].place, "all rows ask the same question: they are held out by distinct "
-                                                        "answer")
-    return *hold_out(examples, fraction, seed, lambda example: example.answer), [told]
+    warning = Finding(Severity.WARNING, examples[0].place, "all rows ask the same question, so rows are held out by "
+                                                        "distinct answer")
+    return *hold_out(examples, fraction, seed, lambda example: example.answer), [warning]
 
 
 def sample(examples: Sequence[Example], most: int | None, seed: int) -> list[Example]:
-    """At most so many examples by chance, in their order; each question once before any a second time."""
+    """A random sample of at most `most` examples, in their order. Each question comes once before any comes twice."""
     if most is None or len(examples) <= most:
         return list(examples)
     order = list(range(len(examples)))
@@ -71,7 +72,7 @@ def sample(examples: Sequence[Example], most: int | None, seed: int) -> list[Exa
 
 def leave_out_duplicates(train: Sequence[Example], held_out: Sequence[Example]
                          ) -> tuple[list[Example], list[Finding]]:
-    """Training rows without those whose question is held out too: they would make the evaluation too good."""
+    """Training rows without those whose question is held out: they would make the scores too good."""
     asked = {example.asked: example.place for example in held_out}
     kept, findings = [], []
     for example in train:
@@ -79,6 +80,6 @@ def leave_out_duplicates(train: Sequence[Example], held_out: Sequence[Example]
         if twin is None:
             kept.append(example)
         else:
-            findings.append(Finding(Severity.WARNING, example.place, f"asks the same as {twin}, which is held out: "
-                                                                     "left out of training"))
+            findings.append(Finding(Severity.WARNING, example.place, f"it asks the same question as {twin}, which is "
+                                                                     "held out, so it is left out of training"))
     return kept, findings

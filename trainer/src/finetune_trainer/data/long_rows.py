@@ -1,8 +1,9 @@
-"""Rows that are longer than the job allows: cut inside of the question's text, dropped, or refused."""
+"""Rows that are longer than `maxLength`: their question is cut, or they are dropped or refused, as `longRows` says."""
 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 
 from finetune_api.spec.training import LongRows, TrainingSpec
@@ -10,37 +11,36 @@ from finetune_api.spec.training import LongRows, TrainingSpec
 from finetune_trainer.data.chat.chat_format import ChatFormat, Written
 from finetune_trainer.data.rows import Example, Finding, Severity
 
-_LEAST_QUESTION = 16
+_MIN_QUESTION_TOKENS = 16
 _TRIES = 12
 
 
 def fit(example: Example, chat: ChatFormat, training: TrainingSpec) -> tuple[Written | None, Finding | None]:
-    """A row that is no longer than `maxLength` tokens, or None where it has to go.
+    """A row of at most `maxLength` tokens, or None where the row is left out; and a finding where it was too long.
 
-    The answer, the system prompt and what the template writes are never cut.
+    Only the text of questions is cut: never the answer, the system prompt or what the template writes.
 
     Raises:
-        RowFault: the row can't be written at all.
+        RowFault: the template can't write the row.
     """
     written = chat.write(example)
-    most = training.max_length
-    assert most is not None
+    most = training.max_length or sys.maxsize  # Resolving the defaults sets it.
     if len(written.tokens) <= most:
         return written, None
     length = f"{len(written.tokens)} tokens, more than maxLength {most}"
     if training.long_rows is LongRows.DROP:
-        return None, Finding(Severity.WARNING, example.place, f"{length}: dropped")
+        return None, Finding(Severity.WARNING, example.place, f"{length}, so it is dropped")
     cut = training.long_rows is LongRows.CUT_PROMPT
     shorter = _cut(example, chat, most, len(written.tokens) - most) if cut else None
     if shorter is not None:
-        return shorter, Finding(Severity.WARNING, example.place, f"{length}: the middle of its question was cut")
+        return shorter, Finding(Severity.WARNING, example.place, f"{length}, so the middle of its question is cut")
     why = "" if training.long_rows is LongRows.REFUSE else f" (the answer alone has {len(written.tokens.answer)})"
     return None, Finding(Severity.ERROR, example.place, f"{length}{why}: raise spec.training.maxLength, or write "
                                                         "longRows: drop")
 
 
 def _cut(example: Example, chat: ChatFormat, most: int, over: int) -> Written | None:
-    """The row with the middle of its longest questions left out; None where that doesn't suffice."""
+    """The row without the middle of its longest questions; None where that does not make it short enough."""
     messages = [dict(message) for message in example.messages]
     for _ in range(_TRIES):
         longest = max((message for message in messages if message["role"] in ("user", "tool")),
@@ -49,7 +49,7 @@ def _cut(example: Example, chat: ChatFormat, most: int, over: int) -> Written | 
             return None
         text = longest["content"]
         tokens = chat.length(text)
-        kept = max(tokens - over, min(_LEAST_QUESTION, tokens))
+        kept = max(tokens - over, min(_MIN_QUESTION_TOKENS, tokens))
         characters = min(len(text) - 1, math.floor(len(text) * kept / tokens))
         if kept == tokens or characters < 2:
             return None

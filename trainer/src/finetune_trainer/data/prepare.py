@@ -1,4 +1,4 @@
-"""The whole way from a data set to token rows."""
+"""All steps from a data set to token rows."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def prepare(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path,
     Args:
         spec: the job's spec.
         chat: how the model writes a conversation.
-        scratch: where files from elsewhere are put.
+        scratch: the folder for downloaded files.
         add_targets: gives examples their right answers, where the method has a reward.
 
     Raises:
-        MissingInput: the data set isn't there.
-        BadConfig: its description can't work.
-        BadData: rows that can't be learnt from; the message names the first ones.
+        MissingInput: the data set does not exist.
+        BadConfig: a field of the job does not fit the data set.
+        BadData: rows can't be used; the message names the first ones.
     """
     learn, held_out = read_splits(spec.dataset, spec.output.s3, scratch)
     return prepare_rows(learn, held_out, spec, chat, add_targets)
@@ -45,11 +45,11 @@ def prepare(spec: FineTuneJobSpec, chat: ChatFormat, scratch: Path,
 
 def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | None, spec: FineTuneJobSpec,
                  chat: ChatFormat, add_targets: AddTargets | None = None) -> PreparedData:
-    """Render, check and tokenise rows that are read already; errors as in `prepare`.
+    """Render, check and tokenise rows that have been read; errors as in `prepare`.
 
     Args:
-        learn: the rows to learn from.
-        held_out: the rows to evaluate on; None to hold some of the others out.
+        learn: the training rows.
+        held_out: the rows to evaluate on; None to hold out some of the training rows.
         spec: the job's spec.
         chat: how the model writes a conversation.
         add_targets: gives examples their right answers, where the method has a reward.
@@ -64,7 +64,7 @@ def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | Non
     counts["dropped"] = len(used) + len(judged) - len(learnt) - len(evaluated)
     counts["cut"] = sum(len(long) for _, long, _ in tokenised) - counts["dropped"]
     if not learnt or not evaluated:
-        raise BadData("spec.dataset: no rows are left " + ("to learn from" if not learnt else "to evaluate on")
+        raise BadData("spec.dataset: no rows are left " + ("to train on" if not learnt else "to evaluate on")
                       + f" after the checks: {summarise(findings)}")
     counts["train"], counts["heldOut"] = len(learnt), len(evaluated)
     return PreparedData(
@@ -79,7 +79,7 @@ def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | Non
 
 def _tokenise(examples: Sequence[Example], spec: FineTuneJobSpec, chat: ChatFormat
               ) -> tuple[list[Written], list[Finding], list[Finding]]:
-    """The rows as ids, what was found of their lengths or can't be written, and what else is to be told."""
+    """The rows as ids, the findings about their lengths or texts, and a warning for each note."""
     kept: list[Written] = []
     findings: list[Finding] = []
     notes: dict[str, list[str]] = {}

@@ -14,7 +14,7 @@ def has_choices(template: str) -> bool:
 
 @contextmanager
 def repeatable_choices(seed: str) -> Iterator[None]:
-    """Make `|random` and `lipsum` choose the same at every attempt: Jinja takes them from Python's global generator.
+    """Make `|random` and `lipsum` choose the same at every attempt: Jinja uses Python's global random generator.
 
     Args:
         seed: decides the choices, such as the text of a question.

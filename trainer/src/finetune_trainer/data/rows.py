@@ -1,4 +1,4 @@
-"""What a row is at each stage, and what a check finds in one."""
+"""The types of a row at each stage of preparation, and the findings of checks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SourceRow:
-    """A row as it was read.
+    """A row as it was read from its file.
 
     Attributes:
-        place: where it is, for people: `train row 17`.
-        columns: its values by column name.
+        place: its position for messages, such as `train row 17`.
+        columns: its values, by column name.
     """
 
     place: str
@@ -32,13 +32,13 @@ class Example:
     """A row as question and answer.
 
     Attributes:
-        place: where it came from.
+        place: its position for messages, as in `SourceRow`.
         messages: the conversation before the answer, without the job's system prompt.
         answer: the expected answer.
-        target: the right answer by which a reward judges; None without a reward.
+        target: the right answer that a reward compares with; None without a reward.
         columns: the row's columns, for rewards.
-        tools: the functions that the answer may call, as chat templates take them.
-        calls: the calls that the answer makes, which the model's template writes; None where it is a text.
+        tools: the functions that the answer may call, in the form that chat templates take.
+        calls: the calls that the answer makes, written by the model's template; None where the answer is a text.
     """
 
     place: str
@@ -56,7 +56,7 @@ class Example:
 
     @property
     def asked(self) -> str:
-        """The whole conversation before the answer as one text: two rows ask the same where theirs are equal."""
+        """The whole conversation before the answer as one text. Two rows ask the same question where it is equal."""
         if self.tools or any(len(message) > 2 for message in self.messages):
             return json.dumps([self.messages, self.tools], ensure_ascii=False, sort_keys=True)
         return "\x1f".join([f"{message['role']}\x1e{message['content']}" for message in self.messages])
@@ -67,8 +67,8 @@ class TokenRow:
     """A row as token ids; the answer ends with the model's end-of-turn token.
 
     Attributes:
-        prompt: ids of everything before the answer, the template's opening of the answer included.
-        answer: ids of the answer, which alone are trained.
+        prompt: ids of everything before the answer, including what the template writes to open the answer.
+        answer: ids of the answer. Only these are trained.
     """
 
     prompt: tuple[int, ...]
@@ -87,7 +87,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a check found in a row."""
+    """The result of a check: what is wrong with a row."""
 
     severity: Severity
     place: str
@@ -99,7 +99,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """A held-out row: its tokens, and what people and metrics compare."""
+    """A held-out row: its tokens, and the example that metrics compare answers with."""
 
     example: Example
     tokens: TokenRow
@@ -112,21 +112,21 @@ LEFT_OUT = {
     "beyondMaxSamples": "left out: beyond maxSamples",
     "notEvaluated": "held out, beyond evaluation.samples",
 }
-"""Why a row that was read is neither learnt from nor evaluated on, in words."""
+"""The reasons for which a row is neither trained on nor evaluated, and their text in reports."""
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Everything that training and evaluation need of the data set.
+    """What training and evaluation need of the data set.
 
     Attributes:
-        train: the rows to learn from, in their order in the data set.
-        train_answers: their expected answers, for the majority baseline.
-        train_examples: the same rows as question and answer.
+        train: the training rows, in the order of the data set.
+        train_answers: their expected answers, for the comparison with the commonest answer.
+        train_examples: the training rows as examples.
         held_out: the rows to evaluate on.
-        findings: warnings; errors never get here.
-        counts: how many rows were read, and what became of each: `train`, `heldOut`, or one of the reasons in
-            `LEFT_OUT`; `cut` counts some of the former two.
+        findings: warnings. Errors end the preparation.
+        counts: `read` is the number of rows. Each row counts once more: as `train`, as `heldOut`, or for a reason in
+            `LEFT_OUT`. `cut` counts the training and held-out rows whose question was shortened.
     """
 
     train: tuple[TokenRow, ...]
@@ -137,7 +137,7 @@ class PreparedData:
     train_examples: tuple[Example, ...] = ()
 
     def digest(self) -> str:
-        """SHA-256 over every token id, so that a changed row, template or tokenizer shows."""
+        """SHA-256 over all token ids: it changes with the rows, the templates and the tokenizer."""
         digest = hashlib.sha256()
         for row in self.train:
             _add(digest, row)
@@ -158,7 +158,7 @@ def _add(digest: Any, row: TokenRow) -> None:
 
 
 def summarise(findings: Sequence[Finding], shown: int = 5) -> str:
-    """The first findings in words, and how many more there are."""
+    """The text of the first findings, and the number of the others."""
     text = "; ".join(str(finding) for finding in findings[:shown])
     rest = len(findings) - shown
     return f"{text}; and {rest} more" if rest > 0 else text
@@ -170,5 +170,5 @@ def known_columns(rows: Iterable[SourceRow]) -> list[str]:
 
 
 def places(rows: Iterable[Columns], split: str) -> list[SourceRow]:
-    """Rows with their places: `<split> row 1` is the first."""
+    """Rows with their positions: the first is `<split> row 1`."""
     return [SourceRow(f"{split} row {number}", row) for number, row in enumerate(rows, start=1)]

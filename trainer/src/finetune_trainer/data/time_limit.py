@@ -1,4 +1,4 @@
-"""A limit on how long a computation may take."""
+"""A time limit for a function call."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ T = TypeVar("T")
 
 
 class TookTooLong(Exception):
-    """A computation was ended at its limit."""
+    """A function was stopped at its time limit."""
 
 
 def within(seconds: float, function: Callable[..., T], *arguments: Any) -> T:
-    """What a function returns, if it does so in time; a regular expression that goes astray is ended too.
+    """Call a function and stop it after so many seconds, even within a regular expression.
 
-    A signal ends it, which only the main thread can get: in any other there is no limit. Limits don't nest.
+    A signal stops it, and only the main thread receives signals: in other threads there is no limit. Limits can't be
+    nested.
 
     Raises:
-        TookTooLong: it took longer; what it was doing is left undone.
+        TookTooLong: the function took longer, and was stopped in the middle of its work.
     """
     if threading.current_thread() is not threading.main_thread():
         return function(*arguments)
@@ -31,12 +32,12 @@ def within(seconds: float, function: Callable[..., T], *arguments: Any) -> T:
     handler = signal.signal(signal.SIGALRM, end)
     try:
         try:
-            # Again and again: an exception that comes while an object is being destroyed is lost.
+            # Repeated, because an exception that is raised while an object is being destroyed is lost.
             timer = signal.setitimer(signal.ITIMER_REAL, seconds, seconds / 4)
             return function(*arguments)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
-        # Somebody else's timer goes on; and ours is over, also where it rang once more on the way here.
+        # Restore the timer that was there before; ours may have fired once more on the way here.
         signal.setitimer(signal.ITIMER_REAL, *timer)
         signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)

@@ -1,7 +1,7 @@
-"""What a cell can hold, and how it is written: every value has one form as text and one as JSON, or is refused.
+"""The values of cells: each has one form as text and one as JSON, or is refused.
 
-Rows come from JSON, CSV, parquet and the hub. Whatever they hold becomes plain data here, so that nothing of Python
-(`None`, `nan`, `b'…'`, `<built-in method …>`) is ever learnt.
+Rows come from JSON, CSV, parquet and the hub. Their values become plain data here, so that no Python notation (`None`,
+`nan`, `b'…'`, `<built-in method …>`) is ever trained.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BLANK_LINES = re.compile(r"\A(?:[^\S\r\n]*\r?\n)+")
 
 
 class NoText(TypeError):
-    """A value that can't be written; the message says what it is."""
+    """A value has no form as text; the message says what it is."""
 
 
 class Null(str):
@@ -40,11 +40,11 @@ NULL = Null()
 
 
 class Unwritable:
-    """A value that a template may hold but not write: a method, or what has no form as text.
+    """A value that a template may use but not write: a method, or a value without a form as text.
 
     Attributes:
-        why: what it is, for people.
-        function: what calling it calls; None where it can't be called.
+        why: what it is, for messages.
+        function: the function that a call runs; None where it can't be called.
     """
 
     __slots__ = ("function", "why")
@@ -63,20 +63,19 @@ class Unwritable:
 
 
 def as_data(value: Any) -> Any:
-    """A value as templates see it: texts, numbers, truths, dates, lists and mappings, all the way down."""
+    """A value as templates see it: texts, numbers, booleans, dates, and lists and mappings of these."""
     if isinstance(value, str | bool | int | date | time | timedelta | Unwritable):
         return value
     if value is None:
         return NULL
     if isinstance(value, float):
-        return value if math.isfinite(value) else Unwritable(f"{value} is no number that JSON or a text can hold")
+        return value if math.isfinite(value) else _not_finite(value)
     if isinstance(value, Mapping):
         return {str(key): as_data(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [as_data(item) for item in value]
     if isinstance(value, Decimal):
-        return Decimal(format(value, "f")) if value.is_finite() else Unwritable(f"{value} is no number that JSON or a "
-                                                                                "text can hold")
+        return Decimal(format(value, "f")) if value.is_finite() else _not_finite(value)
     if isinstance(value, bytes | bytearray):
         try:
             return bytes(value).decode()
@@ -85,11 +84,15 @@ def as_data(value: Any) -> Any:
     return Unwritable(f"it is a {type(value).__name__}, which has no form as text")
 
 
+def _not_finite(value: Any) -> Unwritable:
+    return Unwritable(f"{value} is not a number that JSON or a text can hold")
+
+
 def as_text(value: Any) -> str:
-    """A value as a template writes it: nothing for null; lists, mappings and truths as JSON; dates as `2024-01-31`.
+    """A value as text: empty for null; lists, mappings and booleans as JSON; dates as `2024-01-31`.
 
     Raises:
-        NoText: it has no form as text.
+        NoText: the value has no form as text.
     """
     if isinstance(value, str):
         return value
@@ -100,7 +103,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, int | Decimal | date | time | timedelta | Unwritable):
         return str(value)
     if isinstance(value, Undefined):
-        return str(value)  # It says which one it is.
+        return str(value)  # Raises an error with the name.
     raise NoText(f"it is a {type(value).__name__}, which has no form as text")
 
 
@@ -113,8 +116,8 @@ def to_json(value: Any, indent: int | None = None) -> str:
     """A value as JSON: numbers as they are, dates and times as ISO 8601, durations in seconds.
 
     Raises:
-        NoText: something in it has no form as JSON.
-        ValueError: a number that is none, or too many digits.
+        NoText: a part of the value has no form as JSON.
+        ValueError: a number is not finite, or has too many digits.
     """
     text = json.dumps(_jsonable(value), ensure_ascii=False, indent=indent, allow_nan=False)
     return _DECIMAL.sub(r"\1", text) if "\ue000" in text else text
@@ -138,7 +141,7 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, Unwritable):
         raise NoText(value.why)
     if isinstance(value, Undefined):
-        str(value)  # It says which one it is.
+        str(value)  # Raises an error with the name.
     raise NoText(f"it is a {type(value).__name__}, which JSON can't hold")
 
 
@@ -146,7 +149,7 @@ def strict_json(text: str) -> Any:
     """JSON by its standard: no NaN, no Infinity, no key twice in an object, no nesting beyond what can be read.
 
     Raises:
-        ValueError: it isn't; the message says what is wrong, and at which character where it is known.
+        ValueError: the text is not such JSON; the message says why and, where it is known, at which character.
     """
     try:
         return STRICT_DECODER.decode(text)
@@ -156,13 +159,13 @@ def strict_json(text: str) -> Any:
         raise ValueError("nested too deeply to be read") from error
     except ValueError as error:
         if "digits" in str(error):
-            raise ValueError(f"a number of more than {sys.get_int_max_str_digits()} digits can't be read: write it as "
+            raise ValueError(f"a number of more than {sys.get_int_max_str_digits()} digits can't be read; write it as "
                              "text, in quotes") from error
         raise
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value: write null, or leave the row out")
+    raise ValueError(f"{name} is not a JSON value; write null, or leave the row out")
 
 
 def _finite(text: str) -> float:
@@ -187,15 +190,15 @@ STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_
 
 
 def surrogate(text: str) -> str | None:
-    """What is wrong with a text that holds half of a character (a lone surrogate); None where nothing is."""
+    """The error of a text with a lone surrogate (half of a character); None for any other text."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         return (f"character {error.start + 1} is a lone surrogate (U+{ord(text[error.start]):04X}), half of a "
-                "character that was cut: repair the text")
+                "character that was cut; correct the text")
     return None
 
 
 def trimmed(text: str) -> str:
-    """A text without blank lines before and blanks after it; the indentation of its first line stays."""
+    """A text without blank lines before it and blanks after it. The indentation of its first line is kept."""
     return _BLANK_LINES.sub("", text.rstrip())

@@ -1,1 +1,1 @@
-"""Judging a model on held-out rows: loss, generated answers, and scores."""
+"""Evaluating a model on held-out rows: loss, generated answers, and their scores."""

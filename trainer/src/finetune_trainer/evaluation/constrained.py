@@ -1,4 +1,4 @@
-"""Decoding that can only write what a JSON Schema allows, by llguidance."""
+"""Constrained decoding: answers that follow a JSON Schema, by llguidance."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from finetune_trainer.errors import BadConfig
 
 
 class SchemaGuide:
-    """A JSON Schema, ready to guide the decoding of one model, whose answers begin with `lead` (blanks, or nothing).
+    """A JSON Schema as a grammar for the decoding of one model. Answers begin with `lead` (blanks, or nothing).
 
     Raises:
-        BadConfig: the schema has something that can't be forced.
+        BadConfig: the schema has a part that decoding can't enforce.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, schema: dict[str, Any], end_of_turn: int,
                  lead: str = "") -> None:
         self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, eos_token=end_of_turn)
-        # At most one blank between tokens: without a bound a model could go on writing blanks for ever.
+        # At most one blank between tokens: otherwise a model could write blanks without end.
         blanks = {"whitespace_pattern": "[ ]?"}
         self._grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=blanks)
         if lead:
@@ -32,8 +32,9 @@ class SchemaGuide:
             self._grammar = f"start: {json.dumps(lead)} answer\nanswer: %json {guided}"
         fault = llguidance.LLMatcher(self._tokenizer, self._grammar).get_error()
         if fault:
-            raise BadConfig("spec.evaluation.constrained: dataset.answerFormat.jsonSchema can't be forced while "
-                            f"decoding: {fault.strip().splitlines()[0]}")
+            raise BadConfig("spec.evaluation.constrained is true; decoding can't enforce "
+                            f"dataset.answerFormat.jsonSchema: {fault.strip().splitlines()[0]}. Simplify the "
+                            "schema, or write constrained: false")
 
     def processor(self, rows: int) -> LogitsProcessor:
         """A logits processor for a batch of `rows` prompts, used for one generation."""
@@ -57,9 +58,9 @@ class _Guided(LogitsProcessor):
 
 
 def _allowed(bitmask: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """Bits as booleans (rows, vocabulary); logits beyond the tokenizer's tokens are not allowed.
+    """The bits as booleans (rows, vocabulary). Logits beyond the tokenizer's tokens are not allowed.
 
-    llguidance's own function for this is compiled at its first call, which takes a C++ compiler and many seconds.
+    llguidance's own function is compiled at its first call, which needs a C++ compiler and many seconds.
     """
     bits = (bitmask.unsqueeze(-1) >> torch.arange(32, device=bitmask.device, dtype=bitmask.dtype)) & 1
     flat = bits.flatten(1).bool()[:, :vocabulary]

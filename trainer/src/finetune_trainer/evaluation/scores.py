@@ -1,8 +1,8 @@
-"""Scores of answers against what was expected. Pure: texts in, numbers out.
+"""Scores of answers, compared with the expected answers. Pure: texts in, numbers out.
 
-A JSON answer is compared field by field, over the top-level fields of the expected answers. A field is *categorical*
-where the schema lists its values, or where its expected values are whole numbers, booleans, or a few recurring texts;
-only categorical fields have F1 scores and count for `fieldsMatch`, so that a free-text reason doesn't decide whether an
+A JSON answer is compared field by field, for the top-level fields of the expected answers. A field is *categorical* if
+the schema lists its values, or if its expected values are integers, booleans, or a few recurring texts. Only
+categorical fields have F1 scores and count for `fieldsMatch`, so a free-text explanation does not decide whether an
 answer is right.
 """
 
@@ -25,12 +25,12 @@ _BY_FIELD = (Metric.FIELDS_MATCH, Metric.FIELD_ACCURACY, Metric.FIELD_F1_MACRO, 
 
 
 def perplexity(loss: float) -> float:
-    """exp of the mean loss in nats per token; infinite where that overflows."""
+    """exp of the mean loss in nats per token; infinite where it overflows."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
 def parse(answer: str) -> Any:
-    """An answer's JSON value; `_MISSING` where it is none that can be judged (NaN and Infinity aren't)."""
+    """The JSON value of an answer; `_MISSING` where it has none that can be judged (NaN and Infinity can't)."""
     try:
         return parse_json(answer)
     except NotJson:
@@ -39,9 +39,9 @@ def parse(answer: str) -> Any:
 
 def score(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Metric],
           schema: AnswerSchema | None = None) -> Scores:
-    """The metrics that compare answers, for answers in the order of what was expected.
+    """The metrics that compare answers. `answers` has the order of `expected`.
 
-    Shares are rounded to six digits; per-field metrics are mappings from field to score.
+    Shares are rounded to six digits. A per-field metric is a mapping from field to score.
     """
     wanted = set(metrics)
     right_values = [parse(text) for text in expected]
@@ -79,12 +79,12 @@ def score(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Met
 
 
 def categorical_fields(values: Sequence[Any], schema: AnswerSchema | None = None) -> list[str]:
-    """The fields that can be scored as classes, in the order in which they stand in the answers."""
+    """The categorical fields, in their order in the answers."""
     return [name for name, why in _fields(values, schema).items() if why is None]
 
 
 def _fields(values: Sequence[Any], schema: AnswerSchema | None) -> dict[str, str | None]:
-    """Every field, and why it has no classes; None where it has."""
+    """Every field, with the reason why it is not categorical; None for a categorical field."""
     objects = [value for value in values if isinstance(value, Mapping)]
     names = list(dict.fromkeys(name for value in objects for name in value))
     listed = schema.enumerated if schema else frozenset()
@@ -96,26 +96,26 @@ def _no_classes(column: Sequence[Any]) -> str | None:
     if all(isinstance(item, int) or item is None for item in column):
         return None
     if not all(isinstance(item, str) or item is None for item in column):
-        return "it holds more than texts, whole numbers and truths"
+        return "it has values other than texts, integers and booleans"
     texts = {item for item in column if isinstance(item, str)}
     most = min(_MOST_TEXTS, max(2, len(column) // 5))
-    return None if len(texts) <= most else (f"it has {len(texts)} different texts in {len(column)} rows, and more than "
-                                            f"{most} are taken for free text")
+    return None if len(texts) <= most else (f"it has {len(texts)} different texts in {len(column)} rows; a field "
+                                            f"with more than {most} counts as free text")
 
 
 def absent(expected: Sequence[str], metrics: Sequence[Metric], schema: AnswerSchema | None = None) -> str | None:
-    """Which of the wanted metrics compare no field, or leave one out, and why; None where none does."""
+    """Which of the wanted metrics have no field to compare or leave a field out, and why; None where none does."""
     values = [parse(text) for text in expected]
     wanted = [metric for metric in metrics if metric in _BY_FIELD]
     missing = {name: why for name, why in _fields(values, schema).items() if why is not None}
     if not wanted:
         return None
     if not any(isinstance(value, Mapping) for value in values):
-        return f"{', '.join(wanted)}: not measured, since the expected answers are no JSON objects"
+        return f"{', '.join(wanted)}: not measured, because the expected answers are not JSON objects"
     parts = [f"{name} is left out: {why}" for name, why in missing.items()]
     if Metric.FIELD_F1_MICRO in wanted and not any(
             _is_count([_field(value, name) for value in values]) for name in categorical_fields(values, schema)):
-        parts.append(f"{Metric.FIELD_F1_MICRO} is not measured: no field holds whole numbers")
+        parts.append(f"{Metric.FIELD_F1_MICRO} is not measured: no field has integers")
     if not parts:
         return None
     cure = ("; list a field's values as an enum in dataset.answerFormat.jsonSchema if they are classes" if missing
@@ -124,7 +124,7 @@ def absent(expected: Sequence[str], metrics: Sequence[Metric], schema: AnswerSch
 
 
 def _is_count(column: Sequence[Any]) -> bool:
-    """Whether a field's values are whole numbers, so that 0 may mean none."""
+    """Whether a field's values are integers, so that 0 may mean none."""
     return all(isinstance(item, int) and not isinstance(item, bool) for item in column if item is not _MISSING)
 
 
@@ -133,36 +133,36 @@ def _field(value: Any, name: str) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    # In Python, True == 1 and 1.0 == 1; as JSON answers only the latter are the same.
+    # In Python True == 1 and 1.0 == 1; as JSON answers only 1.0 and 1 are the same.
     if isinstance(one, bool) is not isinstance(other, bool):
         return False
     return one is not _MISSING and bool(one == other)
 
 
 def accuracy(right: Sequence[Any], given: Sequence[Any]) -> float:
-    """Share of rows whose value is right."""
+    """The share of rows with the right value."""
     return sum(_same(g, r) for r, g in zip(right, given, strict=True)) / len(right)
 
 
 def f1_macro(right: Sequence[Any], given: Sequence[Any]) -> float:
-    """Mean over the expected classes of each class's F1; an answer without the field is a miss of its class."""
-    wished = Counter(_class(value) for value in right if value is not _MISSING)
-    said = Counter(map(_class, given))
+    """The mean F1 over the expected classes. An answer without the field is a miss of the expected class."""
+    expected = Counter(_class(value) for value in right if value is not _MISSING)
+    answered = Counter(map(_class, given))
     hits = Counter(_class(wish) for wish, value in zip(right, given, strict=True) if _same(wish, value))
-    # Twice the hits by all that were wished and all that were said: 2·TP / (2·TP + FP + FN).
-    return sum(2 * hits[one] / (wished[one] + said[one]) for one in wished) / len(wished) if wished else 0.0
+    # 2·TP / (2·TP + FP + FN): the expected values are TP + FN, the given values TP + FP.
+    return sum(2 * hits[one] / (expected[one] + answered[one]) for one in expected) / len(expected) if expected else 0.0
 
 
 def _class(value: Any) -> Any:
-    """What stands for a value among classes: as in `_same`, 1 and 1.0 are one, True is another."""
+    """The class of a value: as in `_same`, 1 and 1.0 are one class, and True is another."""
     return (isinstance(value, bool), value) if value is None or isinstance(value, str | int | float) else None
 
 
 def f1_micro(right: Sequence[Any], given: Sequence[Any]) -> float:
-    """F1 over rows in which 0, null and a missing field count as empty.
+    """F1 over rows; 0, null and a missing field count as empty.
 
-    This is the score that the authors of LBox Open publish for ljp_criminal: present and equal is a true positive, a
-    wrong value or one where there should be none a false positive, a missing one a false negative.
+    The authors of LBox Open publish this score for ljp_criminal. A present and equal value is a true positive; a wrong
+    value, or a value where none is expected, is a false positive; a missing value is a false negative.
     """
     true_positives = false_positives = false_negatives = 0
     for wish, value in zip(right, given, strict=True):
@@ -182,10 +182,10 @@ def _is_empty(value: Any) -> bool:
 
 def majority_scores(train_answers: Sequence[str], expected: Sequence[str], metrics: Sequence[Metric],
                     schema: AnswerSchema | None = None) -> Scores | None:
-    """Scores of always giving the commonest answer of the training rows; None where answers have no such fields.
+    """Scores of always giving the commonest answer of the training rows; None where there are no categorical fields.
 
-    The least that a model has to beat before one may say that it learnt anything. It is given the best of both: the
-    commonest value of each field for the scores of fields, the commonest combination for `fieldsMatch`.
+    A model that scores no better has learnt nothing. Per-field metrics take the commonest value of each field;
+    `fieldsMatch` takes the commonest combination.
     """
     values = [value for value in map(parse, train_answers) if isinstance(value, Mapping)]
     fields = categorical_fields(values, schema)
@@ -206,7 +206,7 @@ def _commonest(values: Sequence[Any]) -> Any:
 
 
 def headline(scores: Mapping[str, Any], metric: Metric) -> float | None:
-    """A metric as one number: the mean over fields where it has several."""
+    """A metric as one number: the mean over fields for a per-field metric."""
     value = scores.get(str(metric))
     if isinstance(value, Mapping):
         return sum(value.values()) / len(value) if value else None

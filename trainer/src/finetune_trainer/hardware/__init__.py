@@ -1,1 +1,1 @@
-"""The machine: accelerator, host and memory."""
+"""The machine: its accelerator, processors and memory."""

@@ -1,4 +1,4 @@
-"""What the trainer runs on, and what follows for precision and kernels."""
+"""The device that the trainer computes on, its precision and its attention kernel."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _PACKAGES = ("accelerate", "bitsandbytes", "peft", "torch", "transformers", "trl
 
 @dataclass(frozen=True)
 class Device:
-    """One device of this process.
+    """The device of this process.
 
     Attributes:
-        torch_device: where tensors live.
-        dtype: what the model computes in.
+        torch_device: the device of all tensors.
+        dtype: the type that the model computes in.
         attention: transformers' name of the attention implementation.
     """
 
@@ -44,12 +44,12 @@ def choose_device(precision: Precision, wants_gpu: bool | None = None, packing: 
     """The device of this process: its GPU where there is one, else the CPU.
 
     Args:
-        precision: what the job asks for.
-        wants_gpu: False keeps to the CPU.
-        packing: whether rows share lines. Flash attention gets no mask, and tells rows apart in a single line only.
+        precision: the job's `spec.training.precision`.
+        wants_gpu: False takes the CPU even where a GPU is.
+        packing: whether rows share lines. Flash attention gets no mask, so it separates rows only in a single line.
 
     Raises:
-        BadConfig: the precision isn't possible here, or the GPU's kernels can't be compiled.
+        BadConfig: the precision is not possible here, or the GPU's kernels can't be compiled.
     """
     if wants_gpu is not False and torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -57,52 +57,53 @@ def choose_device(precision: Precision, wants_gpu: bool | None = None, packing: 
         _require_compiler()
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         if precision is Precision.BFLOAT16 and not bf16:
-            raise BadConfig("spec.training.precision: this GPU has no bfloat16; write float32 or auto")
+            raise BadConfig("spec.training.precision is bfloat16; this GPU does not support it. Write float32 or auto")
         dtype = torch.float32 if precision is Precision.FLOAT32 or not bf16 else torch.bfloat16
         flash = dtype is torch.bfloat16 and not packing and find_spec("flash_attn") is not None
         return Device(device, dtype, "flash_attention_2" if flash else "sdpa")
     if precision is Precision.BFLOAT16:
-        raise BadConfig("spec.training.precision: on a CPU the trainer computes in float32; write float32 or auto")
+        raise BadConfig("spec.training.precision is bfloat16; on a CPU the trainer computes in float32. Write "
+                        "float32 or auto")
     return Device(torch.device("cpu"), torch.float32, "sdpa")
 
 
 def _require_compiler() -> None:
-    """Triton, which the loss runs on, compiles a launcher for each kernel.
+    """Check for a C compiler: Triton, which computes the loss, compiles a launcher for each kernel.
 
     Raises:
-        BadConfig: it could not.
+        BadConfig: there is no compiler, or Python's headers are missing.
     """
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not compiler or not header.exists():
-        raise BadConfig("training on a GPU compiles small programs: install a C compiler and Python's headers (on "
-                        "Debian gcc, libc6-dev and python3-dev)")
+        raise BadConfig("training on a GPU needs a C compiler and Python's headers; install them (on Debian "
+                        "gcc, libc6-dev and python3-dev)")
 
 
 def make_deterministic(device: Device) -> None:
-    """The same numbers from the same inputs: always on a CPU, as far as its kernels allow on a GPU."""
+    """Make results repeatable: always on a CPU; on a GPU as far as its kernels allow."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=device.is_gpu)
-    # Filling fresh memory is for finding bugs, and costs time.
+    # Filling new memory only helps to find bugs, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def peak_memory_bytes(device: Device) -> int:
-    """The peak so far: allocated on the GPU, or resident for the process."""
+    """The peak so far: of allocated memory on a GPU, of resident memory on a CPU."""
     if device.is_gpu:
         return int(torch.cuda.max_memory_allocated(device.torch_device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def environment(device: Device) -> dict[str, str]:
-    """What a bit-exact resume needs to be the same."""
+    """What must be the same for a bit-exact resume: machine, threads and package versions."""
     hardware = torch.cuda.get_device_name(device.torch_device) if device.is_gpu else _cpu_name()
     return {"machine": f"{platform.machine()} {hardware}", "threads": str(torch.get_num_threads()),
             "python": platform.python_version(), **package_versions()}
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide the numbers."""
+    """Versions of the packages that decide the results."""
     return {package: version(package) for package in _PACKAGES}
 
 

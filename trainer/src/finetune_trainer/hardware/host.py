@@ -1,4 +1,4 @@
-"""What this process has of its machine: processors and memory, as the container's limits say, not the host."""
+"""Processors and memory that this process may use: the limits of the container, not those of the host."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 PROCESSORS = "FINETUNE_CPUS"
-"""Environment variable: the processors that the pod asked for; more may be there now, and gone in a moment."""
+"""Environment variable: the processors that the pod requested. More may be idle now, but are not guaranteed."""
 
 _PROC, _GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def processors(environment: Mapping[str, str] = os.environ, proc: Path = _PROC, groups: Path = _GROUPS) -> int:
-    """How many processors this process may keep busy: the pod's request, its quota, or those it may run on."""
+    """The number of processors to use: the least of the pod's request, its quota, and the process's affinity."""
     counts = [len(os.sched_getaffinity(0)), *_quotas(proc, groups)]
     if (asked := environment.get(PROCESSORS, "")).isdecimal() and int(asked):
         counts.append(int(asked))
@@ -22,7 +22,7 @@ def processors(environment: Mapping[str, str] = os.environ, proc: Path = _PROC, 
 
 
 def memory_bytes(proc: Path = _PROC, groups: Path = _GROUPS) -> int:
-    """The memory that this process and its children may have together, in bytes."""
+    """The memory in bytes that this process and its children may use together."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [int(text) for text in (*_read("memory", "memory.max", proc, groups),
                                      *_read("memory", "memory.limit_in_bytes", proc, groups)) if text.isdecimal()]
@@ -30,7 +30,7 @@ def memory_bytes(proc: Path = _PROC, groups: Path = _GROUPS) -> int:
 
 
 def resident_bytes(proc: Path = _PROC) -> int:
-    """The memory that this process holds, in bytes."""
+    """The resident memory of this process in bytes."""
     return int((proc / "self" / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -46,9 +46,9 @@ def _quotas(proc: Path, groups: Path) -> Iterator[int]:
 
 
 def _read(controller: str, name: str, proc: Path, groups: Path) -> list[str]:
-    """A file of this process's control group and of all above it: each of them limits it.
+    """A file of this process's control group and of all its parents: each of them is a limit.
 
-    In a container the group is often the root that can be seen; then only that is there.
+    In a container the group is often the root of what is visible; then only that file exists.
     """
     found: list[str] = []
     for group in dict.fromkeys(_groups(controller, proc)):

@@ -1,4 +1,4 @@
-"""What is done when memory does not suffice for a batch, and so that it does."""
+"""Recovery when the accelerator's memory does not suffice for a batch."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from finetune_trainer.errors import OutOfMemory
 
 
 def halved(error: torch.OutOfMemoryError, rows: int, advice: str) -> int:
-    """How many rows to try next: half as many. What the failed try held is given back.
+    """The number of rows for the next try: half as many. The memory of the failed try is released.
 
     Args:
-        error: what was raised; call this where it is caught.
-        rows: how many did not fit.
-        advice: what to write where not even one fits.
+        error: the exception; call this function in its `except` block.
+        rows: the number of rows that did not fit.
+        advice: the message where a single row does not fit.
 
     Raises:
-        OutOfMemory: it was a single row.
+        OutOfMemory: `rows` is 1.
     """
     if rows <= 1:
         raise OutOfMemory(advice) from error
-    # The tensors of the failed try hang on the exception's frames until these are gone.
+    # The exception's frames keep the tensors of the failed try alive.
     error.__traceback__ = None
     give_back()
     return rows // 2
 
 
 def give_back() -> None:
-    """Return what is free to the accelerator and to the host; glibc keeps most of it otherwise."""
+    """Return free memory to the accelerator and to the host. Otherwise glibc keeps most of it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

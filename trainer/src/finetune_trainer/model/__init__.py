@@ -1,1 +1,1 @@
-"""The base model: finding its files, loading it, quantized or not, and knowing its layers."""
+"""The base model: its files, loading it (quantized or not), and its layers."""

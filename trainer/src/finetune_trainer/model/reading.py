@@ -1,4 +1,4 @@
-"""The one boundary to libraries that read a model's files: whatever they raise is said in our words."""
+"""The boundary to libraries that read a model's files: it turns their errors into the trainer's own."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from contextlib import contextmanager
 from finetune_trainer.errors import BadConfig, MissingInput, TrainerError, first_line
 
 _OF_FILES = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG}
-"""What a folder can be the reason of; other refusals are the machine's, and pass."""
+"""Errors that a wrong folder can cause. Other errors are the machine's, and are not turned."""
 
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
     """Turn the errors of libraries that read a model's files into those of the trainer.
 
-    Files that others wrote make them raise everything: KeyError, TypeError, RecursionError, SafetensorError, and
-    tokenizers' bare Exception. What the machine refuses (memory, a disk, an accelerator that failed) passes.
+    A damaged file can make them raise anything: KeyError, TypeError, RecursionError, SafetensorError, or the bare
+    Exception of tokenizers. Errors of the machine (memory, a disk, a failed accelerator) stay as they are.
 
     Args:
         what: what is read, such as "the tokenizer".
 
     Raises:
         BadConfig: it can't be read.
-        MissingInput: a file of it is not there, or may not be read.
+        MissingInput: one of its files does not exist, or may not be read.
     """
     try:
         yield

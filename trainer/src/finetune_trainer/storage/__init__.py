@@ -1,4 +1,4 @@
-"""Where results, checkpoints, data and models lie: one interface, a folder or S3 behind it."""
+"""Storage for results, checkpoints, data and models: one interface for folders and for S3."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["BackgroundUploader", "LocalStorage", "Storage", "as_output", "file_a
 
 
 def open_storage(root: Uri, s3: S3Spec | None) -> Storage:
-    """The storage below a location; nothing is read or written yet.
+    """The storage at a location. Nothing is read or written yet.
 
     Raises:
-        BadConfig: the location can't be a storage, or its claim is not mounted.
+        BadConfig: the location is of another kind, or its claim is not mounted.
     """
     if root.scheme == "file":
         return LocalStorage(root, root.local_path())
@@ -31,10 +31,11 @@ def open_storage(root: Uri, s3: S3Spec | None) -> Storage:
         from finetune_trainer.storage.s3 import S3Storage
 
         return S3Storage(root, s3)
-    raise BadConfig(f"{root}: write s3://, pvc:// or, with `finetune run`, file://")
+    raise BadConfig(f"{root}: this kind of location can't be used here; write s3://, pvc:// or, with `finetune run`, "
+                    "file://")
 
 
 def file_at(location: Uri, s3: S3Spec | None) -> tuple[Storage, str]:
-    """The storage that holds a single file, and the file's key in it."""
+    """The storage of a single file, and the file's key in it."""
     folder, _, name = location.path.rpartition("/")
     return open_storage(Uri(location.scheme, location.authority, folder), s3), name

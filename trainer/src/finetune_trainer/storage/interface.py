@@ -1,4 +1,4 @@
-"""What the trainer asks of a place where files lie."""
+"""The interface of a storage."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ _SMALL_BYTES = 64 << 20
 
 
 def require_small(size: int, place: str) -> None:
-    """Refuse to read into memory what is no manifest of ours, which are far smaller: somebody else may have written it.
+    """Refuse to read a large file into memory. The trainer's own manifests are small; somebody else wrote this file.
 
     Raises:
-        MissingInput: it has more than 64 MiB.
+        MissingInput: the file has more than 64 MiB.
     """
     if size > _SMALL_BYTES:
-        raise MissingInput(f"{place} has {size} bytes, and may have {_SMALL_BYTES}: it is no file of ours")
+        raise MissingInput(f"{place} has {size} bytes; the maximum is {_SMALL_BYTES}. The trainer did not write this "
+                           "file; remove it")
 
 
 class Storage(Protocol):
-    """Files below one root. A key is a relative path with `/`; a file is either wholly there or not at all.
+    """Files below one root. A key is a relative path with `/`. A file is there completely or not at all.
 
-    Writing raises `OutputNotWritable`, reading `MissingInput`: both say where, why, and what to check. Passing faults
-    of a server (timeouts, 429, 5xx) have been retried before that. A key that leads out of the root is `BadConfig`.
+    Writing raises `OutputNotWritable`, reading raises `MissingInput`; the message says where, why, and what to check.
+    Temporary faults of a server (timeouts, 429, 5xx) have been retried before. A key that leads out of the root raises
+    `BadConfig`.
     """
 
     root: Uri
@@ -39,22 +41,22 @@ class Storage(Protocol):
         """Write a small file."""
 
     def create(self, key: str, content: bytes) -> bool:
-        """Write a small file only if the key is free; False where it is taken, and then nothing changes."""
+        """Write a small file only if the key is free. Returns False, and changes nothing, where a file is there."""
 
     def get_bytes(self, key: str) -> bytes | None:
-        """A small file's content, or None where it isn't there."""
+        """The content of a small file; None where it does not exist."""
 
     def get_start(self, key: str, count: int) -> tuple[bytes, int]:
-        """The first bytes of a file, as many as are asked for or there are; and how many it has."""
+        """The first `count` bytes of a file, or all if it has fewer; and its size in bytes."""
 
     def get_file(self, key: str, path: Path) -> None:
-        """Copy a file to a local path, whose folder is made; a half-written file never stands there."""
+        """Copy a file to a local path and create its folder. The path never holds a partly written file."""
 
     def digest(self, key: str) -> PublishedFile | None:
-        """Digest and size of a file as it is there, which is not kept; None where it isn't there."""
+        """The digest and the size of a stored file; None where it does not exist. No copy is kept."""
 
     def keys(self, prefix: str) -> list[str]:
         """The keys that start with `prefix`, sorted; without what is no relative path (`finetune_api.values.paths`)."""
 
     def delete(self, keys: list[str]) -> None:
-        """Remove files; those that aren't there don't matter."""
+        """Remove files. Files that do not exist are ignored."""

@@ -1,4 +1,4 @@
-"""Files below a folder: a path of this machine, or a mounted claim."""
+"""Storage in a folder: a path of this machine, or a mounted claim."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def mounted_claim(location: Uri) -> Path:
     """
     claim = Path(os.environ.get("FINETUNE_PVC_ROOT", "/pvc")) / location.authority
     if not claim.is_dir():
-        raise BadConfig(f"{location}: the claim {location.authority} is not mounted here; pvc:// is for a cluster, and "
-                        "with `finetune run` write file:// instead")
+        raise BadConfig(f"{location}: the claim {location.authority} is not mounted at {claim}. pvc:// is for a "
+                        "cluster; with `finetune run` write file:// instead")
     return claim
 
 
 class LocalStorage:
-    """Storage in a folder. Files appear whole, by renaming: a crash leaves at most a `.part-` file."""
+    """Storage in a folder. A file is written beside its key and renamed: a crash leaves at most a `.part-` file."""
 
     def __init__(self, root: Uri, folder: Path, boundary: Path | None = None) -> None:
-        """Open a folder, which is made when something is written.
+        """Open a folder. It is created when something is written.
 
         Args:
             root: the folder's location, for messages.
-            folder: where it is.
-            boundary: what no link may lead out of, such as the whole claim; left out: `folder`.
+            folder: its path.
+            boundary: the folder that no link may lead out of, such as the whole claim; by default `folder`.
         """
         self.root = root
         self.folder = folder
@@ -64,34 +64,34 @@ class LocalStorage:
         """Write a local file."""
         with self._partial(key) as (partial, target):
             shutil.copyfile(path, partial)
-            _finish(partial).replace(target)
-            _settle(target.parent)
+            _flush_file(partial).replace(target)
+            _flush_folder(target.parent)
 
     def put_bytes(self, key: str, content: bytes) -> None:
         """Write a small file."""
         with self._partial(key) as (partial, target):
             partial.write_bytes(content)
-            _finish(partial).replace(target)
-            _settle(target.parent)
+            _flush_file(partial).replace(target)
+            _flush_folder(target.parent)
 
     def create(self, key: str, content: bytes) -> bool:
         """Write a small file only if the key is free."""
         with self._partial(key) as (partial, target):
             partial.write_bytes(content)
             try:
-                # Unlike a rename, a link never replaces what is there.
-                os.link(_finish(partial), target)
+                # Unlike a rename, a link never replaces a file.
+                os.link(_flush_file(partial), target)
             except FileExistsError:
                 return False
             except OSError as error:
                 if error.errno not in _UNKNOWN_TO_FILESYSTEM:
                     raise
                 return _create_without_link(target, content)
-            _settle(target.parent)
+            _flush_folder(target.parent)
         return True
 
     def get_bytes(self, key: str) -> bytes | None:
-        """A small file's content, or None where it isn't there."""
+        """The content of a small file; None where it does not exist."""
         try:
             source = self._source(key)
             require_small(source.stat().st_size, self._place(key))
@@ -102,7 +102,7 @@ class LocalStorage:
             raise MissingInput(f"{self._place(key)} can't be read: {error.strerror}") from error
 
     def get_start(self, key: str, count: int) -> tuple[bytes, int]:
-        """The first bytes of a file, and how many it has."""
+        """The first bytes of a file, and its size in bytes."""
         try:
             with self._source(key).open("rb") as file:
                 return file.read(count), os.fstat(file.fileno()).st_size
@@ -124,7 +124,7 @@ class LocalStorage:
             raise MissingInput(f"{self._place(key)} can't be copied to {path.parent}: {error.strerror}") from error
 
     def digest(self, key: str) -> PublishedFile | None:
-        """Digest and size of a file as it is there."""
+        """The digest and the size of a stored file."""
         try:
             source = self._source(key)
             return PublishedFile(path=key, sha256=file_digest(source), size_bytes=source.stat().st_size)
@@ -134,14 +134,14 @@ class LocalStorage:
             raise MissingInput(f"{self._place(key)} can't be read: {error.strerror}") from error
 
     def keys(self, prefix: str) -> list[str]:
-        """The keys that start with `prefix`, sorted; what a link only shows from elsewhere is none of them."""
+        """The keys that start with `prefix`, sorted. Links that lead out of the boundary are left out."""
         top = self.folder / prefix.rpartition("/")[0]
         found = (path.relative_to(self.folder).as_posix() for path in top.rglob("*")
                  if not path.name.startswith(_PART))
         return sorted(key for key in found if key.startswith(prefix) and self._can_be_read(key))
 
     def delete(self, keys: list[str]) -> None:
-        """Remove files, and the folders that they leave empty."""
+        """Remove files, and the folders that become empty."""
         for key in keys:
             path = self._target(key)
             try:
@@ -156,11 +156,11 @@ class LocalStorage:
                                             f"{_HINTS.get(error.errno or 0, '')}") from error
 
     def _source(self, key: str) -> Path:
-        """The path to read: a link is followed, and may not lead out."""
+        """The path to read. A link is followed, and may not lead out of the boundary."""
         return self._below(key, follow=True)
 
     def _target(self, key: str) -> Path:
-        """The path to write: a link there is replaced, but its folder may not lead out."""
+        """The path to write. A link at the path is replaced; its folder may not lead out of the boundary."""
         return self._below(key, follow=False)
 
     def _below(self, key: str, follow: bool) -> Path:
@@ -180,7 +180,7 @@ class LocalStorage:
 
     @contextmanager
     def _partial(self, key: str) -> Iterator[tuple[Path, Path]]:
-        """A fresh partial file beside the target, and the target; what is left of the partial file goes at the end."""
+        """A new partial file beside the target, and the target. A partial file that remains is removed at the end."""
         target = self._target(key)
         partial: Path | None = None
         try:
@@ -195,13 +195,13 @@ class LocalStorage:
 
 
 def _partial_file(folder: Path) -> Path:
-    """A fresh empty file in `folder`, which is made."""
+    """A new empty file in `folder`, which is created."""
     for race in range(_RACES):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=folder, prefix=_PART)
         except (FileNotFoundError, FileExistsError):
-            # Another writer has just emptied the folder and removed it (mkdir calls that "exists" when it loses).
+            # Another writer has just removed the empty folder (mkdir reports "exists" when it loses the race).
             if race == _RACES - 1:
                 raise
         else:
@@ -210,20 +210,20 @@ def _partial_file(folder: Path) -> Path:
     raise AssertionError("the last race raises")
 
 
-def _finish(partial: Path) -> Path:
-    """A written file, readable like any other, and on the disk rather than in a buffer."""
+def _flush_file(partial: Path) -> Path:
+    """Make a written file readable for others, and flush it to the disk."""
     partial.chmod(0o644)
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     return partial
 
 
-def _settle(folder: Path) -> None:
-    """Bring a rename to the disk, so that a manifest never survives a power cut that its files don't."""
+def _flush_folder(folder: Path) -> None:
+    """Flush a rename to the disk, so that a manifest never survives a power failure without its files."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
-        # Somebody has removed the file already, and the folder with it.
+        # Another process has removed the file, and the folder with it.
         return
     try:
         os.fsync(handle)
@@ -235,9 +235,9 @@ def _settle(folder: Path) -> None:
 
 
 def _create_without_link(target: Path, content: bytes) -> bool:
-    """Create a file where there are no hard links (SMB shares, some FUSE mounts): one winner, but not seen at once.
+    """Create a file on a file system without hard links (SMB shares, some FUSE mounts). One writer wins.
 
-    A reader may see the file empty for the moment of a single write; a failed write leaves nothing.
+    A reader may see an empty file until the content is written. A failed write leaves no file.
     """
     try:
         handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)

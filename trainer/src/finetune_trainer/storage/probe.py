@@ -1,4 +1,4 @@
-"""Finding out in seconds, and not after hours, that an output can't be written."""
+"""A check before training that the output can be written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from finetune_trainer.storage.interface import Storage
 
 @contextmanager
 def as_output() -> Iterator[None]:
-    """Reading from an output counts as using it: where that fails, the output is at fault, not an input.
+    """Report a failed read from the output as a fault of the output, not of an input.
 
     Raises:
-        OutputNotWritable: in place of `MissingInput`.
+        OutputNotWritable: instead of `MissingInput`.
     """
     try:
         yield
@@ -29,16 +29,17 @@ def probe(storage: Storage, prefix: str) -> None:
     """List, write, read and remove a small object under `prefix`.
 
     Raises:
-        OutputNotWritable: one of these doesn't work; the message says what to check.
+        OutputNotWritable: one of these fails; the message says what to check.
     """
     key = f"{prefix}/{PROBE}-{secrets.token_hex(4)}"
     content = b"written before training to see whether the output can be written\n"
     with as_output():
-        # Listing first: some servers call a missing bucket a lack of rights when one writes to it.
+        # List first: some servers report a missing bucket as missing rights when one writes to it.
         storage.keys(key)
-        # As the manifest will be written at the end: a server that doesn't know If-None-Match says so now.
+        # Written like the manifest at the end: a server without If-None-Match fails here and not after training.
         storage.create(key, content)
         found = storage.get_bytes(key)
     if found != content:
-        raise OutputNotWritable(f"{storage.root}: what was written is not what is read back; check what answers there")
+        raise OutputNotWritable(f"{storage.root}: a file that was written and read back differs; check which server "
+                                "answers at this location")
     storage.delete([key])

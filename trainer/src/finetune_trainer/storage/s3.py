@@ -1,4 +1,4 @@
-"""Objects below a prefix of an S3 bucket, on AWS or any server that speaks its protocol."""
+"""Storage below a prefix of an S3 bucket, on AWS or on a compatible server."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN
 
 
 class S3Storage:
-    """Storage in a bucket. Credentials come from the environment, as AWS' own tools read them; none is ever shown.
+    """Storage in a bucket. Credentials come from the environment, as for AWS' own tools; no message contains them.
 
-    A server that has not answered yet is given up on after about 15 seconds: a wrong address fails before training. One
-    that has answered once is waited for: up to 5 attempts, 60 seconds each.
+    A server that has never answered fails after about 15 seconds, so a wrong address fails before training. A server
+    that has answered once gets up to 5 attempts of 60 seconds.
     """
 
     first_answer_seconds: ClassVar[float] = 6
-    """How long to wait for a server that has not answered yet, twice."""
+    """The timeout for a server that has never answered; two attempts."""
 
     answer_seconds: ClassVar[float] = 60
-    """How long to wait for one that has, five times."""
+    """The timeout for a server that has answered; five attempts."""
 
     def __init__(self, root: Uri, settings: S3Spec | None) -> None:
-        """Prepare to reach a bucket; no request is made yet.
+        """Prepare the clients. No request is sent yet.
 
         Raises:
-            BadConfig: credentials with a line break, or an address that can't be one.
+            BadConfig: credentials contain a line break, or the endpoint is not a URL.
         """
         settings = settings or S3Spec()
         self.root = root
@@ -57,7 +57,7 @@ class S3Storage:
         _refuse_broken_credentials()
         _refuse_credentials_in_address()
         try:
-            # A session of its own: the default one keeps the first credentials that it found.
+            # A new session: the default session keeps the first credentials that it found.
             session = boto3.Session()
             self._hurried = _client(session, settings, attempts=2, read_seconds=self.first_answer_seconds)
             self._patient = _client(session, settings, attempts=5, read_seconds=self.answer_seconds)
@@ -70,7 +70,7 @@ class S3Storage:
         return self._patient if self._answered else self._hurried
 
     def put_file(self, key: str, path: Path) -> None:
-        """Write a local file, large ones in parts."""
+        """Write a local file; a large file in parts."""
         with self._words(key, OutputNotWritable):
             self._client.upload_file(str(path), self._bucket, self._key(key), Config=_TRANSFER)
 
@@ -88,21 +88,21 @@ class S3Storage:
                     return True
                 except ClientError as error:
                     if code_of(error) in ("PreconditionFailed", "412"):
-                        # A retry after an answer that was lost meets the object that it wrote itself.
+                        # If an answer was lost, the retry finds the object that it wrote itself.
                         return self._read(key) == content
                     if code_of(error) not in ("ConditionalRequestConflict", "409"):
                         raise
-                    # Another write is under way, and may yet fail: AWS asks to try again.
-        raise OutputNotWritable(f"{self.root.join(key)} can't be written: others write it at the same time, again and "
-                                "again")
+                    # Another write is in progress and may fail: AWS asks to try again.
+        raise OutputNotWritable(f"{self.root.join(key)} can't be written: others wrote it at the same time in "
+                                f"{_CONFLICTS} attempts; check what else writes there")
 
     def get_bytes(self, key: str) -> bytes | None:
-        """A small file's content, or None where it isn't there."""
+        """The content of a small file; None where it does not exist."""
         with self._words(key, MissingInput):
             return self._read(key)
 
     def get_start(self, key: str, count: int) -> tuple[bytes, int]:
-        """The first bytes of a file, and how many it has."""
+        """The first bytes of a file, and its size in bytes."""
         with self._words(key, MissingInput):
             size = int(self._client.head_object(Bucket=self._bucket, Key=self._key(key))["ContentLength"])
             if not size:
@@ -112,7 +112,7 @@ class S3Storage:
         return content[:count], size
 
     def get_file(self, key: str, path: Path) -> None:
-        """Copy a file to a local path; boto3 writes beside it and renames."""
+        """Copy a file to a local path; boto3 writes beside the path and renames."""
         with self._words(key, MissingInput):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,11 +122,11 @@ class S3Storage:
                                    ) from error
 
     def digest(self, key: str) -> PublishedFile | None:
-        """Digest and size of a file as it is there."""
+        """The digest and the size of a stored file."""
         with self._words(key, MissingInput):
             digest = _Digest()
             try:
-                # boto3 goes on where a connection breaks, and writes in order to what can't be searched.
+                # boto3 resumes after a broken connection, and writes in order to an object that has no seek.
                 self._client.download_fileobj(self._bucket, self._key(key), digest, Config=_TRANSFER)
             except ClientError as error:
                 if code_of(error) in _ABSENT:
@@ -135,7 +135,7 @@ class S3Storage:
             return PublishedFile(path=key, sha256=digest.sha256.hexdigest(), size_bytes=digest.size)
 
     def keys(self, prefix: str) -> list[str]:
-        """The keys that start with `prefix`, sorted; those that are no paths, such as consoles' folders, left out."""
+        """The keys that start with `prefix`, sorted. Keys that are no paths (folders of a console) are left out."""
         with self._words(prefix, MissingInput):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix)
@@ -173,20 +173,20 @@ class S3Storage:
 
     @contextmanager
     def _words(self, key: str, kind: type[TrainerError]) -> Iterator[None]:
-        """Turn what boto3 raises into a sentence, and note that the server is there once it has answered."""
+        """Turn the errors of boto3 into a sentence, and record whether the server has answered."""
         doing = "can't be written" if kind is OutputNotWritable else "can't be read"
         try:
             yield
             self._answered = True
         except (ClientError, Boto3Error, BotoCoreError) as error:
             self._answered = self._answered or isinstance(error, ClientError)
-            # Not "from error": its text can hold the headers of the request, session token included.
+            # Not "from error": its text can contain the request's headers, with the session token.
             raise kind(f"s3://{self._bucket}/{self._prefix}{key} {doing}: "
                        f"{reason(error, self._client.meta.endpoint_url)}") from None
 
 
 class _Digest:
-    """A file that keeps nothing of what is written to it but digest and size."""
+    """A file object that keeps only the digest and the size of what is written to it."""
 
     def __init__(self) -> None:
         self.sha256 = hashlib.sha256()
@@ -217,24 +217,24 @@ def _client(session: boto3.Session, settings: S3Spec, attempts: int, read_second
             retries={"mode": "standard", "total_max_attempts": attempts},
             connect_timeout=3, read_timeout=read_seconds,
             s3={"addressing_style": style},
-            # Servers other than AWS don't all know the newer checksums.
+            # Not every server knows the newer checksums of AWS.
             request_checksum_calculation="when_required", response_checksum_validation="when_required",
         ),
     )
 
 
 def _refuse_broken_credentials() -> None:
-    """Refuse credentials with a line break: they can't be sent, and HTTP libraries quote them in their complaint."""
+    """Refuse credentials with a line break: they can't be sent, and HTTP libraries quote them in their errors."""
     for name in _CREDENTIALS:
         value = os.environ.get(name, "")
         if value != value.strip():
-            raise BadConfig(f"{name} has a space or a line break at its start or end, as `echo` adds one; write it "
-                            "without (in a Secret: `kubectl create secret generic --from-literal`)")
+            raise BadConfig(f"{name} begins or ends with a space or a line break, which `echo` adds; write it without "
+                            "(for a Secret: `kubectl create secret generic --from-literal`)")
 
 
 def _refuse_credentials_in_address() -> None:
-    """Refuse `http://user:password@host`: an address is shown in messages. (The job's: by its pattern.)"""
+    """Refuse `http://user:password@host`, since messages show the address. (The API's pattern refuses it in a job.)"""
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         if "@" in urlsplit(os.environ.get(name, "")).netloc:
-            raise BadConfig(f"{name} holds a user name or password; write credentials into {_CREDENTIALS[0]} and "
+            raise BadConfig(f"{name} contains a user name or password; write credentials into {_CREDENTIALS[0]} and "
                             f"{_CREDENTIALS[1]} instead")

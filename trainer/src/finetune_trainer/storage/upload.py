@@ -1,4 +1,4 @@
-"""Uploads beside the training loop."""
+"""Uploads in the background of the training loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PENDING = 2
 
 
 class BackgroundUploader:
-    """One thread that runs jobs in order. After a failure the rest is dropped, and the failure is told to the loop."""
+    """A thread that runs jobs in order. After a failure it drops the remaining jobs; the loop gets the exception."""
 
     def __init__(self) -> None:
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=_PENDING)
@@ -28,16 +28,16 @@ class BackgroundUploader:
         self._thread.join()
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Queue a job; waits while two are queued, so that slow storage slows the loop instead of filling the disk.
+        """Queue a job. Waits while two jobs are queued: slow storage slows the loop down instead of filling the disk.
 
         Raises:
-            TrainerError: what an earlier job failed with.
+            TrainerError: the failure of an earlier job.
         """
         self.raise_failure()
         self._jobs.put(job)
 
     def raise_failure(self) -> None:
-        """Raise what a job failed with, if one did."""
+        """Raise the failure of a job, if one failed."""
         if self._failure is not None:
             raise self._failure
 
@@ -45,7 +45,7 @@ class BackgroundUploader:
         """Wait until every queued job is done.
 
         Raises:
-            TrainerError: what a job failed with.
+            TrainerError: the failure of a job.
         """
         self._jobs.join()
         self.raise_failure()

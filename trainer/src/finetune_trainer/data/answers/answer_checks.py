@@ -1,4 +1,4 @@
-"""What is looked for in the rows before a single step is trained. Each finding names its row."""
+"""Checks of the expected answers before training. Each finding names its row."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from finetune_trainer.errors import BadConfig
 
 
 def schema_validator(schema: dict[str, Any] | None) -> AnswerSchema | None:
-    """What holds answers against a schema; None where there is no schema.
+    """The schema that answers are checked with; None where there is no schema.
 
     Raises:
-        BadConfig: the schema can't be used.
+        BadConfig: the schema is not valid or has an unresolvable reference.
     """
     return None if schema is None else AnswerSchema(schema)
 
 
 def answer_findings(examples: Sequence[Example], answer_format: AnswerFormat) -> list[Finding]:
-    """Answers that don't have the form that the job says.
+    """Findings about answers that do not have the job's answer format.
 
     Raises:
-        BadConfig: the schema can't be used, or takes too long to hold an answer against; all others might, too.
+        BadConfig: the schema is not valid, or checking an answer takes too long, as other answers may too.
     """
     if answer_format.type is not AnswerType.JSON:
         return []
@@ -39,8 +39,8 @@ def answer_findings(examples: Sequence[Example], answer_format: AnswerFormat) ->
         except NotJson as error:
             fault = f"the answer is not valid JSON: {error}"
         except TookTooLong as error:
-            raise BadConfig(f"spec.dataset.answerFormat.jsonSchema: to hold the answer of {example.place} against it "
-                            f"takes more than {SECONDS:g} s: simplify its patterns and references") from error
+            raise BadConfig(f"spec.dataset.answerFormat.jsonSchema: checking the answer of {example.place} takes more "
+                            f"than {SECONDS:g} s; simplify the schema's patterns and references") from error
         if fault is not None:
             findings.append(Finding(Severity.ERROR, example.place, fault))
     return findings

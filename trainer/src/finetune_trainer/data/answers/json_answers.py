@@ -1,7 +1,7 @@
-"""Answers that are JSON: reading them, and holding them against a schema.
+"""Reading JSON answers, and checking them with a JSON Schema.
 
-A model, a data set or a schema's author can write anything: numbers of 400 digits, a thousand brackets, half a
-surrogate pair, a pattern that takes for ever. What can't be judged is wrong, within a second, and nothing is raised.
+A model, a data set or a schema can contain anything: numbers of 400 digits, a thousand brackets, half a surrogate
+pair, a pattern that never ends. An answer that can't be judged is wrong. To decide takes a second at most.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from finetune_trainer.data.time_limit import TookTooLong, within
 from finetune_trainer.errors import BadConfig
 
 SECONDS = 1.0
-"""Longest that one answer is held against a schema."""
+"""The longest time to check one answer with a schema."""
 
 _LEVELS = 64
-"""Deepest nesting of an answer: Python's stack has to hold a schema's rules for each level."""
+"""The deepest nesting of an answer: Python's stack holds the schema's rules of each level."""
 
 _FIELD = "spec.dataset.answerFormat.jsonSchema"
 
 
 class NotJson(ValueError):
-    """A text that is no JSON value which can be judged; the message says why."""
+    """A text is not a JSON value that can be judged; the message says why."""
 
 
 def parse_json(text: str) -> Any:
-    """The JSON value that a text is.
+    """The JSON value of a text.
 
     RFC 8259, with these limits: no NaN and no Infinity (which Python reads), numbers that a float64 holds, text that is
     Unicode, at most 64 levels.
 
     Raises:
-        NotJson: it is none, or goes beyond a limit.
+        NotJson: the text is not JSON, or exceeds a limit.
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
@@ -57,7 +57,7 @@ def parse_json(text: str) -> Any:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise NotJson(f"{name} is no value of JSON")
+    raise NotJson(f"{name} is not a JSON value")
 
 
 def _check(value: Any) -> None:
@@ -74,17 +74,17 @@ def _check(value: Any) -> None:
                 below += item
             elif isinstance(item, str):
                 if not item.isascii() and any("\ud800" <= character <= "\udfff" for character in item):
-                    raise NotJson("half a surrogate pair is no character")
+                    raise NotJson("half a surrogate pair is not a character")
             elif isinstance(item, int | float) and not -sys.float_info.max <= item <= sys.float_info.max:
                 raise NotJson("a number is too large for 64 bits")
         items = below
 
 
 class AnswerSchema:
-    """A JSON Schema (draft 2020-12) that answers are held against.
+    """A JSON Schema (draft 2020-12) that answers are checked with.
 
     Raises:
-        BadConfig: it is no valid schema, or refers to something that isn't in it. Nothing is ever fetched.
+        BadConfig: it is not a valid schema, or a reference leads out of it. Nothing is ever fetched.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
@@ -93,43 +93,42 @@ class AnswerSchema:
             unresolved = _unresolved(schema)
         except jsonschema.SchemaError as error:
             raise BadConfig(f"{_FIELD}: not a valid JSON Schema: {error.message[:200]}") from error
-        except Exception as error:  # A pattern alone has several ways to be no pattern.
-            raise BadConfig(f"{_FIELD}: not a JSON Schema that can be used: {type(error).__name__}: {error}") from error
+        except Exception as error:  # A pattern alone can raise several kinds of errors.
+            raise BadConfig(f"{_FIELD}: the JSON Schema can't be used: {type(error).__name__}: {error}") from error
         if unresolved is not None:
-            raise BadConfig(f"{_FIELD}: the reference {unresolved!r} leads to nothing in the schema; schemas are not "
-                            "fetched from elsewhere: put what it means under $defs and refer to that, as "
-                            "#/$defs/NAME")
+            raise BadConfig(f"{_FIELD}: the reference {unresolved!r} leads to nothing in the schema, and schemas are "
+                            "not fetched from elsewhere; put its target under $defs and refer to it as #/$defs/NAME")
         self._validator = jsonschema.Draft202012Validator(schema, registry=REGISTRY)
         properties = _followed(schema, schema).get("properties", {})
         self.enumerated = frozenset(name for name, below in properties.items() if _is_enumerated(below, schema))
-        """The fields of an answer whose values the schema lists."""
+        """The fields of an answer whose values the schema lists (`enum`, `const`)."""
 
     def fault(self, value: Any) -> str | None:
-        """Where an answer breaks the schema, in words, or why that can't be told; None where it doesn't.
+        """Says where an answer breaks the schema, or why it can't be checked; None where the answer is valid.
 
         Raises:
-            TookTooLong: it takes more than `SECONDS`.
+            TookTooLong: the check takes more than `SECONDS`.
         """
         try:
             found = within(SECONDS, jsonschema.exceptions.best_match, self._validator.iter_errors(value))
         except TookTooLong:
             raise
         except RecursionError:
-            return "the answer can't be held against the schema, which refers to itself without end"
-        except Exception as error:  # Arithmetic, say: jsonschema divides whatever numbers it is given.
-            return f"the answer can't be held against the schema: {type(error).__name__}: {error}"
+            return "the answer can't be checked: the schema refers to itself without end"
+        except Exception as error:  # For example arithmetic: jsonschema divides any numbers.
+            return f"the answer can't be checked with the schema: {type(error).__name__}: {error}"
         return found and f"the answer breaks the schema at {found.json_path}: {found.message[:200]}"
 
     def is_valid(self, value: Any) -> bool:
-        """Whether an answer keeps the schema; one for which that can't be told doesn't."""
+        """Whether an answer is valid by the schema; False where it can't be checked."""
         try:
             return within(SECONDS, self._validator.is_valid, value)
-        except Exception:  # Whatever it is: the answer can't be judged, and the run goes on.
+        except Exception:  # The answer can't be judged, and the run continues.
             return False
 
 
 def _followed(part: Any, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a part of a schema refers to within it, or itself; empty where that isn't to be had so simply."""
+    """The part of a schema that a part refers to, or the part itself; empty where the reference is no simple path."""
     for _ in range(_LEVELS):
         if not isinstance(part, Mapping):
             return {}
@@ -152,7 +151,7 @@ def _is_enumerated(part: Any, schema: Mapping[str, Any], levels: int = 8) -> boo
 
 
 def _unresolved(schema: Mapping[str, Any]) -> str | None:
-    """The first reference that leads to nothing within the schema; None where there is none."""
+    """The first reference that leads to nothing in the schema; None where all can be resolved."""
     root = DRAFT202012.create_resource(schema)
     pending = [(REGISTRY.resolver_with_root(root), root)]
     seen: set[int] = set()

@@ -1,8 +1,8 @@
-"""Which rows a training step takes, and how they lie in micro-batches.
+"""The rows of each training step, and their layout in micro-batches.
 
-A step always takes the next `batch_size` rows of a stream of shuffled epochs. How these are laid out (micro-batches,
-packing, padding) changes speed and memory only: the loss is a sum over answer tokens divided by their number in the
-whole step, so the gradient is the same. That is what lets memory trouble halve the micro-batch in mid-run.
+A step takes the next `batch_size` rows of a stream of shuffled epochs. The layout (micro-batches, packing, padding)
+changes only speed and memory: the loss is a sum over answer tokens divided by their number in the whole step, so the
+gradient is the same. This is why a run can halve the micro-batch when memory does not suffice.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 Line = tuple[int, ...]
-"""Indices of the rows that lie side by side in one line of a micro-batch."""
+"""Indices of the rows that stand one after another in one line of a micro-batch."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a step's rows lie in memory.
+    """The layout of a step's rows in memory.
 
     Attributes:
-        micro_batch_size: most rows in one forward pass.
+        micro_batch_size: the most rows in one forward pass.
         packing: whether several rows may share a line.
-        hidden_size: the model's width, which weighs attention (quadratic in a line's length) against the rest.
-        processes: how many share each step.
+        hidden_size: the model's width; it decides how much attention (quadratic in a line's length) costs.
+        processes: the number of processes that share each step (the world size).
     """
 
     micro_batch_size: int
@@ -33,7 +33,11 @@ class Layout:
     processes: int = 1
 
     def micro_batches(self, batch_size: int) -> int:
-        """How many forward passes a step has in each process; `batch_size` rows over all, a multiple of `processes`."""
+        """Forward passes of a step in each process.
+
+        Args:
+            batch_size: rows of the step in all processes, a multiple of `processes`.
+        """
         return -(-(batch_size // self.processes) // self.micro_batch_size)
 
 
@@ -43,7 +47,7 @@ def total_steps(rows: int, batch_size: int, epochs: float | None, max_steps: int
 
 
 def step_rows(rows: int, batch_size: int, seed: int, steps: int) -> Iterator[tuple[int, ...]]:
-    """The row indices of each step in turn: epoch after epoch, each in an order of its own."""
+    """The row indices of each step, epoch after epoch; each epoch has its own random order."""
     pending: list[int] = []
     epoch = 0
     for _ in range(steps):
@@ -57,19 +61,19 @@ def step_rows(rows: int, batch_size: int, seed: int, steps: int) -> Iterator[tup
 
 
 def lay_out(indices: Sequence[int], lengths: Sequence[int], layout: Layout) -> list[list[Line]]:
-    """A step's rows as micro-batches of lines: always `layout.micro_batches(len(indices))` of them for each process.
+    """A step's rows as micro-batches of lines: `layout.micro_batches(len(indices))` of them for each process.
 
-    Neighbours in the list cost about the same, so processes that take turns wait little for each other.
+    Neighbours in the list cost about the same, so that processes that take turns wait little for each other.
 
     Args:
         indices: the step's rows.
-        lengths: length of every row of the data set in tokens.
-        layout: how they may lie.
+        lengths: the length in tokens of every row of the data set.
+        layout: the limits of a micro-batch.
     """
     count = layout.processes * layout.micro_batches(len(indices))
     by_length = sorted(indices, key=lambda index: (-lengths[index], index))
     if not layout.packing:
-        # Rows of like length together: little padding.
+        # Rows of similar length together: little padding.
         return [[(index,) for index in by_length[start:end]] for start, end in _even_parts(len(by_length), count)]
     groups = _balance(by_length, lengths, count, layout.micro_batch_size)
     return [_lines(group, lengths, layout.hidden_size) for group in groups]
@@ -81,7 +85,7 @@ def _even_parts(items: int, parts: int) -> list[tuple[int, int]]:
 
 
 def _balance(by_length: Sequence[int], lengths: Sequence[int], count: int, most: int) -> list[list[int]]:
-    """Groups of about equal tokens, none empty: longest first, each into the lightest group with room."""
+    """Groups with about the same number of tokens, none empty: each row, longest first, goes to the lightest group."""
     groups: list[list[int]] = [[] for _ in range(count)]
     weights = [0] * count
     for index in by_length:
@@ -92,7 +96,7 @@ def _balance(by_length: Sequence[int], lengths: Sequence[int], count: int, most:
 
 
 def _lines(group: Sequence[int], lengths: Sequence[int], hidden_size: int) -> list[Line]:
-    """The number of lines that costs least: few lines pad less, but attention grows with their length.
+    """The lines that cost least: fewer lines need less padding, but attention grows with their length.
 
     A token's linear layers cost about 24·h² operations and its attention 4·h·width, so a micro-batch costs in
     proportion to lines × width × (6·h + width).

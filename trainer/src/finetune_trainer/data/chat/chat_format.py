@@ -1,9 +1,9 @@
 """From question and answer to token ids, by the model's own chat template.
 
-The answer is what stands between the template's opening of an answer and its end. Whatever the template writes before
-(`<think>\n\n</think>`, a channel's name) is prompt, so that training, generation and constrained decoding begin at the
-same place. Question and answer stand in the text as the row has them: the answer is put there without the template's
-help, and a question that the template drops, doubles or rewrites is a fault of the row.
+The answer stands between the template's opening of an answer and its end. What the template writes before the answer
+(`<think>\n\n</think>`, the name of a channel) belongs to the prompt, so that training, generation and constrained
+decoding begin at the same token. Question and answer stand in the text exactly as in the row: the answer is inserted
+without the template, and a question that the template drops, repeats or changes is an error of the row.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 _MARK = "\u241ffinetune\u241f"
 _SHORTEST_DOUBLE = 16
-"""A text of fewer characters may well stand in a template by chance."""
+"""A shorter text may stand in a template by chance, so it is not taken for a repeated message."""
 
 _SHOWN = 160
 
 
 class RowFault(ValueError):
-    """A row that can't be written as the row says; the message says why."""
+    """The template can't write a row as it is; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class AnswerForm:
     """What a template writes around an answer.
 
     Attributes:
-        opening: what stands after the generation prompt and before the answer; it belongs to the prompt.
-        lead: blanks before the answer, which the model has to write: alone they would be tokens that it never saw.
-        tail: what stands after the answer and before the token that ends the turn; the model has to write that too.
-        end_of_turn: that token.
+        opening: the text after the generation prompt and before the answer. It belongs to the prompt.
+        lead: blanks before the answer. The model writes them: as tokens of their own they are unknown to it.
+        tail: the text after the answer and before the token that ends the turn. The model writes it.
+        end_of_turn: the id of the token that ends the turn.
     """
 
     opening: str
@@ -61,9 +61,9 @@ class Written:
     """A row as the model reads it.
 
     Attributes:
-        tokens: its ids.
-        example: the row; its answer is what the model has to write, without what the prompt holds of it already.
-        notes: what a user should know of it.
+        tokens: its token ids.
+        example: the row. Its answer is what the model has to write, without the part that stands in the prompt.
+        notes: warnings about the row.
     """
 
     tokens: TokenRow
@@ -72,25 +72,26 @@ class Written:
 
 
 class ChatFormat:
-    """How one model writes a conversation.
+    """How a model writes a conversation.
 
-    A model without a chat template gets the plain question and, after a line break, the answer. A template without a
-    system role (it refuses one, or drops it) gets the system prompt at the start of the first question. Calls of a
-    template that writes none are written as JSON between `<tool_call>` and `</tool_call>`.
+    Without a chat template, the text is the question, a line break, and the answer. If the template has no system role
+    (it refuses the role or drops the message), the system prompt stands at the start of the first question. If the
+    template does not write calls, they are JSON between `<tool_call>` and `</tool_call>`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None, today: date | None = None) -> None:
         """
         Args:
-            tokenizer: the model's.
+            tokenizer: the model's tokenizer.
             system: the job's system prompt.
-            today: the day that the template may write, as the model would; None takes the clock's.
+            today: the date for templates that write one; None takes the clock's date.
 
         Raises:
-            BadConfig: the tokenizer has no end token.
+            BadConfig: the tokenizer has no end token, or the chat template does not write answers as they are.
         """
         if tokenizer.eos_token_id is None:
-            raise BadConfig("spec.model.source: the tokenizer has no end token, so that answers would never end")
+            raise BadConfig("spec.model.source: the tokenizer has no end token, so answers would never end; set "
+                            "eos_token in its tokenizer_config.json")
         self._tokenizer = tokenizer
         self._system = system
         self._today = today
@@ -115,14 +116,14 @@ class ChatFormat:
         self._end = self.form.tail + tokenizer.decode([self.end_of_turn])
 
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Ids of a conversation up to where the answer begins."""
+        """The ids of a conversation up to the answer."""
         return self.row(Example("", tuple(messages), "")).prompt
 
     def row(self, example: Example) -> TokenRow:
-        """An example as ids. Prompt and answer are tokenised apart, as they are when the model generates.
+        """An example as ids. Prompt and answer are tokenised separately, as in generation.
 
         Raises:
-            RowFault: the template refuses it, or drops, doubles or rewrites its question.
+            RowFault: the template refuses the conversation, or drops, repeats or changes its question.
         """
         return self.write(example).tokens
 
@@ -156,11 +157,11 @@ class ChatFormat:
         return trimmed(text.removeprefix(self.form.lead).removesuffix(self.form.tail))
 
     def length(self, text: str) -> int:
-        """How many tokens a text of a row has."""
+        """The number of tokens of a text in a row."""
         return len(self._control.ids(self._control.hide(text)))
 
     def _without_control_tokens(self, example: Example) -> tuple[Example, tuple[str, ...]]:
-        """An example with stand-ins for the control tokens that its texts name, and what to tell of that."""
+        """An example with stand-ins for the control tokens in its texts, and a note about them."""
         texts = [example.answer, *(message["content"] for message in example.messages)]
         if example.tools or example.calls or any(len(message) > 2 for message in example.messages):
             texts.append(json.dumps([example.tools, example.calls, example.messages], ensure_ascii=False))
@@ -169,24 +170,24 @@ class ChatFormat:
             return example, ()
         is_text = self._control.is_text(name)
         hide = partial(self._control.hide, marks_alone=not is_text)
-        note = (f"{name} is learnt as plain text, and not as the model's control token" if is_text else
-                f"{name} is read as the model's control token: this tokenizer can't write it as text")
+        note = (f"{name} is trained as plain text, not as the model's control token" if is_text else
+                f"{name} is trained as the model's control token, because this tokenizer can't write it as text")
         return (replace(example, messages=tuple(hide(list(example.messages))), answer=hide(example.answer),
                         tools=hide(example.tools), calls=hide(example.calls)), (note,))
 
     def _answer_ids(self, suffix: str, rest: str, answer: str) -> list[int]:
-        """Ids of what follows a prompt that ends in `suffix`, such that the prompt's ids need not change."""
+        """The ids of the text after a prompt that ends in `suffix`, chosen so that the prompt's ids stay the same."""
         before = self._suffixes.get(suffix)
         if before is None:
             before = self._suffixes[suffix] = self._control.ids(suffix)
         ids = self._control.ids(suffix + rest)
         ids = ids[len(before):] if ids[: len(before)] == before else self._control.ids_within(rest)
         if answer[:1].isspace() and not self._tokenizer.decode(ids).startswith(rest[: len(rest) - len(rest.lstrip())]):
-            return self._control.ids_within(rest)  # A control token before it takes the blanks away.
+            return self._control.ids_within(rest)  # A control token before the answer removes its blanks.
         return ids
 
     def _put_before(self) -> tuple[int, ...]:
-        """What the tokenizer puts before a text that is no chat, such as a token for its beginning."""
+        """The ids that the tokenizer puts before plain text, such as a begin-of-text token."""
         ids, plain = (list(self._tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (True, False))
         at = next((start for start in range(len(ids)) if ids[start:start + len(plain)] == plain), 0)
         return tuple(ids[:at])
@@ -197,7 +198,7 @@ class ChatFormat:
         return self._render(messages, tools, add_generation_prompt=True)
 
     def _opened(self, prompt: str, answer: str) -> tuple[str, str]:
-        """The template's opening, and the answer that follows it: a row's own reasoning stands in its place."""
+        """The template's opening and the answer after it. The row's own reasoning replaces the template's."""
         opening = self.form.opening
         tags = [match for match in REASONING.finditer(prompt + opening, max(0, len(prompt) - 20))
                 if not match["close"] and not (prompt + opening)[match.end():len(prompt)].strip()]
@@ -212,7 +213,7 @@ class ChatFormat:
         return opening, answer
 
     def _calls_text(self, messages: Sequence[Message], example: Example, prompt: str) -> tuple[str, bool]:
-        """What the template writes for calls, and whether its end is in that; else the calls as JSON."""
+        """The template's text for calls, and whether it includes the end of the turn; without such text, JSON."""
         message = {"role": "assistant", "content": example.answer, "tool_calls": example.calls}
         if self._call_form:
             whole = self._render([*messages, message], example.tools)
@@ -223,7 +224,7 @@ class ChatFormat:
         return calls_as_text(message)["content"], False
 
     def _conversation(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages that the template is given: with a system prompt, and calls as it can write them."""
+        """The messages for the template: with the system prompt, and with calls as text if it does not write calls."""
         conversation = list(messages) if self._call_form else [calls_as_text(message) for message in messages]
         if self._system is not None and conversation[0]["role"] != "system":
             conversation.insert(0, {"role": "system", "content": self._control.hide(self._system)})
@@ -240,7 +241,7 @@ class ChatFormat:
             return False
 
     def _wants_parts(self) -> bool:
-        """Whether the template takes a content that is a list of parts alone, as those for pictures and text do."""
+        """Whether the template takes only content that is a list of parts, as templates for pictures and text do."""
         sample = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": _MARK}]
         if self._keeps(sample):
             return False
@@ -263,7 +264,7 @@ class ChatFormat:
         lead = opening if not opening.strip() else opening[len(opening.rstrip(" ")):]
         special = set(self._tokenizer.all_special_ids) | set(self._tokenizer.added_tokens_decoder)
         end = next((token for token in self._control.ids(after) if token in special), eos)
-        # What a template writes after the end of the turn (often a line break) is never generated, so never trained.
+        # A model never generates what stands after the end of the turn (often a line break), so it is not trained.
         tail, ended, _ = after.partition(self._tokenizer.decode([end]))
         return AnswerForm(opening[: len(opening) - len(lead)], lead, tail if ended else "", end)
 
@@ -279,7 +280,7 @@ class ChatFormat:
                 return str(self._tokenizer.apply_chat_template(
                     [_in_parts(message) if self._parts else dict(message) for message in messages], tools=tools,
                     chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt, **variables))
-        # A template is the model author's program: whatever it raises, it refuses the conversation.
+        # A template is the model author's program and may raise anything: that refuses the conversation.
         except Exception as error:
             roles = ", ".join(message["role"] for message in messages)
             raise RowFault(f"the model's chat template refuses this conversation: {first_line(error)} (its roles are "
@@ -302,12 +303,12 @@ def _in_parts(message: Message) -> dict[str, Any]:
 
 
 def _check(messages: Sequence[Message], prompt: str, tools: Any) -> None:
-    """That each message stands in the prompt, once.
+    """Check that each message stands in the prompt once.
 
-    A template may leave out what an earlier answer thought, and may write the results and the calls of tools as JSON.
+    A template may leave out the reasoning of earlier answers, and may write calls and their results as JSON.
 
     Raises:
-        RowFault: it doesn't.
+        RowFault: a message is missing, changed or repeated.
     """
     contents = [message["content"] for message in messages]
     for message in messages:
@@ -317,7 +318,7 @@ def _check(messages: Sequence[Message], prompt: str, tools: Any) -> None:
         if message["role"] == "assistant":
             text = re.split(REASONING, text)[-1].strip()
         if text not in prompt:
-            fault = "drops or rewrites"
+            fault = "drops or changes"
         elif len(text) >= _SHORTEST_DOUBLE and not tools and \
                 prompt.count(text) > sum(content.count(text) for content in contents):
             fault = "writes more than once"

@@ -1,4 +1,4 @@
-"""Control tokens in data are text: a row that writes `<|im_end|>` must not end its own turn."""
+"""Control tokens in data are plain text: `<|im_end|>` in a row must not end the turn."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _OPEN, _CLOSE = "\U000f0000", "\U000f0001"
 _HIDDEN = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 _MARKS = re.compile(f"[{_OPEN}{_CLOSE}]")
 REASONING = re.compile(r"[<\[◁](?P<close>/?)(?:\w+:)?(?:think|thinking|thought|reason|reasoning)[>\]▷]", re.IGNORECASE)
-"""The tags around a model's reasoning: part of the language of answers, even where they are special tokens."""
+"""The tags around a model's reasoning. They are part of answers, even if the tokenizer calls them special tokens."""
 _SHORTEST = 3
-"""A special token of fewer characters is taken to be ordinary text, which all data are full of."""
+"""Shorter special tokens are common text in data, so they are not taken for control tokens."""
 
 
 def _any_of(names: list[str]) -> str:
-    """A pattern of the longest of many names: branching by character, as thousands of alternatives would be slow."""
+    """A pattern that finds the longest of many names. It branches by character: many alternatives would be slow."""
     following: dict[str, list[str]] = {}
     for name in names:
         following.setdefault(name[:1], []).append(name[1:])
@@ -29,10 +29,10 @@ def _any_of(names: list[str]) -> str:
 
 
 class ControlTokens:
-    """The tokens that a model's template writes its turns with, and how data may hold their names.
+    """The control tokens of a model's template, and how data may contain their names.
 
-    `hide` puts stand-ins in place of the names, so that they come through the template as text; `ids` tokenises what
-    the template wrote, its own control tokens as such and those behind stand-ins as plain text.
+    `hide` replaces the names by stand-ins, which pass through the template as text. `ids` tokenises the template's
+    text: its own control tokens as control tokens, and stand-ins as the plain text of the names.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -57,11 +57,11 @@ class ControlTokens:
         return self._special.get(name) not in self._within(name, split=True)
 
     def hide(self, value: Any, marks_alone: bool = False) -> Any:
-        """A text, or everything in a list or mapping, with stand-ins for control tokens.
+        """A text, or all texts in a list or mapping, with stand-ins for control tokens.
 
         Args:
-            value: what a row says.
-            marks_alone: only for the characters that stand-ins are written with, which a row may hold itself.
+            value: data of a row.
+            marks_alone: replace only the characters that stand-ins are made of, which a row may contain too.
         """
         if isinstance(value, str):
             pattern = _MARKS if marks_alone else self._pattern
@@ -77,7 +77,7 @@ class ControlTokens:
         return _HIDDEN.sub(lambda match: self._names[int(match[1])], text)
 
     def ids(self, text: str) -> list[int]:
-        """The ids of a text, without any special token that isn't written in it."""
+        """The ids of a text, without special tokens that do not stand in it."""
         if _OPEN not in text:
             return self._plain(text)
         pieces = _HIDDEN.split(text)
@@ -88,7 +88,7 @@ class ControlTokens:
         return found
 
     def ids_within(self, text: str) -> list[int]:
-        """The ids of a text that doesn't stand at the start, where some tokenizers put a blank before it."""
+        """The ids of a text that is not at the start, where some tokenizers add a blank before it."""
         ids = self.ids("\n" + text)
         length = len(self._newline)
         return ids[length:] if ids[:length] == self._newline else self.ids(text)

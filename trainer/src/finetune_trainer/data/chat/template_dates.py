@@ -1,7 +1,7 @@
-"""Chat templates that write today's date (Llama 3.2, gpt-oss, Granite, …), and the day that a job has for them.
+"""Chat templates that write today's date (Llama 3.2, gpt-oss, Granite, …) get the date of the job instead.
 
-transformers gives templates a function `strftime_now`, and hands them plain data alone, so no other function. A macro
-of that name at a template's head takes its place.
+transformers gives templates the function `strftime_now`, and otherwise only plain data. A macro of the same name at the
+start of the template replaces the function.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def is_dated(template: str) -> bool:
 
 
 def with_date(template: str, today: date) -> tuple[str, dict[str, dict[str, str]]]:
-    """A template that takes a day for today, and the variables that it needs for that.
+    """A template that writes a fixed date, and the variables that it needs.
 
     Args:
         template: a template that writes the date.
-        today: the day; its time of day is midnight.
+        today: the date; the time is midnight.
     """
     now = datetime.combine(today, time())
-    # Longest first: a directive with a flag holds the one without.
+    # Longest first: a directive with a flag contains the one without.
     directives = sorted(set(_DIRECTIVE.findall(template)), key=lambda one: (-len(one), one))
     return _MACRO + template, {_TABLE: {directive: now.strftime(directive) for directive in directives}}

@@ -20,7 +20,7 @@ def read_parquet(path: Path) -> list[Columns]:
     """All rows of a parquet file.
 
     Raises:
-        BadData: it can't be read; the message names the column where it is one's fault.
+        BadData: the file can't be read; the message names the column where one is at fault.
     """
     import pyarrow
     import pyarrow.parquet
@@ -36,14 +36,14 @@ def read_parquet(path: Path) -> list[Columns]:
 def rows_of(table: pyarrow.Table, name: str) -> list[Columns]:
     """The rows of an Arrow table.
 
-    A float32 is read as the shortest number that is the same float32: 1.1, and not 1.100000023841858.
+    A float32 becomes the shortest decimal number that is the same float32: 1.1, not 1.100000023841858.
 
     Raises:
-        BadData: two columns have the same name, or a value is none that can be read.
+        BadData: two columns have the same name, or a value can't be read.
     """
     twice = next((column for column in table.column_names if table.column_names.count(column) > 1), None)
     if twice is not None:
-        raise BadData(f"{name}: two columns are named {twice!r}: give each a name of its own")
+        raise BadData(f"{name}: two columns have the name {twice!r}; rename one of them")
     columns = {column: _values(table.column(column), f"{name}: column {column}") for column in table.column_names}
     return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
 
@@ -70,7 +70,7 @@ def _first_fault(column: pyarrow.ChunkedArray) -> int:
 
 
 def _conversion(kind: pyarrow.DataType) -> Convert | None:
-    """What makes plain data of a type's values; None where they are plain already."""
+    """The function that converts values of a type to plain data; None where they are plain data."""
     from pyarrow import types
 
     if types.is_float32(kind) or types.is_float16(kind):

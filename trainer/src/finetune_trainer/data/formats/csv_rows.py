@@ -16,10 +16,10 @@ _DELIMITERS = ",;\t|"
 
 
 def read_csv(path: Path) -> list[Columns]:
-    """All rows of a CSV file; a cell is a text.
+    """All rows of a CSV file. Every cell is a text.
 
     Raises:
-        BadData: it isn't CSV; the message names the line.
+        BadData: the file is not valid CSV; the message names the line.
     """
     with open_bytes(path) as file:
         text = decode(file.read(), path.name)
@@ -40,15 +40,14 @@ def read_csv(path: Path) -> list[Columns]:
             continue
         extra = cells[len(header):]
         if len(cells) < len(header) or any(cell.strip() for cell in extra):
-            raise BadData(f"{path.name} row {len(rows) + 1}: not as many cells as the header has ({len(header)}): "
-                          f"line {line} has {len(cells)}; put cells that hold {delimiter!r} or a line break in double "
-                          "quotes")
+            raise BadData(f"{path.name} row {len(rows) + 1}: line {line} has {len(cells)} cells; the header has "
+                          f"{len(header)}. Put cells that contain {delimiter!r} or a line break in double quotes")
         rows.append({name: cell for name, cell in zip(header, cells, strict=False) if name or cell})
     return rows
 
 
 def _delimiter(header: str) -> str:
-    """The character that parts a header's names: the most frequent outside of quotes, a comma where there is none."""
+    """The character between the header's names: the most frequent one outside of quotes, by default a comma."""
     bare = "".join(header.split('"')[::2])
     return max(_DELIMITERS, key=lambda character: (bare.count(character), -_DELIMITERS.index(character)))
 
@@ -58,12 +57,12 @@ def _header(names: list[str], place: str) -> list[str]:
         names.pop()  # A delimiter at the line's end.
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
-        raise BadData(f"{place}: two columns are named {twice!r}: give each a name of its own")
+        raise BadData(f"{place}: two columns have the name {twice!r}; rename one of them")
     return names
 
 
 def _records(reader: Iterator[list[str]], name: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """The records that aren't blank, each with the line where it begins."""
+    """The records that are not blank, each with the number of its first line."""
     while True:
         line = reader.line_num + 1 + skipped  # type: ignore[attr-defined]
         try:
@@ -71,7 +70,7 @@ def _records(reader: Iterator[list[str]], name: str, skipped: int) -> Iterator[t
         except StopIteration:
             return
         except csv.Error as error:
-            raise BadData(f"{name} line {line}: not valid CSV: {error}; a cell in double quotes holds them twice "
-                          '("")') from error
+            raise BadData(f"{name} line {line}: not valid CSV: {error}; within a cell in double quotes, write a double "
+                          'quote twice ("")') from error
         if len(cells) > 1 or (cells and cells[0].strip()):
             yield line, cells

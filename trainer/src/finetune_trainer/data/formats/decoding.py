@@ -1,4 +1,4 @@
-"""From a file's bytes to text: compression is seen by its first bytes, UTF-16 by its mark, the rest is UTF-8."""
+"""From a file's bytes to text. The first bytes tell compression and UTF-16; any other text is UTF-8."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BO
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """A file's content, unpacked if it is compressed.
+    """The content of a file, decompressed if it is compressed.
 
     Raises:
-        BadData: it is packed in a way that is not read, or broken.
+        BadData: the compression is not supported, or the file is damaged.
     """
     with path.open("rb") as file:
         start = file.read(8)
     for magic, what in _FOREIGN.items():
         if start.startswith(magic):
-            raise BadData(f"{path.name}: it is {what}: unpack it; jsonl, json, csv, tsv and parquet are read, plain or "
+            raise BadData(f"{path.name}: it is {what}; unpack it. jsonl, json, csv, tsv and parquet are read, plain or "
                           "as .gz, .bz2 or .xz")
     opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
     try:
         with (opener(path) if opener else path.open("rb")) as file:
             yield file
     except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise BadData(f"{path.name}: the compressed file is broken: {error}") from error
+        raise BadData(f"{path.name}: the compressed file is damaged: {error}") from error
     except OSError as error:
         if opener is None or error.errno is not None:
             raise
-        raise BadData(f"{path.name}: the compressed file is broken: {error}") from error
+        raise BadData(f"{path.name}: the compressed file is damaged: {error}") from error
 
 
 def encoding_of(start: bytes) -> str:
-    """The encoding of a text by its first bytes."""
+    """The encoding of a text, by its first bytes."""
     for mark, encoding in _MARKS.items():
         if start.startswith(mark):
             return encoding
@@ -64,11 +64,11 @@ def decode(content: bytes, place: str, line: int | None = None) -> str:
 
     Args:
         content: the bytes.
-        place: the file, for the message.
-        line: the line where they stand, if they are one.
+        place: the name of the file, for the message.
+        line: the number of the line, if the bytes are one line.
 
     Raises:
-        BadData: they are not in the encoding that they seem to have; the message names the line.
+        BadData: the bytes are not valid in the encoding of the file; the message names the line.
     """
     encoding = encoding_of(content[:4]) if line in (None, 1) else "utf-8"
     try:
@@ -76,5 +76,5 @@ def decode(content: bytes, place: str, line: int | None = None) -> str:
     except UnicodeDecodeError as error:
         at = line or content.count(b"\n", 0, error.start) + 1
         name = encoding.removesuffix("-sig").upper()
-        raise BadData(f"{place} line {at}: not {name} (byte {content[error.start]:#04x}); save the file as UTF-8, such "
-                      "as by `iconv -f CP949 -t UTF-8` where it is in CP949") from error
+        raise BadData(f"{place} line {at}: not {name} (byte {content[error.start]:#04x}); save the file as UTF-8, for "
+                      "example with `iconv -f CP949 -t UTF-8` if it is in CP949") from error

@@ -1,4 +1,4 @@
-"""JSON and JSON Lines, told apart by their content: files of either kind often have the other's name."""
+"""JSON and JSON Lines. The content decides which it is, because files of one kind often have the other's name."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _EACH_LINE = f"each line must be a JSON object with columns, such as {_SAMPLE}"
 def read_json(path: Path, split: str | None = None) -> list[Columns]:
     """All rows of a JSON or JSON Lines file.
 
-    A file is read line by line where its first line is an object; else as one list, or as one object with a list
-    named `data` or after the split.
+    If the first line is an object, each line is a row. Otherwise the file is one list, or one object with a list named
+    `data` or like the split.
 
     Raises:
-        BadData: it is neither; the message names the line or the row.
+        BadData: the file is neither; the message names the line or the row.
     """
     with open_bytes(path) as file:
         lines = _lines(file, path.name)
@@ -48,7 +48,7 @@ def read_json(path: Path, split: str | None = None) -> list[Columns]:
 
 
 def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
-    """Numbered lines; those of UTF-16, and those that end in a carriage return alone, are read at once."""
+    """Numbered lines. A file in UTF-16, or with carriage returns as line ends, is read as a whole."""
     start = file.readline(1 << 20)
     encoding = encoding_of(start[:4])
     if encoding.startswith(("utf-16", "utf-32")) or b"\r" in start.rstrip(b"\r\n"):
@@ -62,13 +62,13 @@ def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
 
 
 def _is_object(line: str) -> bool:
-    """Whether the first line of a file is an object by itself, or was meant to be."""
+    """Whether the first line of a file is an object, or a damaged one."""
     if not line.lstrip().startswith("{"):
         return False
     try:
         content = strict_json(line)
     except ValueError as error:
-        # A broken line of JSON Lines is named as one; a brace alone begins an object over several lines.
+        # A line that ends in a brace is a damaged line of JSON Lines; else an object over several lines begins.
         return not isinstance(error.__cause__, json.JSONDecodeError) or line.rstrip().endswith("}")
     return isinstance(content, dict)
 
@@ -88,22 +88,23 @@ def _json_lines(lines: Iterator[tuple[int, str]], name: str) -> list[Columns]:
 
 
 def _listed(content: Any, name: str, split: str | None) -> list[Columns]:
+    found_value = content
     if isinstance(content, dict):
         found = _rows_in(content, split)
         if found is None and content and all(isinstance(value, dict) for value in content.values()):
-            raise BadData(f"{name}: it holds columns and not rows, as pandas writes by default; write "
+            raise BadData(f"{name}: it contains columns instead of rows, as pandas writes by default; write "
                           "df.to_json(orient='records', lines=True)")
         content = found
     if not isinstance(content, list):
-        raise BadData(f"{name}: write a list of objects, or an object with a list named data"
-                      + (f" or {split}" if split else ""))
+        raise BadData(f"{name}: it is {_kind(found_value)}; it must be a list of objects, or an object with a list "
+                      f"named data{f' or {split}' if split else ''}")
     if ".jsonl" in name and content and not isinstance(content[0], dict):
         content = [_object(content, f"{name} line 1")]
     return [_object(row, f"{name} row {number}") for number, row in enumerate(content, start=1)]
 
 
 def _rows_in(content: dict[str, Any], split: str | None) -> list[Any] | None:
-    """The list of rows in an object that is no row itself."""
+    """The list of rows in an object; None where the object has no such list."""
     for name in (split, "data"):
         rows = content.get(name) if name else None
         if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
@@ -141,7 +142,7 @@ def _fault(line: str) -> str:
 
 
 def _place(error: ValueError, text: str, first_line: int) -> str:
-    """Where a file's fault is: its line where that is known, else the first row that can't be read by itself."""
+    """The position of a file's error: its line where that is known, else the first row that can't be read."""
     if isinstance(error.__cause__, json.JSONDecodeError):
         return f"line {first_line + text.count(chr(10), 0, error.__cause__.pos)}"
     position, number = text.find("[") + 1, 0

@@ -17,10 +17,10 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def from_messages(rows: Sequence[SourceRow], column: str) -> tuple[list[Example], list[Finding]]:
-    """Every row's conversation as question and answer, and what is wrong with the rows that have none.
+    """The conversations of rows as examples, and findings about the rows that have none.
 
-    The answer is the last message of the assistant whose `weight` is not 0; a row without one is left out, with a
-    warning. A column `tools` next to the messages holds the functions that may be called.
+    The answer is the last message of the assistant whose `weight` is not 0. A row without such a message is left out,
+    with a warning. A column `tools` beside the messages holds the functions that the answer may call.
 
     Raises:
         BadConfig: no row has the column.
@@ -35,8 +35,8 @@ def from_messages(rows: Sequence[SourceRow], column: str) -> tuple[list[Example]
             messages = _conversation(row.columns.get(column))
             tools = _plain(row.columns.get("tools"), "tools")
             if not messages:
-                findings.append(Finding(Severity.WARNING, row.place, f"{column}: no answer has a weight other than 0: "
-                                                                     "left out"))
+                findings.append(Finding(Severity.WARNING, row.place, f"{column}: no answer has a weight other than 0, "
+                                                                     "so the row is left out"))
                 continue
             *before, last = messages
             examples.append(Example(row.place, tuple(before), last["content"], tools=tools or None,
@@ -47,10 +47,10 @@ def from_messages(rows: Sequence[SourceRow], column: str) -> tuple[list[Example]
 
 
 def _plain(value: Any, name: str) -> Any:
-    """A cell as JSON holds it; one that is JSON text is read.
+    """A cell as plain JSON data; JSON text is parsed.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: the cell can't be JSON.
     """
     try:
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
@@ -61,16 +61,16 @@ def _plain(value: Any, name: str) -> Any:
 
 
 def _conversation(cell: Any) -> list[Message]:
-    """The messages up to the answer; none where no answer is to be learnt.
+    """The messages up to the answer; empty where every answer has the weight 0.
 
     Raises:
-        ValueError: they are no conversation that ends in an answer.
+        ValueError: it is not a conversation that ends in an answer.
     """
     given = _plain(cell, "it")
     if isinstance(given, Mapping):
         given = given.get("messages", given.get("conversations"))
     if not isinstance(given, list) or len(given) < 2:
-        raise ValueError("write a list of at least two messages, the last one the answer")
+        raise ValueError("it is not a list of at least two messages, the last one the assistant's answer")
     pairs = [(_message(number, message), message.get("weight")) for number, message in enumerate(given, start=1)]
     pairs = [(message, weight) for message, weight in pairs if message["role"] != "system" or message["content"]]
     if not pairs or pairs[-1][0]["role"] != "assistant":
@@ -87,17 +87,18 @@ def _is_zero(weight: Any) -> bool:
 
 
 def _message(number: int, message: Any) -> Message:
-    """A message with the names that chat templates know: `role`, `content`, and `tool_calls` where it has some.
+    """A message with the keys of chat templates: `role`, `content`, and `tool_calls` where it makes calls.
 
     Raises:
-        ValueError: it has no role or content, or what no text can hold.
+        ValueError: it has no known role or no content, or content that is no text.
     """
     given = message.get("role", message.get("from")) if isinstance(message, Mapping) else None
     role = _ROLES.get(given.strip().lower()) if isinstance(given, str) else None
     if given == "function_call":
         role = "assistant"
     if role is None:
-        raise ValueError(f"message {number} has no role of {', '.join(_NAMED)}")
+        has = "no role" if given is None else f"the role {str(given)[:60]!r}"
+        raise ValueError(f"message {number} has {has}; it must be one of {', '.join(_NAMED)}")
     content = _content(message.get("content", message.get("value")), number)
     calls = _calls(message, number)
     if given == "function_call":
@@ -118,14 +119,15 @@ def _content(content: Any, number: int) -> str:
     if isinstance(content, str):
         return trimmed(content)
     if not isinstance(content, list):
-        raise ValueError(f"message {number} has no content: it is {to_json(content)[:60]}, and no text")
+        raise ValueError(f"message {number} has the content {to_json(content)[:60]}; it must be a text or a list of "
+                         "parts of text")
     texts = []
     for part in content:
         kind = part.get("type", "text") if isinstance(part, Mapping) else None
         text = part if isinstance(part, str) else part.get("text") if kind in _TEXT_PARTS else None
         if not isinstance(text, str):
-            raise ValueError(f"message {number} has a part of type {kind or type(part).__name__}: only text can be "
-                             "learnt")
+            raise ValueError(f"message {number} has a part of type {kind or type(part).__name__}; only text can be "
+                             "trained on")
         texts.append(text)
     return trimmed("".join(texts))
 
@@ -133,15 +135,15 @@ def _content(content: Any, number: int) -> str:
 def _calls(message: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
     calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else [])
     if not isinstance(calls, list):
-        raise ValueError(f"message {number} has tool_calls that are no list")
+        raise ValueError(f"message {number} has tool_calls that are not a list")
     return [_call(call, number) for call in calls]
 
 
 def _call(call: Any, number: int) -> dict[str, Any]:
-    """A call as chat templates take it: its arguments are an object, and not the JSON text that OpenAI's API has."""
+    """A call as chat templates take it: its arguments are an object, where OpenAI's API has JSON text."""
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise ValueError(f"message {number} has a tool call without a function's name")
+        raise ValueError(f"message {number} has a tool call without the name of a function")
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         try:

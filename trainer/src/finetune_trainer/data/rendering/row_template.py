@@ -29,12 +29,12 @@ class RowTemplate:
 
     Args:
         text: the template.
-        field: the job's field that holds it.
-        columns: the names of all columns, so that a name that no row has is the template's fault; without them it is
-            the row's.
+        field: the job's field that holds it, for messages.
+        columns: the names of all columns. With them a name that no row has is an error of the template; without them
+            it is an error of the row.
 
     Raises:
-        BadConfig: it is not valid.
+        BadConfig: the template is not valid.
     """
 
     def __init__(self, text: str, field: str, columns: Sequence[str] = ()) -> None:
@@ -44,7 +44,7 @@ class RowTemplate:
         self._has_choices = has_choices(text)
         self._functions = set(environment.globals) - set(self._columns)
         try:
-            # Blanks around a template are the layout of its YAML; those in it, and in the columns, are the author's.
+            # Blanks around a template come from its YAML. Blanks within it, and in the columns, are kept.
             self._template = environment.from_string(text.strip())
             self._missing = jinja2.meta.find_undeclared_variables(environment.parse(text)) - {_ROW, *columns}
         except jinja2.TemplateSyntaxError as error:
@@ -60,8 +60,8 @@ class RowTemplate:
             data: the row's columns, by `row_data`.
 
         Raises:
-            BadConfig: the template reaches for what it may not, or names a column that no row has.
-            ValueError: it fails for this row; the message says why.
+            BadConfig: the template uses what it may not use, or names a column that no row has.
+            ValueError: the template fails for this row; the message says why.
         """
         try:
             with repeatable_choices(_seed(data)) if self._has_choices else nullcontext():
@@ -77,7 +77,7 @@ class RowTemplate:
             raise ValueError(str(error)) from error
         except TookTooLong as error:
             raise ValueError(f"the template takes more than {_SECONDS:g} s; make its loops smaller") from error
-        # Whatever a template does with data ends here: the row is named, and no code of ours is in between.
+        # A template is somebody else's code and may raise anything: it is an error of the row.
         except Exception as error:
             raise ValueError(f"the template fails: {first_line(error)}") from error
         if fault := surrogate(text):
@@ -99,9 +99,11 @@ class RowTemplate:
                             f"{', '.join(self._columns) or 'none'}{self._odd_columns()}")
 
     def _odd_columns(self) -> str:
-        """How to write the columns whose names are no words of Jinja."""
+        """How to write columns whose names are not valid names in Jinja."""
         odd = next((name for name in self._columns if not _WORD.fullmatch(name)), None)
-        return f'; a column such as {odd!r} is written {{{{ row["{odd}"] }}}}, all in single quotes' if odd else ""
+        if odd is None:
+            return ""
+        return f'; a column such as {odd!r} is written {{{{ row["{odd}"] }}}}, in YAML all in single quotes'
 
 
 def _seed(data: Mapping[str, Any]) -> str:

@@ -13,10 +13,10 @@ from finetune_trainer.errors import BadConfig
 
 
 def to_examples(rows: Sequence[SourceRow], spec: DatasetSpec) -> tuple[list[Example], list[Finding]]:
-    """Every row as question and answer, and what is wrong with the rows that could not be.
+    """The rows as examples, and findings about the rows that can't be examples.
 
     Raises:
-        BadConfig: a template is not valid, reaches for what it may not, or names a column that no row has.
+        BadConfig: a template is not valid, uses what it may not use, or names a column that no row has.
     """
     if spec.messages is not None:
         return from_messages(rows, spec.messages)

@@ -14,7 +14,13 @@ from finetune_trainer.errors import BadConfig, BadData, MissingInput, first_line
 
 
 def read_hub_split(spec: DatasetSpec, split: str) -> list[Columns]:
-    """Rows of a hub data set, by the `datasets` library; script data sets are read from their parquet conversion."""
+    """The rows of a split of a hub data set. Its scripts are never run.
+
+    Raises:
+        BadConfig: it has no such configuration or split, is published as a script, or names files outside of the hub.
+        BadData: its files can't be read as one table.
+        MissingInput: it can't be fetched.
+    """
     import datasets
 
     name, _, config = spec.source.path.partition("/")
@@ -30,13 +36,13 @@ def read_hub_split(spec: DatasetSpec, split: str) -> list[Columns]:
     except RuntimeError as error:
         if "script" not in str(error):
             raise
-        raise BadConfig(f"spec.dataset.source: {spec.source} is published as a script, which is not run; write "
-                        "revision: refs/convert/parquet") from error
+        raise BadConfig(f"spec.dataset.source: {spec.source} is published as a script, and scripts are not run; write "
+                        "spec.dataset.revision: refs/convert/parquet") from error
     except (OSError, ConnectionError) as error:
         raise MissingInput(f"spec.dataset.source: {spec.source} can't be loaded from the hub: {first_line(error)}"
                            ) from error
     except datasets.exceptions.DatasetsError as error:
-        # What went wrong is often in its cause alone: "An error occurred while generating the dataset".
+        # The message itself is often "An error occurred while generating the dataset"; the reason is in its cause.
         cause = error.__cause__ or error
         if isinstance(cause, OSError):
             raise MissingInput(f"spec.dataset.source: {spec.source} can't be loaded from the hub: {first_line(cause)}"
@@ -48,13 +54,13 @@ def read_hub_split(spec: DatasetSpec, split: str) -> list[Columns]:
 
 
 def _refuse_files_elsewhere(files: Mapping[str, Sequence[str]], source: Uri) -> None:
-    """Refuse files beside the hub: a data set's card can name any path of this machine, and any address.
+    """Refuse files outside of the hub: the card of a data set can name any path of this machine, and any address.
 
     Raises:
-        BadConfig: there are such.
+        BadConfig: the card names such a file.
     """
     for file in (str(file) for several in files.values() for file in several):
-        # What is in an archive stands before it.
+        # The path within an archive stands before the archive.
         if not file.rpartition("::")[2].startswith("hf://"):
             raise BadConfig(f"spec.dataset.source: the card of {source} names the file {file[:200]}, which is not on "
-                            "the hub; write another data set, or this file's own location")
+                            "the hub; write another data set, or the location of this file")

@@ -1,4 +1,4 @@
-"""Where rows come from: a file, a folder of splits, a URL, or the hub."""
+"""The rows of a job's splits: from a file, a folder of splits, a URL, or the hub."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _COMPRESSED = re.compile(r"(?:\.gz|\.bz2|\.xz)$")
 
 def read_splits(spec: DatasetSpec, s3: S3Spec | None, scratch: Path
                 ) -> tuple[list[SourceRow], list[SourceRow] | None]:
-    """The rows of the split to learn from, and those of the evaluation split; None where the job has none.
+    """The rows of the training split and of the evaluation split; None where the job names no evaluation split.
 
     Raises:
-        MissingInput: the data set isn't there.
+        MissingInput: the data set does not exist.
         BadConfig: it has no such split.
         BadData: a split has no rows.
     """
@@ -48,17 +48,17 @@ def _read(spec: DatasetSpec, split: str, s3: S3Spec | None, scratch: Path) -> li
     paths = [fetch(file, s3, scratch) for file in files]
     if spec.sha256:
         if len(paths) > 1:
-            raise BadConfig(f"spec.dataset.sha256: it is the digest of one file, and {spec.source} stands for "
-                            f"{len(paths)}: leave sha256 out")
+            raise BadConfig(f"spec.dataset.sha256: it is the digest of one file, and {spec.source} matches "
+                            f"{len(paths)} files; leave sha256 out")
         if (found := file_digest(paths[0])) != spec.sha256:
-            raise BadData(f"spec.dataset.sha256: {spec.source} has the digest {found}, not {spec.sha256}: it is "
-                          "another file than the one the job was written for")
+            raise BadData(f"spec.dataset.sha256: {spec.source} has the digest {found}, and the job says "
+                          f"{spec.sha256}; fetch the file that the job was written for, or correct sha256")
     return [row for file, path in zip(files, paths, strict=True)
             for row in read_rows(path, format_of(file.path, spec.format), split)]
 
 
 def _files(spec: DatasetSpec, split: str, s3: S3Spec | None) -> list[Uri]:
-    """The files of a split: the one that the source names, those that match its `*`, or a folder's for the split."""
+    """The files of a split: the source itself, the files that match its `*`, or the files of the split in a folder."""
     source = spec.source
     if not source.is_folder and ("*" not in source.path or source.scheme == "https"):
         return [source]
@@ -72,7 +72,7 @@ def _files(spec: DatasetSpec, split: str, s3: S3Spec | None) -> list[Uri]:
             if found := [name for name in names if parts.fullmatch(name)]:
                 return [root.join(name) for name in _all_parts(_once(found, source), split, source)]
         names = [f"{split}.{known}" for known in DataFormat if spec.format in (None, known)]
-        raise MissingInput(f"spec.dataset.source: {source} has none of {', '.join(names)}, nor parts such as "
+        raise MissingInput(f"spec.dataset.source: {source} contains none of {', '.join(names)}, and no parts such as "
                            f"{split}-00000-of-00002.{names[-1].rpartition('.')[2]}")
     found = [name for name in names if _matches(name, pattern)]
     if not found:
@@ -81,41 +81,41 @@ def _files(spec: DatasetSpec, split: str, s3: S3Spec | None) -> list[Uri]:
 
 
 def _all_parts(names: Sequence[str], split: str, source: Uri) -> Sequence[str]:
-    """The files of a split in a folder, once all of its parts are there.
+    """The files of a split in a folder, after a check that all of its parts are there.
 
     Raises:
         MissingInput: a part is missing.
-        BadConfig: the folder holds the split twice, whole and in parts, or in two numbers of parts.
+        BadConfig: the folder holds the split twice, for example whole and in parts.
     """
     shared = {int(found["of"]) if (found := _PART.search(name)) else 1: name for name in names}
     if len(shared) > 1:
         one, other, *_ = shared.values()
-        raise BadConfig(f"spec.dataset.source: {source} holds the split {split} twice, as {one} and as {other}: remove "
+        raise BadConfig(f"spec.dataset.source: {source} holds the split {split} twice, as {one} and as {other}; remove "
                         "the files of one of them")
     [count] = shared
     if len(names) < count:
         raise MissingInput(f"spec.dataset.source: {source} holds {len(names)} of the {count} parts of the split "
-                           f"{split}: {', '.join(names[:5])}; fetch it again, whole")
+                           f"{split}: {', '.join(names[:5])}; copy all parts there")
     return names
 
 
 def _once(names: Sequence[str], source: Uri) -> Sequence[str]:
-    """Names of files, none of which is another one's compressed copy.
+    """Names of files, after a check that none is the compressed copy of another one.
 
     Raises:
-        BadConfig: one is.
+        BadConfig: one is a compressed copy.
     """
     seen: dict[str, str] = {}
     for name in names:
         twin = seen.setdefault(_COMPRESSED.sub("", name), name)
         if twin != name:
-            raise BadConfig(f"spec.dataset.source: {source} stands for {twin} and {name}, so that their rows would be "
-                            "there twice: remove one of them")
+            raise BadConfig(f"spec.dataset.source: {source} matches both {twin} and {name}, so their rows would be "
+                            "read twice; remove one of them")
     return names
 
 
 def _names(folder: Uri, start: str, s3: S3Spec | None) -> list[str]:
-    """The files of a folder whose names start so, sorted."""
+    """The files of a folder whose names begin with `start`, sorted."""
     if folder.scheme != "file":
         return [key for key in open_storage(folder, s3).keys(start) if "/" not in key]
     path = folder.local_path()
@@ -127,7 +127,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def local_files(source: Uri) -> list[Path]:
-    """Every file that a `file://` location may stand for: itself, all of its folder, or those that match its `*`."""
+    """The files that a `file://` location matches: itself, all files of its folder, or those that match its `*`."""
     path = source.local_path()
     folder, pattern = (path, "*") if path.is_dir() else (path.parent, path.name)
     files = folder.iterdir() if folder.is_dir() else ()

@@ -31,7 +31,7 @@ from transformers import set_seed
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.methods.additive.bottleneck import add_bottlenecks
 from finetune_trainer.methods.additive.bottleneck_adapter import Bottlenecks
-from finetune_trainer.model.structure.targets import linear_names, target_modules
+from finetune_trainer.model.structure.targets import ia3_targets_by_name, linear_names, target_modules
 from finetune_trainer.trained_model import TrainedModel
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
 from finetune_trainer.training.result import TrainingResult
@@ -54,10 +54,10 @@ def train(run: TrainingRun) -> TrainingResult:
 def _ia3(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
     """A factor for each output of keys and values, and each input of the feed-forward's last layer; 1 at first."""
     kind = run.model.config.get_text_config().model_type
-    usual = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.get(kind)
+    usual = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.get(kind) or ia3_targets_by_name(run.model)
     if settings.target_modules is None and usual is None:
-        raise BadConfig(f"{_FIELD}.targetModules: which layers of a {kind} to scale is not known here: name them; the "
-                        f"names that exist: {', '.join(linear_names(run.model))}")
+        raise BadConfig(f"{_FIELD}.targetModules: a {kind} has no default layers for IA3; name the layers to scale. "
+                        f"The names that exist: {', '.join(linear_names(run.model))}")
     targets = target_modules(run.model, settings.target_modules or usual, _FIELD)
     feed_forward = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(kind, ("down_proj", "fc2", "w2"))
     return _attached(run, IA3Config(target_modules=targets, task_type="CAUSAL_LM",

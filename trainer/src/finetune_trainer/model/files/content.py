@@ -1,4 +1,4 @@
-"""A model's files, whoever wrote them: which links may be followed, and the digest that tells a replaced model."""
+"""Links in a model's folder, and digests of a model's files that show when the model was replaced."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _DESCRIBES = ("config.json", "generation_config.json", "tokenizer*", "vocab*", "
 
 
 def check_links(folder: Path, name: str, boundary: Path | None = None) -> None:
-    """Refuse a model's folder in which a link leads elsewhere: what it shows would be published with `merged`.
+    """Refuse a model's folder with a link that leads out of it: `merged` would publish the link's target.
 
     Args:
         folder: the model's folder.
-        name: the model's location, for people.
-        boundary: what links to files may not lead out of, such as the claim; left out: the folder itself. In the hub's
-            cache a snapshot's files are links to the blobs of the same model.
+        name: the model's location, for messages.
+        boundary: the folder that links to files may not leave, such as the claim; by default the model's folder. In the
+            hub's cache it is the model's cache folder: a snapshot's files are links to its blobs.
 
     Raises:
         BadConfig: there is such a link.
@@ -40,7 +40,7 @@ def check_links(folder: Path, name: str, boundary: Path | None = None) -> None:
             try:
                 below(folder, path.relative_to(folder).as_posix(), folder if path.is_dir() else boundary)
             except ValueError as error:
-                raise BadConfig(f"spec.model.source: {name}: {error}; put the file itself in the place of the link"
+                raise BadConfig(f"spec.model.source: {name}: {error}; replace the link by the file itself"
                                 ) from error
 
 
@@ -59,11 +59,11 @@ def folder_digest(folder: Path) -> str:
 
 
 def content_digest(spec: ModelSpec, s3: S3Spec | None, scratch: Path) -> str:
-    """The digest of a model's weights, which are read and not kept: what `find_model` calls its revision.
+    """The digest of a model's weights, which `find_model` uses as revision. The weights are read and not stored.
 
     Raises:
-        MissingInput: they can't be read.
-        ValueError: it is a model on the hub, where the commit tells.
+        MissingInput: the weights can't be read.
+        ValueError: it is a model of the hub, which has a commit instead.
     """
     source = spec.source
     if source.scheme == "hub":
@@ -79,11 +79,12 @@ def content_digest(spec: ModelSpec, s3: S3Spec | None, scratch: Path) -> str:
 
 
 def description_digest(spec: ModelSpec, s3: S3Spec | None) -> str | None:
-    """The digest of what a model says of itself: configuration, tokenizer and chat template, which decide with its
-    weights what is trained. None where the revision tells of them too: on the hub, and for a GGUF file.
+    """The digest of a model's configuration, tokenizer and chat template.
+
+    None where the revision covers these files too: for a model of the hub and for a GGUF file.
 
     Raises:
-        MissingInput: they can't be read.
+        MissingInput: the files can't be read.
     """
     source = spec.source
     if source.scheme == "hub" or source.path.lower().endswith(".gguf"):

@@ -1,4 +1,4 @@
-"""What a model says of itself: configuration and tokenizer, without its weights."""
+"""A model without its weights: configuration, tokenizer, and the headers of the weight files."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Description:
     """A model without its weights.
 
     Attributes:
-        files: configuration and tokenizer; the revision is empty but for the hub's.
-        names: all files of the model, as far as they can be told; None for the hub's.
-        source: where it comes from, for people.
-        weights: reads from the weight files what they say that they hold; None for a GGUF file.
+        files: configuration and tokenizer. Only a model of the hub has a revision here.
+        names: the names of all files of the model; None for a model of the hub.
+        source: the model's location, for messages.
+        weights: reads the headers of the weight files; None for a GGUF file.
     """
 
     files: ModelFiles
@@ -56,11 +56,11 @@ class Description:
         return read_object(self.files.folder, "config.json", self.source)
 
     def held(self) -> Mapping[str, Tensor] | None:
-        """What the weight files say that they hold; None where that can't be told without fetching them.
+        """The weights by the headers of their files; None where the files would have to be downloaded for that.
 
         Raises:
-            MissingInput: there are none, or one is missing or damaged.
-            BadConfig: they are pickled.
+            MissingInput: there are no weights, or a file is missing or damaged.
+            BadConfig: the weights are pickled.
         """
         if self.weights is None:
             return None
@@ -70,11 +70,11 @@ class Description:
 
 
 def describe_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable[[str], None]) -> Description:
-    """Make a model's configuration and tokenizer local. Of weights only a GGUF file's are fetched, which is one file.
+    """Make a model's configuration and tokenizer local. Weights are downloaded only within a GGUF file.
 
     Raises:
-        MissingInput: the model isn't there, or can't be opened.
-        BadConfig: it is no model.
+        MissingInput: the model does not exist, or can't be opened.
+        BadConfig: it is not a model.
     """
     name = str(spec.source)
     weights: Callable[[], Mapping[str, Tensor] | None] | None
@@ -88,7 +88,7 @@ def describe_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Call
         storage = open_storage(spec.source, s3)
         keys = storage.keys("")
         if not keys:
-            raise MissingInput(f"spec.model.source: nothing lies under {name}")
+            raise MissingInput(f"spec.model.source: there are no files at {name}; check the location")
         for key in keys:
             if "/" not in key and any(fnmatch(key, pattern) for pattern in DESCRIPTION):
                 storage.get_file(key, scratch / "description" / key)
@@ -108,7 +108,7 @@ def _from_gguf(path: Path, folder: Path) -> ModelFiles:
 
     with reading(f"{path.name} as GGUF"):
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
-        # The weights are dequantised before they are used.
+        # The weights are dequantised before training.
         if hasattr(config, "quantization_config"):
             del config.quantization_config
         config.save_pretrained(folder)

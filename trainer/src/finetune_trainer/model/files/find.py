@@ -1,4 +1,4 @@
-"""The files of a model as a local folder in safetensors: from the hub, S3, a claim, a folder, or a GGUF file."""
+"""Making a model's files a local folder in safetensors: from the hub, S3, a claim, a folder, or a GGUF file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from finetune_trainer.storage.fetch import fetch
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt", "tokenizer*", "vocab*", "merges*")
-"""Everything of a model but its weights."""
+"""Patterns of all files of a model except its weights."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class ModelFiles:
     """A model on disk.
 
     Attributes:
-        folder: safetensors, configuration and tokenizer.
-        revision: the hub's commit, or the SHA-256 of the weights.
-        source: where it comes from, for people.
+        folder: holds safetensors, configuration and tokenizer.
+        revision: the commit on the hub, or the SHA-256 of the weights.
+        source: the model's location, for messages.
     """
 
     folder: Path
@@ -45,21 +45,27 @@ class ModelFiles:
 
     @property
     def name(self) -> str:
-        """What people are told."""
+        """The model's name in messages."""
         return self.source or self.folder.name
 
 
 def cache_folder() -> Path:
-    """Where converted and downloaded models are kept: `FINETUNE_CACHE`, else `~/.cache/finetune`."""
+    """The folder for converted and downloaded models: `FINETUNE_CACHE`, else `~/.cache/finetune`."""
     return Path(os.environ.get("FINETUNE_CACHE") or Path.home() / ".cache" / "finetune")
 
 
 def find_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable[[str], None]) -> ModelFiles:
     """Make a model's files local.
 
+    Args:
+        spec: the model.
+        s3: the settings of an S3 server.
+        scratch: the folder for downloaded files.
+        tell: prints a line about what takes time.
+
     Raises:
-        MissingInput: the model isn't there, or can't be opened.
-        BadConfig: its weights are pickled, its files are not a model, or a link in its folder leads elsewhere.
+        MissingInput: the model does not exist, or can't be opened.
+        BadConfig: its weights are pickled, its files are not a model, or a link leads out of its folder.
     """
     if spec.source.scheme == "hub":
         files = from_hub(spec, tell, ("*.safetensors", *DESCRIPTION))
@@ -79,7 +85,7 @@ def from_hub(spec: ModelSpec, tell: Callable[[str], None], patterns: Sequence[st
     """The files of a hub model whose names match one of the patterns.
 
     Raises:
-        MissingInput: the model isn't there, or can't be opened.
+        MissingInput: the model does not exist, or can't be opened.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -90,29 +96,30 @@ def from_hub(spec: ModelSpec, tell: Callable[[str], None], patterns: Sequence[st
         folder = Path(snapshot_download(name, revision=spec.revision, allow_patterns=list(patterns),
                                         token=os.environ.get("HF_TOKEN")))
     except GatedRepoError as error:
-        raise MissingInput(f"spec.model.source: {name} is gated: accept its terms on the hub, and give a token in "
-                           "tokenSecretRef (or the environment variable HF_TOKEN)") from error
+        raise MissingInput(f"spec.model.source: {name} is gated; accept its terms on the hub, and give a token in "
+                           "spec.model.tokenSecretRef (with `finetune run`: in the variable HF_TOKEN)") from error
     except RepositoryNotFoundError as error:
-        raise MissingInput(f"spec.model.source: the hub has no model {name}, or it needs a token") from error
+        raise MissingInput(f"spec.model.source: the hub has no model {name}, or it needs a token; check the name, and "
+                           "give a token in spec.model.tokenSecretRef if it is private") from error
     except LocalEntryNotFoundError as error:
         raise MissingInput(f"spec.model.source: {name} is not in the local cache, and the hub can't be reached; check "
                            "the name and the network") from error
     except (HfHubHTTPError, OSError) as error:
-        raise MissingInput(f"spec.model.source: {name} can't be fetched from the hub: {type(error).__name__}"
-                           ) from error
+        raise MissingInput(f"spec.model.source: {name} can't be downloaded from the hub: {type(error).__name__}; "
+                           "check the network") from error
     check_links(folder, name)
     return ModelFiles(folder, folder.name, name)
 
 
 def weights_on_hub(spec: ModelSpec, folder: Path) -> dict[str, Tensor] | None:
-    """What the weight files of a hub model say that they hold: their headers are fetched, and no weights.
+    """The weights of a hub model by the headers of its files. No weights are downloaded.
 
     Args:
         spec: the model.
-        folder: what was fetched of it.
+        folder: the local snapshot without weights.
 
     Returns:
-        None where only the local cache can be asked, and holds no weights.
+        None where the hub can't be reached and the local cache has no weights.
 
     Raises:
         MissingInput: there are no weights in safetensors, or they can't be read.
@@ -141,7 +148,7 @@ def _from_s3(source: Uri, s3: S3Spec | None, scratch: Path, tell: Callable[[str]
     storage = open_storage(source, s3)
     keys = storage.keys("")
     if not keys:
-        raise MissingInput(f"spec.model.source: nothing lies under {source}")
+        raise MissingInput(f"spec.model.source: there are no files at {source}; check the location")
     folder = scratch / "model"
     tell(f"fetching {len(keys)} files from {source}")
     for key in keys:
@@ -154,13 +161,14 @@ def local_folder(source: Uri) -> Path:
     """The folder of a model on this machine or on a claim.
 
     Raises:
-        MissingInput: there is none.
-        BadConfig: a link in it leads elsewhere.
+        MissingInput: the folder does not exist.
+        BadConfig: a link leads out of it.
     """
     folder = source.local_path() if source.scheme == "file" else _claim_folder(source)
     if not folder.is_dir():
         raise MissingInput(f"spec.model.source: {source}: " + (
-            "a file; write the folder with its config.json and tokenizer" if folder.is_file() else "no such folder"))
+            "it is a file; write the folder with its config.json and tokenizer" if folder.is_file() else
+            "no such folder; check the path"))
     check_links(folder, str(source), mounted_claim(source) if source.scheme == "pvc" else None)
     return folder
 
@@ -177,16 +185,16 @@ def require_config(folder: Path, name: str) -> None:
     """Refuse a folder without a model's configuration.
 
     Raises:
-        MissingInput: with the folder below it that has one, as in the hub's cache and in exports of several formats.
+        MissingInput: there is no config.json. The message names a folder below that has one, as the hub's cache has.
     """
     if not (folder / "config.json").is_file():
         below_it = sorted({*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")})
         raise MissingInput(f"spec.model.source: {name} has no config.json" + (
-            f"; {below_it[0].parent.relative_to(folder)} in it has one: write that folder" if below_it else ""))
+            f"; {below_it[0].parent.relative_to(folder)} in it has one; write that folder" if below_it else ""))
 
 
 def check_weights(names: Sequence[str], name: str) -> None:
-    """Refuse files that are no model, or whose weights are pickled (unpickling runs what the file says).
+    """Refuse files that are not a model, and pickled weights: unpickling runs code from the file.
 
     Raises:
         MissingInput: there are no weights, or no configuration.
@@ -203,11 +211,11 @@ def check_weights(names: Sequence[str], name: str) -> None:
 
 
 def _from_gguf(path: Path, tell: Callable[[str], None]) -> ModelFiles:
-    """A GGUF file's weights as float32 safetensors, kept in the cache under the file's digest."""
+    """The weights of a GGUF file as float32 safetensors, cached under the file's digest."""
     digest = file_digest(path)
     folder = cache_folder() / "gguf" / digest
     if (folder / "config.json").is_file():
-        check_links(folder, path.name)  # Others of the namespace may write to the cache.
+        check_links(folder, path.name)  # Other jobs of the namespace can write to the cache.
         return ModelFiles(folder, digest, path.name)
     tell(f"converting {path.name} to safetensors (once; kept in {cache_folder()})")
     import torch
@@ -224,7 +232,7 @@ def _from_gguf(path: Path, tell: Callable[[str], None]) -> ModelFiles:
                 ignore_mismatched_sizes=True, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         refuse_made_up(report, model.config, type(model).__name__, False, path.name)
-        # The weights are dequantised: what says otherwise would refuse a quantization of our own.
+        # The weights are dequantised now. Settings that say otherwise would prevent the job's own quantization.
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         if hasattr(model, "hf_quantizer"):
@@ -235,7 +243,7 @@ def _from_gguf(path: Path, tell: Callable[[str], None]) -> ModelFiles:
         (building / "source.json").write_text(json.dumps({"gguf": path.name, "sha256": digest}))
         building.rename(folder)
     except OSError:
-        # Another process may have finished the same conversion meanwhile.
+        # Another process may have finished the same conversion in the meantime.
         if not (folder / "config.json").is_file():
             raise
     finally:

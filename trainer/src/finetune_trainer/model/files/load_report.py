@@ -1,7 +1,7 @@
-"""What transformers says of a load: weights that its files lack, that nobody asked for, or of another shape.
+"""The report of transformers about a loaded model: missing weights, unexpected weights, and weights of another shape.
 
-transformers fills what is missing with random numbers and goes on. Training on these is training on noise: any
-difference is refused by name, in preflight (on a model without storage) as in the run.
+transformers fills missing weights with random numbers and continues. Training on them is training on noise, so every
+difference is an error with the names of the weights: in preflight (on a model without storage) and in the run.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from finetune_trainer.errors import BadConfig
 from finetune_trainer.model.files.weights import some
 
 _BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.masked_bias|\.(attn|attention)\.bias|(^|\.)position_ids)$")
-"""Constants that older versions of transformers saved among the weights; models compute them now."""
+"""Constants that older versions of transformers stored as weights; models compute them now."""
 _OTHER_SENSES = re.compile(r"(^|\.)(vision|visual|audio|image|speech|multi_modal|mm_|embed_vision|embed_audio|"
                            r"connector|perceiver|resampler)")
-"""Parts of a multimodal model that its text decoder, which is all that is loaded, does without."""
+"""Parts of a multimodal model that do not belong to its text decoder, which alone is loaded."""
 _QUANTIZED = (".qweight", ".qzeros", ".scales", ".g_idx", ".absmax", ".quant_map", ".SCB", ".weight_packed",
               ".weight_scale", ".weight_scale_inv")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
@@ -27,18 +27,18 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 
 def refuse_made_up(report: Mapping[str, Any], config: PreTrainedConfig, kind: str, multimodal: bool, source: str
                    ) -> None:
-    """Refuse a model whose files and configuration don't fit together.
+    """Refuse a model whose files and configuration do not belong together.
 
     Args:
-        report: what `from_pretrained` says with `output_loading_info`. Heads that are tied to the embeddings, and what
-            transformers itself knows to leave out for the architecture, are not in it.
+        report: the `output_loading_info` of `from_pretrained`. It leaves out heads that are tied to the embeddings, and
+            what transformers ignores for the architecture.
         config: the model's configuration.
-        kind: the class that it is loaded as.
-        multimodal: whether that class is only the text decoder of what the files hold.
-        source: where the model comes from, for people.
+        kind: the name of the class that is loaded.
+        multimodal: whether that class is only the text decoder of the model in the files.
+        source: the model's location, for messages.
 
     Raises:
-        BadConfig: with the names of a few such weights, and how many there are.
+        BadConfig: with the names of some such weights, and their number.
     """
     missing = set(report["missing_keys"])
     unexpected = {name for name in report["unexpected_keys"]

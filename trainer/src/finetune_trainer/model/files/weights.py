@@ -1,4 +1,4 @@
-"""What a model's weight files say that they hold: names, types and shapes, from safetensors headers and index alone."""
+"""Names, types and shapes of a model's weights, from the headers and the index of its safetensors files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 Start = Callable[[str, int], tuple[bytes, int]]
-"""Reads so many first bytes of a file, by its name; and says how many bytes the file has."""
+"""Takes a file's name and a count; returns that many first bytes, and the size of the file in bytes."""
 
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000
@@ -23,16 +23,16 @@ _LONGEST_HEADER = 100_000_000
 _POINTER = b"version https://git-lfs"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _SHOWN = 5
-_AGAIN = "fetch the model again"
+_AGAIN = "download the model again"
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A weight as its file describes it.
+    """The description of a weight in its file.
 
     Attributes:
-        type: safetensors' name of its type, such as `BF16`.
-        shape: its shape as it is stored.
+        type: safetensors' name of the type, such as `BF16`.
+        shape: the shape as stored.
     """
 
     type: str
@@ -40,14 +40,14 @@ class Tensor:
 
 
 def some(names: Iterable[str]) -> str:
-    """A few of many names, and how many there are beside."""
+    """Some of the names, and the number of the others."""
     ordered = sorted(names)
     left = len(ordered) - _SHOWN
     return ", ".join(ordered[:_SHOWN]) + (f" and {left} more" if left > 0 else "")
 
 
 def start_of(folder: Path) -> Start:
-    """Reads files of a local folder."""
+    """Reads the first bytes of files in a local folder."""
     def start(name: str, count: int) -> tuple[bytes, int]:
         path = folder / name
         try:
@@ -66,7 +66,7 @@ def read_weights(folder: Path, names: Sequence[str], start: Start, source: str) 
         folder: holds the index, where there is one.
         names: the names of all files of the model.
         start: reads the first bytes of one.
-        source: where the model comes from, for people.
+        source: the model's location, for messages.
 
     Raises:
         MissingInput: a file is missing, cut off, or no weights; or the index is another model's.
@@ -81,48 +81,48 @@ def read_weights(folder: Path, names: Sequence[str], start: Start, source: str) 
 
 
 def _weight_files(folder: Path, names: Sequence[str], source: str) -> tuple[list[str], set[str] | None]:
-    """The files that transformers would load, and the names that the index lists, where there is one."""
+    """The files that transformers would load, and the names in the index, where there is one."""
     if WEIGHTS in names:
         return [WEIGHTS], None
     found = sorted(name for name in names if name.endswith(".safetensors"))
     if INDEX not in names:
         raise MissingInput(f"spec.model.source: {source} holds {some(found)}, but neither {WEIGHTS} nor {INDEX}, which "
-                           f"says what lies where: {_AGAIN}, with that file")
+                           f"lists the weights of each file; {_AGAIN}, with that file")
     try:
         index = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"]
         listed = {str(name): str(file) for name, file in index.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        raise MissingInput(f"spec.model.source: {INDEX} of {source} can't be read as an index of weights: {_AGAIN}"
+        raise MissingInput(f"spec.model.source: {INDEX} of {source} can't be read as an index of weights; {_AGAIN}"
                            ) from error
     absent = sorted(set(listed.values()) - set(names))
     apart = [name for name in found if _SHARD.fullmatch(name) and name not in listed.values()]
     if absent or apart or not listed:
         words = (f"lists files that are not there: {some(absent)}" if absent else
-                 f"doesn't list files that lie beside it: {some(apart)}" if apart else "lists no weights")
-        raise MissingInput(f"spec.model.source: {INDEX} of {source} {words}; {_AGAIN}, whole")
+                 f"does not list files that are beside it: {some(apart)}" if apart else "lists no weights")
+        raise MissingInput(f"spec.model.source: {INDEX} of {source} {words}; {_AGAIN}, with all files")
     return sorted(set(listed.values())), set(listed)
 
 
 def _compare(listed: set[str], held: Mapping[str, Tensor], source: str) -> None:
-    for names, words in ((listed - set(held), "lists weights that its files don't hold"),
-                         (set(held) - listed, "doesn't list weights that its files hold")):
+    for names, words in ((listed - set(held), "lists weights that its files do not contain"),
+                         (set(held) - listed, "does not list weights that its files contain")):
         if names:
             raise MissingInput(f"spec.model.source: {INDEX} of {source} {words}: {some(names)}. It belongs to other "
-                               f"files: {_AGAIN}, whole")
+                               f"files; {_AGAIN}, with all files")
 
 
 def _read_header(name: str, start: Start, source: str) -> dict[str, Tensor]:
     first, size = start(name, len(_POINTER))
     where = f"spec.model.source: {name} of {source}"
     if first.startswith(_POINTER):
-        raise MissingInput(f"{where} is a Git LFS pointer and not the weights themselves: run git lfs pull, or fetch "
-                           "the model again without git")
+        raise MissingInput(f"{where} is a Git LFS pointer instead of the weights; run git lfs pull, or download the "
+                           "model again without git")
     length = int.from_bytes(first[:_LENGTH_BYTES], "little")
-    broken = f"{where} is no safetensors file, or is damaged: {_AGAIN}"
+    broken = f"{where} is not a safetensors file, or is damaged; {_AGAIN}"
     if size < _LENGTH_BYTES or length > _LONGEST_HEADER:
         raise MissingInput(broken)
     if size < _LENGTH_BYTES + length:
-        raise MissingInput(f"{where} is cut off in its header, after {size} bytes: {_AGAIN}")
+        raise MissingInput(f"{where} ends within its header, after {size} bytes; {_AGAIN}")
     content, _ = start(name, _LENGTH_BYTES + length)
     try:
         header = json.loads(content[_LENGTH_BYTES:].decode("utf-8"))
@@ -132,9 +132,9 @@ def _read_header(name: str, start: Start, source: str) -> dict[str, Tensor]:
         raise MissingInput(broken) from error
     needed = _LENGTH_BYTES + length + end
     if size < needed:
-        raise MissingInput(f"{where} is cut off: it has {size} bytes, and its header speaks of {needed}: {_AGAIN}")
+        raise MissingInput(f"{where} is incomplete: it has {size} bytes, and its header describes {needed}; {_AGAIN}")
     if size > needed:
-        raise MissingInput(f"{where} has {size} bytes, and its header speaks of {needed}: {_AGAIN}")
+        raise MissingInput(f"{where} has {size} bytes, and its header describes {needed}; {_AGAIN}")
     return tensors
 
 
@@ -146,21 +146,21 @@ def _tensor(value: Mapping[str, Any]) -> Tensor:
 
 
 def refuse_adapters(folder: Path, names: Sequence[str], source: str) -> None:
-    """Refuse a folder that holds an adapter: transformers would put it into the model without a word.
+    """Refuse a folder with an adapter: transformers would load it into the model without a message.
 
     Raises:
-        BadConfig: it does; the message says what to write instead.
+        BadConfig: there is an adapter; the message says what to write instead.
     """
     if "adapter_config.json" not in names:
         return
     if "config.json" in names:
-        raise BadConfig(f"spec.model.source: {source} holds an adapter (adapter_config.json) beside the model: remove "
-                        "adapter_config.json and adapter_model.safetensors to start from the model alone, or merge the "
-                        "adapter into it and write the merged model")
+        raise BadConfig(f"spec.model.source: {source} contains an adapter (adapter_config.json) beside the model; "
+                        "remove adapter_config.json and adapter_model.safetensors to start from the model alone, or "
+                        "merge the adapter into the model and write the merged model")
     try:
         base = json.loads((folder / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
     except (ValueError, AttributeError, RecursionError, OSError):
         base = None
-    raise BadConfig(f"spec.model.source: {source} is an adapter and no model: write its base"
+    raise BadConfig(f"spec.model.source: {source} is an adapter, not a model; write its base"
                     + (f", {str(base)[:200]}" if base else "")
-                    + "; to go on from the adapter, merge it into its base first and write the merged model")
+                    + "; to continue from the adapter, merge it into its base first and write the merged model")

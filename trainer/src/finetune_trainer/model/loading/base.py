@@ -1,4 +1,4 @@
-"""What a model is, before its weights are read: its configuration, its class, and whether its files fit both."""
+"""A model before its weights are read: its configuration, its class, and a check that its files fit both."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ class Base:
     """A base model without its weights.
 
     Attributes:
-        config: the configuration of what is loaded: of a multimodal model's text decoder, where there is such a class.
-        model_class: what it is loaded as.
-        multimodal: whether that is only a part of what its files hold.
-        source: where it comes from, for people.
+        config: the configuration of the class that is loaded. For a multimodal model it is that of the text decoder,
+            where transformers has a class for it.
+        model_class: the class that is loaded.
+        multimodal: whether the class is only a part of the model in the files.
+        source: the model's location, for messages.
         content: the content of config.json.
     """
 
@@ -49,17 +50,16 @@ class Base:
         """The model without storage for its weights.
 
         Raises:
-            BadConfig: no model can be made from the configuration.
+            BadConfig: the configuration is not valid for the class.
         """
         with reading(f"a model by the config.json of {self.source}"), torch.device("meta"):
             return self.model_class(self.config)
 
     def check(self, tensors: Mapping[str, Tensor], quantization: Quantization) -> None:
-        """Whether the weights in the files are those of the model, by name and shape, as transformers would load them.
+        """Check that the weights in the files are those of the model, by name and shape.
 
         Raises:
-            BadConfig: some are missing, of another shape, or another model's; or they are stored in a way that can't
-                be trained on.
+            BadConfig: weights are missing, unexpected or of another shape, or their storage can't be trained on.
         """
         stored = stored_quantization(self.config, quantization, self.source)
         if stored is not None:
@@ -78,7 +78,7 @@ class Base:
         self.refuse_made_up(report)
 
     def refuse_made_up(self, report: Mapping[str, Any]) -> None:
-        """Refuse a load that had to make weights up; errors as in `load_report.refuse_made_up`."""
+        """Refuse a loaded model with random weights; errors as in `load_report.refuse_made_up`."""
         refuse_made_up(report, self.config, self.model_class.__name__, self.multimodal, self.source)
 
 
@@ -86,24 +86,24 @@ def open_base(folder: Path, source: str) -> Base:
     """Read a model's configuration.
 
     Raises:
-        BadConfig: it is none, or that of no causal language model.
-        MissingInput: the file is not there.
+        BadConfig: the configuration can't be read, or is not that of a causal language model.
+        MissingInput: there is no config.json.
     """
     content = read_object(folder, "config.json", source)
     require_objects(folder, ("generation_config.json",), source)
     if content.get("auto_map") and content.get("model_type") not in CONFIG_MAPPING:
-        raise BadConfig(f"spec.model.source: {source} needs code of its own ({content.get('model_type')}), and the "
-                        f"trainer runs no code from a model; {_TAKE_ANOTHER}")
+        raise BadConfig(f"spec.model.source: {source} needs its own code (model_type {content.get('model_type')}), and "
+                        f"the trainer runs no code from a model; {_TAKE_ANOTHER}")
     with reading(f"the config.json of {source}"):
         whole = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         depth = whole.get_text_config().num_hidden_layers
     architectures = content.get("architectures")
     named = architectures[0] if isinstance(architectures, list) and architectures else whole.model_type
     if not isinstance(depth, int) or not 0 < depth <= _MOST_LAYERS:
-        raise BadConfig(f"spec.model.source: the config.json of {source} has {depth} layers; 1 to {_MOST_LAYERS} are "
-                        "possible")
+        raise BadConfig(f"spec.model.source: the config.json of {source} has {depth} layers; it must have 1 to "
+                        f"{_MOST_LAYERS}. Take the config.json that belongs to the weights")
     if type(whole) not in AutoModelForCausalLM._model_mapping:
-        raise BadConfig(f"spec.model.source: {source} is a {named}, which is no causal language model; {_TAKE_ANOTHER}")
+        raise BadConfig(f"spec.model.source: {source} is a {named}, not a causal language model; {_TAKE_ANOTHER}")
     model_class = _get_model_class(whole, AutoModelForCausalLM._model_mapping)
     config = whole
     if model_class.config_class is whole.sub_configs.get("text_config", whole):
@@ -112,6 +112,6 @@ def open_base(folder: Path, source: str) -> Base:
             config.quantization_config = settings
     if getattr(config, "is_encoder_decoder", False) or (
             type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)):
-        raise BadConfig(f"spec.model.source: {source} is a {named}: an encoder, which reads what comes after a token "
-                        f"too and is no causal language model; {_TAKE_ANOTHER}")
+        raise BadConfig(f"spec.model.source: {source} is a {named}: an encoder, which also reads the tokens after "
+                        f"a token, not a causal language model; {_TAKE_ANOTHER}")
     return Base(config, model_class, config is not whole, source, content)

@@ -24,15 +24,15 @@ def load_model(files: ModelFiles, quantization: Quantization, device: Device) ->
     """The base model, frozen, on its device.
 
     Raises:
-        BadConfig: its architecture is not known or needs code of its own, or its files are not all of it.
-        MissingInput: a file of it is missing or damaged.
-        OutOfMemory: it doesn't fit on the accelerator.
+        BadConfig: its architecture is unknown or needs its own code, or its weights are not complete.
+        MissingInput: one of its files is missing or damaged.
+        OutOfMemory: it does not fit on the accelerator.
     """
     disable_progress_bar()
     base = check_base(files, quantization)
     stored = stored_quantization(base.config, quantization, base.source)
     if stored is Quantization.NF4:
-        # What it computes in is this device's to say, and not that of whoever quantized it.
+        # This device decides the type to compute in, not the settings of the author of the files.
         base.config.quantization_config = {**as_mapping(base.config.quantization_config),
                                            "bnb_4bit_compute_dtype": str(device.dtype).removeprefix("torch.")}
     try:
@@ -49,21 +49,21 @@ def load_model(files: ModelFiles, quantization: Quantization, device: Device) ->
                 ignore_mismatched_sizes=True,
             )
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"the base model doesn't fit on the accelerator ({quantization} weights): write "
+        raise OutOfMemory(f"the base model does not fit on the accelerator (quantization {quantization}); write "
                           "spec.method.quantization: nf4, or choose an accelerator with more memory") from error
     base.refuse_made_up(report)
     model.requires_grad_(False)
     model.config.use_cache = False
     text = model.config.get_text_config()
     if getattr(text, "output_router_logits", False):
-        # A mixture of experts would work out a loss over its router that nobody reads, and fails where it generates.
+        # A mixture of experts would compute a router loss that nothing uses, and would fail in generation.
         text.output_router_logits = False
     _keep_training_layout(model)
     return model
 
 
 def check_base(files: ModelFiles, quantization: Quantization) -> Base:
-    """The base model without its weights, once its files are known to hold them all; errors as in `load_model`."""
+    """The base model without its weights, after a check that its files hold all of them; errors as in `load_model`."""
     names = [path.name for path in files.folder.iterdir()]
     refuse_adapters(files.folder, names, files.name)
     base = open_base(files.folder, files.name)
@@ -72,9 +72,9 @@ def check_base(files: ModelFiles, quantization: Quantization) -> Base:
 
 
 def attention(model_class: type[PreTrainedModel], device: Device) -> str | None:
-    """The attention implementation of an architecture; None for transformers' own choice.
+    """The attention implementation for an architecture; None for transformers' own choice.
 
-    That is SDPA, and eager where an architecture has scores that SDPA can't make: soft caps, sinks, biases by distance.
+    transformers chooses SDPA, or eager where SDPA can't compute the scores: soft caps, sinks, biases by distance.
     """
     return device.attention if device.attention != "sdpa" and model_class._supports_flash_attn else None
 
@@ -89,11 +89,10 @@ def _quantization_config(quantization: Quantization, device: Device) -> BitsAndB
 
 
 def _keep_training_layout(model: PreTrainedModel) -> None:
-    """Keep quantized layers fit for training after an evaluation.
+    """Keep quantized layers usable for training after an evaluation.
 
-    On CPUs with AVX512-BF16 bitsandbytes repacks 4-bit weights at the first forward in eval mode, for speed at
-    inference, and stays so: what trains on the repacked weights afterwards reads garbage, without an error
-    (bitsandbytes 0.50.2).
+    On CPUs with AVX512-BF16, bitsandbytes 0.50.2 repacks 4-bit weights for fast inference at the first forward pass in
+    evaluation mode, and does not undo it. Training on repacked weights gives wrong results without an error.
     """
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
@@ -105,20 +104,19 @@ def _keep_training_layout(model: PreTrainedModel) -> None:
 
 
 def _keep_int8_scales(module: Any, arguments: Any) -> None:
-    """Give an 8-bit weight back the scales that it loses when a model that has run is moved or wrapped.
+    """Restore the scales of an 8-bit weight, which are lost when a model that has run is moved or wrapped.
 
-    The first forward moves a weight's values and scales into the layer's state. Module.to, which PEFT and accelerate
-    call, gives the weight its values again but not its scales, and the next forward takes both from the weight
-    (bitsandbytes 0.50.2).
+    In bitsandbytes 0.50.2 the first forward pass moves a weight's values and scales into the layer's state. Module.to,
+    which PEFT and accelerate call, restores the values but not the scales, and the next forward pass needs both.
     """
     if module.weight.CB is not None and module.weight.SCB is None:
         module.weight.SCB = module.state.SCB
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 over the frozen weights as they are in memory, quantization constants included.
+    """SHA-256 over the frozen weights in memory, with quantization constants.
 
-    Tells whether a resumed run stands on the same base. Trainable parameters are left out.
+    It shows whether a resumed run has the same base model. Trainable parameters are left out.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
@@ -141,7 +139,7 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def describe(model: PreTrainedModel) -> dict[str, Any]:
-    """What the report says of the base model."""
+    """The facts about the base model for the report."""
     config = model.config.get_text_config()
     return {"architecture": type(model).__name__, "layers": config.num_hidden_layers, "hidden": config.hidden_size,
             "parameters": model.num_parameters(), "dtype": str(model.dtype).removeprefix("torch."),

@@ -1,4 +1,4 @@
-"""Weights that are stored quantized: which can be trained on as they are, and what to take instead of the rest."""
+"""Weights that are stored quantized: which of them can be trained on, and what to take instead of the others."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _STATE_4BIT = ".quant_state.bitsandbytes__"
 
 
 def stored_quantization(config: PreTrainedConfig, wanted: Quantization, source: str) -> Quantization | None:
-    """How a model's weights are stored, where that is quantized; None where it isn't.
+    """The quantization of a model's stored weights; None where they are not quantized.
 
     Raises:
-        BadConfig: they can't be trained on as the job wants it.
+        BadConfig: the job can't be trained on weights that are stored in this way.
     """
     settings = _settings(config)
     if settings is None:
         return None
     kind, words = _kind(settings)
-    original = "take the model that it was made from, which is not quantized"
+    original = "take the model that it was quantized from"
     if kind is None:
         raise BadConfig(f"spec.model.source: the weights of {source} are stored as {words}, which can't be trained on; "
-                        f"{original} (with spec.method.quantization: nf4 it takes as little memory)")
+                        f"{original} (with spec.method.quantization: nf4 it needs as little memory)")
     if kind is not wanted:
-        raise BadConfig(f"spec.method.quantization: {wanted}, but the weights of {source} are stored as {words} by "
-                        f"bitsandbytes; write {kind} (with a method that trains an adapter), or {original}")
+        raise BadConfig(f"spec.method.quantization is {wanted}; the weights of {source} are stored as {words} by "
+                        f"bitsandbytes. Write {kind} (with a method that trains an adapter), or {original}")
     return kind
 
 
@@ -46,7 +46,7 @@ def _settings(config: PreTrainedConfig) -> Mapping[str, Any] | None:
 
 
 def as_mapping(settings: Any) -> Mapping[str, Any]:
-    """A `quantization_config`, which transformers keeps as it stands in config.json or as an object of its own."""
+    """A `quantization_config` as a mapping: transformers has it as in config.json, or as an object."""
     return settings if isinstance(settings, Mapping) else settings.to_dict()
 
 
@@ -61,37 +61,37 @@ def _kind(settings: Mapping[str, Any]) -> tuple[Quantization | None, str]:
 
 
 def refuse_whole_numbers(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that are stored as integers without a word of it in config.json: what they stand for is lost.
+    """Refuse weights that are stored as integers where config.json has no quantization: their scales are unknown.
 
     Raises:
-        BadConfig: with a few of their names.
+        BadConfig: with some of their names.
     """
     whole = {name: tensor.type for name, tensor in tensors.items()
              if tensor.type.startswith(("I", "U")) and name.endswith(".weight")}
     if whole:
         raise BadConfig(f"spec.model.source: {source} holds weights that are integers ({next(iter(whole.values()))}): "
-                        f"{some(whole)}. They are stored quantized, and config.json doesn't say how; take the model "
-                        "that they were made from")
+                        f"{some(whole)}. They are stored quantized, and config.json does not say how; take the model "
+                        "that they were quantized from")
 
 
 def as_if_whole(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], stored: Quantization, source: str
                 ) -> dict[str, Tensor]:
-    """The weights that bitsandbytes stored, with the shapes that they had before.
+    """Weights that bitsandbytes stored, with the shapes that they had before quantization.
 
     Args:
-        tensors: what the files hold.
-        shapes: what the model has, by name.
-        stored: how config.json says that they are stored.
-        source: where the model comes from, for people.
+        tensors: the weights in the files.
+        shapes: the shapes of the model's weights, by name.
+        stored: the quantization by config.json.
+        source: the model's location, for messages.
 
     Raises:
-        BadConfig: they are not stored like that.
+        BadConfig: the weights are not stored in this way.
     """
     packed = {name.partition(_STATE_4BIT)[0] for name in tensors if _STATE_4BIT in name}
     scaled = {name for name in tensors if name.endswith(".SCB")}
     if not (packed if stored is Quantization.NF4 else scaled):
         raise BadConfig(f"spec.model.source: the config.json of {source} says that its weights are stored as {stored}, "
-                        "and they are not: remove quantization_config from it")
+                        "and they are not; remove quantization_config from it")
     whole = {}
     for name, tensor in tensors.items():
         if name.endswith(_STATES) or _STATE_4BIT in name:

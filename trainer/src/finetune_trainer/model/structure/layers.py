@@ -14,7 +14,7 @@ _SHOWN = 8
 
 
 def decoder_prefix(model: PreTrainedModel) -> str:
-    """What the names of a multimodal model's text decoder begin with; empty for a model that is nothing else."""
+    """The prefix of the names in a multimodal model's text decoder; empty for a text model."""
     if model.config.get_text_config() is model.config:
         return ""
     decoder = model.get_decoder()
@@ -22,7 +22,7 @@ def decoder_prefix(model: PreTrainedModel) -> str:
 
 
 def text_parameters(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
-    """The parameters that text goes through, by their full names: those of vision and sound are left out."""
+    """The parameters for text, by their full names. Those of vision and audio are left out."""
     prefix = decoder_prefix(model)
     ends = {id(parameter) for module in (model.get_input_embeddings(), model.get_output_embeddings())
             if module is not None for parameter in module.parameters()}
@@ -31,31 +31,31 @@ def text_parameters(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
 
 
 def decoder_layers(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
-    """The stack of a model's layers, and its name: the one list of modules that is as long as the model is deep.
+    """The list of a model's layers, and its name: the list of modules that has as many items as the model has layers.
 
     Raises:
-        BadConfig: the architecture keeps its layers otherwise.
+        BadConfig: the architecture has no such list.
     """
     depth = model.config.get_text_config().num_hidden_layers
     prefix = decoder_prefix(model)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == depth and name.startswith(prefix):
             return name, module
-    raise BadConfig(f"spec.model.source: {type(model).__name__} keeps its {depth} layers in no list of modules; choose "
-                    "another method, or partial.parameters")
+    raise BadConfig(f"spec.model.source: {type(model).__name__} has no list of its {depth} layers; write "
+                    "spec.method.partial.parameters, or choose another method")
 
 
 def chosen_parameters(model: PreTrainedModel, partial: PartialSpec) -> dict[str, torch.nn.Parameter]:
     """The parameters that a job names, by their full names.
 
     Raises:
-        BadConfig: a layer that isn't there, or a pattern that fits nothing; the message says what there is.
+        BadConfig: a layer does not exist, or a pattern matches nothing; the message lists what exists.
     """
     parameters = text_parameters(model)
     if partial.parameters is not None:
         for pattern in partial.parameters:
             if not any(fnmatchcase(name, pattern) for name in parameters):
-                raise BadConfig(f"spec.method.partial.parameters: no parameter's name fits {pattern}; the names that "
+                raise BadConfig(f"spec.method.partial.parameters: {pattern} matches no parameter; the names that "
                                 f"exist: {', '.join(_abridged(list(parameters)))}")
         return {name: parameter for name, parameter in parameters.items()
                 if any(fnmatchcase(name, pattern) for pattern in partial.parameters)}
@@ -67,13 +67,13 @@ def chosen_parameters(model: PreTrainedModel, partial: PartialSpec) -> dict[str,
         wanted = tuple(range(len(layers) - count, len(layers)))
     if min(wanted) < 0 or max(wanted) >= len(layers):
         written = list(wanted) if field == "layers" else len(wanted)
-        raise BadConfig(f"spec.method.partial.{field}: {written}, but the model has {len(layers)} layers, numbered "
+        raise BadConfig(f"spec.method.partial.{field} is {written}; the model has {len(layers)} layers, numbered "
                         f"from 0 to {len(layers) - 1}")
     return {name: parameter for name, parameter in parameters.items()
             if any(name.startswith(f"{stack}.{index}.") for index in wanted)}
 
 
 def _abridged(names: list[str]) -> list[str]:
-    """Names with the layers' numbers as a star, each once: enough to write a pattern from."""
+    """Names with a star for the number of the layer, each once, as examples for a pattern."""
     short = list(dict.fromkeys(".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names))
     return short if len(short) <= 3 * _SHOWN else [*short[:3 * _SHOWN], "…"]

@@ -1,4 +1,4 @@
-"""How many tokens a model has positions for."""
+"""The number of tokens that a model has positions for."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 _TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
-"""What the families call the table that a position is looked up in: GPT-2, OPT, GPT-J (a buffer), and others."""
+"""Names of the table of positions in GPT-2, OPT, GPT-J (a buffer) and other families."""
 
 
 def room_for_answers(model: Any) -> int:
-    """Most tokens of a text, question and answer together; without end where positions are computed.
+    """The most tokens of question and answer together; `sys.maxsize` where the model computes positions.
 
-    A model that looks its positions up in a table has no more than that: a token beyond it ends in an IndexError. Those
-    that compute them (RoPE, ALiBi) go on, if badly. Virtual tokens before a text have positions, too.
+    A model with a table of positions raises an IndexError for a token beyond the table. A model that computes positions
+    (RoPE, ALiBi) continues, with worse answers. Virtual tokens before a text take positions too.
     """
     virtual = 0
     if isinstance(model, PeftModel):
@@ -29,28 +29,28 @@ def room_for_answers(model: Any) -> int:
 
 
 def table_of_positions(model: PreTrainedModel) -> int | None:
-    """How many positions a model, which may be without storage, has in its table; None where it computes them."""
+    """The size of a model's table of positions; None where it computes them. The model may be without storage."""
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return most if most and _looks_up(model, most) else None
 
 
 def batch_of(lengths: Sequence[int], most_rows: int, room: int, new_tokens: int) -> tuple[int, int]:
-    """How many of the first prompts are answered together, and in how many tokens each at most.
+    """The number of first prompts to answer together, and the longest answer of each in tokens.
 
-    What a prompt may be answered in hangs on its own length alone, so only prompts with as much room share a batch.
+    The longest answer to a prompt depends only on the prompt's length, so a batch has prompts with the same limit.
 
     Args:
-        lengths: of the prompts in tokens, ascending.
-        most_rows: most prompts at once.
-        room: `room_for_answers`.
-        new_tokens: longest answer, where there is room.
+        lengths: the lengths of the prompts in tokens, ascending.
+        most_rows: the most prompts in a batch.
+        room: the most tokens of prompt and answer together, by `room_for_answers`.
+        new_tokens: the longest answer where positions suffice.
     """
     most = [max(1, min(new_tokens, room - length)) for length in lengths[:most_rows]]
     return most.count(most[0]), most[0]
 
 
 def _looks_up(model: torch.nn.Module, most: int) -> bool:
-    """Whether there is a table of so many positions; OPT's has two more. That of an image's patches has others."""
+    """Whether the model has a table of so many positions; OPT's has two more. Tables for image patches do not count."""
     sizes = [(name, module.num_embeddings) for name, module in model.named_modules()
              if isinstance(module, torch.nn.Embedding)]
     sizes += [(name, len(buffer)) for name, buffer in model.named_buffers() if buffer.dim()]

@@ -1,5 +1,5 @@
-"""A small copy of a model: the same architecture with random weights, a few layers of each kind, and few and narrow
-heads. What it can't do, the model can't either.
+"""A small copy of a model for rehearsals: the same architecture with random weights, a few layers of each kind, and few
+heads. What fails with the copy fails with the model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 Settings = dict[str, Any]
 
 _MOST_NUMBERS = 40_000_000
-"""Weights of a copy: 160 MB in float32."""
+"""The most weights of a copy: 160 MB in float32."""
 _MOST_LAYERS = 8
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
@@ -25,22 +25,22 @@ _NARROW = {"intermediate_size": 128, "ffn_hidden_size": 128, "n_inner": 128, "ff
            "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": 128, "first_k_dense_replace": 1,
            "num_kv_shared_layers": 0, "num_mem_blocks": 1}
 _AS_WIDE = ("embedding_size", "word_embed_proj_dim", "hidden_dim", "attention_hidden_size", "lru_width")
-"""What is as wide as the model, where it is so."""
+"""Settings that equal the model's width in some architectures; they change with it."""
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _ALL_EXPERTS = 4
 
 
 def small_configs(config: PreTrainedConfig, vocabulary: int) -> Iterator[PreTrainedConfig]:
-    """Configurations of small copies of a model, the smallest first: not every architecture lets all be changed.
+    """Configurations of small copies of a model, the smallest first. Not every architecture accepts every change.
 
     Args:
-        config: of the model.
-        vocabulary: how many tokens the copy has to know.
+        config: the model's configuration.
+        vocabulary: the number of tokens of the copy.
     """
     for change in (_narrow, lambda settings: None):
         settings = config.to_dict()
-        text = settings.get("text_config") if isinstance(settings.get("text_config"), dict) else settings
-        assert text is not None
+        inner = settings.get("text_config")
+        text = inner if isinstance(inner, dict) else settings
         for part in (settings, text):
             for name in ("quantization_config", "compression_config"):
                 part.pop(name, None)
@@ -57,7 +57,7 @@ def small_configs(config: PreTrainedConfig, vocabulary: int) -> Iterator[PreTrai
 
 
 def small_enough(model: PreTrainedModel) -> bool:
-    """Whether a model without storage is small enough to be made."""
+    """Whether a copy is small enough to be created. The model may be without storage."""
     return model.num_parameters() <= _MOST_NUMBERS
 
 
@@ -74,7 +74,7 @@ def _reduce_vocabulary(whole: Settings, text: Settings, vocabulary: int) -> None
 
 
 def _shorten(settings: Settings) -> None:
-    """A few layers, each kind of layer among them."""
+    """Reduce the layers to a few, with each kind of layer."""
     name = next((name for name in _DEPTHS if isinstance(settings.get(name), int)), None)
     if name is None or settings[name] <= 2:
         return
@@ -97,11 +97,11 @@ def _shorten(settings: Settings) -> None:
         chosen = [value[index] for index in kept]
         settings[key] = "".join(chosen) if isinstance(value, str) else chosen
     for key, value in settings.items():
-        # Lists of the numbers of layers of a kind.
+        # Lists of layer indices of one kind.
         if (key not in by_layer and isinstance(value, list) and value and key.endswith(("indices", "_layers", "_ids"))
                 and all(isinstance(one, int) and 0 <= one < depth for one in value)):
             settings[key] = [1]
-    if "attention_types" in settings:  # GPT-Neo's: which kinds of attention come how often.
+    if "attention_types" in settings:  # GPT-Neo's kinds of attention and their repetitions.
         settings["attention_types"] = [[["global", "local"], 1]]
     settings[name] = len(kept)
     if "max_window_layers" in settings:
@@ -109,7 +109,7 @@ def _shorten(settings: Settings) -> None:
 
 
 def _period(settings: Settings) -> int:
-    """After how many layers a model's pattern of layers begins again."""
+    """The number of layers after which the pattern of layers repeats."""
     periods = [value for key, value in settings.items() if isinstance(value, int)
                and key.endswith(("_period", "_interval", "_pattern", "_freq", "every_n_layers"))]
     patterns = [len(value) for key, value in settings.items() if isinstance(value, list) and key.endswith("_types")]
@@ -117,7 +117,7 @@ def _period(settings: Settings) -> int:
 
 
 def _narrow(settings: Settings) -> None:
-    """Few heads of the width that they have: rotary embeddings and much else hang on it."""
+    """Reduce the number of heads and keep their width, on which rotary embeddings and other parts depend."""
     heads_name = next((name for name in _HEADS if isinstance(settings.get(name), int)), None)
     width_name = next((name for name in _WIDTHS if isinstance(settings.get(name), int)), None)
     if heads_name is None or width_name is None or not settings[heads_name]:
@@ -154,7 +154,7 @@ def _fewer_experts(settings: Settings) -> None:
 
 
 def _fewer_state_heads(settings: Settings, width: int) -> None:
-    """State-space layers: as many heads as make up their inner width."""
+    """Set the heads of state-space layers to the number that their inner width needs."""
     for heads, head, expand in (("mamba_n_heads", "mamba_d_head", "mamba_expand"), ("num_heads", "head_dim", "expand"),
                                 ("mamba_num_heads", "mamba_head_dim", "expand")):
         numbers = [settings.get(name) for name in (heads, head, expand)]
@@ -172,7 +172,7 @@ def _fewer_state_heads(settings: Settings, width: int) -> None:
 
 @torch.no_grad()
 def looks_ahead(model: PreTrainedModel, ids: torch.Tensor) -> bool:
-    """Whether a token's output depends on what comes after it, as no causal language model's does.
+    """Whether a token's output depends on later tokens, as it never does in a causal language model.
 
     Args:
         model: in evaluation mode.
