@@ -179,9 +179,9 @@ def test_a_model_of_an_unknown_shape_is_said_to_be_one(config, words):
     assert words in str(caught.value)
 
 
-def duration(tokens, model, method, accelerator, price, checkpointing=True, cores=1):
+def duration(tokens, model, method, accelerator, price, checkpointing=True):
     return estimate_duration(tokens, operations_per_token(model, method, checkpointing),
-                             operations_per_second(model, accelerator, cores), price)
+                             operations_per_second(model, accelerator, cores=1), price)
 
 
 def test_hours_follow_from_tokens_accelerators_and_price():

@@ -69,7 +69,7 @@ def test_a_missing_field_is_explained():
     assert [str(error) for error in errors_of(data)] == [
         "metadata.name: missing: Name of the job: at most 40 lower-case letters, digits and dashes, a letter first.",
         f"spec.model.source: missing: {document_field(FineTuneJob, 'spec.model.source').description}",
-        "spec.output: missing: Where the result goes.",
+        "spec.output: missing: Where the result is published.",
     ]
 
 

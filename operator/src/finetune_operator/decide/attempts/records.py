@@ -19,7 +19,7 @@ from finetune_operator.names import attempt_name
 from finetune_operator.observed.attempt import AttemptView
 from finetune_operator.observed.observation import Observation
 
-RUNNING = "Running"
+RUNNING = Reason.RUNNING
 _LONGEST_MESSAGE = 1024
 
 
