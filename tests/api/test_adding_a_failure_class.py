@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
-PACKAGES = ("crds", "operator", "trainer", "cli")
+from tests.repository_copy import REPOSITORY, copy_repository, insert_after, run_python
+
 ENTRY = '''
     FailureClass(
         reason="NoAccelerator", exit_code=69, retry=Retry.ELSEWHERE, delay=Delay.DOUBLING, avoids_node=True,
@@ -31,31 +25,12 @@ class NoAccelerator(RetryableError, outcome=Outcome.NO_ACCELERATOR):
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """A copy of the repository's files with a new failure class: two edits by hand, and `make generate`."""
-    root = tmp_path_factory.mktemp("repository")
-    for name in subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, check=True, capture_output=True, text=True
-                               ).stdout.split("\0"):
-        if name and (REPOSITORY / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, root / name)
-    _insert(root / "crds/src/finetune_api/failures/failure_classes.py", "_OF_THE_TRAINER = (", ENTRY.rstrip("\n"))
-    _insert(root / "trainer/src/finetune_trainer/errors.py", '    """Another attempt may succeed."""\n',
+    root = copy_repository(tmp_path_factory.mktemp("repository"))
+    insert_after(root / "crds/src/finetune_api/failures/failure_classes.py", "_OF_THE_TRAINER = (", ENTRY.rstrip("\n"))
+    insert_after(root / "trainer/src/finetune_trainer/errors.py", '    """Another attempt may succeed."""\n',
             EXCEPTION.rstrip("\n"))
-    _run(root, "-m", "finetune_api.generate", ".")
+    run_python(root, "-m", "finetune_api.generate", ".")
     return root
-
-
-def _insert(path: Path, after: str, text: str) -> None:
-    content = path.read_text(encoding="utf-8")
-    assert content.count(after) == 1, f"{path.name} has no {after!r}"
-    path.write_text(content.replace(after, after + text), encoding="utf-8")
-
-
-def _run(root: Path, *arguments: str) -> str:
-    paths = os.pathsep.join(str(root / package / "src") for package in PACKAGES)
-    done = subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True, check=False,
-                          env={**os.environ, "PYTHONPATH": paths, "MYPYPATH": paths})
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize(("file", "text"), [
@@ -73,22 +48,22 @@ def test_an_entry_reaches_enums_docs_and_alerts(copy, file, text):
 
 @pytest.mark.slow
 def test_the_checks_of_the_repository_pass(copy):
-    _run(copy, "-m", "finetune_api.generate", "--check", ".")
-    _run(copy, "-m", "ruff", "check", "crds", "trainer/src/finetune_trainer/errors.py")
-    _run(copy, "-m", "mypy", "--follow-imports=silent", "crds/src/finetune_api/reasons.py",
+    run_python(copy, "-m", "finetune_api.generate", "--check", ".")
+    run_python(copy, "-m", "ruff", "check", "crds", "trainer/src/finetune_trainer/errors.py")
+    run_python(copy, "-m", "mypy", "--follow-imports=silent", "crds/src/finetune_api/reasons.py",
          "crds/src/finetune_api/exit_codes.py", "crds/src/finetune_api/failures/failure_classes.py",
          "trainer/src/finetune_trainer/errors.py")
 
 
 @pytest.mark.slow
 def test_the_tests_of_reasons_errors_and_generated_files_pass(copy):
-    shown = _run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/operator/test_reasons.py",
+    shown = run_python(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/operator/test_reasons.py",
                  "tests/trainer/test_errors.py", "tests/api/test_generated_files.py")
     assert " passed" in shown
 
 
 def test_trainer_and_operator_follow_the_entry(copy):
-    _run(copy, "-c", """
+    run_python(copy, "-c", """
 import finetune_trainer.errors as errors
 from finetune_operator.decide.attempts.verdict import retry_after
 from finetune_api.failures import Retry
