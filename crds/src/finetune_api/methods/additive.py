@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.architecture import Architecture
-from finetune_api.methods.method import Condition, Method, ModuleName, named, with_quantization
+from finetune_api.methods.method import Method, MethodCondition, ModuleName, named, with_quantization
 from finetune_api.methods.trained_parameters import TrainedParameters
 from finetune_api.rule import Rule, Section
 from finetune_api.values.api_model import ApiModel
@@ -90,7 +90,7 @@ class Additive(Method[AdditiveSpec]):
 
     name = "Additive"
     block = "additive"
-    mergeable = Condition(
+    mergeable = MethodCondition(
         lambda method: _technique(method) == Technique.IA3,
         "!has(self.method.additive) || !has(self.method.additive.technique) || self.method.additive.technique == 'IA3'")
     rules = (

@@ -26,7 +26,7 @@ DEFAULT_METHOD = "LoRA"
 
 
 @dataclass(frozen=True)
-class Condition:
+class MethodCondition:
     """A condition on `spec.method`, in Python and in CEL.
 
     Attributes:
@@ -38,7 +38,7 @@ class Condition:
     cel: str
 
 
-NEVER = Condition(lambda method: False, "false")
+NEVER = MethodCondition(lambda method: False, "false")
 
 
 class Method(Generic[SettingsT]):
@@ -69,7 +69,7 @@ class Method(Generic[SettingsT]):
     has_reward: ClassVar[bool] = False
     """Whether the method judges answers by a reward, which the metric `answerAccuracy` needs."""
 
-    mergeable: ClassVar[Condition | None] = None
+    mergeable: ClassVar[MethodCondition | None] = None
     """When the export `merged` is possible; None for always."""
 
     rules: ClassVar[tuple[Rule, ...]] = ()

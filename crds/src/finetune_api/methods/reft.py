@@ -17,7 +17,7 @@ from pydantic import Field
 from finetune_api.architecture import Architecture
 from finetune_api.methods.full import all_parameters
 from finetune_api.methods.low_rank import LowRankSpec, low_rank_parameters
-from finetune_api.methods.method import Condition, Method
+from finetune_api.methods.method import Method, MethodCondition
 from finetune_api.methods.trained_parameters import TrainedParameters
 from finetune_api.rule import CEL_PROCESSES, Rule, Section, processes
 from finetune_api.values.api_model import ApiModel, Template
@@ -243,7 +243,7 @@ class Reft(Method[ReftSpec]):
     block = "reft"
     epochs = 2.0
     has_reward = True
-    mergeable = Condition(lambda method: not _trains_all_weights(method),
+    mergeable = MethodCondition(lambda method: not _trains_all_weights(method),
                           "!has(self.method.reft) || self.method.reft.policy != 'Full'")
     rules = _RULES
 

@@ -96,7 +96,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Example:
+class AnsweredExample:
     """A held-out question, what was expected, and what was answered."""
 
     question: str
@@ -104,12 +104,12 @@ class Example:
     answers: tuple[Answer, ...]
 
 
-def _examples(facts: RunFacts) -> list[Example]:
+def _examples(facts: RunFacts) -> list[AnsweredExample]:
     fields, before = _fields(facts), facts.before.examples if facts.before else ()
     found = []
     for index, after in enumerate(facts.after.examples):
         shown = [("before", before[index])] if index < len(before) else []
-        found.append(Example(after.question, after.expected, tuple(
+        found.append(AnsweredExample(after.question, after.expected, tuple(
             Answer(title, one.answer, _is_right(one.expected, one.answer, fields) if one.right is None else one.right)
             for title, one in [*shown, ("after", after)]
         )))
