@@ -206,7 +206,7 @@ def one_case(seed: int) -> str:
     for raw in (job, *make.children()):
         # As it comes over the wire; a spec or a status of another type is no object that an apiserver stores.
         if (short := usable(decode(json.dumps(raw).encode()))) is not None:
-            cache.note(short)
+            cache.record(short)
     if make.sometimes(0.3):
         cache.polled[UID] = Polled(make.chance.choice((1, 2)), NOW + timedelta(seconds=make.seconds()),
                                    make.chance.choice([None, make.progress()]))
@@ -229,7 +229,7 @@ def one_case(seed: int) -> str:
                      if one["type"] == "Progressing" and one["message"]), told)
         job = {**job, "status": status}
         job["metadata"] = {**job["metadata"], "resourceVersion": str(int(job["metadata"]["resourceVersion"]) + 1)}
-        cache.note(usable(job) or job)
+        cache.record(usable(job) or job)
     finished = view.status.completion_time is not None
     assert told or view.deleting or finished, f"no sentence: {status}"
     return told or "finished before"

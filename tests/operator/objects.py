@@ -149,9 +149,9 @@ def observe(*raws: dict[str, Any], progress: ProgressMessage | None = None, poll
     """
     cache = Cache()
     for raw in (*raws, *gone):
-        cache.note(raw)
+        cache.record(raw)
     for raw in gone:
-        cache.note(raw, deleted=True)
+        cache.record(raw, deleted=True)
     if polled is not None:
         cache.polled[UID] = Polled(attempt, NOW + timedelta(seconds=polled), progress)
     observation = cache.observe(KEY)

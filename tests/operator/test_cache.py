@@ -37,8 +37,8 @@ def indexed(raw, index):
 ])
 def test_what_carries_our_labels_by_halves_is_somebody_elses(raw):
     cache = Cache()
-    cache.note(raw_job())
-    assert cache.note(raw) is None
+    cache.record(raw_job())
+    assert cache.record(raw) is None
     assert cache.observe(KEY).attempts == ()
 
 
@@ -46,22 +46,22 @@ def test_what_carries_our_labels_by_halves_is_somebody_elses(raw):
     ([], True), ([attempt(end=1, reason="Succeeded")], True), ([attempt(reason="Succeeded")], False)])
 def test_a_finished_job_is_looked_at_until_its_last_node_is_free(records, settled):
     cache = Cache()
-    cache.note(raw_job(started(attempts=tuple(records), completion_time=NOW, observed_generation=1)))
+    cache.record(raw_job(started(attempts=tuple(records), completion_time=NOW, observed_generation=1)))
     assert cache.is_settled(KEY) == settled
 
 
 def test_a_pod_of_ours_is_taken():
     cache = Cache()
-    cache.note(raw_job())
-    assert cache.note(indexed(raw_pod(), "3")) == KEY
+    cache.record(raw_job())
+    assert cache.record(indexed(raw_pod(), "3")) == KEY
     assert cache.observe(KEY).attempts[0].pods[0].index == 3
 
 
 def test_the_jobs_that_a_thread_goes_through_do_not_change_under_it():
     cache = Cache()
-    cache.note(raw_job())
+    cache.record(raw_job())
     jobs = cache.jobs()
-    cache.note(raw_job(), deleted=True)
+    cache.record(raw_job(), deleted=True)
     assert [key for key, _ in jobs] == [KEY]
 
 

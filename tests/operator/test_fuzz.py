@@ -26,7 +26,7 @@ def test_a_spec_nested_at_any_depth_is_invalid_for_its_own_job_only(levels):
     schema = '{"not":' * levels + "{}" + "}" * levels
     text = json.dumps(raw_job(dataset={"answerFormat": {"type": "json", "schema": "HERE"}})).replace('"HERE"', schema)
     cache = Cache()
-    assert cache.note(usable(decode(text.encode()))) == KEY
+    assert cache.record(usable(decode(text.encode()))) == KEY
     decided = plan(cache.observe(KEY), SETTINGS, NOW)
     phase, reason, message = reported(decided)
     assert (phase, reason) == ("Pending", "InvalidSpec")
@@ -39,7 +39,7 @@ def test_a_status_nested_at_any_depth_is_left_out_and_the_rest_is_read():
         raw["status"]["evaluation"] = {"before": "HERE"}
         deep = '{"a":' * levels + "1" + "}" * levels
         cache = Cache()
-        cache.note(usable(decode(json.dumps(raw).replace('"HERE"', deep).encode())))
+        cache.record(usable(decode(json.dumps(raw).replace('"HERE"', deep).encode())))
         assert cache.view(KEY).status.start_time == NOW
         assert cache.view(KEY).status.evaluation is None
 
@@ -63,7 +63,7 @@ def test_an_unusable_time_does_not_start_a_job_again(name, time):
     raw = raw_job(started())
     raw["status"][name] = time
     cache = Cache()
-    cache.note(raw)
+    cache.record(raw)
     status = cache.view(KEY).status
     assert status.start_time is not None
     assert (status.completion_time is not None) is (name == "completionTime")

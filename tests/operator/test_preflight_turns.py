@@ -69,10 +69,10 @@ def test_a_finished_job_takes_no_turn_whatever_its_phase_is():
 def test_the_cache_counts_checks_by_their_jobs_and_forgets_deleted_jobs():
     cache = Cache()
     there = raw_job(CHECKED, **REQUIRED)
-    cache.note(there)
+    cache.record(there)
     other = raw_job(uid="2" * 36, **REQUIRED)
     other["metadata"]["name"] = "other"
-    cache.note(other)
+    cache.record(other)
     assert cache.observe(("team", "other")).other_preflights == OtherPreflights(running=1, in_namespace=1)
     assert cache.observe(("team", "tune")).other_preflights == OtherPreflights()
     cache.turns.record(("team", "other"), "Preflight")
@@ -80,6 +80,6 @@ def test_the_cache_counts_checks_by_their_jobs_and_forgets_deleted_jobs():
     assert cache.observe(("team", "tune")).other_preflights == about_to_be_created
     cache.next_checks(("team", "other"))
     assert cache.observe(("team", "tune")).other_preflights == OtherPreflights(), "the pass wrote no status"
-    cache.note(there, deleted=True)
+    cache.record(there, deleted=True)
     assert cache.observe(("team", "other")).other_preflights == OtherPreflights()
     assert observe(raw_job()).other_preflights == OtherPreflights()

@@ -199,7 +199,7 @@ def _made(name):
 ])
 def test_what_is_refused_holds_up_only_what_would_be_made_after_it(refused, asked):
     apiserver, cache = Apiserver(refused), Cache()
-    cache.note(raw_job())
+    cache.record(raw_job())
     actions = (Apply(_made("policy")), Create(_made("map")), Create(_made("job")), Apply(_made("limits")),
                Delete("batch/v1", "Job", "old"))
 
@@ -250,7 +250,7 @@ class NoStatuses(Statuses):
 
 def test_a_status_of_which_nothing_is_taken_is_told_by_an_event():
     apiserver, cache = NoStatuses(), Cache()
-    cache.note(raw_job())
+    cache.record(raw_job())
 
     async def work():
         with pytest.raises(ApiError):
@@ -263,7 +263,7 @@ def test_a_status_of_which_nothing_is_taken_is_told_by_an_event():
 
 def test_what_can_not_be_read_for_a_job_is_told_in_its_conditions():
     apiserver, cache = Statuses(), Cache()
-    cache.note(raw_job(started(attempts=(attempt(1, "Stopped", end=1),))))
+    cache.record(raw_job(started(attempts=(attempt(1, "Stopped", end=1),))))
 
     async def work():
         with pytest.raises(ApiError):
@@ -313,7 +313,7 @@ def test_every_refusal_is_told_but_that_of_what_is_out_of_date(status, told):
             raise ApiError(status, "Reason", "no")
 
     apiserver, cache = Refusing(), Cache()
-    cache.note(raw_job(started()))
+    cache.record(raw_job(started()))
 
     async def work():
         with pytest.raises((ApiError, ChildRefused)):

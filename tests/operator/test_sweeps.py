@@ -91,7 +91,7 @@ def test_many_finished_jobs_are_swept_in_portions_and_queue_nothing():
 def test_a_sweep_has_every_job_looked_at_that_something_is_left_to_do_about(raws):
     cache, queue = Cache(), WorkQueue()
     for raw in raws[1:]:
-        cache.note(raw)
+        cache.record(raw)
 
     async def twice():
         await sweep(cache, queue, Lists([raws[:1]]), ())
@@ -104,7 +104,7 @@ def test_passes_without_news_let_the_event_loop_turn_after_each():
     cache, queue = Cache(), WorkQueue()
     passes = 200
     for number in range(passes):
-        cache.note(named(f"job-{number}"))
+        cache.record(named(f"job-{number}"))
 
     async def worked(_):
         reconciler = Reconciler(cache, queue, Lists([]), SETTINGS, Runtime(lambda: NOW))
@@ -120,7 +120,7 @@ def test_passes_without_news_let_the_event_loop_turn_after_each():
 
 def test_a_replica_whose_lease_ran_out_during_a_pass_does_nothing_more():
     cache, queue = Cache(), WorkQueue()
-    cache.note(raw_job())
+    cache.record(raw_job())
 
     def lost():
         raise LeaseLost("the Lease was not renewed")
@@ -139,14 +139,14 @@ def test_a_replica_whose_lease_ran_out_during_a_pass_does_nothing_more():
 def test_what_is_deleted_while_a_page_of_a_sweep_is_read_stays_deleted(version):
     cache, queue = Cache(), WorkQueue()
     raw = named("tune")
-    cache.note(raw)
+    cache.record(raw)
     gone = {**raw, "metadata": {**raw["metadata"], "resourceVersion": version}}
-    lists = Lists([[raw]], between=lambda: cache.note(gone, deleted=True))
+    lists = Lists([[raw]], between=lambda: cache.record(gone, deleted=True))
 
     async def swept():
         await sweep(cache, queue, lists, ())
         lists.between = lambda: None
-        cache.note(raw)  # The answer to a write that was under way.
+        cache.record(raw)  # The answer to a write that was under way.
 
     asyncio.run(swept())
     assert list(cache.jobs()) == []
@@ -155,10 +155,10 @@ def test_what_is_deleted_while_a_page_of_a_sweep_is_read_stays_deleted(version):
 def test_what_gets_our_label_again_after_it_had_lost_it_is_taken_again():
     cache = Cache()
     raw = raw_attempt()
-    cache.note(raw_job(started()))
-    cache.note(raw)
+    cache.record(raw_job(started()))
+    cache.record(raw)
     for version, deleted in (("4", True), ("6", False)):
-        cache.note({**raw, "metadata": {**raw["metadata"], "resourceVersion": version}}, deleted=deleted)
+        cache.record({**raw, "metadata": {**raw["metadata"], "resourceVersion": version}}, deleted=deleted)
     assert cache.newest_attempt(KEY) is not None
 
 

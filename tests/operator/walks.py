@@ -73,9 +73,9 @@ class World:
                     *(raw_pod(number, index=index, **known) for (number, index), known in self._pods.items()),
                     *(raw_attempt(number, **known) for number, known in self._jobs.items()),
                     *(one for one in self._others.values() if one["kind"] == "Service")):
-            cache.note(raw)
+            cache.record(raw)
         for raw in gone:
-            cache.note(raw, deleted=True)
+            cache.record(raw, deleted=True)
         if self._polled:
             cache.polled[UID] = self._polled
         observation = cache.observe(KEY)

@@ -57,7 +57,7 @@ class Cache:
         """Whether a state is older than the deletion of its object: from a page of a list, or the answer to a write."""
         return version <= max(self._deleted.get(uid, -1), self._deleted_before.get(uid, -1))
 
-    def note(self, raw: RawObject, deleted: bool = False) -> Key | None:
+    def record(self, raw: RawObject, deleted: bool = False) -> Key | None:
         """Record the state of an object that a watch, a list or a write delivered.
 
         A state that is not newer than the recorded one is ignored: watches and answers to writes overtake each other,
@@ -75,13 +75,13 @@ class Cache:
             self._deleted[metadata["uid"]] = version
         elif self._is_deleted(metadata["uid"], version):
             return None
-        record = self._note_job if raw["kind"] == "FineTuneJob" else self._note_child
-        if not record(key, raw, deleted):
+        update = self._update_job if raw["kind"] == "FineTuneJob" else self._update_child
+        if not update(key, raw, deleted):
             return None
         self._forget_orphans(key)
         return key
 
-    def _note_job(self, key: Key, raw: RawObject, deleted: bool) -> bool:
+    def _update_job(self, key: Key, raw: RawObject, deleted: bool) -> bool:
         held = self._jobs.get(key)
         if deleted:
             if held is None or held["metadata"]["uid"] == raw["metadata"]["uid"]:
@@ -95,7 +95,7 @@ class Cache:
         self.turns.record(key, stored_preflight_reason(self._jobs[key]))
         return True
 
-    def _note_child(self, key: Key, raw: RawObject, deleted: bool) -> bool:
+    def _update_child(self, key: Key, raw: RawObject, deleted: bool) -> bool:
         children, uid = self._children[key], raw["metadata"]["uid"]
         if deleted and raw["kind"] == "Pod":
             # Its last state shows how the trainer ended, so it stays until its Job is gone too.
@@ -137,7 +137,7 @@ class Cache:
                  and int(raw["metadata"]["resourceVersion"]) <= version
                  and namespace in (None, raw["metadata"]["namespace"])]
         for raw in stale:
-            key = self.note(raw, deleted=True)
+            key = self.record(raw, deleted=True)
             self._deleted[raw["metadata"]["uid"]] = version
             if key is not None:
                 yield key

@@ -49,14 +49,14 @@ class ActionRunner:
         if isinstance(action, Create):
             await self._create(job, action.manifest)
         elif isinstance(action, Apply):
-            self._cache.note(await self._client.apply(action.manifest))
+            self._cache.record(await self._client.apply(action.manifest))
         else:
             await self._client.delete(action.api_version, action.kind, job.namespace, action.name)
 
     async def _create(self, job: JobView, manifest: Manifest) -> None:
         """Create an object. An object of this name that already belongs to the job is no error."""
         try:
-            self._cache.note(await self._client.create(manifest))
+            self._cache.record(await self._client.create(manifest))
             if manifest["kind"] == "Job":
                 self._runtime.fault_hook(Moment.CREATED)
         except ApiError as error:
@@ -67,4 +67,4 @@ class ActionRunner:
             if job.uid not in owners:
                 kind, name = manifest["kind"], manifest["metadata"]["name"]
                 raise NameTaken(f"the {kind} {name} belongs to another owner; waiting until it is gone") from None
-            self._cache.note({**existing, "kind": manifest["kind"]})
+            self._cache.record({**existing, "kind": manifest["kind"]})

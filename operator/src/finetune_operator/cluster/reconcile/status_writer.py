@@ -79,7 +79,7 @@ class StatusWriter:
             "metadata": {"namespace": job.namespace, "name": job.name, "uid": job.uid,
                          "resourceVersion": job.resource_version}})
         stored = usable(answer)
-        if stored is not None and self._cache.note(stored) is not None:
+        if stored is not None and self._cache.record(stored) is not None:
             # The answer may reach the cache before the watch does: plan again with it.
             self._queue.add((job.namespace, job.name))
 

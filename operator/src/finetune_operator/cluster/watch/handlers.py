@@ -19,7 +19,7 @@ def registry(cache: Cache, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
     handlers = kopf.OperatorRegistry()
 
     def record(raw: RawObject, deleted: bool = False) -> None:
-        key = cache.note(raw, deleted=deleted)
+        key = cache.record(raw, deleted=deleted)
         if key is not None:
             queue.add(key)
 
@@ -27,7 +27,7 @@ def registry(cache: Cache, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
         record(dict(event["object"]), deleted=event["type"] == "DELETED")
 
     for watched in WATCHED:
-        kopf.on.event(*watched.resource, id=f"note-{watched.plural}", registry=handlers)(take)
+        kopf.on.event(*watched.resource, id=f"record-{watched.plural}", registry=handlers)(take)
 
     @kopf.on.login(registry=handlers)
     async def login(**kopf_arguments: Any) -> Any:

@@ -56,7 +56,7 @@ async def _sweep_kind(cache: Cache, client: Client, watched: WatchedKind, namesp
         if (trimmed := usable(raw)) is None:
             return
         uids.add(trimmed["metadata"]["uid"])
-        if cache.note(trimmed) and (key := key_of(trimmed)):
+        if cache.record(trimmed) and (key := key_of(trimmed)):
             changed.add(key)
 
     path = list_path(watched.api_version, watched.kind, namespace)
