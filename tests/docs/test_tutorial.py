@@ -32,7 +32,7 @@ def test_every_command_of_the_page_on_own_data_does_what_the_page_says(tmp_path)
     tutorial = Tutorial(OWN_DATA, tmp_path)
     subprocess.run(["make", "-s", "inputs"], cwd=tmp_path, check=True)
     printed = tutorial.follow({"OMP_NUM_THREADS": "1", "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"})
-    assert "Succeeded: trained 9 steps and published the adapter" in printed
+    assert re.search(r"Succeeded: trained [1-9]\d* steps and published the adapter", printed), printed
     [manifest] = tmp_path.glob("adapters/default/tickets/*/manifest.json")
     compared = subprocess.run([sys.executable, "-c", _script("compare-runs.md"), manifest, manifest], text=True,
                               capture_output=True, check=True).stdout.splitlines()
