@@ -1,4 +1,4 @@
-"""Names, labels and annotations of everything that belongs to a job."""
+"""Names, labels and annotations of the children of a job."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ UID_LABEL = f"{GROUP}/job-uid"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 PREFLIGHT_LABEL = f"{GROUP}/preflight"
 NUMBER_LABELS = (ATTEMPT_LABEL, PREFLIGHT_LABEL)
-"""Every Job and pod of ours has one of them, and it is a number."""
+"""Every Job and every pod that the operator owns has one of these labels. Its value is a number."""
 HASH_ANNOTATION = f"{GROUP}/hash"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 OUR_LABELS = (MANAGED_BY, JOB_LABEL, UID_LABEL, *NUMBER_LABELS)
 OUR_ANNOTATIONS = (HASH_ANNOTATION, INDEX_ANNOTATION)
 KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 API_VERSIONS = {"ConfigMap": "v1", "Service": "v1", "NetworkPolicy": "networking.k8s.io/v1"}
-"""Kinds of the children that are applied, and may be put back."""
+"""The kinds of children that the operator applies with server-side apply."""
 SELECTOR = f"{MANAGED_BY}={MANAGER}"
 
 
@@ -30,8 +30,8 @@ def attempt_name(job: str, number: int) -> str:
 def run_name(job: str, uid: str, number: int) -> str:
     """Name of the ConfigMap with an attempt's run.json.
 
-    It holds the job's uid: while a pod of an earlier job of that name still ends, the kubelet would give a new pod the
-    earlier immutable ConfigMap of the same name.
+    The uid is part of the name: while a pod of an earlier job of the same name still ends, the kubelet would give a new
+    pod the earlier immutable ConfigMap.
     """
     return f"{job}-{number}-{uid[:8]}"
 
@@ -42,32 +42,34 @@ def limits_name(job: str, uid: str, number: int) -> str:
 
 
 def policy_name(job: str, uid: str) -> str:
-    """Name of a job's NetworkPolicy. It holds the uid, so that nobody aims it at a policy of their choice."""
+    """Name of a job's NetworkPolicy. The uid is part of it, so that no job can name another policy."""
     return f"{job}-{uid[:8]}"
 
 
 def preflight_name(job: str, generation: int, failures: int = 0) -> str:
-    """Name of the Job that checks a generation of a spec; after failures another one, since that of a check whose node
-    is silent stays taken.
+    """Name of the Job that checks a generation of a spec.
 
-    No attempt of any job has it, since theirs end with a number; and no other check, since the number before the last
-    word has no dash in it.
+    The number of failures is part of the name: if the node of a check does not answer, its Job exists for long, and the
+    next check needs another name. No attempt has such a name, because the name of an attempt ends with a number. No
+    other check has it, because the part before the last dash contains no dash.
     """
     return f"{job}-{generation}{f'r{failures}' if failures else ''}-preflight"
 
 
 def earlier_preflight_name(job: str, generation: int, failures: int) -> str:
-    """What releases up to 2026-11-26 called a check: one that runs is not made again. Job x-preflight's first attempt
-    was called like job x's first check."""
+    """Name of a check in releases up to 2026-11-26. A check of this name that runs is not created again.
+
+    It was ambiguous: the first attempt of job `x-preflight` had the same name as the first check of job `x`.
+    """
     return f"{job}-preflight-{generation}" + (f"-{failures + 1}" if failures else "")
 
 
 def preflight_run_name(check: str, uid: str) -> str:
-    """Name of the ConfigMap with a check's run.json; it holds the job's uid as that of an attempt does."""
+    """Name of the ConfigMap with a check's run.json; the uid is part of it as for an attempt."""
     return f"{check}-{uid[:8]}"
 
 
 def labels(job: str, uid: str, number: int | None = None) -> dict[str, str]:
-    """The labels of a job's child."""
+    """The labels of a job's child; `number` is that of its attempt, None for a child of no attempt."""
     of_job = {MANAGED_BY: MANAGER, JOB_LABEL: job, UID_LABEL: uid}
     return of_job if number is None else {**of_job, ATTEMPT_LABEL: str(number)}

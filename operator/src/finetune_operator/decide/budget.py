@@ -12,7 +12,7 @@ from finetune_api.values.quantities import format_duration
 from finetune_operator.decide import cost
 
 RESERVE = timedelta(hours=2)
-"""At a limit a trainer stops by itself, evaluates and publishes. One that takes longer than this hangs."""
+"""A trainer stops by itself at a limit, evaluates and publishes. If that takes longer than this, it hangs."""
 
 
 def pod_deadline(budget: BudgetSpec) -> timedelta | None:
@@ -56,7 +56,7 @@ def with_limit_reached(budget: BudgetSpec, status: FineTuneJobStatus, accelerato
 
 
 def overdue_reason(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> str | None:
-    """Why the operator stops the running attempt, in words; None if it may go on.
+    """Why the operator stops the running attempt, in words; None if it may continue.
 
     The trainer stops by itself when it reaches a limit. An attempt that still runs long after that hangs.
     """

@@ -14,7 +14,7 @@ from finetune_api.values.printable import printable
 _LONGEST_MESSAGE = 4096
 _TERMINAL = {Phase.SUCCEEDED, Phase.FAILED}
 _WARNINGS = frozenset({Reason.UNSCHEDULABLE, Reason.CANNOT_START, Reason.RETRYING})
-"""Reasons of Warning events about a job that goes on."""
+"""Reasons of Warning events about a job that continues."""
 
 StoredReason = NewType("StoredReason", str)
 """A reason that was read from a status. Another release may have written it, so it may be none of the enum's."""

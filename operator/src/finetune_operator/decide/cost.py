@@ -15,7 +15,7 @@ from finetune_api.values.money import cost_of, rounded_amount
 from finetune_operator.settings import Accelerator
 
 LISTED_ATTEMPTS = 10
-"""How many attempts the status lists; the cost and the time of earlier ones are kept as sums."""
+"""How many attempts the status lists; `cost.earlier` and `cost.earlierSeconds` sum up earlier ones."""
 
 _LONGEST_SECONDS = 10**10
 
@@ -97,7 +97,7 @@ def with_current_cost(status: FineTuneJobStatus, accelerators: int, progress: Pr
 
 
 def _remaining_time(progress: ProgressMessage | None, polled_at: datetime | None) -> timedelta | None:
-    """How long the training still takes, by the trainer's estimate; None if there is none."""
+    """How long the training still takes by the trainer's estimate; None if there is no estimate."""
     steps = progress.progress if progress else None
     if polled_at is None or steps is None or steps.estimated_completion_time is None:
         return None

@@ -23,7 +23,7 @@ from finetune_operator.decide.stages.finish import end_of, finish_job
 from finetune_operator.decide.stages.next_attempt import plan_next_attempt
 from finetune_operator.decide.stages.running import plan_running
 from finetune_operator.decide.stages.start import plan_start
-from finetune_operator.decide.stages.started_job import StartedJob, with_status
+from finetune_operator.decide.stages.started_job import StartedJob
 from finetune_operator.decide.stages.undecidable import known_accelerator_count, report_unreadable_spec
 from finetune_operator.manifests import network_policy
 from finetune_operator.observed.job import JobView
@@ -63,8 +63,7 @@ def _plan_started(observation: Observation, settings: Settings, now: datetime) -
         return _plan_without_spec(observation, settings, now)
     updated = update_attempts(observation, job.status, job.spec.run_policy.suspend, now)
     started = StartedJob(observation, job.spec, updated.status, settings, now)
-    costed = _with_cost(observation, updated, started.accelerators)
-    started = with_status(started, attempts=costed.attempts, cost=costed.cost)
+    started = replace(started, status=_with_cost(observation, updated, started.accelerator_count))
     if updated.verdict is not None:
         return plan_after_attempt(started, updated.verdict)
     attempt = active_attempt(observation, started.status, now)

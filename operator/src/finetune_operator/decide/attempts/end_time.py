@@ -53,7 +53,7 @@ def end_time_of_pods(attempt: AttemptView, now: datetime, had_node: bool = False
 
 
 def _was_preempted(attempt: AttemptView, had_node: bool) -> bool:
-    """Whether a suspended attempt has run and will not be Complete: if Kueue admits its Job again, it runs anew."""
+    """Whether a suspended attempt has run and will not be Complete: its Job would start again if Kueue admitted it."""
     started = had_node or scheduled_at(attempt.pods) is not None
     complete_soon = bool(attempt.pods) and all(
         pod.exit_code == ExitCode.OK and not pod.deletion_deadline and not pod.deleted for pod in attempt.pods)

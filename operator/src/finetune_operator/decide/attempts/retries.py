@@ -26,7 +26,7 @@ def count_retry(retries: Retries, verdict: AttemptVerdict, newer_checkpoint: boo
     Args:
         retries: the retries before.
         verdict: what the end means.
-        newer_checkpoint: whether the attempt wrote a newer checkpoint than all before it. Then the counts start anew.
+        newer_checkpoint: whether the attempt wrote a newer checkpoint than all before it. Then every count is reset.
     """
     if verdict.retry is Retry.ELSEWHERE:
         return retries.model_copy(update={"unstarted": retries.unstarted + 1})

@@ -1,6 +1,6 @@
 """What the end of an attempt means: from pod state, exit code and termination message, never from logs. Pure.
 
-docs/operator.md has the table; tests/operator/test_plan_endings.py tests every row.
+The failure classes of finetune_api say which attempts are retried; docs/explanation/operator.md has the table.
 """
 
 from __future__ import annotations

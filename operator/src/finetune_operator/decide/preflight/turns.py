@@ -66,7 +66,7 @@ def preflight_reason(status: FineTuneJobStatus) -> str | None:
 
 
 def stored_preflight_reason(job: Mapping[str, Any]) -> str | None:
-    """The same, for a job as it is stored. A job that is being deleted, and waits for a finalizer, takes no turn."""
+    """The same for a stored job. A job that is being deleted, and waits for a finalizer, takes no turn."""
     status = job.get("status") or {}
     if "deletionTimestamp" in job["metadata"] or "completionTime" in status:
         return None

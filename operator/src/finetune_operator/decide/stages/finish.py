@@ -48,7 +48,7 @@ def end_of(verdict: AttemptVerdict, message: str | None = None) -> JobEnd:
 
 def finish_started(started: StartedJob, end: JobEnd) -> Plan:
     """The plan that records the end of a started job."""
-    return finish_job(started.job, started.status, end, started.accelerators, started.now)
+    return finish_job(started.job, started.status, end, started.accelerator_count, started.now)
 
 
 def finish_job(job: JobView, status: FineTuneJobStatus, end: JobEnd, accelerators: int, now: datetime) -> Plan:

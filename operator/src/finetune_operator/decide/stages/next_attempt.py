@@ -38,7 +38,7 @@ def plan_next_attempt(started: StartedJob) -> Plan:
         return report(started, ConditionReport(
             Phase.SUSPENDED, Reason.SUSPENDED,
             "runPolicy.suspend is true. Set it to false, and the job resumes from its last checkpoint"))
-    if why := budget_spent(started.spec.budget, started.status, started.accelerators):
+    if why := budget_spent(started.spec.budget, started.status, started.accelerator_count):
         return finish_started(started, job_failed(Reason.BUDGET_SPENT, why))
     last = started.status.attempts[-1] if started.status.attempts else None
     wait_until = next_attempt_at(last, started.retries, started.settings.retry_delay)
@@ -112,5 +112,5 @@ def _run_json(started: StartedJob, request: AttemptRequest) -> str:
 
 def attempt_limits(started: StartedJob, number: int) -> Manifest:
     """The ConfigMap with the limits of an attempt, which its trainer reads again at every step."""
-    limits = trainer_limits(started.spec.budget, started.status, started.accelerators)
+    limits = trainer_limits(started.spec.budget, started.status, started.accelerator_count)
     return limits_map(started.job, number, limits)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from finetune_api.messages import ProgressMessage, Stage
 from finetune_api.reasons import Reason
-from finetune_api.status import Phase
+from finetune_api.status import FineTuneJobStatus, Phase
 
 from finetune_operator.decide.actions import Action, Apply, Plan, delete_job
 from finetune_operator.decide.attempts.end_time import scheduled_at
@@ -26,7 +27,7 @@ from finetune_operator.decide.conditions import ConditionReport
 from finetune_operator.decide.stages.after_attempt import plan_after_attempt
 from finetune_operator.decide.stages.finish import merged_memory
 from finetune_operator.decide.stages.next_attempt import attempt_limits
-from finetune_operator.decide.stages.started_job import StartedJob, report, with_status
+from finetune_operator.decide.stages.started_job import StartedJob, report
 from finetune_operator.decide.stages.stopping import plan_stop
 from finetune_operator.manifests.child import identity
 from finetune_operator.manifests.service import rendezvous_service
@@ -44,20 +45,16 @@ _PHASES = {
 
 def plan_running(started: StartedJob, attempt: AttemptView) -> Plan:
     """What to do about an attempt that is under way."""
-    started = _with_limit_reached(started)
+    started = replace(started, status=with_limit_reached(
+        started.spec.budget, started.status, started.accelerator_count, started.now))
     stop = plan_stop(started, attempt)
     if stop is not None:
         return stop
     given_up = give_up_start(attempt, started.now, started.settings.start_timeout, trainer_has_run(started.status))
     if given_up is not None:
-        status = with_unstarted_attempt(started.status, given_up)
-        return plan_after_attempt(with_status(started, attempts=status.attempts, retries=status.retries), given_up)
+        ended = replace(started, status=with_unstarted_attempt(started.status, given_up))
+        return plan_after_attempt(ended, given_up)
     return _watch_attempt(_with_pinned_image(started, attempt), attempt)
-
-
-def _with_limit_reached(started: StartedJob) -> StartedJob:
-    status = with_limit_reached(started.spec.budget, started.status, started.accelerators, started.now)
-    return with_status(started, cost=status.cost)
 
 
 def _with_pinned_image(started: StartedJob, attempt: AttemptView) -> StartedJob:
@@ -68,7 +65,7 @@ def _with_pinned_image(started: StartedJob, attempt: AttemptView) -> StartedJob:
         return started
     digest = pulled.rpartition("@")[2]
     repository = image.rpartition(":")[0] if ":" in image.rpartition("/")[2] else image
-    return with_status(started, image=f"{repository}@{digest}")
+    return replace(started, status=started.status.model_copy(update={"image": f"{repository}@{digest}"}))
 
 
 def _watch_attempt(started: StartedJob, attempt: AttemptView) -> Plan:
@@ -114,12 +111,14 @@ def _report_running(started: StartedJob, attempt: AttemptView, actions: tuple[Ac
     phase = _PHASES.get(progress.stage, Phase.RUNNING)
     running = ConditionReport(phase, Reason(phase), f"attempt {attempt.number} is {progress.stage.value}",
                               admitted=True)
-    return report(_with_progress(started, progress), running, actions, requeue_after)
+    current = replace(started, status=_with_progress(started.status, progress))
+    return report(current, running, actions, requeue_after)
 
 
-def _with_progress(started: StartedJob, progress: ProgressMessage) -> StartedJob:
-    return with_status(started, stage=str(progress.stage), progress=progress.progress or started.status.progress,
-                       memory=merged_memory(started.status.memory, progress.memory))
+def _with_progress(status: FineTuneJobStatus, progress: ProgressMessage) -> FineTuneJobStatus:
+    return status.model_copy(update={
+        "stage": str(progress.stage), "progress": progress.progress or status.progress,
+        "memory": merged_memory(status.memory, progress.memory)})
 
 
 def _report_unschedulable(started: StartedJob, attempt: AttemptView, waits_for: str, actions: tuple[Action, ...]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus, Retries
@@ -46,7 +45,7 @@ class StartedJob:
         return self.settings.accelerators.get(self.spec.compute.accelerator, Accelerator())
 
     @property
-    def accelerators(self) -> int:
+    def accelerator_count(self) -> int:
         """How many accelerators the job holds while it runs."""
         return accelerator_count(self.spec.compute, self.accelerator)
 
@@ -54,11 +53,6 @@ class StartedJob:
     def retries(self) -> Retries:
         """The retries so far."""
         return self.status.retries or Retries()
-
-
-def with_status(started: StartedJob, **changes: Any) -> StartedJob:
-    """The same job with changed fields of its status."""
-    return replace(started, status=started.status.model_copy(update=changes))
 
 
 def report(started: StartedJob, condition_report: ConditionReport, actions: tuple[Action, ...] = (),

@@ -15,14 +15,14 @@ from finetune_operator.observed.attempt import AttemptView
 
 
 def plan_stop(started: StartedJob, attempt: AttemptView) -> Plan | None:
-    """What to do about an attempt that must end or ends; None for an attempt that goes on.
+    """What to do about an attempt that must end or ends; None for an attempt that continues.
 
     Args:
         started: the job, with the time since when a limit of its budget is reached.
         attempt: the attempt that is under way.
     """
     delete = () if attempt.deleting else (delete_job(attempt.name),)
-    overdue = overdue_reason(started.spec.budget, started.status, started.accelerators, started.now)
+    overdue = overdue_reason(started.spec.budget, started.status, started.accelerator_count, started.now)
     if overdue or started.spec.run_policy.suspend:
         return _report_stop(started, Reason.STOPPING, overdue or "the trainer writes a checkpoint and stops", delete)
     reported = is_preemption_reported(started.job.status)
