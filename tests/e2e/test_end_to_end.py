@@ -239,7 +239,7 @@ def test_an_accelerator_that_no_node_has_is_told_and_waited_for(place, operator)
 
 
 @pytest.mark.parametrize(("fault", "reason", "words"), [
-    ("nan:3", "Diverged", "Try a lower spec.training.learningRate"),
+    ("nan:3", "Diverged", "Lower spec.training.learningRate"),
     ("oom:0", "OutOfMemory", "shorten training.maxLength, quantize (method.quantization: nf4), or take a larger "
                              "compute.accelerator"),
 ], ids=["nan", "accelerator memory"])

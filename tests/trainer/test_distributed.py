@@ -131,7 +131,7 @@ def test_processes_that_see_other_data_end_with_a_sentence(tmp_path):
 def test_memory_trouble_in_one_process_ends_it_with_71_since_the_others_cannot_go_back(tmp_path):
     ended = Pods(configured_workshop(tmp_path), ("", "oom:1")).wait()
     assert [run.code for run in ended] == [1, 71], ended
-    assert "doesn't suffice for 2 rows per forward pass: write a smaller spec.training.microBatchSize" in \
+    assert "2 rows per forward pass do not fit into the accelerator's memory. Lower microBatchSize" in \
         ended[1].output
 
 

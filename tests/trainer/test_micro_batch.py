@@ -8,8 +8,9 @@ import pytest
 import torch
 from finetune_api import parse_job, resolve_defaults
 from finetune_trainer.data.rows import TokenRow
+from finetune_trainer.errors import OutOfMemory
 from finetune_trainer.hardware.device import Device
-from finetune_trainer.training.micro_batch import first_micro_batch
+from finetune_trainer.training.micro_batch import MicroBatch, first_micro_batch, next_micro_batch
 from transformers import GPT2Config, MistralConfig
 
 from tests.models import tiny_job
@@ -58,3 +59,26 @@ def test_a_model_of_an_unknown_family_gets_a_full_pass_with_checkpointing(tmp_pa
 @pytest.mark.parametrize(("length", "rows"), [(64, 4), (1024, 1)])
 def test_a_cpu_gets_small_passes_without_checkpointing(tmp_path, length, rows):
     assert first_micro_batch(run(tmp_path, CPU, length=length)) == (rows, False)
+
+
+def _after(tmp_path, current, device=GPU, processes=1, **training):
+    asked, notes = run(tmp_path, device, **training), []
+    asked.world.size, asked.state = processes, SimpleNamespace(note=notes.append)
+    return next_micro_batch(asked, MicroBatch(*current)), notes
+
+
+def test_after_an_oom_checkpointing_is_tried_first_and_then_half_the_rows(tmp_path):
+    assert _after(tmp_path, (8, False)) == (
+        (8, True), ["out of accelerator memory: training continues with gradient checkpointing"])
+    assert _after(tmp_path, (8, True))[0] == (4, True)
+    assert _after(tmp_path, (8, False), gradientCheckpointing="disabled")[0] == (4, False)
+    assert _after(tmp_path, (3, False), CPU)[0] == (1, False)
+
+
+@pytest.mark.parametrize(("current", "processes", "words"), [
+    ((1, True), 1, "spec.training.maxLength: a single row does not fit into the accelerator's memory. Lower maxLength"),
+    ((4, False), 2, "spec.training.microBatchSize: 4 rows per forward pass do not fit into the accelerator's memory"),
+])
+def test_when_nothing_smaller_can_be_tried_the_error_names_the_field_to_change(tmp_path, current, processes, words):
+    with pytest.raises(OutOfMemory, match=words):
+        _after(tmp_path, current, processes=processes)

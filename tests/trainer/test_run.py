@@ -147,8 +147,8 @@ def test_memory_trouble_halves_the_micro_batch_and_changes_nothing_but_speed(tmp
     assert run(plain, **sections).code == 0
     done = run(tight, fault="oom:2", **sections)
     assert done.code == 0, done.output
-    assert "going on with 4 rows per forward pass (batchSize stays 8)" in done.output
-    assert "going on with 2 rows per forward pass (batchSize stays 8)" in done.output
+    assert "training continues with 4 rows per forward pass (batchSize stays 8)" in done.output
+    assert "training continues with 2 rows per forward pass (batchSize stays 8)" in done.output
     one, other = (manifest(f)["result"]["evaluation"]["after"]["loss"] for f in (plain, tight))
     assert one == pytest.approx(other, abs=1e-3)
 
@@ -181,7 +181,7 @@ def test_memory_trouble_while_answering_takes_fewer_rows_at_once_and_changes_no_
 def test_a_single_row_that_does_not_fit_ends_with_71_and_says_what_to_change(folder):
     done = run(folder, fault="oom:0")
     assert done.code == 71
-    assert "write a smaller spec.training.maxLength, quantization: nf4, or gradientCheckpointing" in done.output
+    assert "Lower maxLength, set quantization: nf4, or set gradientCheckpointing" in done.output
 
 
 def test_a_loss_that_is_nan_ends_with_70_and_keeps_the_last_good_checkpoint(folder):

@@ -1,4 +1,4 @@
-"""Training a model's own parameters where they are; where several processes train, divided among them."""
+"""Trains parameters of the base model itself: all of them or some. Several processes shard the model."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _GATHERING_SECONDS = 600.0
 
 def train_base_weights(run: TrainingRun, chosen: Collection[str],
                        trained_model: Callable[[PreTrainedModel], TrainedModel]) -> TrainingResult:
-    """Train parameters of the run's model; errors as in `fine_tune`.
+    """Train parameters of the base model; errors as in `fine_tune`.
 
-    What is evaluated is what is published: the model is given back in the type that the base was in.
+    Afterwards the parameters have the type of the base again, so that the evaluated model is the published one.
 
     Args:
-        run: with the base model.
-        chosen: names of its parameters that are trained.
-        trained_model: what a model with these parameters is as a result.
+        run: the training run, with the base model.
+        chosen: the names of the parameters to train.
+        trained_model: makes the result of a model with these parameters.
     """
     if run.world.size == 1:
-        # The weights are kept in float32; on a GPU a forward pass rounds them to bfloat16 as it goes.
+        # Training keeps float32 weights; on a GPU a forward pass rounds them to bfloat16.
         round_back = unfreeze([parameter for name, parameter in run.model.named_parameters() if name in chosen])
         trained = fine_tune(run, trained_model(run.model))
         round_back()
@@ -38,13 +38,15 @@ def train_base_weights(run: TrainingRun, chosen: Collection[str],
     try:
         shard(run.model, chosen, run.device, run.world.size)
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory("the accelerator's memory doesn't suffice for the model and one layer of it in float32, "
-                          "before it is divided: choose spec.compute.accelerator with more memory") from error
+        raise OutOfMemory("spec.compute.accelerator: the model and one of its layers in float32 do not fit into the "
+                          "accelerator's memory, which they must before the model is sharded. Choose an accelerator "
+                          "with more memory") from error
     trained = fine_tune(run, trained_model(run.model))
-    assert run.reload is not None
-    # A model that was divided can't be put together in place: its parts go into a fresh one, where it is needed.
+    if run.reload is None:
+        raise ValueError("a sharded model needs TrainingRun.reload")
+    # FSDP cannot put a sharded model together in place, so rank 0 gathers the shards into a fresh one.
     model = run.reload() if run.world.is_main else None
     gather_into(model, run.model)
-    # Who leaves before the first process has everything would break its connection.
+    # A process that left before rank 0 has everything would break the connection.
     run.world.barrier("gathered", lambda: None, _GATHERING_SECONDS)
     return replace(trained, trained_model=trained_model(model)) if model is not None else trained

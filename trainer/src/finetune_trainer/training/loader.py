@@ -1,4 +1,4 @@
-"""A process's share of the micro-batches of all steps."""
+"""The micro-batches that one process trains on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from finetune_trainer.training.training_run import TrainingRun
 
 
 class StepLoader:
-    """This process's micro-batches of all steps from `start` on; each step's are the same whatever happened before."""
+    """Yields this process's micro-batches of the steps after `start`; they depend only on the step and the seed.
+
+    Args:
+        run: the training run.
+        layout: how rows form micro-batches.
+        steps: the steps of the whole run.
+        start: the steps that are done.
+    """
 
     def __init__(self, run: TrainingRun, layout: Layout, steps: int, start: int) -> None:
         training = run.spec.training
@@ -27,7 +34,7 @@ class StepLoader:
         self._rank = run.world.rank
 
     def __len__(self) -> int:
-        """Micro-batches of this process in the whole run; the trainer derives its steps from it."""
+        """The number of this process's micro-batches in the whole run, from which the trainer derives its steps."""
         return self._count * self._layout.micro_batches(self._batch_size)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -36,9 +43,9 @@ class StepLoader:
                 yield collate(lines, self._rows, self._pad_id)
 
     def tokens(self, step: int) -> int:
-        """Tokens of the rows of a step, from 1, over all processes, padding left out."""
+        """The tokens of a step, from 1, over all processes, without padding."""
         return sum(self._lengths[index] for index in self._plan[step - 1])
 
     def epoch(self, step: int) -> float:
-        """Passes over the data after a step."""
+        """The passes over the data that are done after a step."""
         return step * self._batch_size / len(self._rows)

@@ -1,10 +1,10 @@
-"""What happens between the steps of a training loop: reporting, checkpoints, limits, and stopping."""
+"""Between the steps of a training loop: progress, checkpoints, limits and requests to stop."""
 
 from __future__ import annotations
 
 import random
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy
 import torch
@@ -26,15 +26,24 @@ if TYPE_CHECKING:
 
 
 class LoopCallback(TrainerCallback):
-    """Watches one training loop. All processes decide the same at the same moment, and only the first writes.
+    """Watches one training loop. All processes take the same decision at the same moment, and only rank 0 writes.
 
-    A request to stop is heard between micro-batches: the step that was begun is given up, and the checkpoint holds the
-    state after the last whole one. Its random states are those of that moment too, so that the resumed run is the same.
+    Requests to stop take effect between micro-batches. The current step is then discarded, and the checkpoint holds the
+    state after the last whole step, with the random states of that moment, so that the resumed run is the same.
+
+    Attributes:
+        stopping: whether training stops because of a request.
+        stopped_early: why training ends before its last step, or None.
     """
 
-    trainer: StepTrainer
-
     def __init__(self, run: TrainingRun, loader: StepLoader, steps: int, start: int) -> None:
+        """
+        Args:
+            run: the training run.
+            loader: yields the micro-batches.
+            steps: the steps of the whole run.
+            start: the steps that are done.
+        """
         self._run = run
         self._loader = loader
         self._steps = steps
@@ -42,80 +51,104 @@ class LoopCallback(TrainerCallback):
         self._losses: list[float] = []
         self._began = run.clock.seconds()
         self._random: _RandomStates | None = None
+        self._attached: StepTrainer | None = None
         self.stopping = False
         self.stopped_early: str | None = None
 
+    def attach(self, trainer: StepTrainer) -> None:
+        """Tell the callback which trainer it watches."""
+        self._attached = trainer
+
+    @property
+    def _trainer(self) -> StepTrainer:
+        if self._attached is None:
+            raise RuntimeError("the callback is not attached to a trainer")
+        return self._attached
+
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Remember the losses before a resume."""
-        if args.gradient_checkpointing and not isinstance(self.trainer.model, PeftModel):
-            # Frozen layers below what is trained would be computed again and differentiated for nothing: only the
-            # reentrant kind of checkpointing needs inputs with gradients.
-            self.trainer.model.disable_input_require_grads()
+        """Read the losses from before a resume."""
+        if args.gradient_checkpointing and not isinstance(self._trainer.model, PeftModel):
+            # Only reentrant checkpointing needs inputs with gradients. With them, frozen layers below the trained ones
+            # would be computed again and differentiated for nothing.
+            self._trainer.model.disable_input_require_grads()
         self._losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the step's clock, and keep the random states from before it."""
+        """Start the clock of the step, and save the random states from before it."""
         self._began = self._run.clock.seconds()
         if self._run.world.size > 1:
-            # By step and process, so that no checkpoint has to hold the random states of all.
+            # Seeded by step and rank, so that a checkpoint need not hold the random states of all processes.
             name = f"{args.seed} step {state.global_step + 1} process {self._run.world.rank}"
             torch.manual_seed(random.Random(name).getrandbits(63))
         self._random = _RandomStates()
 
     def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Between two micro-batches of a step."""
+        """Between two micro-batches of a step: stop there if the run was asked to."""
         reach(f"step-{state.global_step + 1}")
-        if self._run.world.any(self._run.stop.is_set):
-            assert self._random is not None
+        if self._random is not None and self._run.world.any(self._run.stop.is_set):
             self._random.restore()
             self.stopping = control.should_training_stop = True
             self._checkpoint(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """After a step, before it is logged."""
+        """After a step: raise the failure of an upload, if there was one."""
         self._run.uploader.raise_failure()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
                logs: dict[str, float] | None = None, **_: Any) -> None:
-        """After a step was logged: report it, judge it, keep it."""
+        """After a step was logged: report it, check it, and write a checkpoint if one is due."""
         if not logs or "loss" not in logs:
             return
         run, step = self._run, state.global_step
         self._losses.append(logs["loss"])
-        fault = divergence(self._losses, logs.get("grad_norm"), self.trainer.model.config.get_text_config().vocab_size)
-        reason = None
-        if run.world.is_main and step < self._steps:
-            reason = stop_reason(run.limits.read(), run.clock.now(), run.state.spending(), run.reserve)
+        reason = self._limit_reached(step)
         diverged, stopping, early, complete = run.world.all_reduce_max(
-            bool(fault), run.stop.is_set, bool(reason), run.checkpoints.complete_step)
+            bool(self._divergence(logs, 0)), run.stop.is_set, bool(reason), run.checkpoints.complete_step)
         if diverged:
-            # The last good checkpoint may still be on its way to the output.
-            run.uploader.drain()
-            complete = max(complete, run.checkpoints.complete_step)
-            raise Diverged(f"{fault or 'the loss of another process ran away'}; the checkpoint of step {complete} is "
-                           "kept. Try a lower spec.training.learningRate, more warmup, or look for broken rows")
+            self._raise_diverged(logs, complete)
         run.state.checkpoint_step = complete
-        run.state.step_done(StepReport(
-            step=step, total_steps=self._steps, epoch=self._loader.epoch(step), loss=logs["loss"],
-            learning_rate=logs["learning_rate"], grad_norm=logs.get("grad_norm"), tokens=self._loader.tokens(step),
-            seconds=run.clock.seconds() - self._began, peak_memory_bytes=peak_memory_bytes(run.device),
-        ))
+        run.state.step_done(self._report(logs, step))
         if stopping:
             self.stopping = control.should_training_stop = True
         elif early:
-            because = reason or "the first process says so"
+            because = reason or "rank 0 reached a limit"
             self.stopped_early = f"training stopped after step {step} of {self._steps}, because {because}"
             control.should_training_stop = True
         if self.stopping or self.stopped_early or step == self._steps or \
                 step % run.spec.training.checkpoint_every == 0:
             self._checkpoint(step)
 
+    def _limit_reached(self, step: int) -> str | None:
+        """Why training has to end before its last step, or None. Only rank 0 reads the limits."""
+        run = self._run
+        if not run.world.is_main or step >= self._steps:
+            return None
+        return stop_reason(run.limits.read(), run.clock.now(), run.state.spending(), run.reserve)
+
+    def _divergence(self, logs: dict[str, float], checkpoint_step: int) -> str | None:
+        vocabulary = self._trainer.model.config.get_text_config().vocab_size
+        return divergence(self._losses, logs.get("grad_norm"), vocabulary, checkpoint_step)
+
+    def _raise_diverged(self, logs: dict[str, float], complete: int) -> NoReturn:
+        # The last good checkpoint may still be uploading.
+        self._run.uploader.drain()
+        complete = max(complete, self._run.checkpoints.complete_step)
+        raise Diverged(self._divergence(logs, complete) or
+                       f"the loss of another process diverged; the checkpoint of step {complete} is kept")
+
+    def _report(self, logs: dict[str, float], step: int) -> StepReport:
+        return StepReport(
+            step=step, total_steps=self._steps, epoch=self._loader.epoch(step), loss=logs["loss"],
+            learning_rate=logs["learning_rate"], grad_norm=logs.get("grad_norm"), tokens=self._loader.tokens(step),
+            seconds=self._run.clock.seconds() - self._began, peak_memory_bytes=peak_memory_bytes(self._run.device),
+        )
+
     def _checkpoint(self, step: int) -> None:
         if step == self._saved_step:
             return
         self._saved_step = step
-        # Called in every process, since it sums up what they have done; the first one writes.
-        folder = self.trainer.write_checkpoint()
+        # In every process, because it gathers the state of all; rank 0 writes it.
+        folder = self._trainer.write_checkpoint()
         if not self._run.world.is_main:
             return
         if self._run.metrics.path.exists():
@@ -133,7 +166,7 @@ class _RandomStates:
         self._gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
 
     def restore(self) -> None:
-        """Put them back."""
+        """Restore these states."""
         random.setstate(self._python)
         numpy.random.set_state(self._numpy)
         torch.random.set_rng_state(self._cpu)

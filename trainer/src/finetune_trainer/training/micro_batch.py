@@ -1,21 +1,36 @@
-"""How much one forward pass gets at first, and whether it keeps its activations; memory trouble makes it less later."""
+"""Decides how many rows a forward pass gets, and whether activations are checkpointed: at first, and after an OOM."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from finetune_api.estimate import Accelerators, Machine, RowLengths, UnknownArchitecture, choose_plan, read_architecture
 from finetune_api.spec.training import Toggle
 
+from finetune_trainer.errors import OutOfMemory
 from finetune_trainer.training.training_run import TrainingRun
 
 _CPU_TOKENS = 256
 _GPU_TOKENS = 16_384
 
 
-def first_micro_batch(run: TrainingRun) -> tuple[int, bool]:
-    """Rows in a forward pass, and whether activations are computed again: what the job writes, else what fits.
+class MicroBatch(NamedTuple):
+    """The size of a forward pass.
 
-    On a GPU the memory estimate chooses; for a model whose sizes it can't tell, a full pass with checkpointing.
+    Attributes:
+        rows: rows per forward pass.
+        checkpointing: whether the backward pass computes activations again (gradient checkpointing).
+    """
+
+    rows: int
+    checkpointing: bool
+
+
+def first_micro_batch(run: TrainingRun) -> MicroBatch:
+    """The first micro-batch: as the job says, else what fits.
+
+    On a GPU the memory estimate decides. If it does not know the architecture, a full pass with checkpointing is tried.
     """
     training, gpu = run.spec.training, run.device.is_gpu
     lengths = [len(row) for row in run.data.train]
@@ -28,17 +43,39 @@ def first_micro_batch(run: TrainingRun) -> tuple[int, bool]:
             memory = torch.cuda.get_device_properties(run.device.torch_device).total_memory
             accelerators = Accelerators(Machine(True, run.device.dtype.itemsize), memory, run.world.size)
             plan = choose_plan(run.spec, model, accelerators, RowLengths(max(lengths), sum(lengths) / len(lengths)))
-            return plan.micro_batch_size, plan.gradient_checkpointing
+            return MicroBatch(plan.micro_batch_size, plan.gradient_checkpointing)
     checkpointing = training.gradient_checkpointing is Toggle.ENABLED or (
         training.gradient_checkpointing is Toggle.AUTO and gpu)
-    return training.micro_batch_size or _filling(run, lengths), checkpointing
+    return MicroBatch(training.micro_batch_size or _rows_by_tokens(run, lengths), checkpointing)
 
 
-def _filling(run: TrainingRun, lengths: list[int]) -> int:
-    """Rows whose tokens fill a forward pass well without filling the memory."""
+def next_micro_batch(run: TrainingRun, current: MicroBatch) -> MicroBatch:
+    """The next micro-batch to try after one that did not fit: first with gradient checkpointing, then half the rows.
+
+    Raises:
+        OutOfMemory: there is none. Of several processes none can try again, since the others wait in a collective.
+    """
+    training = run.spec.training
+    if run.world.size > 1:
+        raise OutOfMemory(f"spec.training.microBatchSize: {current.rows} rows per forward pass do not fit into the "
+                          "accelerator's memory. Lower microBatchSize or maxLength, or set quantization: nf4")
+    if run.device.is_gpu and training.gradient_checkpointing is Toggle.AUTO and not current.checkpointing:
+        run.state.note("out of accelerator memory: training continues with gradient checkpointing")
+        return MicroBatch(current.rows, True)
+    if current.rows == 1:
+        raise OutOfMemory("spec.training.maxLength: a single row does not fit into the accelerator's memory. Lower "
+                          "maxLength, set quantization: nf4, or set gradientCheckpointing: enabled")
+    smaller = MicroBatch(max(1, current.rows // 2), current.checkpointing)
+    run.state.note(f"out of accelerator memory: training continues with {smaller.rows} rows per forward pass "
+                   f"(batchSize stays {training.batch_size})")
+    return smaller
+
+
+def _rows_by_tokens(run: TrainingRun, lengths: list[int]) -> int:
+    """The rows whose tokens use a forward pass well: more would need memory, and save no time."""
     tokens = _GPU_TOKENS if run.device.is_gpu else _CPU_TOKENS
     typical = sum(lengths) / len(lengths) if run.spec.training.packing else max(lengths)
     fitting = max(1, int(tokens / typical))
     rows = run.spec.training.batch_size // run.world.size
-    # Equal parts: 12 of 16 rows would make passes of 12 and 4.
+    # Equal parts: with 12 of 16 rows there would be passes of 12 and 4.
     return -(-rows // max(1, -(-rows // fitting)))

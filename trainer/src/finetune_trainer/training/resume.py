@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: what every loop tells and takes over before it reads its own state."""
+"""Resuming from a checkpoint: the part that all training loops share."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from finetune_trainer.trained_model import TRAINED
 from finetune_trainer.training.training_run import TrainingRun
 
 OPTIMIZER = "optimizer.pt"
-"""The optimizer's state in a checkpoint, as transformers calls it."""
+"""The file of the optimizer state in a checkpoint, named as in transformers."""
 
 
-def newest(run: TrainingRun, folder: Path, divided: bool) -> CheckpointManifest | None:
+def fetch_newest(run: TrainingRun, folder: Path, sharded: bool) -> CheckpointManifest | None:
     """Fetch the newest checkpoint that fits the run into `folder`; None if there is none.
 
     Args:
-        run: the run that may go on.
+        run: the training run.
         folder: where its files go.
-        divided: whether its weights and optimizer state are needed in the first process alone, from which the others
-            get their parts; then a collective. The disk of a node would not hold a whole model for each of its GPUs.
+        sharded: whether the model is sharded. Then this is a collective, and only rank 0 fetches weights and optimizer
+            state: the disk of a node cannot hold a whole model for each of its GPUs.
     """
-    if not divided:
+    if not sharded:
         return run.checkpoints.newest(run.identity, folder)
     if run.world.is_main:
         found = run.checkpoints.newest(run.identity, folder)
@@ -33,14 +33,17 @@ def newest(run: TrainingRun, folder: Path, divided: bool) -> CheckpointManifest 
     return run.checkpoints.newest(run.identity, folder, step, (TRAINED, OPTIMIZER)) if step else None
 
 
-def take_up(run: TrainingRun, found: CheckpointManifest, folder: Path, steps: int) -> int:
-    """Account for the attempts before, and give the step that the checkpoint in `folder` stands after.
+def resume_progress(run: TrainingRun, found: CheckpointManifest, folder: Path, steps: int) -> int:
+    """Take over time, cost and metrics of the earlier attempts.
 
     Args:
-        run: the run that goes on.
-        found: the checkpoint's manifest.
-        folder: its files.
-        steps: steps of the whole run.
+        run: the training run.
+        found: the manifest of the checkpoint.
+        folder: the files of the checkpoint.
+        steps: the steps of the whole run.
+
+    Returns:
+        The optimizer steps that are done.
     """
     run.state.note(f"resuming from step {found.step} of {steps}")
     run.state.resumed_from_step = run.state.checkpoint_step = found.step

@@ -1,16 +1,21 @@
-"""TRL's SFTTrainer with the project's loader and checkpoints, also of a model that is divided among processes."""
+"""TRL's SFTTrainer with the project's loader and checkpoints, for whole and for sharded models."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer import SCHEDULER_NAME
-from trl import SFTTrainer
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
 
 from finetune_trainer.distributed.sharding import (
     full_tensor,
@@ -22,40 +27,72 @@ from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
 from finetune_trainer.trained_model import load_trained, save_trained
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loader import StepLoader
+from finetune_trainer.training.loop import LoopCallback
 from finetune_trainer.training.resume import OPTIMIZER
 
 
-class StepTrainer(SFTTrainer):
-    """TRL's trainer, with the project's loader and the faults that tests ask for.
+@dataclass(frozen=True)
+class TrainerParts:
+    """The parts of a `StepTrainer` that are not TRL's.
 
     Attributes:
-        loader: what it trains on.
-        rate: what the learning rate is multiplied by for a parameter's name.
-        schedule: what every learning rate is multiplied by in a step, from 0.
-        note: where to tell people something.
-        sharded: whether the model is divided among the processes (`sharding.py`).
-        keeps_random_state: whether checkpoints hold random states.
-        answers_only: narrows what reaches the head.
+        loader: yields the micro-batches.
+        learning_rate_factor: the factor on the learning rate of the parameter with this name.
+        schedule: the factor on every learning rate in a step, from 0.
+        note: receives notes for people.
+        sharded: whether the model is sharded among the processes.
+        saves_random_state: whether checkpoints hold random states.
+        answers_only: keeps only the positions that predict an answer token; None keeps all.
     """
 
     loader: StepLoader
-    rate: Callable[[str], float]
+    learning_rate_factor: Callable[[str], float]
     schedule: Callable[[int], float]
     note: Callable[[str], None]
-    sharded = False
-    keeps_random_state = True
-    answers_only: AnswersOnly | None = None
+    sharded: bool
+    saves_random_state: bool
+    answers_only: AnswersOnly | None
+
+
+class StepTrainer(SFTTrainer):
+    """TRL's trainer with the project's loader, schedule and checkpoints."""
+
+    def __init__(self, model: Any, settings: SFTConfig, tokenizer: PreTrainedTokenizerBase, callback: LoopCallback,
+                 parts: TrainerParts) -> None:
+        """
+        Args:
+            model: the model, whose unfrozen parameters are trained.
+            settings: the settings of TRL's trainer.
+            tokenizer: the tokenizer of the model.
+            callback: reports, checkpoints and stops between steps.
+            parts: the parts that are not TRL's.
+        """
+        self._parts = parts
+        self._callback = callback
+        _unwrap(model)
+        text = model.config.get_text_config()
+        coefficient = getattr(text, "router_aux_loss_coef", None)
+        # TRL wants a data set; the loader takes its place.
+        super().__init__(model=model, args=settings, processing_class=tokenizer, callbacks=[callback],
+                         train_dataset=Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}))
+        if coefficient is not None:
+            # TRL has overwritten it, and the configuration may be published.
+            text.router_aux_loss_coef = coefficient
+        self.remove_callback(PrinterCallback)
+        # TRL would gather metrics that nobody reads from all processes, four times in every forward pass.
+        self.accelerator.gather_for_metrics = lambda metric: metric
+        callback.attach(self)
 
     def get_train_dataloader(self) -> Any:
-        """The project's loader, as it is."""
-        return self.loader
+        """The project's loader; accelerate does not wrap it."""
+        return self._parts.loader
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
                      num_items_in_batch: Any = None) -> Any:
-        """TRL's loss; on a CPU of the answers' positions alone."""
-        if self.answers_only is None:
+        """TRL's loss; on a CPU only over the positions that predict an answer token."""
+        if self._parts.answers_only is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with self.answers_only.narrowed(inputs) as narrowed:
+        with self._parts.answers_only.narrowed(inputs) as narrowed:
             return super().compute_loss(model, narrowed, return_outputs, num_items_in_batch)
 
     def training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
@@ -66,13 +103,14 @@ class StepTrainer(SFTTrainer):
         return loss * math.nan if loss_becomes_nan(self.state.global_step + 1) else loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The optimizer, with a group for each learning rate."""
+        """The optimizer, with one parameter group per learning rate."""
         if self.optimizer is not None:
             return self.optimizer
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        rates = {id(parameter): self.rate(name) for name, parameter in self.model.named_parameters()}
+        factor = self._parts.learning_rate_factor
+        rates = {id(parameter): factor(name) for name, parameter in self.model.named_parameters()}
         groups = optimizer.param_groups
-        # A group for each rate; the first one's is the rate that is shown.
+        # The rate of the first group is the one in the progress.
         optimizer.param_groups = [
             {**group, "params": members, "lr": group["lr"] * rate}
             for rate in sorted({*rates.values()}) for group in groups
@@ -82,31 +120,33 @@ class StepTrainer(SFTTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
                          ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The project's schedule."""
-        scheduler = self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.schedule)
+        """The project's learning rate schedule."""
+        scheduler = self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer or self.optimizer, self._parts.schedule)
         self._created_lr_scheduler = True
         return scheduler
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: checkpoints are for resuming, and the card is ours."""
+        """Writes nothing: the project writes its own model card."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        assert output_dir is not None
-        # Called in every process, and where the model is divided all have to gather it.
+        if output_dir is None:
+            raise ValueError("a checkpoint needs a folder")
+        # A collective if the model is sharded: every process calls it.
         save_trained(self.model, Path(output_dir), self.args.should_save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.model, Path(resume_from_checkpoint))
 
     def _defer_fsdp_gradient_reduction(self) -> Any:
-        # Of a divided model gradients are summed up after every pass: kept until the last one they would be whole.
+        # A sharded model reduces its gradients after every pass. Deferring that would keep whole gradients in memory.
         return contextlib.nullcontext()
 
     def _clip_grad_norm(self, model: Any) -> Any:
         return full_tensor(super()._clip_grad_norm(model))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.sharded:
+        if not self._parts.sharded:
             super()._save_optimizer_and_scheduler(output_dir)
             return
         state = gather_optimizer_state(self.optimizer, self.args.should_save)
@@ -118,20 +158,34 @@ class StepTrainer(SFTTrainer):
         if checkpoint is None:
             return
         path = Path(checkpoint) / OPTIMIZER
-        if not self.sharded and is_torch_adamw_state(path) == isinstance(self.optimizer.optimizer, torch.optim.AdamW):
+        if not self._parts.sharded and self._is_of_this_kind(path):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        if not self.sharded or not load_optimizer_state(self.optimizer, path):
-            # One GPU trains with an 8-bit optimizer, several with torch's: the same job may have gone to others.
-            self.note("the checkpoint's optimizer is of another kind: its state begins anew")
+        if not self._parts.sharded or not load_optimizer_state(self.optimizer, path):
+            # One GPU trains with an 8-bit optimizer, several train with torch's, and a job may change between them.
+            self._parts.note("the checkpoint has the state of another kind of optimizer: the optimizer starts anew")
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
+    def _is_of_this_kind(self, state: Path) -> bool:
+        return is_torch_adamw_state(state) == isinstance(self.optimizer.optimizer, torch.optim.AdamW)
+
     def _save_rng_state(self, output_dir: str) -> None:
-        # Several processes begin every step with random states of their own (`LoopCallback.on_step_begin`).
-        if self.keeps_random_state:
+        # Several processes seed every step anew (`LoopCallback.on_step_begin`).
+        if self._parts.saves_random_state:
             super()._save_rng_state(output_dir)
 
     def write_checkpoint(self) -> Path:
-        """The state after the last whole step, in a folder of its own."""
+        """Write a checkpoint of the state after the last whole step; its folder."""
         self._save_checkpoint(self.model, None)
         return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
+
+def _unwrap(model: Any) -> None:
+    """Remove the wrapper for bfloat16 that accelerate put around `forward` in an earlier try.
+
+    accelerate marks the model, and would not wrap it a second time. A PEFT model is wrapped in another object, so its
+    base is untouched.
+    """
+    if not isinstance(model, PeftModel) and model.__dict__.pop("_is_accelerate_prepared", False):
+        for name in ("forward", "_original_forward"):
+            model.__dict__.pop(name, None)

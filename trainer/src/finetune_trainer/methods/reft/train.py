@@ -39,7 +39,7 @@ from finetune_trainer.trained_model import TrainedModel
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
 from finetune_trainer.trained_model.whole_model import WholeModel
 from finetune_trainer.training.result import RolloutExample, TrainingResult
-from finetune_trainer.training.resume import take_up
+from finetune_trainer.training.resume import resume_progress
 from finetune_trainer.training.schedule import ramp
 from finetune_trainer.training.sft import LEAVING_SECONDS, fine_tune
 from finetune_trainer.training.training_run import TrainingRun
@@ -68,7 +68,7 @@ def train(run: TrainingRun) -> TrainingResult:
         training = run.spec.training
         warm_up = total_steps(len(run.data.train), training.batch_size, training.epochs, training.max_steps)
         assert found is not None
-        take_up(run, found, folder, warm_up + settings.ppo.steps)
+        resume_progress(run, found, folder, warm_up + settings.ppo.steps)
     else:
         warmed = fine_tune(run, trained_model)
         warm_up = warmed.total_steps
