@@ -1,13 +1,12 @@
-"""The README.md of what was trained: a Hugging Face model card with the facts of the run."""
+"""The README.md of a published model: a Hugging Face model card with the facts of the run."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
-import yaml
 from finetune_api.messages import Outcome
+from huggingface_hub import ModelCardData
 
 from finetune_trainer.report.code import load_code
 from finetune_trainer.report.facts import (
@@ -30,9 +29,9 @@ OUTCOMES = {
 
 
 def render_card(facts: RunFacts) -> str:
-    """The model card: YAML front matter, then Markdown. Texts of others are escaped."""
+    """The model card: YAML front matter, then Markdown. Texts from outside are escaped."""
     parts = [
-        f"---\n{_front_matter(facts)}---",
+        f"---\n{_front_matter(facts)}\n---",
         f"# {_escaped(facts.run.name)}",
         f"{_escaped(summary(facts))} {_escaped(outcome_words(facts))}",
         "## Results",
@@ -59,17 +58,17 @@ def render_card(facts: RunFacts) -> str:
 
 
 def encodable(text: str) -> str:
-    """The text with a question mark for what UTF-8 can't write: half of a surrogate pair from a JSON escape."""
+    """The text, with a question mark for each half of a surrogate pair, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def outcome_words(facts: RunFacts) -> str:
-    """How the run ended, in a sentence or two."""
+    """How the run ended, in one or two sentences."""
     return " ".join([f"{OUTCOMES[facts.outcome]}.", *reasons(facts)])
 
 
 def reasons(facts: RunFacts) -> list[str]:
-    """Why the run ended early, what its quality gate said, and what is missing, in whole sentences."""
+    """Sentences: why the run ended early, the result of its quality gate, and what is missing."""
     early = facts.stopped_early or ""
     found = [early[:1].upper() + early[1:], f"Quality gate: {facts.gate}" if facts.gate else "", facts.remark or "",
              *(missing[:1].upper() + missing[1:] for missing in facts.missing)]
@@ -80,48 +79,49 @@ def notes(facts: RunFacts) -> list[str]:
     """What the columns of the table mean."""
     titles = [title for title, _ in columns(facts)]
     same = "All columns are measured on the same" if len(titles) > 1 else "Measured on"
-    found = [f"{same} {facts.after.rows:,} held-out rows, which were not learnt from."]
+    found = [f"{same} {facts.after.rows:,} held-out rows, which are not used for training."]
     if "always the commonest" in titles:
         found.append("“Always the commonest” answers every question with the commonest value of each field in the "
-                     "training rows, without reading the question: what a model has to beat to have learnt anything.")
+                     "training rows, without reading the question. A model that learns anything scores higher.")
     if any("constrained" in title for title in titles):
-        found.append("“Constrained” answers were decoded so that they can only be what the JSON Schema allows.")
+        found.append("“Constrained” answers are decoded so that they always match the JSON Schema.")
     if "reference" in titles and facts.run.spec.evaluation.reference:
-        found.append(f"“Reference” is {facts.run.spec.evaluation.reference.model}, asked the same questions.")
+        found.append(f"“Reference” is {facts.run.spec.evaluation.reference.model}, which answers the same questions.")
     for when, evaluation in (("before", facts.before), ("after", facts.after)):
         if evaluation and evaluation.unfinished:
             answers = "1 answer was" if evaluation.unfinished == 1 else f"{evaluation.unfinished:,} answers were"
-            found.append(f"{answers} cut off at the greatest length {when} training.")
+            found.append(f"{answers} cut off at the maximum length {when} training.")
     return found
 
 
 def limits(facts: RunFacts) -> str:
     """What the numbers do not say."""
-    words = (f"Evaluated on {facts.after.rows:,} held-out rows of the same data set only. Nothing is known of other "
-             "data, other languages or tasks, or of safety. A difference of a few rows may be chance.")
+    words = (f"The model was evaluated only on {facts.after.rows:,} held-out rows of the same data set. The evaluation "
+             "says nothing about other data, languages or tasks, or about safety. A difference of a few rows can be "
+             "chance.")
     return words if facts.before else f"{words} The model was not evaluated before training."
 
 
 def asking(facts: RunFacts) -> str:
-    """How to ask the model so that it answers as it was trained to."""
+    """How to ask the model in the same way as in training."""
     data = facts.run.spec.dataset
     system = ", with the system prompt of spec.dataset.system" if data.system else ""
     question = "conversation as it stands in the data" if data.messages else "question as spec.dataset.prompt writes it"
-    return f"Ask as in training: through the model's own chat template{system}, and with the {question}."
+    return f"Ask the model as in training: with its own chat template{system}, and with the {question}."
 
 
 def _front_matter(facts: RunFacts) -> str:
     spec = facts.run.spec
-    front: dict[str, Any] = {}
+    model, data = spec.model.source, spec.dataset.source
     # The hub refuses a card whose base model is not on the hub.
-    if spec.model.source.scheme == "hub":
-        front |= {"base_model": facts.base_model, "base_model_relation": facts.loading.relation}
-    front |= {"library_name": facts.loading.library, "pipeline_tag": "text-generation",
-              "tags": [*dict.fromkeys([f"{spec.method.type}".lower(), facts.method_name.split()[0].lower(), "sft"])]}
-    source = spec.dataset.source
-    if source.scheme == "hf":
-        front["datasets"] = [f"{source.authority}/{source.path.partition('/')[0]}"]
-    return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+    on_hub = model.scheme == "hub"
+    return ModelCardData(
+        base_model=facts.base_model if on_hub else None,
+        base_model_relation=facts.loading.relation if on_hub else None,
+        library_name=facts.loading.library, pipeline_tag="text-generation",
+        tags=[*dict.fromkeys([f"{spec.method.type}".lower(), facts.method_name.split()[0].lower(), "sft"])],
+        datasets=[f"{data.authority}/{data.path.partition('/')[0]}"] if data.scheme == "hf" else None,
+    ).to_yaml()
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
@@ -135,7 +135,7 @@ def _list(title: str, items: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Text on one line that Markdown shows unchanged."""
     plain = _MARKDOWN.sub(r"\\\1", _one_line(text))
     return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

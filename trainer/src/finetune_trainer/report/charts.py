@@ -1,14 +1,15 @@
 """Charts as inline SVG, in plain Python.
 
-A chart has no viewBox: it is as wide as the page lets it be, with its texts in the page's own size, so that it can be
-read on a phone. Lines live in an inner SVG of 1000 × 1000 units that is stretched to the plot; everything that must not
-be stretched is placed in percent. Colours are the page's, by class.
+A chart has no viewBox: it takes the width of the page, and its texts have the size of the page's texts, so that it can
+be read on a phone. Lines are in an inner SVG of 1000 × 1000 units, which is stretched to the plot. Everything that must
+not be stretched has its position in percent. CSS classes of the page give the colours.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -23,23 +24,25 @@ _TICKS = 4
 
 
 def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most `most` (from 4) of the points, in their order: the first, the last, and the lowest and highest of equal
-    stretches between, so that no spike is lost.
+    """At most `most` (4 or more) of the points, in their order.
+
+    The first and the last point are kept, and the lowest and the highest of equal parts between, so that every spike
+    stays visible.
     """
     if len(points) <= most:
         return list(points)
     inner = points[1:-1]
     stretches = (most - 2) // 2
     bounds = [index * len(inner) // stretches for index in range(stretches + 1)]
-    kept = [points[0]]
+    thinned = [points[0]]
     for start, end in pairwise(bounds):
         stretch = inner[start:end]
-        kept += sorted({min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])})
-    return [*kept, points[-1]]
+        thinned += sorted({min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])})
+    return [*thinned, points[-1]]
 
 
 def moving_average(points: Sequence[Point], window: int) -> list[Point]:
-    """The mean of each point and the ones before it, `window` of them where there are so many."""
+    """The mean of each point and the points before it, at most `window` of them."""
     averages, total = [], 0.0
     for index, (x, y) in enumerate(points):
         total += y - (points[index - window][1] if index >= window else 0.0)
@@ -48,13 +51,13 @@ def moving_average(points: Sequence[Point], window: int) -> list[Point]:
 
 
 def average_window(steps: Sequence[Mapping[str, Any]]) -> int:
-    """Over how many steps the loss is averaged: a twentieth of them, 5 to 50; 0 where there are too few."""
+    """The number of steps in the average of the loss: a twentieth of all, 5 to 50; 0 if there are too few steps."""
     count = len(_points(steps, "loss"))
     return max(5, min(50, count // 20)) if count > 5 else 0
 
 
 def ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """Round values from at or below `low` to at or above `high`, about five of them."""
+    """About five round values; the first is at most `low`, the last at least `high`."""
     if high <= low:
         high = low + (abs(low) * 0.1 or 1.0)
     rough = (high - low) / _TICKS
@@ -67,13 +70,13 @@ def ticks(low: float, high: float, whole: bool = False) -> list[float]:
 
 
 def loss_chart(steps: Sequence[Mapping[str, Any]], before: float | None, after: float | None, resumed: int) -> Markup:
-    """Training loss over steps, with the loss on held-out rows before and after; empty where no step was logged.
+    """Training loss over steps, with the loss on held-out rows before and after; empty if no step was logged.
 
     Args:
         steps: one mapping a step, with `step` and `loss`.
         before: loss on held-out rows before training.
         after: the same after training.
-        resumed: the step of the checkpoint that the run went on from, or 0.
+        resumed: the step of the checkpoint that the run resumed from, or 0.
     """
     points = _points(steps, "loss")
     if not points:
@@ -94,12 +97,12 @@ def loss_chart(steps: Sequence[Mapping[str, Any]], before: float | None, after: 
     words = f"Training loss went from {first[1]:.3f} at step {first[0]:,.0f} to {last[1]:.3f} at step {last[0]:,.0f}."
     if len(held_out) == 2:
         words += f" On held-out rows it was {held_out[0][1]:.3f} before and {held_out[1][1]:.3f} after."
-    return _chart("loss", "Loss over steps", words, 260,
+    return _chart(_Frame("loss", "Loss over steps", words, 260),
                   plot.axes(y_ticks, [f"{tick:g}" for tick in _rounded(y_ticks)]), lines, marks)
 
 
 def learning_rate_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
-    """The learning rate over steps; empty where fewer than two were logged."""
+    """The learning rate over steps; empty if fewer than two steps were logged."""
     points = _points(steps, "learningRate")
     if len(points) < 2:
         return Markup("")
@@ -108,12 +111,12 @@ def learning_rate_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
     plot = _Plot(0, points[-1][0], 0, top)
     words = (f"The learning rate peaked at {_power(peak[1])} at step {peak[0]:,.0f} and ended at "
              f"{_power(points[-1][1])}.")
-    return _chart("rate", "Learning rate over steps", words, 110, plot.axes([0, top], ["0", _power(top)]),
-                  [plot.line(thin(points), "rate")], [])
+    return _chart(_Frame("rate", "Learning rate over steps", words, 110), plot.axes([0, top], ["0", _power(top)]),
+                  [plot.line(thin(points), "rate")])
 
 
 def line_chart(name: str, title: str, steps: Sequence[Mapping[str, Any]], key: str) -> Markup:
-    """One value over steps; empty where fewer than two steps have it."""
+    """One value over steps; empty if fewer than two steps have it."""
     points = _points(steps, key)
     if len(points) < 2:
         return Markup("")
@@ -123,12 +126,12 @@ def line_chart(name: str, title: str, steps: Sequence[Mapping[str, Any]], key: s
     words = (f"{title} went from {values[0]:.3g} at step {points[0][0]:,.0f} to {values[-1]:.3g} at step "
              f"{points[-1][0]:,.0f}.")
     labels = [f"{tick:g}" for tick in _rounded((y_ticks[0], y_ticks[-1]))]
-    return _chart(name, f"{title} over steps", words, 110, plot.axes((y_ticks[0], y_ticks[-1]), labels),
-                  [plot.line(thin(points), "mean")], [])
+    return _chart(_Frame(name, f"{title} over steps", words, 110), plot.axes((y_ticks[0], y_ticks[-1]), labels),
+                  [plot.line(thin(points), "mean")])
 
 
 def stage_bars(stages: Mapping[str, float]) -> Markup:
-    """How long each stage took, one bar a stage; empty where none has a time."""
+    """The time of each stage, one bar for each; empty if no stage has a time."""
     times = {name: seconds for name, seconds in stages.items() if math.isfinite(seconds) and seconds >= 0}
     total, longest = sum(times.values()), max(times.values(), default=0.0)
     if not total:
@@ -146,11 +149,11 @@ def stage_bars(stages: Mapping[str, float]) -> Markup:
             f'<rect class="bar" x="0" y="{top + 25}" width="{100 * seconds / longest:.2f}%" height="8" rx="4"/>'
         )
     words = ", ".join(f"{name} {human_seconds(seconds)}" for name, seconds in times.items())
-    return _svg("stages", "Time of each stage", f"{words}.", len(times) * 46 - 8, "bars", rows)
+    return _svg(_Frame("stages", "Time of each stage", f"{words}.", len(times) * 46 - 8, "bars"), rows)
 
 
 class _Plot:
-    """Where a point lies in the plot."""
+    """The positions of points in a plot."""
 
     def __init__(self, left: float, right: float, bottom: float, top: float) -> None:
         self._left, self._width = left, (right - left) or 1.0
@@ -191,31 +194,50 @@ class _Plot:
 
 
 def _points(steps: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
-    """The steps that have a finite number there."""
+    """The steps with a finite number under this key."""
     pairs = [(float(step["step"]), step.get(key)) for step in steps]
     return [(x, float(y)) for x, y in pairs if y is not None and math.isfinite(y)]
 
 
 def _rounded(values: Sequence[float]) -> list[float]:
-    """Without the last binary digits that a product of a stride has."""
+    """The values without the rounding error of a multiplied stride."""
     return [round(value, 10) + 0.0 for value in values]
 
 
 def _power(value: float) -> str:
-    """2e-4 rather than 0.0002."""
+    """A number in scientific notation: 2e-4, not 0.0002."""
     digits, _, exponent = f"{value:.2e}".partition("e")
     return f"{float(digits):g}e{int(exponent)}" if value else "0"
 
 
-def _chart(name: str, title: str, words: str, height: int, axes: Sequence[str], lines: Sequence[str],
-           marks: Sequence[str]) -> Markup:
+@dataclass(frozen=True)
+class _Frame:
+    """A chart without its content.
+
+    Attributes:
+        name: its name, unique on the page.
+        title: its title.
+        words: what it shows, for those who cannot see it.
+        height: its height in pixels.
+        style: its CSS class.
+    """
+
+    name: str
+    title: str
+    words: str
+    height: int
+    style: str = "plot"
+
+
+def _chart(frame: _Frame, axes: Sequence[str], lines: Sequence[str], marks: Sequence[str] = ()) -> Markup:
     stretched = (f'<svg width="100%" height="100%" viewBox="0 0 {_UNITS} {_UNITS}" preserveAspectRatio="none">'
                  f'{"".join(lines)}</svg>')
-    return _svg(name, title, words, height, "plot", [*axes, stretched, *marks])
+    return _svg(frame, [*axes, stretched, *marks])
 
 
-def _svg(name: str, title: str, words: str, height: int, style: str, content: Sequence[str]) -> Markup:
-    # Every piece is made above from numbers and escaped text.
-    return Markup(f'<svg class="{style}" width="100%" height="{height}" role="img" '
-                  f'aria-labelledby="{name}-title {name}-words"><title id="{name}-title">{escape(title)}</title>'
-                  f'<desc id="{name}-words">{escape(words)}</desc>{"".join(content)}</svg>')
+def _svg(frame: _Frame, content: Sequence[str]) -> Markup:
+    name = frame.name
+    # The content consists of numbers and of escaped text.
+    return Markup(f'<svg class="{frame.style}" width="100%" height="{frame.height}" role="img" '
+                  f'aria-labelledby="{name}-title {name}-words"><title id="{name}-title">{escape(frame.title)}</title>'
+                  f'<desc id="{name}-words">{escape(frame.words)}</desc>{"".join(content)}</svg>')
