@@ -189,7 +189,7 @@ def test_a_budget_that_is_lowered_in_mid_run_stops_evaluates_and_publishes(place
     job.until_step(5)
     job.change(budget={"maxCost": "0.000001"})
     message = job.ends("Succeeded", "StoppedEarly")
-    assert "the budget of 0.000001 is reached" in message
+    assert "budget.maxCost (0.000001 USD) is reached" in message
     assert "what was learnt until then is published" in message
     assert_published(job)
 

@@ -193,8 +193,8 @@ def test_a_loss_that_is_nan_ends_with_70_and_keeps_the_last_good_checkpoint(fold
 
 
 @pytest.mark.parametrize(("budget", "words"), [
-    ({"maxCost": "0.000001", "hourlyRate": "1.00"}, "the budget of 0.000001 is reached"),
-    ({"maxDuration": "1ms"}, "its time was up"),
+    ({"maxCost": "0.000001", "hourlyRate": "1.00"}, "budget.maxCost (0.000001 USD) is reached"),
+    ({"maxDuration": "1ms"}, "budget.maxDuration was reached"),
 ], ids=["money", "time"])
 def test_a_limit_that_is_reached_stops_training_and_publishes_what_there_is(folder, budget, words):
     done = run(folder, budget=budget)

@@ -43,10 +43,10 @@ def stop_reason(limits: Limits, now: datetime, spending: Spending, reserve: Deci
         return "it was asked to stop and publish"
     if limits.max_cost is not None and spending.spent + reserve >= limits.max_cost:
         in_words = spending.price.in_words
-        return (f"the budget of {in_words(limits.max_cost)} is reached: {in_words(spending.spent)} are spent, and "
+        return (f"budget.maxCost ({in_words(limits.max_cost)}) is reached: {in_words(spending.spent)} are spent, and "
                 f"{in_words(reserve)} are reserved for evaluation and upload")
     if limits.stop_at is not None and now >= limits.stop_at:
-        return f"its time was up at {limits.stop_at.isoformat(timespec='seconds')}"
+        return f"budget.maxDuration was reached at {limits.stop_at.isoformat(timespec='seconds')}"
     return None
 
 
