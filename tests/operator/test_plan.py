@@ -262,14 +262,19 @@ def test_an_idle_pass_does_nothing():
     assert again.actions == () and again.events == ()
 
 
-@pytest.mark.parametrize(("stage", "phase"), [
-    (Stage.LOADING, "Running"), (Stage.EVALUATING_BEFORE, "Evaluating"), (Stage.TRAINING, "Running"),
-    (Stage.EVALUATING_AFTER, "Evaluating"), (Stage.EXPORTING, "Uploading"), (Stage.PUBLISHING, "Uploading"),
+@pytest.mark.parametrize(("stage", "phase", "activity"), [
+    (Stage.LOADING, "Running", "loading"),
+    (Stage.EVALUATING_BEFORE, "Evaluating", "evaluating the held-out rows before training"),
+    (Stage.TRAINING, "Running", "training"),
+    (Stage.PPO, "Running", "training with PPO"),
+    (Stage.EVALUATING_AFTER, "Evaluating", "evaluating the held-out rows after training"),
+    (Stage.EXPORTING, "Uploading", "exporting the result"),
+    (Stage.PUBLISHING, "Uploading", "publishing the result"),
 ])
-def test_the_phase_follows_the_stage(stage, phase):
+def test_the_phase_and_the_message_follow_the_stage(stage, phase, activity):
     decided = decide(raw_job(started()), raw_attempt(), raw_pod(running=True), progress=ProgressMessage(stage=stage),
                      polled=10, at=10)
-    assert decided.status.phase == phase
+    assert reported(decided) == (phase, phase, f"attempt 1 is {activity}")
 
 
 def test_a_lowered_budget_reaches_the_limits():

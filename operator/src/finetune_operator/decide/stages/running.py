@@ -42,6 +42,15 @@ _PHASES = {
 }
 """The phase of a job by its trainer's stage; in every other stage it is Running."""
 
+_ACTIVITIES = {
+    Stage.EVALUATING_BEFORE: "evaluating the held-out rows before training",
+    Stage.EVALUATING_AFTER: "evaluating the held-out rows after training",
+    Stage.PPO: "training with PPO",
+    Stage.EXPORTING: "exporting the result",
+    Stage.PUBLISHING: "publishing the result",
+}
+"""What an attempt does in a stage; for every other stage its own name says it."""
+
 
 def plan_running(started: StartedJob, attempt: AttemptView) -> Plan:
     """What to do about an attempt that is under way."""
@@ -109,8 +118,8 @@ def _report_running(started: StartedJob, attempt: AttemptView, actions: tuple[Ac
                                   admitted=True)
         return report(started, running, actions, requeue_after)
     phase = _PHASES.get(progress.stage, Phase.RUNNING)
-    running = ConditionReport(phase, Reason(phase), f"attempt {attempt.number} is {progress.stage.value}",
-                              admitted=True)
+    activity = _ACTIVITIES.get(progress.stage, progress.stage.value)
+    running = ConditionReport(phase, Reason(phase), f"attempt {attempt.number} is {activity}", admitted=True)
     current = replace(started, status=_with_progress(started.status, progress))
     return report(current, running, actions, requeue_after)
 
