@@ -8,8 +8,9 @@ from importlib.resources import files
 import pytest
 import torch
 from finetune_api.spec.training import TrainingSpec
-from finetune_trainer.data.chat.chat_format import ChatFormat, RowFault
+from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.chat.control_tokens import ControlTokens
+from finetune_trainer.data.chat.message_checks import RowFault
 from finetune_trainer.data.long_rows import fit
 from finetune_trainer.data.rows import Example
 from finetune_trainer.errors import BadConfig

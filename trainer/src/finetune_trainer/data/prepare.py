@@ -8,7 +8,8 @@ from pathlib import Path
 
 from finetune_api.spec.job import FineTuneJobSpec
 
-from finetune_trainer.data.chat.chat_format import ChatFormat, RowFault, Written
+from finetune_trainer.data.chat.chat_format import ChatFormat, Written
+from finetune_trainer.data.chat.message_checks import RowFault
 from finetune_trainer.data.examples import AddTargets, check_examples, refuse_errors
 from finetune_trainer.data.long_rows import fit
 from finetune_trainer.data.rows import (

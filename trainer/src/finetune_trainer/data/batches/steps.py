@@ -101,12 +101,9 @@ def _lines(group: Sequence[int], lengths: Sequence[int], hidden_size: int) -> li
     A token's linear layers cost about 24·h² operations and its attention 4·h·width, so a micro-batch costs in
     proportion to lines × width × (6·h + width).
     """
-    best: tuple[int, list[Line]] | None = None
-    for count in range(1, len(group) + 1):
-        lines = _balance(group, lengths, count, len(group))
+    def cost(lines: Sequence[Sequence[int]]) -> int:
         width = max(sum(lengths[index] for index in line) for line in lines)
-        cost = count * width * (6 * hidden_size + width)
-        if best is None or cost < best[0]:
-            best = cost, [tuple(line) for line in lines]
-    assert best is not None
-    return best[1]
+        return len(lines) * width * (6 * hidden_size + width)
+
+    layouts = (_balance(group, lengths, count, len(group)) for count in range(1, len(group) + 1))
+    return [tuple(line) for line in min(layouts, key=cost)]

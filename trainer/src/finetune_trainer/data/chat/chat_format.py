@@ -9,7 +9,6 @@ without the template, and a question that the template drops, repeats or changes
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.data.chat.control_tokens import REASONING, ControlTokens
+from finetune_trainer.data.chat.message_checks import RowFault, answer_fault, check_messages, shortened
 from finetune_trainer.data.chat.template_dates import is_dated, with_date
 from finetune_trainer.data.chat.tool_calls import calls_as_text
 from finetune_trainer.data.repeatable import has_choices, repeatable_choices
@@ -29,14 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MARK = "\u241ffinetune\u241f"
-_SHORTEST_DOUBLE = 16
-"""A shorter text may stand in a template by chance, so it is not taken for a repeated message."""
-
-_SHOWN = 160
-
-
-class RowFault(ValueError):
-    """The template can't write a row as it is; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +125,7 @@ class ChatFormat:
         messages = self._conversation(shown.messages)
         prompt = self._prompt_text(messages, shown.tools)
         if self._has_template:
-            _check(messages, prompt, shown.tools)
+            check_messages(messages, prompt, shown.tools)
         answer = shown.answer
         if shown.calls is not None:
             answer, whole = self._calls_text(messages, shown, prompt)
@@ -256,9 +248,9 @@ class ChatFormat:
         prompt = self._render(question, None, add_generation_prompt=True)
         whole = self._render([*question, {"role": "assistant", "content": _MARK}], None)
         if whole.count(_MARK) != 1:
-            raise RowFault(f"the model's chat template {_mark_fault(whole)}: of the question '?' and the answer "
-                           f"{_MARK!r} it makes {whole[:_SHOWN]!r}. Take a model whose template writes each message "
-                           "once and as it is, or correct its chat_template")
+            raise RowFault(f"the model's chat template {answer_fault(whole, _MARK)}: of the question '?' and the "
+                           f"answer {_MARK!r} it makes {shortened(whole)!r}. Take a model whose template writes each "
+                           "message once and as it is, or correct its chat_template")
         before, after = whole.split(_MARK)
         opening = before[len(prompt):] if before.startswith(prompt) else ""
         lead = opening if not opening.strip() else opening[len(opening.rstrip(" ")):]
@@ -287,46 +279,5 @@ class ChatFormat:
                            f"{roles})") from error
 
 
-def _mark_fault(whole: str) -> str:
-    """What a template does to an answer that does not stand in its text once."""
-    if _MARK in whole:
-        return "writes the assistant's message more than once"
-    if _MARK.casefold() in whole.casefold():
-        return "changes the assistant's message to other upper and lower case"
-    if _MARK.strip("\u241f").casefold() in whole.casefold():
-        return "rewrites the assistant's message"
-    return "drops the assistant's message"
-
-
 def _in_parts(message: Message) -> dict[str, Any]:
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
-
-
-def _check(messages: Sequence[Message], prompt: str, tools: Any) -> None:
-    """Check that each message stands in the prompt once.
-
-    A template may leave out the reasoning of earlier answers, and may write calls and their results as JSON.
-
-    Raises:
-        RowFault: a message is missing, changed or repeated.
-    """
-    contents = [message["content"] for message in messages]
-    for message in messages:
-        text = message["content"].strip()
-        if message["role"] == "tool" or message.get("tool_calls"):
-            continue
-        if message["role"] == "assistant":
-            text = re.split(REASONING, text)[-1].strip()
-        if text not in prompt:
-            fault = "drops or changes"
-        elif len(text) >= _SHORTEST_DOUBLE and not tools and \
-                prompt.count(text) > sum(content.count(text) for content in contents):
-            fault = "writes more than once"
-        else:
-            continue
-        name = {"user": "question", "system": "system prompt"}.get(message["role"], "earlier answer")
-        raise RowFault(f"the model's chat template {fault} the {name} {_cut(text)!r}: it makes {_cut(prompt)!r}")
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 2:]}"
