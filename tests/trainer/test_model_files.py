@@ -156,7 +156,7 @@ UNFIT = {
     "pointer": (pointer, 66, ("is a Git LFS pointer", "git lfs pull")),
     "beside an adapter": (beside_an_adapter, 64, ("contains an adapter", "remove adapter_config.json")),
     "an adapter": (an_adapter, 64, ("is an adapter, not a model; write its base, org/base",)),
-    "encoder": (encoder, 64, ("BertForMaskedLM", "no causal language model")),
+    "encoder": (encoder, 64, ("BertForMaskedLM", "not a causal language model")),
     "encoder and decoder": (lambda model: change_config(model, model_type="t5", architectures=["T5Model"]), 64,
                             ("T5Model, not a causal language model",)),
     "code of its own": (lambda model: change_config(model, model_type="mine", auto_map={"AutoConfig": "x.Y"}), 64,
@@ -171,7 +171,7 @@ UNFIT = {
     "AWQ": (stored_as(quant_method="awq", bits=4), 64, ("stored as AWQ",)),
     "FP8": (stored_as(quant_method="fp8"), 64, ("stored as FP8",)),
     "nf4 for none": (stored_as(quant_method="bitsandbytes", load_in_4bit=True, bnb_4bit_quant_type="nf4"), 64,
-                     ("spec.method.quantization: none, but", "write nf4")),
+                     ("spec.method.quantization is none; the weights", "Write nf4")),
 }
 
 

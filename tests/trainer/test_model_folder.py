@@ -115,7 +115,7 @@ def test_a_link_in_the_cache_of_converted_models_is_refused(tmp_path, monkeypatc
 def test_a_folder_whose_model_lies_below_it_or_a_file_is_refused_with_the_folder_to_write(tmp_path, path, below):
     (tmp_path / below).mkdir(parents=True)
     (tmp_path / below / "config.json").write_text("{}")
-    cure = f"has no config.json; {below.partition('/')[2]} in it has one: write that folder"
+    cure = f"has no config.json; {below.partition('/')[2]} in it has one; write that folder"
     for source, words in ((path, cure), (f"{below}/config.json", "a file; write the folder with its config.json")):
         for read in (find_model, describe_model):
             with pytest.raises(MissingInput, match=words):
