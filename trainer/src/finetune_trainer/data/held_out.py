@@ -74,12 +74,12 @@ def leave_out_duplicates(train: Sequence[Example], held_out: Sequence[Example]
                          ) -> tuple[list[Example], list[Finding]]:
     """Training rows without those whose question is held out: they would make the scores too good."""
     asked = {example.asked: example.place for example in held_out}
-    kept, findings = [], []
+    remaining, findings = [], []
     for example in train:
         twin = asked.get(example.asked)
         if twin is None:
-            kept.append(example)
+            remaining.append(example)
         else:
             findings.append(Finding(Severity.WARNING, example.place, f"it asks the same question as {twin}, which is "
                                                                      "held out, so it is left out of training"))
-    return kept, findings
+    return remaining, findings

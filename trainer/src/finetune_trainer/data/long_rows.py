@@ -49,9 +49,9 @@ def _cut(example: Example, chat: ChatFormat, most: int, over: int) -> Written | 
             return None
         text = longest["content"]
         tokens = chat.length(text)
-        kept = max(tokens - over, min(_MIN_QUESTION_TOKENS, tokens))
-        characters = min(len(text) - 1, math.floor(len(text) * kept / tokens))
-        if kept == tokens or characters < 2:
+        kept_tokens = max(tokens - over, min(_MIN_QUESTION_TOKENS, tokens))
+        characters = min(len(text) - 1, math.floor(len(text) * kept_tokens / tokens))
+        if kept_tokens == tokens or characters < 2:
             return None
         head = (characters + 1) // 2
         longest["content"] = text[:head] + text[len(text) - (characters - head):]

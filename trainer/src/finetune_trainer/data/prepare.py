@@ -81,7 +81,7 @@ def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | Non
 def _tokenise(examples: Sequence[Example], spec: FineTuneJobSpec, chat: ChatFormat
               ) -> tuple[list[Written], list[Finding], list[Finding]]:
     """The rows as ids, the findings about their lengths or texts, and a warning for each note."""
-    kept: list[Written] = []
+    written_rows: list[Written] = []
     findings: list[Finding] = []
     notes: dict[str, list[str]] = {}
     for example in examples:
@@ -92,9 +92,9 @@ def _tokenise(examples: Sequence[Example], spec: FineTuneJobSpec, chat: ChatForm
         if finding:
             findings.append(finding)
         if written:
-            kept.append(written)
+            written_rows.append(written)
             for note in written.notes:
                 notes.setdefault(note, []).append(example.place)
-    return kept, findings, [
+    return written_rows, findings, [
         Finding(Severity.WARNING, places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else ""), note)
         for note, places in notes.items()]

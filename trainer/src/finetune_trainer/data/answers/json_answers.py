@@ -154,12 +154,12 @@ def _unresolved(schema: Mapping[str, Any]) -> str | None:
     """The first reference that leads to nothing in the schema; None where all can be resolved."""
     root = DRAFT202012.create_resource(schema)
     pending = [(REGISTRY.resolver_with_root(root), root)]
-    seen: set[int] = set()
+    visited: set[int] = set()
     while pending:
         resolver, resource = pending.pop()
-        if not isinstance(resource.contents, Mapping) or id(resource.contents) in seen:
+        if not isinstance(resource.contents, Mapping) or id(resource.contents) in visited:
             continue
-        seen.add(id(resource.contents))
+        visited.add(id(resource.contents))
         for reference in _references(resource.contents):
             try:
                 found = resolver.lookup(reference)

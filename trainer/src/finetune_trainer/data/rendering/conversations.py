@@ -150,5 +150,5 @@ def _call(call: Any, number: int) -> dict[str, Any]:
             arguments = strict_json(arguments or "{}")
         except ValueError as error:
             raise ValueError(f"message {number}: the arguments of {function['name']} are {error}") from error
-    kept = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
-    return {**kept, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    call_id = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+    return {**call_id, "type": "function", "function": {"name": function["name"], "arguments": arguments}}

@@ -105,9 +105,9 @@ def _once(names: Sequence[str], source: Uri) -> Sequence[str]:
     Raises:
         BadConfig: one is a compressed copy.
     """
-    seen: dict[str, str] = {}
+    by_plain_name: dict[str, str] = {}
     for name in names:
-        twin = seen.setdefault(_COMPRESSED.sub("", name), name)
+        twin = by_plain_name.setdefault(_COMPRESSED.sub("", name), name)
         if twin != name:
             raise BadConfig(f"spec.dataset.source: {source} matches both {twin} and {name}, so their rows would be "
                             "read twice; remove one of them")

@@ -69,7 +69,7 @@ class Description:
         return self.weights()
 
 
-def describe_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable[[str], None]) -> Description:
+def describe_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, say: Callable[[str], None]) -> Description:
     """Make a model's configuration and tokenizer local. Weights are downloaded only within a GGUF file.
 
     Raises:
@@ -79,7 +79,7 @@ def describe_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Call
     name = str(spec.source)
     weights: Callable[[], Mapping[str, Tensor] | None] | None
     if spec.source.scheme == "hub":
-        files, names = from_hub(spec, tell, DESCRIPTION), None
+        files, names = from_hub(spec, say, DESCRIPTION), None
         weights = partial(weights_on_hub, spec, files.folder)
     elif spec.source.path.lower().endswith(".gguf"):
         files, names = _from_gguf(fetch(spec.source, s3, scratch), scratch / "description"), None

@@ -54,26 +54,26 @@ def cache_folder() -> Path:
     return Path(os.environ.get("FINETUNE_CACHE") or Path.home() / ".cache" / "finetune")
 
 
-def find_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable[[str], None]) -> ModelFiles:
+def find_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, say: Callable[[str], None]) -> ModelFiles:
     """Make a model's files local.
 
     Args:
         spec: the model.
         s3: the settings of an S3 server.
         scratch: the folder for downloaded files.
-        tell: prints a line about what takes time.
+        say: prints a line about what takes time.
 
     Raises:
         MissingInput: the model does not exist, or can't be opened.
         BadConfig: its weights are pickled, its files are not a model, or a link leads out of its folder.
     """
     if spec.source.scheme == "hub":
-        files = from_hub(spec, tell, ("*.safetensors", *DESCRIPTION))
+        files = from_hub(spec, say, ("*.safetensors", *DESCRIPTION))
         check_weights(sorted(path.name for path in files.folder.iterdir()), str(spec.source))
         return files
     if spec.source.path.lower().endswith(".gguf"):
-        return _from_gguf(fetch(spec.source, s3, scratch), tell)
-    folder = _from_s3(spec.source, s3, scratch, tell) if spec.source.scheme == "s3" else local_folder(spec.source)
+        return _from_gguf(fetch(spec.source, s3, scratch), say)
+    folder = _from_s3(spec.source, s3, scratch, say) if spec.source.scheme == "s3" else local_folder(spec.source)
     names = sorted(path.name for path in folder.iterdir())
     refuse_adapters(folder, names, str(spec.source))
     require_config(folder, str(spec.source))
@@ -81,7 +81,7 @@ def find_model(spec: ModelSpec, s3: S3Spec | None, scratch: Path, tell: Callable
     return ModelFiles(folder, folder_digest(folder), str(spec.source))
 
 
-def from_hub(spec: ModelSpec, tell: Callable[[str], None], patterns: Sequence[str]) -> ModelFiles:
+def from_hub(spec: ModelSpec, say: Callable[[str], None], patterns: Sequence[str]) -> ModelFiles:
     """The files of a hub model whose names match one of the patterns.
 
     Raises:
@@ -91,7 +91,7 @@ def from_hub(spec: ModelSpec, tell: Callable[[str], None], patterns: Sequence[st
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     name = str(spec.source)
-    tell(f"fetching {name} from the hub")
+    say(f"downloading {name} from the hub")
     try:
         folder = Path(snapshot_download(name, revision=spec.revision, allow_patterns=list(patterns),
                                         token=os.environ.get("HF_TOKEN")))
@@ -144,13 +144,13 @@ def weights_on_hub(spec: ModelSpec, folder: Path) -> dict[str, Tensor] | None:
             for tensor, one in file.tensors.items()}
 
 
-def _from_s3(source: Uri, s3: S3Spec | None, scratch: Path, tell: Callable[[str], None]) -> Path:
+def _from_s3(source: Uri, s3: S3Spec | None, scratch: Path, say: Callable[[str], None]) -> Path:
     storage = open_storage(source, s3)
     keys = storage.keys("")
     if not keys:
         raise MissingInput(f"spec.model.source: there are no files at {source}; check the location")
     folder = scratch / "model"
-    tell(f"fetching {len(keys)} files from {source}")
+    say(f"downloading {len(keys)} files from {source}")
     for key in keys:
         if not key.endswith(_PICKLES):
             storage.get_file(key, folder / key)
@@ -210,14 +210,14 @@ def check_weights(names: Sequence[str], name: str) -> None:
         raise MissingInput(f"spec.model.source: {name} has no config.json")
 
 
-def _from_gguf(path: Path, tell: Callable[[str], None]) -> ModelFiles:
+def _from_gguf(path: Path, say: Callable[[str], None]) -> ModelFiles:
     """The weights of a GGUF file as float32 safetensors, cached under the file's digest."""
     digest = file_digest(path)
     folder = cache_folder() / "gguf" / digest
     if (folder / "config.json").is_file():
         check_links(folder, path.name)  # Other jobs of the namespace can write to the cache.
         return ModelFiles(folder, digest, path.name)
-    tell(f"converting {path.name} to safetensors (once; kept in {cache_folder()})")
+    say(f"converting {path.name} to safetensors (once; the cache is {cache_folder()})")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -81,20 +81,20 @@ def _shorten(settings: Settings) -> None:
     depth: int = settings[name]
     by_layer = {key: value for key, value in settings.items()
                 if isinstance(value, (list, str)) and len(value) == depth and key != "architectures"}
-    kept: list[int] = []
+    layers: list[int] = []
     if by_layer:
-        seen: set[str] = set()
+        kinds: set[str] = set()
         for index in range(depth):
             kind = repr([value[index] for value in by_layer.values()])
-            if kind not in seen and len(kept) < _MOST_LAYERS:
-                seen.add(kind)
-                kept.append(index)
-        if len(kept) < 2:
-            kept = [kept[0], (kept[0] + 1) % depth]
+            if kind not in kinds and len(layers) < _MOST_LAYERS:
+                kinds.add(kind)
+                layers.append(index)
+        if len(layers) < 2:
+            layers = [layers[0], (layers[0] + 1) % depth]
     else:
-        kept = list(range(min(depth, max(2, _period(settings)))))
+        layers = list(range(min(depth, max(2, _period(settings)))))
     for key, value in by_layer.items():
-        chosen = [value[index] for index in kept]
+        chosen = [value[index] for index in layers]
         settings[key] = "".join(chosen) if isinstance(value, str) else chosen
     for key, value in settings.items():
         # Lists of layer indices of one kind.
@@ -103,9 +103,9 @@ def _shorten(settings: Settings) -> None:
             settings[key] = [1]
     if "attention_types" in settings:  # GPT-Neo's kinds of attention and their repetitions.
         settings["attention_types"] = [[["global", "local"], 1]]
-    settings[name] = len(kept)
+    settings[name] = len(layers)
     if "max_window_layers" in settings:
-        settings["max_window_layers"] = len(kept)
+        settings["max_window_layers"] = len(layers)
 
 
 def _period(settings: Settings) -> int:
