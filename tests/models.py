@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -67,7 +68,7 @@ def write_rows(path: Path, count: int = 40, seed: int = 0) -> Path:
     return path
 
 
-def tiny_job(folder: Path, **sections: dict) -> dict:
+def tiny_job(folder: Path, **sections: Any) -> dict:
     """A job on the tiny model that a test can change section by section; `dataset={"prompt": …}` merges into it."""
     from finetune_api.rules import merge_patch
 

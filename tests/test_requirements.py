@@ -14,7 +14,7 @@ PIN = re.compile(r"^([A-Za-z0-9_.-]+)==([^ \\;]+)")
 
 
 def _pins(path):
-    return dict(match.groups() for line in path.read_text().splitlines() if (match := PIN.match(line)))
+    return {match[1]: match[2] for line in path.read_text().splitlines() if (match := PIN.match(line))}
 
 
 @pytest.mark.parametrize("part", ["operator", "trainer"])

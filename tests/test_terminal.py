@@ -90,7 +90,9 @@ def test_nothing_else_prints():
         if path.name == "terminal.py" and "report" not in path.parts:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
             # A program's child writes to a pipe.
             if called in ("print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write") or (
                     called == "Console" and name not in TABLES):

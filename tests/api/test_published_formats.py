@@ -35,13 +35,14 @@ from finetune_trainer.progress.server import Metrics
 from finetune_trainer.progress.state import StepReport
 from prometheus_client import CollectorRegistry
 
-from tests.api.recorded import FOLDER
+from tests.api.recorded_files import FOLDER
 
 RECORDED = FOLDER / "2026-11-26" / "published"
 NAMES = json.loads((RECORDED / "names.json").read_text())
 ALERTS = Path(__file__).parents[2] / "charts" / "finetune-operator" / "files" / "alerts.yaml"
-MESSAGES = {"limits": Limits, "progress": ProgressMessage, "result": Result, "preflight_result": PreflightResult,
-            "checkpoint": CheckpointManifest, "manifest": Manifest, "status": FineTuneJobStatus}
+MESSAGES: dict[str, Any] = {"limits": Limits, "progress": ProgressMessage, "result": Result,
+                            "preflight_result": PreflightResult,
+                            "checkpoint": CheckpointManifest, "manifest": Manifest, "status": FineTuneJobStatus}
 
 
 @pytest.mark.parametrize("name", MESSAGES)

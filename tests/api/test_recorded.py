@@ -9,7 +9,7 @@ import pytest
 from finetune_api import InvalidJob, parse_job, spec_hash
 from finetune_api.messages import RunConfig
 
-from tests.api import recorded
+from tests.api import recorded_files as recorded
 
 
 @pytest.mark.parametrize("path", recorded.RUNS, ids=recorded.run_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 import yaml
@@ -281,7 +282,7 @@ def test_the_run_configuration_survives_the_way_through_json():
         output={"exports": ["adapter", "merged"], "s3": {"endpointUrl": "http://localhost:9000"}},
     ).spec)
     config = RunConfig(namespace="team", name="smallest", uid="8f9b6c1e", attempt=2, spec=spec,
-                       spec_hash=spec_hash(spec), accelerator=Accelerator(name="cpu", hourly_rate=0))
+                       spec_hash=spec_hash(spec), accelerator=Accelerator(name="cpu", hourly_rate=Decimal(0)))
     read = RunConfig.model_validate_json(config.model_dump_json())
     assert read == config
     assert spec_hash(read.spec) == read.spec_hash

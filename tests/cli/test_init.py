@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
+from typing import Any
 
 import jsonschema
 import pytest
@@ -72,7 +73,7 @@ def test_the_sample_passes_the_schema_of_editors():
 
 
 def test_the_templates_of_the_sample_make_answers_that_keep_its_schema(sample):
-    row = {"facts": "피고인은 술에 취한 상태로 운전하였다.",
+    row: dict[str, Any] = {"facts": "피고인은 술에 취한 상태로 운전하였다.",
            "label": {"text": "", "fine_lv": 2, "imprisonment_with_labor_lv": 0, "imprisonment_without_labor_lv": 1}}
     templates = ImmutableSandboxedEnvironment()
     answer = templates.from_string(sample.dataset.completion).render(row)

@@ -48,7 +48,7 @@ class Authority:
 
     def _make(self, name: str, subject: str, extensions: list[str], is_authority: bool = False) -> tuple[Path, Path]:
         certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
-        signed_by = [] if is_authority else ["-CA", self.certificate, "-CAkey", self.key]
+        signed_by: list[str | Path] = [] if is_authority else ["-CA", self.certificate, "-CAkey", self.key]
         extensions = [f"basicConstraints=critical,CA:{'TRUE' if is_authority else 'FALSE'}",
                       "subjectKeyIdentifier=hash", "authorityKeyIdentifier=keyid", *extensions]
         self._run("req", "-x509", "-config", self.folder / "openssl.cnf", "-newkey", "ec", "-pkeyopt",

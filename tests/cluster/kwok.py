@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from tests.cluster.binaries import command
 from tests.cluster.control_plane import ControlPlane
@@ -39,7 +40,7 @@ def play(control_plane: ControlPlane, nodes: int = 1, capacity: Mapping[str, str
     process = control_plane.run.start("kwok", [
         *command("kwok"), f"--kubeconfig={control_plane.kubeconfig}", f"--config={stages}",
         f"--manage-nodes-with-annotation-selector={ANNOTATION}=play", "--node-lease-duration-seconds=40"])
-    items = [{"apiVersion": "v1", "kind": "Node",
+    items: list[dict[str, Any]] = [{"apiVersion": "v1", "kind": "Node",
               "metadata": {"name": f"kwok-{number}", "annotations": {ANNOTATION: "play"},
                            "labels": {**labels, "kubernetes.io/hostname": f"kwok-{number}", "kubernetes.io/os": "linux",
                                       "kubernetes.io/arch": "amd64"}},

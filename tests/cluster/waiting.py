@@ -27,12 +27,13 @@ def wait_for(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
     pause = FIRST_PAUSE_SECONDS
     while True:
         try:
-            seen: object = condition()
+            found = condition()
         except AssertionError as error:
-            seen = error
+            seen: object = error
         else:
-            if seen:
-                return seen
+            if found:
+                return found
+            seen = found
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s for {what}; last seen: {seen!r}")
         time.sleep(pause)

@@ -98,7 +98,7 @@ class Maker:
 
     def spec(self) -> dict[str, Any]:
         """A spec: mostly one that keeps some rule, changed in a few places."""
-        spec = copy.deepcopy(SMALLEST_SPEC)
+        spec: dict[str, Any] = copy.deepcopy(dict(SMALLEST_SPEC))
         if self.sometimes(0.7):
             spec["runPolicy"] = {"preflight": "Skip"}
         for rule in self.chance.sample((*RULES, *STORED_RULES), self.chance.randrange(3)):
@@ -140,8 +140,9 @@ class Maker:
     def children(self) -> Iterator[dict[str, Any]]:
         """Jobs, pods and what else carries our labels; some of it is forged."""
         for number in self.chance.sample((0, 1, 2, 3, 99, 999_999_999), self.chance.choice((0, 1, 1, 2))):
-            known = {"ended": self.chance.choice((None, None, "Complete", "Failed")), "at": self.seconds(),
-                     "suspended": self.sometimes(0.2), "deleting": self.sometimes(0.2)}
+            known: dict[str, Any] = {
+                "ended": self.chance.choice((None, None, "Complete", "Failed")), "at": self.seconds(),
+                "suspended": self.sometimes(0.2), "deleting": self.sometimes(0.2)}
             check = self.sometimes(0.3)
             yield self.spoilt((raw_check if check else raw_attempt)(number, **known))
             for index in range(self.chance.choice((0, 1, 1, 1, 3))):

@@ -36,8 +36,8 @@ def stamp(seconds: float) -> str:
     return (NOW + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def raw_job(status: FineTuneJobStatus | dict[str, Any] | None = None, *, uid: str = UID, deleting: bool = False,
-            generation: int = 1, **sections: Any) -> dict[str, Any]:
+def raw_job(status: FineTuneJobStatus | dict[str, Any] | None = None, *, uid=UID, deleting=False,
+            generation=1, **sections: Any) -> dict[str, Any]:
     """The smallest job, which starts without a check, with merge patches on its sections."""
     metadata: dict[str, Any] = {"namespace": KEY[0], "name": KEY[1], "uid": uid, "generation": generation,
                                 "resourceVersion": "1", "creationTimestamp": stamp(-100)}
@@ -91,7 +91,7 @@ def raw_pod(number: int = 1, *, index: int = 0, uid: str = UID, scheduled: float
         state = {"running": {"startedAt": stamp(1)}}
     elif waiting:
         state = {"waiting": {"reason": waiting[0], "message": waiting[1]}}
-    raw = {
+    raw: dict[str, Any] = {
         "kind": "Pod",
         "metadata": {"namespace": KEY[0], "name": f"{KEY[1]}-{number}-{index}-x", "uid": f"{uid}-pod-{number}-{index}",
                      "resourceVersion": "1", "creationTimestamp": stamp(0), "labels": names.labels(KEY[1], uid, number),
@@ -218,7 +218,7 @@ def brief_records(decided: Plan) -> tuple[Attempt, ...]:
     return tuple(one.model_copy(update=words) for one in decided.status.attempts)
 
 
-def two_passes(status: FineTuneJobStatus, *raws: dict[str, Any], at: float = 70.0, **sections: Any
+def two_passes(status: FineTuneJobStatus, *raws: dict[str, Any], at=70.0, **sections: Any
                ) -> tuple[Plan, Plan]:
     """The decision of the pass that observes the end, and that of the next pass."""
     ended = decide(raw_job(status, **sections), *raws, at=at)

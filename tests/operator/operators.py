@@ -34,8 +34,9 @@ class Operator:
                  kubeconfig: Path | None = None) -> None:
         file = plane.folder / f"settings-{namespace}-{identity}.yaml"
         file.write_text(yaml.safe_dump({**SETTINGS, **(settings or {})}))
-        arguments = ["--kubeconfig", kubeconfig or plane.kubeconfig, "--settings", file, "--metrics-port", "0",
-                     "--identity", identity]
+        arguments: list[str | Path] = [
+            "--kubeconfig", kubeconfig or plane.kubeconfig, "--settings", file, "--metrics-port", "0",
+            "--identity", identity]
         if namespace:
             arguments += ["--namespace", namespace]
         if lease:
@@ -43,7 +44,7 @@ class Operator:
         self._start(plane, f"{namespace}-{identity}-{file.stat().st_mtime_ns}", arguments, fault)
 
     @classmethod
-    def with_arguments(cls, plane: ControlPlane, name: str, arguments: Sequence[str | Path]) -> Operator:
+    def with_arguments(cls, plane, name: str, arguments: Sequence[str | Path]) -> Operator:
         """One that is started as somebody else says, such as a Deployment."""
         operator = cls.__new__(cls)
         operator._start(plane, name, arguments, None)

@@ -369,7 +369,7 @@ def test_the_sample_is_accepted_as_it_stands(control_plane, api, namespace):
 def test_log_lines_can_be_json():
     import logging
 
-    from finetune_operator.telemetry.logs import JsonFormatter
+    from finetune_operator.telemetry.logs import JsonFormatter  # type: ignore[attr-defined]
 
     record = logging.LogRecord("x", logging.INFO, "", 0, "hello %s", ("you",), None)
     record.job, record.attempt = "team/tune", 2

@@ -18,7 +18,7 @@ from finetune_operator.manifests.run_config import earlier_run
 from finetune_operator.observed.job import view_job
 from finetune_operator.settings import DEFAULT_CATALOGUE, Allowed, Settings
 
-from tests.api import recorded
+from tests.api import recorded_files as recorded
 from tests.operator.objects import (
     ADAPTER,
     NOW,

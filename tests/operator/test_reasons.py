@@ -37,5 +37,5 @@ def test_a_reason_without_a_failure_class_is_a_counted_retry():
 
 
 def test_no_word_has_two_entries():
-    words = [one.reason for one in (*FAILURE_CLASSES, *EXPLANATIONS)]
+    words = [*(one.reason for one in FAILURE_CLASSES), *(one.reason for one in EXPLANATIONS)]
     assert len(set(words)) == len(words)

@@ -204,7 +204,7 @@ def test_what_is_refused_holds_up_only_what_would_be_made_after_it(refused, aske
                Delete("batch/v1", "Job", "old"))
 
     async def act():
-        return await ActionRunner(cache, apiserver, Runtime(lambda: NOW)).run(cache.view(KEY), actions)
+        return await ActionRunner(cache, apiserver, Runtime(lambda: NOW)).run(cache.view(KEY), actions)  # type: ignore[arg-type]
 
     assert len(asyncio.run(act())) == len(refused)
     assert apiserver.asked == asked
@@ -254,7 +254,7 @@ def test_a_status_of_which_nothing_is_taken_is_told_by_an_event():
 
     async def work():
         with pytest.raises(ApiError):
-            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, Runtime(lambda: NOW)).reconcile(KEY)
+            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, Runtime(lambda: NOW)).reconcile(KEY)  # type: ignore[arg-type]
 
     asyncio.run(work())
     assert [(one["kind"], one["reason"]) for one in apiserver.made] == [("Event", "StatusRefused")]
@@ -268,7 +268,7 @@ def test_what_can_not_be_read_for_a_job_is_told_in_its_conditions():
     async def work():
         with pytest.raises(ApiError):
             runtime = Runtime(lambda: NOW + timedelta(hours=1))
-            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, runtime).reconcile(KEY)
+            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, runtime).reconcile(KEY)  # type: ignore[arg-type]
 
     asyncio.run(work())
     words = next(one["message"] for one in apiserver.written[0]["conditions"] if one["type"] == "Progressing")
@@ -290,7 +290,7 @@ def test_an_apiserver_that_waits_for_a_webhook_for_too_long_is_a_refusal(monkeyp
         runner = web.AppRunner(app)
         await runner.setup()
         await (site := web.TCPSite(runner, "127.0.0.1", 0)).start()
-        address = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+        address = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[attr-defined]
         asking = client.Client(kopf.ConnectionInfo(server=address))
         try:
             await asking.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "team"}})
@@ -317,7 +317,7 @@ def test_every_refusal_is_told_but_that_of_what_is_out_of_date(status, told):
 
     async def work():
         with pytest.raises((ApiError, ChildRefused)):
-            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, Runtime(lambda: NOW)).reconcile(KEY)
+            await Reconciler(cache, WorkQueue(), apiserver, SETTINGS, Runtime(lambda: NOW)).reconcile(KEY)  # type: ignore[arg-type]
 
     asyncio.run(work())
     assert [f"{status} Reason: no" in str(one["conditions"]) for one in apiserver.written] == [True] * told

@@ -76,7 +76,7 @@ def test_many_finished_jobs_are_swept_in_portions_and_queue_nothing():
     lists = Lists(pages_of([named(f"job-{number}") for number in range(MANY)]))
 
     async def swept(_):
-        await sweep(cache, queue, lists, ())
+        await sweep(cache, queue, lists, ())  # type: ignore[arg-type]
 
     turns = asyncio.run(turns_meanwhile(swept))
     assert len(list(cache.jobs())) == MANY
@@ -94,7 +94,7 @@ def test_a_sweep_has_every_job_looked_at_that_something_is_left_to_do_about(raws
         cache.record(raw)
 
     async def twice():
-        await sweep(cache, queue, Lists([raws[:1]]), ())
+        await sweep(cache, queue, Lists([raws[:1]]), ())  # type: ignore[arg-type]
         return len(queue)
 
     assert asyncio.run(twice()) == 1
@@ -107,7 +107,7 @@ def test_passes_without_news_let_the_event_loop_turn_after_each():
         cache.record(named(f"job-{number}"))
 
     async def worked(_):
-        reconciler = Reconciler(cache, queue, Lists([]), SETTINGS, Runtime(lambda: NOW))
+        reconciler = Reconciler(cache, queue, Lists([]), SETTINGS, Runtime(lambda: NOW))  # type: ignore[arg-type]
         for key, _ in list(cache.jobs()):
             queue.add(key)
         working = asyncio.create_task(run_workers(WORKERS, cache, queue, reconciler))
@@ -127,7 +127,7 @@ def test_a_replica_whose_lease_ran_out_during_a_pass_does_nothing_more():
 
     async def work():
         queue.add(KEY)
-        reconciler = Reconciler(cache, queue, Lists([]), SETTINGS, Runtime(lambda: NOW, lost))
+        reconciler = Reconciler(cache, queue, Lists([]), SETTINGS, Runtime(lambda: NOW, lost))  # type: ignore[arg-type]
         await run_workers(WORKERS, cache, queue, reconciler)
 
     with pytest.raises(ExceptionGroup) as failed:
@@ -144,7 +144,7 @@ def test_what_is_deleted_while_a_page_of_a_sweep_is_read_stays_deleted(version):
     lists = Lists([[raw]], between=lambda: cache.record(gone, deleted=True))
 
     async def swept():
-        await sweep(cache, queue, lists, ())
+        await sweep(cache, queue, lists, ())  # type: ignore[arg-type]
         lists.between = lambda: None
         cache.record(raw)  # The answer to a write that was under way.
 
@@ -186,7 +186,7 @@ def test_kopf_reads_every_line_that_can_be_read_and_none_that_cannot():
         runner = web.AppRunner(app)
         await runner.setup()
         await (site := web.TCPSite(runner, "127.0.0.1", 0)).start()
-        address = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+        address = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[attr-defined]
         async with aiohttp.ClientSession(response_class=responses(items.append)) as http:
             async with http.get(f"{address}/watch") as answer:
                 found = [json.loads(piece) async for piece in answer.content.iter_chunked(64)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.messages import Outcome, Result
+from finetune_api.messages import Outcome, PreflightResult, Result
 from finetune_api.rules import merge_patch
 from finetune_api.status import PublishedAdapter
 
@@ -61,11 +61,11 @@ class Work:
             return pods if [pod["status"].get("phase") for pod in pods] == ["Running"] * count else None
         return wait_for(there, f"the {count} pods of attempt {number} to run")
 
-    def end(self, code, said: Result | None = None, number=1, reason="Error"):
+    def end(self, code, said: Result | PreflightResult | None = None, number=1, reason="Error"):
         """Ends an attempt's pod as a kubelet reports it."""
         self.end_pod(self.running_pod(number), code, said, reason)
 
-    def end_pod(self, pod, code, said: Result | None = None, reason="Error"):
+    def end_pod(self, pod, code, said: Result | PreflightResult | None = None, reason="Error"):
         """Ends a pod as a kubelet reports it."""
         terminated = {"exitCode": code, "reason": reason, "finishedAt": pod["status"]["startTime"],
                       "startedAt": pod["status"]["startTime"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 from finetune_api import parse_job, resolve_defaults, spec_hash
@@ -24,7 +25,7 @@ def configure(folder: Path, attempt=1, name="config", **sections) -> Path:
     config.mkdir(exist_ok=True)
     (config / "run.json").write_text(RunConfig(
         namespace="default", name="tiny", uid="0123-abcd", attempt=attempt, spec=spec, spec_hash=spec_hash(spec),
-        accelerator=Accelerator(name="cpu", hourly_rate="1.00"), allowed_plugins=("by-letters",),
+        accelerator=Accelerator(name="cpu", hourly_rate=Decimal("1.00")), allowed_plugins=("by-letters",),
     ).model_dump_json(exclude_none=True))
     return config
 

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.models import save_tiny_model, tiny_job, write_rows
 from tests.trainer.faults import install_fault
@@ -18,7 +19,7 @@ from tests.trainer.judging import PLUGINS
 
 SECONDS = 300
 LORA = {"type": "LoRA", "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
-DORA = {"type": "DoRA", "lora": None, "dora": {"rank": 4, "alpha": 8}}
+DORA: dict[str, Any] = {"type": "DoRA", "lora": None, "dora": {"rank": 4, "alpha": 8}}
 METHODS = {
     "LoRA": LORA,
     "QLoRA": {**LORA, "quantization": "nf4"},
@@ -133,12 +134,12 @@ class RunningPod(Running):
         self._start(log, child or pod, arguments, {**os.environ, **environment}, log)
 
 
-def run(folder: Path, fault: str = "", **sections: dict) -> Run:
+def run(folder: Path, fault="", **sections: Any) -> Run:
     """Run the tiny job to its end, with sections changed, and with a fault if one is wanted."""
     return Running(tiny_job(folder, **sections), folder / "log.txt", fault=fault).wait()
 
 
-def assert_the_next_run_is_the_same_to_the_bit(stopped: Path, straight: Path, **sections: dict) -> None:
+def assert_the_next_run_is_the_same_to_the_bit(stopped: Path, straight: Path, **sections: Any) -> None:
     """A run that was stopped goes on to what one comes to that never was."""
     resumed = run(stopped, **sections)
     assert resumed.code == 0, resumed.output

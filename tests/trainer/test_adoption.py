@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 from finetune_api import parse_job, resolve_defaults, spec_hash
@@ -21,7 +22,7 @@ FILE = {"path": "results/1/adapter/adapter_model.safetensors", "sha256": "1" * 6
 def job(tmp_path):
     spec = resolve_defaults(parse_job(tiny_job(tmp_path, output={"uri": f"file://{tmp_path}/out"})).spec)
     return RunConfig(namespace="team", name="tiny", uid="earlier", attempt=2, spec=spec, spec_hash=spec_hash(spec),
-                     accelerator=Accelerator(name="cpu", hourly_rate="0"))
+                     accelerator=Accelerator(name="cpu", hourly_rate=Decimal("0")))
 
 
 @pytest.fixture

@@ -42,10 +42,10 @@ def _child(job, environment, log):
         (folder / "model-00001-of-00002.safetensors").write_bytes(b"half")
         raise torch.OutOfMemoryError("simulated")
 
-    assert export.export_merged is publishing.export_merged
-    evaluating.Evaluator.evaluate = evaluating.majority_scores = broken
-    publishing.render_card = publishing.render_report = broken
-    publishing.export_merged = half
+    assert export.export_merged is publishing.export_merged  # type: ignore[attr-defined]
+    evaluating.Evaluator.evaluate = evaluating.majority_scores = broken  # type: ignore[attr-defined,method-assign]
+    publishing.render_card = publishing.render_report = broken  # type: ignore[attr-defined]
+    publishing.export_merged = half  # type: ignore[attr-defined]
     code = run_job(parse_job(job), port=None, rerun=False, console=Console(file=os.fdopen(1, "w"), width=200))
     sys.stdout.flush()
     os._exit(code)

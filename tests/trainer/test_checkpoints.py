@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import date
+from decimal import Decimal
 
 import pytest
 from finetune_api import parse_job, resolve_defaults
@@ -57,7 +58,7 @@ def job(tmp_path, **run_policy):
     """A job's configuration; its spec is that of the checkpoints here."""
     spec = resolve_defaults(parse_job(tiny_job(tmp_path, runPolicy=run_policy)).spec)
     return RunConfig(namespace="team", name="again", uid="uid2", attempt=1, spec=spec, spec_hash=MINE.spec_hash,
-                     accelerator=Accelerator(name="cpu", hourly_rate="0"))
+                     accelerator=Accelerator(name="cpu", hourly_rate=Decimal("0")))
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../../../weights", "sub/../../weights", ""])

@@ -153,7 +153,7 @@ def test_a_question_that_is_held_out_too_is_left_out_of_training_and_said(folder
 def _fit(question, answer, most, long_rows=LongRows.CUT_PROMPT, system=None):
     chat = ChatFormat(tiny_tokenizer(), system)
     example = Example("train row 5", ({"role": "user", "content": question},), answer)
-    kept, finding = fit(example, chat, TrainingSpec(maxLength=most, longRows=long_rows))
+    kept, finding = fit(example, chat, TrainingSpec(max_length=most, long_rows=long_rows))
     if kept is None:
         return None, finding
     return tuple(tiny_tokenizer().decode(list(ids)) for ids in (kept.tokens.prompt, kept.tokens.answer)), finding

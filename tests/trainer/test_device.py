@@ -8,7 +8,7 @@ from finetune_trainer.hardware import device
 
 
 def test_a_gpu_without_a_compiler_is_refused_before_anything_is_loaded(monkeypatch, tmp_path):
-    monkeypatch.setattr(device.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(device.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})  # type: ignore[attr-defined]
     (tmp_path / "Python.h").touch()
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from finetune_api import parse_job, resolve_defaults
+from finetune_api.spec.dataset import DataFormat
 from finetune_api.values.uris import Uri
 from finetune_trainer.data.formats import format_of, read_rows
 from finetune_trainer.data.sources import hub
@@ -95,7 +96,7 @@ def test_a_cell_of_csv_may_have_any_length(tmp_path):
 def _parquet(folder, columns):
     path = folder / "rows.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    return read_rows(path, "parquet")
+    return read_rows(path, DataFormat.PARQUET)
 
 
 def test_a_float32_is_read_as_the_shortest_number_that_is_the_same_float32(tmp_path):
@@ -118,7 +119,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
     path = tmp_path / "rows.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["x"])] * 2, names=["a", "a"]), path)
     with pytest.raises(BadData, match=r"rows.parquet: two columns have the name 'a'"):
-        read_rows(path, "parquet")
+        read_rows(path, DataFormat.PARQUET)
 
 
 def test_a_value_that_cannot_be_read_is_named_with_its_column_and_row(tmp_path):

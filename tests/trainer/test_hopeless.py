@@ -22,5 +22,5 @@ def test_a_training_that_fails_on_a_small_copy_too_is_a_bad_description(tmp_path
     monkeypatch.setattr(training, "rehearse", rehearse)
     attempt = SimpleNamespace(config=None, rank=RankInfo(0, processes), scratch=tmp_path)
     inputs = SimpleNamespace(base=None, files=SimpleNamespace(folder=tmp_path), data=None, tokenizer=None)
-    with pytest.raises(told), training.rehearsed_on_failure(attempt, inputs):
+    with pytest.raises(told), training.rehearsed_on_failure(attempt, inputs):  # type: ignore[arg-type]
         raise raised

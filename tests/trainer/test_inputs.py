@@ -1,6 +1,8 @@
 """What is told of the rows and the model together, before any weights are read."""
 
 
+from decimal import Decimal
+
 import pytest
 import torch
 from finetune_api import parse_job, resolve_defaults
@@ -22,7 +24,7 @@ def test_rows_that_may_be_longer_than_the_models_positions_are_told(tmp_path, co
     files = ModelFiles(tmp_path / "model", "")
     told = []
     run = RunConfig(namespace="n", name="tiny", uid="u", attempt=1, spec=spec, spec_hash="0" * 64,
-                    accelerator=Accelerator(name="cpu", hourly_rate=0))
+                    accelerator=Accelerator(name="cpu", hourly_rate=Decimal(0)))
     data, _ = read_rows(run, config, open_chat(spec, files, None)[1], tmp_path, told.append)
     assert told[0] == ("warning: spec.training.maxLength: 128 is more than the model's 64 positions "
                        "(max_position_embeddings), which 10 rows exceed; set maxLength: 64")
@@ -37,7 +39,7 @@ def test_a_template_that_opens_answers_with_reasoning_is_told(tmp_path):
     spec = resolve_defaults(parse_job(tiny_job(tmp_path)).spec)
     files = ModelFiles(tmp_path / "model", "")
     run = RunConfig(namespace="n", name="tiny", uid="u", attempt=1, spec=spec, spec_hash="0" * 64,
-                    accelerator=Accelerator(name="cpu", hourly_rate=0))
+                    accelerator=Accelerator(name="cpu", hourly_rate=Decimal(0)))
     data, _ = read_rows(run, {}, open_chat(spec, files, None)[1], tmp_path, lambda note: None)
     assert r"the chat template starts an answer with '<think>\n\n</think>\n\n'" in str(data.findings[0])
 

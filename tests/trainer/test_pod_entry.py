@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 
 import pytest
 from finetune_api import parse_job, resolve_defaults, spec_hash
@@ -30,7 +31,7 @@ def test_a_pod_runs_its_configuration_obeys_its_limits_and_leaves_its_result(tmp
     limits.mkdir()
     content = json.loads(RunConfig(
         namespace="team", name="tiny", uid="0123-abcd", attempt=2, spec=spec, spec_hash=spec_hash(spec),
-        accelerator=Accelerator(name="cpu", hourly_rate="1.00"),
+        accelerator=Accelerator(name="cpu", hourly_rate=Decimal("1.00")),
     ).model_dump_json(exclude_none=True))
     # As an operator of a later release writes it.
     content["spec"]["training"]["fieldOfTheFuture"] = content["fieldOfTheFuture"] = {"a": [1]}

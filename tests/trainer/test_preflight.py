@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from decimal import Decimal
 
 import pytest
 from finetune_api import parse_job, resolve_defaults, spec_hash
@@ -28,8 +29,8 @@ from tests.trainer.runs import workshop
 
 REFT = {"type": "ReFT", "lora": None}
 CHAINS = {"completion": "it is {{ label.level }}\n#### {{ label.level }}", "answerFormat": None}
-L4 = Accelerator(name="nvidia-l4", memory_bytes=24 * 2**30, hourly_rate="1.00")
-CATALOGUE = (L4, Accelerator(name="nvidia-a100-80", memory_bytes=80 * 2**30, hourly_rate="5.10"))
+L4 = Accelerator(name="nvidia-l4", memory_bytes=24 * 2**30, hourly_rate=Decimal("1.00"))
+CATALOGUE = (L4, Accelerator(name="nvidia-a100-80", memory_bytes=80 * 2**30, hourly_rate=Decimal("5.10")))
 SEVEN_BILLION = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
                  "intermediate_size": 14336, "vocab_size": 32000, "head_dim": 128}
 

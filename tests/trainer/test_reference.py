@@ -3,6 +3,7 @@
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from finetune_api import parse_job, resolve_defaults
@@ -184,7 +185,7 @@ def test_threads_that_meet_the_same_refused_parameter_together_all_ask_again_wit
     assert (compared.findings, compared.scores["jsonValid"]) == ((), 1.0)
 
 
-CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Seoul", "days": 2}}}
+CALL: dict[str, Any] = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Seoul", "days": 2}}}
 
 
 def tool_row(messages, tools):

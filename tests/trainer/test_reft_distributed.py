@@ -38,7 +38,7 @@ def _learn(model_folder, target, rank, size, port):
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     policy = Policy(model, pad_id=0, temperature=1.0)
     optimizer = policy.optimizer(1e-3, 1e-3)
-    ppo = PpoSpec(rollouts=8, miniBatchSize=8, klCoefficient=0.05)
+    ppo = PpoSpec(rollouts=8, mini_batch_size=8, kl_coefficient=0.05)
     world, room = World(RankInfo(rank, size)), Room(8192, None)
     batch = prepare_batch(policy, RESPONSES[rank::size], SCORES[rank::size], ppo, room, lambda: None, world)
     update(policy, optimizer, batch, ppo, room, random.Random(rank), lambda: None, world)

@@ -155,7 +155,8 @@ def _sample(model, prompts=PROMPTS, batch_size=8, end_ids=(0,), temperature=1.0,
 def test_at_a_low_temperature_the_sampler_writes_what_greedy_decoding_writes(model):
     drawn = _sample(model, temperature=1e-7)
     for prompt, response in zip(PROMPTS, drawn.responses, strict=True):
-        greedy = model.generate(input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=int),
+        mask = torch.ones(1, len(prompt), dtype=torch.long)
+        greedy = model.generate(input_ids=torch.tensor([prompt]), attention_mask=mask,
                                 max_new_tokens=12, do_sample=False, eos_token_id=0, pad_token_id=0)
         assert tuple(greedy[0, len(prompt):].tolist()) == response
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from datetime import date
+from decimal import Decimal
 
 import pytest
 from finetune_api import parse_job, resolve_defaults, spec_hash
@@ -32,7 +33,7 @@ def folder(tmp_path_factory):
 def config(folder, name, day, **run_policy):
     spec = resolve_defaults(parse_job(tiny_job(folder, runPolicy=run_policy, evaluation={"baseline": False})).spec)
     return RunConfig(namespace="team", name=name, uid=f"uid-of-{name}", attempt=1, spec=spec, spec_hash=spec_hash(spec),
-                     date=date(2026, 3, day), accelerator=Accelerator(name="cpu", hourly_rate="0"))
+                     date=date(2026, 3, day), accelerator=Accelerator(name="cpu", hourly_rate=Decimal("0")))
 
 
 def start(folder, job, fault=""):

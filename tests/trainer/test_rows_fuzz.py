@@ -12,6 +12,7 @@ import os
 import random
 import re
 from importlib.resources import files
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -76,7 +77,10 @@ def _value(chance, levels=3):
 
 
 def _nested(levels):
-    return functools.reduce(lambda inner, _: [inner], range(levels), "deep")
+    value: Any = "deep"
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 def _message(chance):

@@ -179,9 +179,9 @@ def test_credentials_with_a_line_break_are_refused_before_anything_can_quote_the
     assert "AQoEXAMPLE" not in _everything_shown(caught.value)
     # One in the middle reaches the HTTP library, whose complaint holds the header.
     monkeypatch.setenv(name, "AQo\nEXAMPLE")
-    with pytest.raises(OutputNotWritable) as caught:
+    with pytest.raises(OutputNotWritable) as refused:
         _probe_s3(s3_server, s3_bucket)
-    assert "EXAMPLE" not in _everything_shown(caught.value)
+    assert "EXAMPLE" not in _everything_shown(refused.value)
 
 
 def test_an_address_with_a_password_in_it_is_refused_and_not_shown(s3_bucket, monkeypatch):

@@ -35,7 +35,7 @@ def wheels():
         for package in READ:
             pattern = f"{package}-{PINS[package]}-*.whl"
             if not list(folder.glob(pattern)):
-                command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
+                command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
                 done = subprocess.run([*command, f"{package}=={PINS[package]}"], capture_output=True, timeout=300)
                 if done.returncode:
                     pytest.skip(f"NOT CHECKED against {package} {PINS[package]}: it can't be downloaded here")
