@@ -14,7 +14,7 @@ from finetune_api.values.uris import parse_uri
 from finetune_trainer.errors import MissingInput
 from finetune_trainer.storage import BackgroundUploader, open_storage
 from finetune_trainer.training.checkpoints import CheckpointStore
-from finetune_trainer.training.complete import GoingOn, Identity, frozen_date, require_earlier
+from finetune_trainer.training.complete import Identity, ResumeSource, frozen_date, require_earlier
 
 from tests.models import tiny_job
 
@@ -32,8 +32,8 @@ def notes():
     return []
 
 
-def store(storage, notes, attempt=1, prefix="team/job/uid", **going_on):
-    return CheckpointStore(storage, prefix, attempt, BackgroundUploader(), notes.append, GoingOn(**going_on))
+def store(storage, notes, attempt=1, prefix="team/job/uid", **source):
+    return CheckpointStore(storage, prefix, attempt, BackgroundUploader(), notes.append, ResumeSource(**source))
 
 
 def save(tmp_path, checkpoints, *steps, identity=MINE, seconds=1.0):

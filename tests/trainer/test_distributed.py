@@ -262,5 +262,5 @@ def test_a_node_runs_a_process_per_gpu(monkeypatch, wanted, found, processes):
 
 def test_a_node_with_fewer_gpus_than_the_job_asks_for_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(BadConfig, match="gpusPerNode: 4, but this machine has 2"):
+    with pytest.raises(BadConfig, match="gpusPerNode is 4; this machine has 2 GPUs"):
         processes_here(ComputeSpec(gpus_per_node=4))

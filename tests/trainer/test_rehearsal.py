@@ -45,6 +45,8 @@ def test_a_method_that_an_architecture_can_have_passes(tmp_path, family, method)
     write_rows(tmp_path / "rows.jsonl", 12)
     answer = preflight(config(tmp_path, method=method, dataset=chains), lambda text: None)
     assert answer.code == ExitCode.OK, answer.result.message
+    # The run turns packing off for a model that mixes rows, so the check says so, and estimates it.
+    assert ("spec.training.packing: " in answer.result.message) is (family == "mamba")
 
 
 def test_a_model_that_reads_what_comes_after_is_no_causal_one(tmp_path):

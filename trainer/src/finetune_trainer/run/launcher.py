@@ -1,4 +1,4 @@
-"""One child process per GPU of a node. Unlike torchrun it keeps the exit codes, by which the operator decides."""
+"""Starts one child process per GPU of a node. Unlike torchrun it keeps exit codes, which the operator needs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from finetune_trainer.errors import BadConfig
 from finetune_trainer.progress.stopping import StopFlag
 
 GRACE_SECONDS = 120.0
-"""How long the others have to end by themselves after one failed; a checkpoint may be on its way."""
+"""How long the other processes may take to end after one failed; a checkpoint may be uploading."""
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _SPECIFIC = set(ExitCode) - {ExitCode.OK, ExitCode.INTERNAL, ExitCode.STOPPED}
 
 
@@ -37,7 +37,7 @@ class Child:
 
 
 def processes_here(compute: ComputeSpec) -> int:
-    """How many processes this node needs: one per GPU, or one where there is none.
+    """The number of processes of this node: one per GPU, or one without a GPU.
 
     Raises:
         BadConfig: the machine has fewer GPUs than the job asks for.
@@ -48,30 +48,31 @@ def processes_here(compute: ComputeSpec) -> int:
 
     found = torch.cuda.device_count()
     if 0 < found < compute.gpus_per_node:
-        raise BadConfig(f"spec.compute.gpusPerNode: {compute.gpus_per_node}, but this machine has {found}")
+        raise BadConfig(f"spec.compute.gpusPerNode is {compute.gpus_per_node}; this machine has {found} GPUs. Lower "
+                        "gpusPerNode, or choose a node with more GPUs")
     return compute.gpus_per_node if found else 1
 
 
 def run_children(arguments: Sequence[str], processes: int, stop: StopFlag, clock: Clock) -> tuple[int, bytes]:
-    """Run the trainer once per GPU: the exit code that tells most, and the last message that came with it.
+    """Run the trainer once per GPU, and return the exit code that explains the end, with the message of that process.
 
     Args:
-        arguments: of the trainer's command line.
-        processes: how many.
-        stop: whether somebody asked to stop; passed on.
+        arguments: the arguments of the trainer's command line.
+        processes: the number of processes.
+        stop: whether the run was asked to stop; passed on to the children.
         clock: the time.
     """
     port = _free_port()
     threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
     with tempfile.TemporaryDirectory(prefix="finetune-children-") as folder:
         messages = [Path(folder) / str(number) for number in range(processes)]
-        told = launch([
-            # -P: what lies in the working folder is not imported.
+        end = launch([
+            # -P: nothing in the working folder is imported.
             Child([sys.executable, "-P", "-m", "finetune_trainer", *arguments, "--termination-log", str(message)],
                   {"OMP_NUM_THREADS": threads, **os.environ, **rank_variables(os.environ, processes, number, port)})
             for number, message in enumerate(messages)
         ], stop, clock)
-        return told.code, messages[told.number].read_bytes() if messages[told.number].exists() else b""
+        return end.code, messages[end.number].read_bytes() if messages[end.number].exists() else b""
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,12 @@ class ChildEnd:
 
 
 def launch(children: Sequence[Child], stop: StopFlag, clock: Clock, grace: float = GRACE_SECONDS) -> ChildEnd:
-    """Run children to their end; when one fails or somebody asks, the others are asked to stop (SIGTERM).
+    """Run children to their end. If one fails, or the run is asked to stop, the others get SIGTERM.
 
-    After a failure those that still run `grace` seconds later are killed. Somebody who asked has a grace of his own.
+    After a failure, children that still run `grace` seconds later are killed. After a request to stop they are not: who
+    asked has a grace period of its own.
     """
-    # A session each: Ctrl-C would reach them beside our own request, and a second request ends a process at once.
+    # A session for each. Otherwise Ctrl-C would reach them twice, and a second request ends a process at once.
     running = [subprocess.Popen(child.command, env=child.environment, start_new_session=True) for child in children]
     asked = failed = False
     deadline = float("inf")
@@ -104,7 +106,7 @@ def launch(children: Sequence[Child], stop: StopFlag, clock: Clock, grace: float
                 for process in running:
                     process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                running[codes.index(None)].wait(_LOOK_SECONDS)
+                running[codes.index(None)].wait(_POLL_SECONDS)
     finally:
         for process in running:
             process.kill()
@@ -116,16 +118,16 @@ def launch(children: Sequence[Child], stop: StopFlag, clock: Clock, grace: float
 
 def _exit_code(code: int, asked: bool) -> int:
     if code == -signal.SIGTERM and asked:
-        return ExitCode.STOPPED  # It was asked before it could listen, and so before it had anything to keep.
+        return ExitCode.STOPPED  # It had no handler yet, and so no state to save.
     return code if code >= 0 else 128 - code
 
 
 def decisive_child(codes: Sequence[int], failed: bool) -> int:
-    """The number of the process whose exit code explains the end of all; the first where they are alike.
+    """The number of the process whose exit code explains the end of all; the first of equal ones.
 
     Args:
         codes: exit codes in the order of the processes.
-        failed: whether the others were asked to stop because one had failed: a 75 is only an answer to that then.
+        failed: whether the others were asked to stop because one failed. Then a 75 explains nothing.
     """
     def weight(code: int) -> int:
         if code in _SPECIFIC:

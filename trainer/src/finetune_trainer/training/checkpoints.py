@@ -1,4 +1,8 @@
-"""Checkpoints in the output: written in the background, complete only once their manifest is there."""
+"""Checkpoints in the output. They are uploaded in the background, and complete once their manifest is there.
+
+A checkpoint that cannot be written ends the run (exit code 73). A run that went on without checkpoints would lose more
+with every step, and its result goes to the same output; the storage has already retried by then.
+"""
 
 from __future__ import annotations
 
@@ -16,54 +20,54 @@ from finetune_trainer.storage import BackgroundUploader, Storage
 from finetune_trainer.storage.digests import file_digest
 from finetune_trainer.training.complete import (
     Checkpoint,
-    GoingOn,
     Identity,
+    ResumeSource,
     complete_checkpoints,
     misfit,
     read_checkpoint,
 )
 
 _KEPT = 2
-_ALONE = GoingOn()
+_OWN_ONLY = ResumeSource()
 
 
 def list_files(folder: Path, without: Collection[str] = ()) -> tuple[PublishedFile, ...]:
-    """Every file below a folder, but for some, with digest and size, sorted by path."""
+    """Every file below a folder with digest and size, sorted by path; without the files named in `without`."""
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return tuple(PublishedFile(path=name, sha256=file_digest(path), size_bytes=path.stat().st_size)
                  for name, path in paths.items() if name not in without)
 
 
 class CheckpointStore:
-    """The checkpoints of one job in its output, and those of an earlier one that it may take up."""
+    """The checkpoints of one job in its output, and those of the earlier job that it can resume from."""
 
     def __init__(self, storage: Storage, prefix: str, attempt: int, uploader: BackgroundUploader,
-                 tell: Callable[[str], None], going_on: GoingOn = _ALONE) -> None:
+                 note: Callable[[str], None], source: ResumeSource = _OWN_ONLY) -> None:
         """
         Args:
             storage: the job's output.
             prefix: the job's folder there.
             attempt: the attempt's number.
             uploader: uploads in the background.
-            tell: what to do with notes for people.
-            going_on: an earlier job whose checkpoints may be taken up, and the job's date.
+            note: receives notes for people.
+            source: what the job can resume from, beside its own checkpoints.
         """
         self._storage = storage
         self._prefix = prefix
         self._attempt = attempt
-        self._going_on = going_on
+        self._source = source
         self._uploader = uploader
-        self._tell = tell
+        self._note = note
         self._broken: set[str] = set()
         self._fitting: dict[str, bool] = {}
         self.complete_step = 0
 
     def save(self, folder: Path, step: int, identity: Identity, trained_seconds: float) -> None:
-        """Upload a checkpoint in the background; `folder` is removed afterwards. Failures come with the next call."""
+        """Upload a checkpoint in the background; `folder` is removed afterwards. The uploader raises failures."""
         manifest = CheckpointManifest(
             step=step, attempt=self._attempt, spec_hash=identity.spec_hash, data_hash=identity.data_hash,
             base_hash=identity.base_hash, environment=identity.environment, trained_seconds=trained_seconds,
-            date=self._going_on.date, files=list_files(folder),
+            date=self._source.date, files=list_files(folder),
         )
         self._uploader.submit(lambda: self._upload(folder, manifest))
 
@@ -79,11 +83,11 @@ class CheckpointStore:
         self._remove_old(manifest)
 
     def _remove_old(self, newest: CheckpointManifest) -> None:
-        """Keep two of those that a run like this one could take up; those of others are not touched."""
+        """Keep the last two checkpoints that fit this run, and remove older ones. Others are never removed."""
         fitting = [one for one in complete_checkpoints(self._storage, self._prefix, None)
                    if one.folder not in self._broken and self._fits(one, newest)]
         for old in fitting[:-_KEPT]:
-            # The manifest goes first, so that nobody takes a checkpoint whose files are going.
+            # The manifest is removed first, so that no run resumes from a checkpoint without files.
             self._storage.delete([f"{old.folder}/{CHECKPOINT_MANIFEST}"])
             self._storage.delete(self._storage.keys(f"{old.folder}/"))
 
@@ -100,23 +104,23 @@ class CheckpointStore:
                ) -> CheckpointManifest | None:
         """Fetch the newest complete checkpoint that fits, checked file by file, into `folder`; None if there is none.
 
-        One that doesn't fit or is damaged is passed over, and said. What an earlier job's trainers have run is not
-        counted as this one's.
+        A checkpoint that does not fit or is damaged is not used, and a note says why. The training time of an earlier
+        job does not count as this job's.
 
         Args:
-            identity: what it has to fit.
+            identity: the digests that it must have.
             folder: where its files go.
-            step: its step, where that is known; else any.
-            without: files that aren't needed.
+            step: its step; None for any.
+            without: files that are not needed.
         """
-        for checkpoint in reversed(complete_checkpoints(self._storage, self._prefix, self._going_on.earlier)):
+        for checkpoint in reversed(complete_checkpoints(self._storage, self._prefix, self._source.earlier)):
             if step is not None and checkpoint.step != step:
                 continue
             found = self._fetch(checkpoint, identity, folder, without)
             if isinstance(found, CheckpointManifest):
                 self.complete_step = found.step
                 return found if checkpoint.own else found.model_copy(update={"trained_seconds": 0.0})
-            self._tell(f"the checkpoint {checkpoint.folder} is not used: {found}")
+            self._note(f"the checkpoint {checkpoint.folder} is not used: {found}")
         return None
 
     def _fetch(self, checkpoint: Checkpoint, identity: Identity, folder: Path, without: Collection[str]
@@ -135,16 +139,16 @@ class CheckpointStore:
             return fault
         for name in sorted(identity.environment):
             if manifest.environment.get(name) != identity.environment[name]:
-                self._tell(f"resuming on another {name} ({identity.environment[name]}, before "
-                           f"{manifest.environment.get(name)}): the result is as good, but not the same to the bit")
+                self._note(f"resuming on another {name} ({identity.environment[name]}, before "
+                           f"{manifest.environment.get(name)}): the result is not the same bit for bit")
         return manifest
 
     def _fetch_file(self, checkpoint: Checkpoint, file: PublishedFile, folder: Path) -> str | None:
-        """Fetch a file; what is wrong with it, or None."""
+        """Fetch a file; return what is wrong with it, or None."""
         path = below(folder, file.path)
         try:
             self._storage.get_file(f"{checkpoint.folder}/{file.path}", path)
         except (MissingInput, BadConfig):
             return f"{file.path} is missing"
-        # Checked before anything reads it: trainer state is only opened once its digest fits.
+        # Checked before anything reads it: trainer state is opened only if its digest is right.
         return None if file_digest(path) == file.sha256 else f"{file.path} is damaged"

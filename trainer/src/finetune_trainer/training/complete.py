@@ -1,6 +1,7 @@
-"""Which complete checkpoints an output holds, and which of them fit a run: by their manifests alone.
+"""Finds the complete checkpoints in an output, and those that fit a run, by their manifests alone.
 
-Those of an earlier job of the namespace, which `runPolicy.resumeFrom` names, are looked at but never touched.
+A job can resume from an earlier job of its namespace (`runPolicy.resumeFrom`). The checkpoints of that job are only
+read, never changed or removed.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ _PLACE = re.compile(rf"(.+)/{CHECKPOINTS}/([0-9]{{1,9}})/step-([0-9]{{1,12}})/"
 
 @dataclass(frozen=True)
 class Identity:
-    """What has to be the same for a checkpoint to fit a run: job, rows and base weights.
+    """The digests that a checkpoint and a run must share: job, rows and base weights.
 
     Attributes:
-        spec_hash: digest of what decides the result.
+        spec_hash: the digest of everything in the spec that decides the result.
         data_hash: digest of the prepared rows.
         base_hash: digest of the base weights in memory.
-        environment: machine type, threads and versions; where these differ a resumed run goes on, but not bit by bit.
+        environment: machine type, threads and versions. If these differ a run still resumes, but not bit for bit.
     """
 
     spec_hash: str
@@ -44,7 +45,7 @@ class Checkpoint:
 
     Attributes:
         folder: where its files are.
-        own: whether it is the job's own.
+        own: whether it belongs to this job, and not to an earlier one.
         attempt: the attempt that wrote it.
         step: optimizer steps done.
     """
@@ -56,28 +57,27 @@ class Checkpoint:
 
     @property
     def order(self) -> tuple[int, bool, int]:
-        """Sorts checkpoints: the last is taken up first."""
+        """The sort key: a run resumes from the last checkpoint in this order."""
         return self.step, self.own, self.attempt
 
 
 @dataclass(frozen=True)
-class GoingOn:
-    """What a run goes on with.
+class ResumeSource:
+    """What a run can resume from, beside its own checkpoints.
 
     Attributes:
-        earlier: where the folders of the earlier jobs begin whose checkpoints may be taken up; None where the job names
-            none.
-        date: the day that chat templates take for today, noted in checkpoints.
+        earlier: the prefix of the folders of the earlier job; None if the job names none.
+        date: the date that chat templates write; checkpoints hold it.
     """
 
     earlier: str | None = None
     date: date | None = None
 
 
-def going_on(config: RunConfig) -> GoingOn:
-    """What a run goes on with, as its configuration says."""
+def resume_source(config: RunConfig) -> ResumeSource:
+    """What a run can resume from, by its configuration."""
     name = config.spec.run_policy.resume_from
-    return GoingOn(f"{config.namespace}/{name}/" if name else None, config.date)
+    return ResumeSource(f"{config.namespace}/{name}/" if name else None, config.date)
 
 
 def complete_checkpoints(storage: Storage, own: str, earlier: str | None) -> list[Checkpoint]:
@@ -86,10 +86,10 @@ def complete_checkpoints(storage: Storage, own: str, earlier: str | None) -> lis
     Args:
         storage: the job's output.
         own: the job's folder.
-        earlier: where folders of earlier jobs begin.
+        earlier: the prefix of the folders of the earlier job; None if there is none.
 
     Raises:
-        MissingInput: the output can't be listed.
+        MissingInput: the output cannot be listed.
     """
     keys = [*storage.keys(f"{own}/{CHECKPOINTS}/"), *(storage.keys(earlier) if earlier else ())]
     found = set()
@@ -101,10 +101,10 @@ def complete_checkpoints(storage: Storage, own: str, earlier: str | None) -> lis
 
 
 def read_checkpoint(storage: Storage, checkpoint: Checkpoint) -> CheckpointManifest | str:
-    """A checkpoint's manifest, or what is wrong with it in words.
+    """The manifest of a checkpoint, or a sentence about what is wrong with it.
 
     Raises:
-        MissingInput: it can't be read.
+        MissingInput: it cannot be read.
     """
     try:
         content = storage.get_bytes(f"{checkpoint.folder}/{CHECKPOINT_MANIFEST}") or b""
@@ -116,7 +116,7 @@ def read_checkpoint(storage: Storage, checkpoint: Checkpoint) -> CheckpointManif
 
 def misfit(manifest: CheckpointManifest, spec_hash: str, data_hash: str | None = None, base_hash: str | None = None
            ) -> str | None:
-    """Why a checkpoint is of no use, or None; what is None is not known yet. Pure."""
+    """Why a checkpoint does not fit, or None. An argument that is None is not known yet, and not compared. Pure."""
     for name, mine, its in (("job", spec_hash, manifest.spec_hash), ("data", data_hash, manifest.data_hash),
                             ("base weights", base_hash, manifest.base_hash)):
         if mine is not None and mine != its:
@@ -127,15 +127,15 @@ def misfit(manifest: CheckpointManifest, spec_hash: str, data_hash: str | None =
 def _read_all(storage: Storage, config: RunConfig) -> Iterator[tuple[Checkpoint, CheckpointManifest | str]]:
     own = job_prefix(config.namespace, config.name, config.uid)
     with as_output():
-        for checkpoint in reversed(complete_checkpoints(storage, own, going_on(config).earlier)):
+        for checkpoint in reversed(complete_checkpoints(storage, own, resume_source(config).earlier)):
             yield checkpoint, read_checkpoint(storage, checkpoint)
 
 
 def frozen_date(storage: Storage, config: RunConfig, today: date) -> date:
-    """The day that chat templates take for today: that of the checkpoint that may be taken up, else of the job's start.
+    """The date that chat templates write: that of the checkpoint to resume from, else that of the job's start.
 
     Raises:
-        OutputNotWritable: the output can't be read.
+        OutputNotWritable: the output cannot be read.
     """
     for _, manifest in _read_all(storage, config):
         if isinstance(manifest, CheckpointManifest) and misfit(manifest, config.spec_hash) is None and manifest.date:
@@ -145,10 +145,10 @@ def frozen_date(storage: Storage, config: RunConfig, today: date) -> date:
 
 def require_earlier(storage: Storage, config: RunConfig, data_hash: str, base_hash: str | None = None
                     ) -> Checkpoint | None:
-    """The checkpoint that a job goes on from that names an earlier one; None for a job that names none.
+    """The checkpoint from which a job resumes that names an earlier one; None for a job that names none.
 
     Raises:
-        MissingInput: there is none that fits, so that all would be trained again unasked.
+        MissingInput: no checkpoint fits. Training from the start is not what the job asks for.
     """
     name = config.spec.run_policy.resume_from
     if name is None:

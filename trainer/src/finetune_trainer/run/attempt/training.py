@@ -21,7 +21,7 @@ from finetune_trainer.run.attempt.loading import Inputs, LoadedBase
 from finetune_trainer.run.checks.rehearsal import rehearse
 from finetune_trainer.storage import BackgroundUploader
 from finetune_trainer.training.checkpoints import CheckpointStore
-from finetune_trainer.training.complete import going_on
+from finetune_trainer.training.complete import resume_source
 from finetune_trainer.training.packing import settle_packing
 from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.training_run import TrainingRun
@@ -52,7 +52,7 @@ def train(attempt: Attempt, output: JobOutput, inputs: Inputs, loaded: LoadedBas
         state.enter(Stage.WARM_UP if spec.method.reft else Stage.TRAINING)
         settled, findings = settle_packing(spec, loaded.model, inputs.data.train, inputs.world, state.note)
         checkpoints = CheckpointStore(output.storage, output.prefix, config.attempt, uploader, state.note,
-                                      going_on(config))
+                                      resume_source(config))
         with rehearsed_on_failure(attempt, inputs):
             result = METHODS[spec.method.type](TrainingRun(
                 spec=settled, model=loaded.model, tokenizer=inputs.tokenizer, data=inputs.data, device=inputs.device,
