@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.messages import Accelerator, RunConfig
 from finetune_trainer.data.batches.steps import Layout
@@ -19,7 +21,7 @@ def _config(folder, **training):
     spec = resolve_defaults(parse_job(tiny_job(folder, training={
         "maxSteps": 2000, "batchSize": 8, "microBatchSize": 8, **training})).spec)
     return RunConfig(namespace="n", name="tiny", uid="u", attempt=1, spec=spec, spec_hash="0" * 64,
-                     accelerator=Accelerator(name="cpu", hourly_rate="1.00"))
+                     accelerator=Accelerator(name="cpu", hourly_rate=Decimal("1.00")))
 
 
 def test_without_packing_the_hours_count_the_padding(tmp_path):
