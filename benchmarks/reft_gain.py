@@ -133,7 +133,7 @@ def _run(output: Path, job: dict[str, Any]) -> tuple[float, float]:
 def _speed() -> None:
     """Our sampler against `generate(do_sample=True)` on the same prompts: tokens up to each response's end a second."""
     import torch
-    from finetune_trainer.methods.reft.rollout import left_padded, sample
+    from finetune_trainer.methods.reft.rollout import SamplingSettings, left_padded, sample
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with tempfile.TemporaryDirectory(prefix="reft-speed-") as folder, contextlib.redirect_stderr(io.StringIO()):
@@ -145,8 +145,8 @@ def _speed() -> None:
     ours, theirs = [], []
     for turn in range(7):
         began = time.perf_counter()
-        drawn = sample(model, prompts, end_ids=[0], pad_id=1, max_new_tokens=64, batch_size=128, temperature=1.0,
-                       generator=torch.Generator().manual_seed(turn), check=lambda: None)
+        drawn = sample(model, prompts, SamplingSettings((0,), 1, 64, 1.0), 128, torch.Generator().manual_seed(turn),
+                       check=lambda: None)
         ours.append(drawn.tokens / (time.perf_counter() - began))
         ids, mask = left_padded(prompts, 1, torch.device("cpu"))
         torch.manual_seed(turn)

@@ -18,7 +18,7 @@ from finetune_trainer.distributed.collectives import World
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.hardware.device import choose_device
-from finetune_trainer.methods.reft.rollout import check_sampling, sample
+from finetune_trainer.methods.reft.rollout import SamplingSettings, check_sampling, sample
 from finetune_trainer.model.files.find import ModelFiles
 from finetune_trainer.model.loading.load import load_model
 from finetune_trainer.model.tokenizer import load_tokenizer
@@ -138,8 +138,8 @@ def test_rows_that_end_while_others_go_on_are_sampled_as_if_alone_by_every_kind_
     check_sampling(model)
     prompts = [tuple(range(3, 3 + length)) for length in (9, 4, 14, 6, 11, 2)]
     together, alone = (sample(
-        model, prompts, end_ids=range(0, 259, 7), pad_id=0, max_new_tokens=12, batch_size=rows, temperature=1e-7,
-        generator=torch.Generator().manual_seed(0), check=lambda: None) for rows in (8, 1))
+        model, prompts, SamplingSettings(tuple(range(0, 259, 7)), 0, 12, 1e-7), rows,
+        torch.Generator().manual_seed(0), check=lambda: None) for rows in (8, 1))
     assert together == alone
     assert len(set(map(len, together.responses))) > 1, "the rows end at different lengths"
 

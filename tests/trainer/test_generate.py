@@ -3,7 +3,7 @@
 import pytest
 import torch
 from finetune_trainer.evaluation.generate import GenerationSettings, generate
-from finetune_trainer.methods.reft.rollout import sample
+from finetune_trainer.methods.reft.rollout import SamplingSettings, sample
 
 from tests.models import save_tiny_family
 
@@ -66,8 +66,8 @@ def test_an_answer_ends_where_a_table_of_positions_does(tmp_path, family, settin
         save_tiny_family(tmp_path, family, max_position_embeddings=24, **settings)).eval()
     prompts = [tuple(range(40, 62)), tuple(range(40, 64)), (70,), (71,)]
     assert list(map(len, answer(model, prompts, end_ids=(300,), max_new_tokens=20))) == [2, 1, 20, 20]
-    drawn = sample(model, prompts, end_ids=[300], pad_id=0, max_new_tokens=20, batch_size=4, temperature=1.0,
-                   generator=torch.Generator().manual_seed(0), check=lambda: None)
+    drawn = sample(model, prompts, SamplingSettings((300,), 0, 20, 1.0), 4, torch.Generator().manual_seed(0),
+                   check=lambda: None)
     assert list(map(len, drawn.responses)) == [2, 1, 20, 20]
 
 

@@ -13,8 +13,10 @@ from finetune_api.methods.reft import PpoSpec
 from finetune_api.rules import merge_patch
 from finetune_trainer.distributed.collectives import World
 from finetune_trainer.distributed.rank import RankInfo
+from finetune_trainer.methods.reft.micro_batches import MicroBatchLimits
 from finetune_trainer.methods.reft.policy import Policy
-from finetune_trainer.methods.reft.update import Room, prepare_batch, update
+from finetune_trainer.methods.reft.trajectory import Learner, make_trajectory
+from finetune_trainer.methods.reft.update import update
 from safetensors.torch import load_file, save_file
 
 from tests.s3 import free_ports
@@ -39,9 +41,9 @@ def _learn(model_folder, target, rank, size, port):
     policy = Policy(model, pad_id=0, temperature=1.0)
     optimizer = policy.optimizer(1e-3, 1e-3)
     ppo = PpoSpec(rollouts=8, mini_batch_size=8, kl_coefficient=0.05)
-    world, room = World(RankInfo(rank, size)), Room(8192, None)
-    batch = prepare_batch(policy, RESPONSES[rank::size], SCORES[rank::size], ppo, room, lambda: None, world)
-    update(policy, optimizer, batch, ppo, room, random.Random(rank), lambda: None, world)
+    learner = Learner(policy, ppo, MicroBatchLimits(8192, None), World(RankInfo(rank, size)))
+    trajectory = make_trajectory(learner, RESPONSES[rank::size], SCORES[rank::size], lambda: None)
+    update(learner, optimizer, trajectory, random.Random(rank), lambda: None)
     if rank == 0:
         save_file(policy.weights(), target)
 

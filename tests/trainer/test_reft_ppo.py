@@ -15,8 +15,9 @@ from finetune_trainer.methods.reft.advantages import (
     whiten,
 )
 from finetune_trainer.methods.reft.collapse import ADVICE, PATIENCE, collapsed, remark, stuck
-from finetune_trainer.methods.reft.policy import Policy, portions
-from finetune_trainer.methods.reft.rollout import left_padded, positions, sample
+from finetune_trainer.methods.reft.micro_batches import MicroBatchLimits
+from finetune_trainer.methods.reft.policy import Policy
+from finetune_trainer.methods.reft.rollout import SamplingSettings, left_padded, positions, sample
 
 MASK = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
 
@@ -98,12 +99,12 @@ def test_explained_variance_is_one_for_perfect_values_and_nothing_for_a_constant
     assert explained_variance(returns, torch.ones(2, 3), MASK) == 0.0
 
 
-def test_portions_hold_every_index_once_within_their_room():
+def test_micro_batches_hold_every_response_once_within_their_limits():
     lengths = [5, 40, 7, 40, 39, 2]
-    groups = portions(range(6), lengths, most_tokens=80, most_rows=3)
+    groups = MicroBatchLimits(80, 3).split(range(6), lengths)
     assert sorted(index for group in groups for index in group) == list(range(6))
     assert groups == [[1, 3], [4, 2], [0, 5]]
-    assert portions([1], lengths, most_tokens=3, most_rows=None) == [[1]], "a row that is too long stands alone"
+    assert MicroBatchLimits(3, None).split([1], lengths) == [[1]], "a row that is too long stands alone"
 
 
 def _seen(reward=0.5, accuracy=0.5, kl=1.0, entropy=0.5, tokens=10.0):
@@ -148,8 +149,8 @@ PROMPTS = [(5, 6, 7), (8, 9, 10, 11, 12), (13,), (5, 6, 7, 8)]
 
 
 def _sample(model, prompts=PROMPTS, batch_size=8, end_ids=(0,), temperature=1.0, seed=1, most=12):
-    return sample(model, prompts, end_ids=end_ids, pad_id=0, max_new_tokens=most, batch_size=batch_size,
-                  temperature=temperature, generator=torch.Generator().manual_seed(seed), check=lambda: None)
+    return sample(model, prompts, SamplingSettings(tuple(end_ids), 0, most, temperature), batch_size,
+                  torch.Generator().manual_seed(seed), check=lambda: None)
 
 
 def test_at_a_low_temperature_the_sampler_writes_what_greedy_decoding_writes(model):
@@ -216,7 +217,7 @@ def test_values_are_what_is_expected_of_any_response_until_something_is_learnt(m
     dialogues = [((5, 6, 7), (8, 9)), ((20,), (21,))]
     with torch.no_grad():
         assert not policy.score(dialogues).values.any()
-        policy.expect(0.25)
+        policy.set_initial_value(0.25)
         assert policy.score(dialogues).values.tolist() == [[0.25, 0.25], [0.0, 0.25]]
 
 

@@ -1,25 +1,24 @@
-"""The methods: one package each, and the table of their `train` functions."""
+"""The methods: a package each, and the table of them.
+
+A method's package has `train.py`, its own published form if it needs one, and `report.py` with its lines of the report.
+What the API says of a method (settings, defaults, rules, memory) stands in `finetune_api.methods`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from finetune_api.spec.method import MethodType
 
-from finetune_trainer.methods.additive.train import train as train_additive
-from finetune_trainer.methods.dora.train import train as train_dora
-from finetune_trainer.methods.full.train import train as train_full
-from finetune_trainer.methods.lora.train import train as train_lora
-from finetune_trainer.methods.partial.train import train as train_partial
-from finetune_trainer.methods.reft.train import train as train_reft
-from finetune_trainer.training.result import TrainingResult
-from finetune_trainer.training.training_run import TrainingRun
+from finetune_trainer.methods import additive, dora, full, lora, partial, reft
+from finetune_trainer.methods.trainer_method import TrainerMethod
 
-METHODS: dict[MethodType, Callable[[TrainingRun], TrainingResult]] = {
-    MethodType.LORA: train_lora,
-    MethodType.DORA: train_dora,
-    MethodType.PARTIAL: train_partial,
-    MethodType.ADDITIVE: train_additive,
-    MethodType.FULL: train_full,
-    MethodType.REFT: train_reft,
+METHODS: Mapping[MethodType, TrainerMethod] = {
+    MethodType.LORA: lora.METHOD,
+    MethodType.DORA: dora.METHOD,
+    MethodType.REFT: reft.METHOD,
+    MethodType.PARTIAL: partial.METHOD,
+    MethodType.ADDITIVE: additive.METHOD,
+    MethodType.FULL: full.METHOD,
 }
+"""What the trainer knows of each method."""

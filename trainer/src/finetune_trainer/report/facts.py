@@ -113,15 +113,8 @@ class RunFacts:
 
     @property
     def method_name(self) -> str:
-        """The method as people say it: QLoRA, DoRA, LoRA (int8), IA3, Full, …"""
-        method = self.run.spec.method
-        if method.reft is not None:
-            stored = {"nf4": "Q", "int8": "int8 "}.get(method.quantization, "")
-            return f"ReFT ({stored}{method.reft.policy})"
-        if method.quantization == "nf4" and not method.additive:
-            return f"Q{method.type}"
-        name = method.additive.technique if method.additive else method.type
-        return f"{name}" if method.quantization == "none" else f"{name} ({method.quantization})"
+        """The name that people use for the method: QLoRA, DoRA, LoRA (int8), IA3, Full, …"""
+        return self.run.spec.method.display_name
 
     @property
     def trained_tokens(self) -> int:

@@ -1,1 +1,6 @@
 """ReFT: reinforced fine-tuning."""
+
+from finetune_trainer.methods.reft import report, train
+from finetune_trainer.methods.trainer_method import TrainerMethod
+
+METHOD = TrainerMethod(train.train, report.report_lines)

@@ -1,6 +1,7 @@
-"""Everything that a run of PPO is between two steps: kept in memory for a retreat, and in checkpoints.
+"""The state of PPO between two steps: a snapshot in memory, and the files of a checkpoint.
 
-Chance is not part of it: what a step samples, and in which order it learns, follows from the seed and its number.
+The state holds no random states: what a step samples, and in which order it learns, follow from the seed and the step's
+number.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ class PpoState:
     """The state of PPO after its step `step`.
 
     Attributes:
-        policy: what acts.
-        optimizer: moves it.
+        policy: the model that learns.
+        optimizer: over the policy's parameters.
         step: PPO steps done.
-        history: what each step saw.
+        history: the metrics of each step.
         first_examples: some responses of the first step.
-        last_examples: some of the last.
+        last_examples: some responses of the last step.
     """
 
     policy: Policy
@@ -45,32 +46,32 @@ class PpoState:
     history: list[Rollouts] = field(default_factory=list)
     first_examples: tuple[RolloutExample, ...] = ()
     last_examples: tuple[RolloutExample, ...] = ()
-    _kept: tuple[Any, ...] = ()
+    _snapshot: tuple[Any, ...] = ()
 
-    def keep(self) -> None:
-        """Remember weights and optimizer as they are, so that a step that is given up leaves nothing behind.
+    def take_snapshot(self) -> None:
+        """Copy weights and optimizer state, so that a step which is given up leaves nothing behind.
 
-        In the host's memory: where all weights learn this is three times the model.
+        The copy is in host memory. Where all weights learn, it takes three times the model.
         """
-        self._kept = (self.policy.weights(), copy.deepcopy(self.policy.value_head.state_dict()),
+        self._snapshot = (self.policy.weights(), copy.deepcopy(self.policy.value_head.state_dict()),
                       _on_host(self.optimizer.state_dict()))
 
-    def retreat(self) -> None:
-        """Back to what was kept."""
-        weights, values, optimizer = self._kept
-        self.policy.put(weights)
+    def restore_snapshot(self) -> None:
+        """Go back to the last snapshot."""
+        weights, values, optimizer = self._snapshot
+        self.policy.load_weights(weights)
         self.policy.value_head.load_state_dict(values)
         self.optimizer.load_state_dict(optimizer)
 
-    def done(self, seen: Rollouts, examples: Sequence[RolloutExample]) -> None:
-        """Note a step."""
+    def complete_step(self, metrics: Rollouts, examples: Sequence[RolloutExample]) -> None:
+        """Count a step, with its metrics and some of its responses."""
         self.step += 1
-        self.history.append(seen)
+        self.history.append(metrics)
         self.last_examples = tuple(examples[:_SHOWN])
         self.first_examples = self.first_examples or self.last_examples
 
     def write(self, folder: Path, metrics: Path) -> Path:
-        """A checkpoint's files in a folder that is made for them."""
+        """Write a checkpoint's files into a new folder."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for name, tensors in ((_POLICY, self.policy.weights()), (_REFERENCE, self.policy.reference),
@@ -78,7 +79,7 @@ class PpoState:
             save_file({key: tensor.contiguous().cpu() for key, tensor in tensors.items()}, folder / name)
         torch.save(self.optimizer.state_dict(), folder / _OPTIMIZER)
         (folder / _HISTORY).write_text(json.dumps({
-            "step": self.step, "history": [seen.model_dump() for seen in self.history],
+            "step": self.step, "history": [step.model_dump() for step in self.history],
             "first": [asdict(example) for example in self.first_examples],
             "last": [asdict(example) for example in self.last_examples],
         }), encoding="utf-8")
@@ -87,23 +88,23 @@ class PpoState:
         return folder
 
     def read(self, folder: Path) -> None:
-        """Take over what `write` wrote."""
+        """Load what `write` wrote."""
         device = str(self.policy.device)
-        # Copies: what is read from a file may lie in memory otherwise than what torch allocates, and add up so.
+        # Copies: memory that is mapped from a file may be aligned otherwise, and sums then differ in their last bit.
         self.policy.reference = {
             name: tensor.clone() for name, tensor in load_file(folder / _REFERENCE, device=device).items()}
-        self.policy.put(load_file(folder / _POLICY, device=device))
+        self.policy.load_weights(load_file(folder / _POLICY, device=device))
         self.policy.value_head.load_state_dict(load_file(folder / _VALUES, device=device))
         self.optimizer.load_state_dict(torch.load(folder / _OPTIMIZER, map_location=device, weights_only=True))
         content = json.loads((folder / _HISTORY).read_text(encoding="utf-8"))
         self.step = content["step"]
-        self.history = [Rollouts(**seen) for seen in content["history"]]
+        self.history = [Rollouts(**step) for step in content["history"]]
         self.first_examples = tuple(RolloutExample(**example) for example in content["first"])
         self.last_examples = tuple(RolloutExample(**example) for example in content["last"])
 
 
 def _on_host(state: Any) -> Any:
-    """A copy of nested state, its tensors in the host's memory."""
+    """A copy of nested state, with its tensors in host memory."""
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
