@@ -132,7 +132,7 @@ def measure(case: Case) -> tuple[int, int]:
         )
         loaded = _held_bytes(model)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            METHODS[spec.method.type](run)
+            METHODS[spec.method.type].train(run)
             uploader.drain()
         peak = loaded + _allocated_peak(profile)
         forward_pass = ForwardPass(case.rows * case.length, case.length, case.rows * case.answer,

@@ -131,7 +131,7 @@ def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[Toke
     state.enter(Stage.TRAINING)
     storage = open_storage(spec.output.uri, spec.output.s3)
     with BackgroundUploader() as uploader:
-        trained = METHODS[spec.method.type](TrainingRun(
+        trained = METHODS[spec.method.type].train(TrainingRun(
             spec=spec, model=model, tokenizer=tokenizer,
             data=PreparedData(train=rows, train_answers=(), held_out=(), findings=(), counts={}), device=device,
             identity=Identity("0" * 64, "0" * 64, "0" * 64, {}),

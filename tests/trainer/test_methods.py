@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -151,8 +152,8 @@ def run_here(place, tmp_path, monkeypatch):
             return caught[0]
 
         kind = MethodType(method["type"])
-        train = METHODS_BY_TYPE[kind]
-        monkeypatch.setitem(METHODS_BY_TYPE, kind, spy)
+        train = METHODS_BY_TYPE[kind].train
+        monkeypatch.setitem(METHODS_BY_TYPE, kind, replace(METHODS_BY_TYPE[kind], train=spy))
         job = parse_job(tiny_job(place, method=method, output={"uri": f"file://{tmp_path}/out"}, **sections))
         before = signal.getsignal(signal.SIGTERM)
         try:

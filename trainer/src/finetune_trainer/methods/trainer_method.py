@@ -29,7 +29,3 @@ class TrainerMethod:
 
     train: Callable[[TrainingRun], TrainingResult]
     report_lines: Callable[[Any], ReportLines] = no_lines
-
-    def __call__(self, run: TrainingRun) -> TrainingResult:
-        """Train; the same as `train`."""
-        return self.train(run)

@@ -54,7 +54,7 @@ def train(attempt: Attempt, output: JobOutput, inputs: Inputs, loaded: LoadedBas
         checkpoints = CheckpointStore(output.storage, output.prefix, config.attempt, uploader, state.note,
                                       resume_source(config))
         with rehearsed_on_failure(attempt, inputs):
-            result = METHODS[spec.method.type](TrainingRun(
+            result = METHODS[spec.method.type].train(TrainingRun(
                 spec=settled, model=loaded.model, tokenizer=inputs.tokenizer, data=inputs.data, device=inputs.device,
                 identity=loaded.identity, checkpoints=checkpoints, uploader=uploader, state=state,
                 metrics=attempt.metrics, limits=attempt.limits, reserve=_reserve(before, state), stop=attempt.stop,

@@ -109,7 +109,7 @@ def check_positions(spec: FineTuneJobSpec, model: PreTrainedModel, data: Prepare
     """
     table = table_of_positions(model)
     longest = max(len(row) for row in (*data.train, *(row.tokens for row in data.held_out)))
-    virtual = spec.method.additive.virtual_tokens or 0 if spec.method.additive else 0
+    virtual = spec.method.definition.virtual_tokens(spec.method.settings)
     if table is None or longest + virtual <= table:
         return
     limit = table - virtual

@@ -184,7 +184,7 @@ def _run(spec: FineTuneJobSpec, files: ModelFiles, few: PreparedData, special: t
     storage = LocalStorage(Uri("file", "", str(work / "out")), work / "out")
     with BackgroundUploader() as uploader:
         settled, findings = settle_packing(spec, model, few.train, World(), lambda text: None)
-        trained = METHODS[spec.method.type](TrainingRun(
+        trained = METHODS[spec.method.type].train(TrainingRun(
             spec=settled, model=model, tokenizer=tokenizer, data=few, device=_CPU, identity=_NO_IDENTITY,
             checkpoints=CheckpointStore(storage, "job", 1, uploader, lambda text: None), uploader=uploader, state=state,
             metrics=MetricsLog(work / "metrics.jsonl", clock), limits=LimitsFile(None, Limits()),
