@@ -1,4 +1,4 @@
-"""The run on a terminal: a bar with loss, speed, time left and cost; plain lines where there is no terminal."""
+"""The progress on a terminal: a bar with loss, speed, time left and cost; plain lines if the output is a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _QUIET_SECONDS = 10.0
 
 
 class ConsoleObserver:
-    """Shows what happens on a rich console."""
+    """Shows the progress of a run on a rich console."""
 
     def __init__(self, console: Console, clock: Clock) -> None:
         self._console = console
@@ -24,7 +24,7 @@ class ConsoleObserver:
         self._stage = ""
 
     def on_stage(self, stage: Stage) -> None:
-        """Say what begins; end the bar of what was before."""
+        """Print the name of the stage, and end the bar of the stage before."""
         self.close()
         self._stage = str(stage)
         self._said = float("-inf")
@@ -32,7 +32,7 @@ class ConsoleObserver:
             self._console.print(f"[bold]{stage}[/bold]")
 
     def on_step(self, report: StepReport, message: ProgressMessage) -> None:
-        """Move the bar, or say a line every few seconds."""
+        """Move the bar, or print a line every few seconds."""
         progress, cost = message.progress, message.cost
         speed = f"{progress.tokens_per_second:.0f} tokens/s" if progress and progress.tokens_per_second else ""
         left = ""
@@ -40,9 +40,10 @@ class ConsoleObserver:
             seconds = max(0, round((progress.estimated_completion_time - self._clock.now()).total_seconds()))
             left = f"{seconds // 60}:{seconds % 60:02d} left"
         spent = f"{cost.spent} {cost.currency}" if cost and cost.hourly_rate else ""
-        seen = report.rollouts
-        result = f"reward {seen.reward:.3f}  right {100 * seen.accuracy:.0f} %  KL {seen.kl:.2f}" if seen else \
-            f"loss {report.loss:.3f}"
+        rollouts = report.rollouts
+        result = f"loss {report.loss:.3f}"
+        if rollouts:
+            result = f"reward {rollouts.reward:.3f}  right {100 * rollouts.accuracy:.0f} %  KL {rollouts.kl:.2f}"
         details = "  ".join(part for part in (result, speed, left, spent) if part)
         self._show(report.step, report.total_steps, details)
 
@@ -51,7 +52,7 @@ class ConsoleObserver:
         self._show(answered, total, "answers")
 
     def on_note(self, text: str) -> None:
-        """A line of its own."""
+        """Print the note on a line of its own."""
         self._console.print(f"  {text}", markup=False, highlight=False)
 
     def close(self) -> None:
@@ -72,5 +73,5 @@ class ConsoleObserver:
                                  TextColumn("{task.fields[details]}"), console=self._console)
             self._task = self._bar.add_task(self._stage, total=total, details=details)
             self._bar.start()
-        assert self._task is not None
-        self._bar.update(self._task, completed=done, total=total, details=details)
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, details=details)

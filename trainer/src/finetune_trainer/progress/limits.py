@@ -1,4 +1,4 @@
-"""What a run may cost and how long it may take, and whether one of these is reached."""
+"""The limits of a run in money and time, and whether one is reached."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ def stop_reason(limits: Limits, now: datetime, spending: Spending, reserve: Deci
 
 
 class LimitsFile:
-    """The limits as they are now, read again each time; where the file is missing or broken, the last that was good."""
+    """The current limits, read again each time. If the file is missing or broken, the last valid limits hold."""
 
     def __init__(self, folder: Path | None, first: Limits) -> None:
         self._path = folder / LIMITS_FILE if folder else None
         self._last = first
 
     def account_for(self, seconds_before: float) -> None:
-        """Count the time of earlier attempts, which only an operator does by itself."""
+        """Subtract the time of earlier attempts from the deadline, unless an operator sets the deadline."""
         if self._path is None and self._last.stop_at is not None:
             self._last = self._last.model_copy(update={
                 "stop_at": self._last.stop_at - timedelta(seconds=seconds_before)})
 
     def read(self) -> Limits:
-        """The limits now."""
+        """The current limits."""
         if self._path is not None:
             # A ConfigMap volume is swapped as a whole; should a read fail, the next step's will not.
             with contextlib.suppress(OSError, ValidationError):

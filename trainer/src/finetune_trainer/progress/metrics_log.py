@@ -14,18 +14,18 @@ from finetune_trainer.progress.state import StepReport
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl; every line is whole once written."""
+    """Appends whole lines to metrics.jsonl."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
         self._clock = clock
 
     def on_stage(self, stage: Stage) -> None:
-        """A line that a stage began."""
+        """Write a line for a stage that starts."""
         self._write({"stage": stage})
 
     def on_step(self, report: StepReport, message: ProgressMessage) -> None:
-        """A line for a step."""
+        """Write a line for a step."""
         self._write({
             "step": report.step, "epoch": round(report.epoch, 4), "loss": report.loss,
             "learningRate": report.learning_rate, "gradNorm": report.grad_norm, "tokens": report.tokens,
@@ -36,14 +36,14 @@ class MetricsLog:
         })
 
     def on_answers(self, answered: int, total: int) -> None:
-        """Nothing: answers are in the report."""
+        """Write nothing: the report has the answers."""
 
     def on_note(self, text: str) -> None:
-        """A line with the note."""
+        """Write a line for a note."""
         self._write({"note": text})
 
     def resume(self, saved: Path) -> None:
-        """Go on after the lines that a checkpoint kept, if it kept some."""
+        """Put the lines that a checkpoint holds, if any, before those of this attempt."""
         if saved.exists():
             self.path.write_bytes(saved.read_bytes() + (self.path.read_bytes() if self.path.exists() else b""))
 

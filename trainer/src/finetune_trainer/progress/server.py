@@ -56,7 +56,7 @@ class Metrics:
         self._stage.labels(*self._job, stage).set(1)
 
     def on_step(self, report: StepReport, message: ProgressMessage) -> None:
-        """Set what a step tells."""
+        """Set the series of a step."""
         self._loss.set(report.loss)
         self._rate.set(report.learning_rate)
         self._step.set(report.step)
@@ -73,10 +73,10 @@ class Metrics:
             self._cost.set(float(message.cost.spent))
 
     def on_answers(self, answered: int, total: int) -> None:
-        """Nothing: no series for it."""
+        """Change nothing: there is no series for it."""
 
     def on_note(self, text: str) -> None:
-        """Nothing: no series for it."""
+        """Change nothing: there is no series for it."""
 
 
 class _Server(Bounded, HTTPServer):
@@ -109,8 +109,8 @@ class ProgressServer:
         try:
             self._server = _Server((host, port), Handler)
         except OSError as error:
-            raise BadConfig(f"port {port} can't be opened for /progress and /metrics: {error.strerror}; choose another "
-                            "with --port") from error
+            raise BadConfig(f"--port is {port}; it cannot be opened for /progress and /metrics: {error.strerror}. "
+                            "Choose another port") from error
         self.port = self._server.server_address[1]
 
     def __enter__(self) -> ProgressServer:

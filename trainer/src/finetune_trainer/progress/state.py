@@ -1,4 +1,4 @@
-"""The run as it is now: one place that the training loop writes and everybody else reads."""
+"""The state of the run: the training loop writes it, and everything else reads it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class StepReport:
 
 
 class Observer(Protocol):
-    """Somebody who is told what happens."""
+    """Receives the progress of a run."""
 
     def on_stage(self, stage: Stage) -> None:
         """A stage begins."""
@@ -59,15 +59,15 @@ class Observer(Protocol):
         """A step is done."""
 
     def on_answers(self, answered: int, total: int) -> None:
-        """So many held-out questions are answered."""
+        """Some of the held-out questions are answered."""
 
     def on_note(self, text: str) -> None:
-        """Something worth a line."""
+        """A note for people."""
 
 
 @dataclass
 class RunState:
-    """The run as it is now. Written by the training thread, read by others.
+    """The state of the run. The training thread writes it; other threads read it.
 
     Attributes:
         clock: the time.
@@ -75,7 +75,7 @@ class RunState:
         spent_before: what earlier attempts spent, where an operator says.
         seconds_before: how long earlier attempts ran, where a checkpoint says.
         accelerator_bytes: memory of one accelerator, where there is one.
-        observers: told of everything, in turn, in the training thread.
+        observers: receive everything in turn, in the training thread.
     """
 
     clock: Clock
@@ -101,40 +101,40 @@ class RunState:
         return self._stage
 
     def enter(self, stage: Stage) -> None:
-        """Begin a stage; the time of the one before is kept in `stage_seconds`."""
+        """Enter a stage; `stage_seconds` gets the time of the stage before."""
         now = self.clock.seconds()
         with self._lock:
             spent = self.stage_seconds.get(self._stage, 0.0) + now - self._stage_started
             self.stage_seconds[self._stage] = spent
             self._stage, self._stage_started = stage, now
-            # Another stage has another speed.
+            # The speed of the earlier stage says nothing about this one.
             self._recent = []
-        self._tell(lambda observer: observer.on_stage(stage))
+        self._notify(lambda observer: observer.on_stage(stage))
 
     def step_done(self, report: StepReport) -> None:
-        """Note a step."""
+        """Report a step."""
         with self._lock:
             self._last = report
             self._recent = [*self._recent[-9:], report]
         message = self.message()
-        self._tell(lambda observer: observer.on_step(report, message))
+        self._notify(lambda observer: observer.on_step(report, message))
 
     def answers_done(self, answered: int, total: int) -> None:
-        """Note how many held-out questions are answered."""
-        self._tell(lambda observer: observer.on_answers(answered, total))
+        """Report how many held-out questions are answered."""
+        self._notify(lambda observer: observer.on_answers(answered, total))
 
     def note(self, text: str) -> None:
-        """Say something worth a line."""
-        self._tell(lambda observer: observer.on_note(text))
+        """Report a note for people."""
+        self._notify(lambda observer: observer.on_note(text))
 
-    def _tell(self, what: Callable[[Observer], None]) -> None:
+    def _notify(self, what: Callable[[Observer], None]) -> None:
         for observer in self.observers:
-            # A full disk or a closed terminal is no reason to stop training.
+            # A full disk or a closed terminal must not stop training.
             with suppress(OSError):
                 what(observer)
 
     def trained_seconds(self) -> float:
-        """Seconds that trainers have run, earlier attempts included as far as a checkpoint told of them."""
+        """The seconds that trainers have run, including earlier attempts whose time a checkpoint holds."""
         return self.seconds_before + self.clock.seconds() - self._started
 
     def spending(self) -> Spending:
@@ -148,12 +148,12 @@ class RunState:
         return Spending(self.spent_before + cost_of(elapsed, self.price), self.price)
 
     def tokens_per_second(self) -> float | None:
-        """Over the last ten steps."""
+        """The tokens per second of the last ten steps; None before the first step."""
         seconds = sum(report.seconds for report in self._recent)
         return sum(report.tokens for report in self._recent) / seconds if seconds else None
 
     def message(self) -> ProgressMessage:
-        """What `/progress` answers."""
+        """The answer of `/progress`."""
         with self._lock:
             last, recent = self._last, list(self._recent)
         spending = self.spending()

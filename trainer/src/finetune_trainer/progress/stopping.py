@@ -1,4 +1,4 @@
-"""Hearing a request to stop, and acting on it where nothing is half done."""
+"""Requests to stop: signals set a flag, and the run checks it where nothing is half done."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class StopFlag:
 
     @property
     def is_set(self) -> bool:
-        """Whether somebody asked."""
+        """Whether the run was asked to stop."""
         return self._event.is_set()
 
     def check(self) -> None:
-        """Raise where somebody asked.
+        """Raise if the run was asked to stop.
 
         Raises:
-            StopRequested: with who asked.
+            StopRequested: the message names the signal.
         """
         if self.is_set:
             raise StopRequested(f"stopped by {self._why}")
 
     def listen(self) -> None:
-        """Take SIGTERM and SIGINT as requests; a second one ends the process as it would without us."""
+        """Treat SIGTERM and SIGINT as requests to stop. The second one ends the process at once."""
 
         def heard(number: int, frame: FrameType | None) -> None:
             self.set(signal.Signals(number).name)
