@@ -12,7 +12,7 @@ def test_a_gpu_without_a_compiler_is_refused_before_anything_is_loaded(monkeypat
     (tmp_path / "Python.h").touch()
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BadConfig, match="install a C compiler and Python's headers"):
+    with pytest.raises(BadConfig, match="needs a C compiler and Python's headers; install them"):
         device._require_compiler()
     (tmp_path / "gcc").touch(0o755)
     device._require_compiler()
