@@ -305,7 +305,8 @@ def test_an_evaluation_before_training_changes_no_gradient_and_no_weight(folder)
 @pytest.mark.parametrize(("sections", "code", "message"), [
     ({"dataset": {"source": "file:///nowhere/rows.jsonl"}}, 66, "file:///nowhere/rows.jsonl: no such file"),
     ({"model": {"source": "file:///nowhere/model"}}, 66, "spec.model.source: file:///nowhere/model: no such folder"),
-    ({"model": {"source": "nobody/no-such-model"}}, 66, "nobody/no-such-model is not in the local cache, and HF_HUB_OFFLINE is set"),
+    ({"model": {"source": "nobody/no-such-model"}}, 66,
+     "nobody/no-such-model is not in the local cache, and HF_HUB_OFFLINE is set"),
     ({"dataset": {"source": "hf://nobody/nothing"}}, 66, "hf://nobody/nothing can't be loaded from the hub"),
     ({"dataset": {"prompt": "{{ fact }}"}}, 64, "no row has a column fact; the columns are facts, label"),
     ({"dataset": {"prompt": "{{ ''.__class__ }}"}}, 64, "may use the row's columns and nothing of Python"),
