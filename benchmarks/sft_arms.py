@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,19 @@ QUANTIZATION = {"qlora": "nf4", "lora": "none"}
 _RANK, _ALPHA, _LEARNING_RATE = 8, 32, 1e-4
 
 
+@dataclass(frozen=True)
+class _Arm:
+    """What an arm trains with: the loaded base model, its tokenizer, the rows in their order, and a scratch folder."""
+
+    name: str
+    work: Workload
+    model: Any
+    tokenizer: Any
+    rows: tuple[TokenRow, ...]
+    log: StepLog
+    scratch: Path
+
+
 def run_arm(arm: str, work: Workload) -> dict[str, Any]:
     """Run one arm in this process.
 
@@ -42,7 +56,7 @@ def run_arm(arm: str, work: Workload) -> dict[str, Any]:
         tokens and seconds of the measured steps, tokens per second, bytes resident with the model loaded and at the
         peak above that, the share of padding in its micro-batches, its losses, and a digest of the base weights.
     """
-    from finetune_trainer.run.entry import quieten
+    from finetune_trainer.run.quiet import quieten
 
     quieten()
     # Everything is imported before the memory that counts as loaded is read, whoever needs it.
@@ -68,12 +82,8 @@ def run_arm(arm: str, work: Workload) -> dict[str, Any]:
     digest = weights_digest(model)
     log, memory = StepLog(), MemoryPeak()
     with tempfile.TemporaryDirectory(prefix="sft-throughput-") as scratch, memory.watched():
-        if arm.startswith("ours"):
-            padding = _ours(arm, work, model, tokenizer, rows, log, Path(scratch))
-        elif arm.startswith("trl"):
-            padding = _trl(arm, work, model, tokenizer, rows, log, scratch)
-        else:
-            padding = _trainer(arm, work, model, tokenizer, rows, log, scratch)
+        train = _ours if arm.startswith("ours") else _trl if arm.startswith("trl") else _trainer
+        padding = train(_Arm(arm, work, model, tokenizer, rows, log, Path(scratch)))
     tokens = sum(len(row) for row in in_step_order(rows, work)[work.batch:])
     seconds = log.ends[-1] - log.ends[0]
     return {
@@ -84,9 +94,8 @@ def run_arm(arm: str, work: Workload) -> dict[str, Any]:
     }
 
 
-def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[TokenRow, ...], log: StepLog,
-          scratch: Path) -> float:
-    """The project's own path: a TrainingRun with a throw-away local output, as `pipeline.run_attempt` makes it."""
+def _ours(arm: _Arm) -> float:
+    """The project's own path: a TrainingRun with a throw-away local output, as an attempt makes it."""
     from finetune_api.messages import Limits, Stage
     from finetune_api.messages.layout import METRICS
     from finetune_api.reading.loading import parse_job
@@ -110,38 +119,39 @@ def _ours(arm: str, work: Workload, model: Any, tokenizer: Any, rows: tuple[Toke
     spec = resolve_defaults(parse_job({
         "apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "throughput"},
         "spec": {
-            "model": {"source": f"file://{work.model}"},
+            "model": {"source": f"file://{arm.work.model}"},
             "dataset": {"source": "file:///made-up.jsonl", "prompt": "{{ prompt }}", "completion": "{{ answer }}"},
-            "output": {"uri": f"file://{scratch}/output"},
-            "method": {"type": "LoRA", "quantization": QUANTIZATION[work.method],
+            "output": {"uri": f"file://{arm.scratch}/output"},
+            "method": {"type": "LoRA", "quantization": QUANTIZATION[arm.work.method],
                        "lora": {"rank": _RANK, "alpha": _ALPHA}},
-            "training": {"maxSteps": work.steps + 1, "batchSize": work.batch, "maxLength": 8 * work.mean_length,
-                         "learningRate": _LEARNING_RATE, "scheduler": "constant", "warmup": 0, "seed": work.seed,
-                         "packing": arm != "ours-padded",
-                         **({"microBatchSize": work.batch} if arm == "ours-one-pass" else {}),
-                         "gradientCheckpointing": "enabled" if arm == "ours-checkpointing" else "auto"},
+            "training": {"maxSteps": arm.work.steps + 1, "batchSize": arm.work.batch,
+                         "maxLength": 8 * arm.work.mean_length,
+                         "learningRate": _LEARNING_RATE, "scheduler": "constant", "warmup": 0, "seed": arm.work.seed,
+                         "packing": arm.name != "ours-padded",
+                         **({"microBatchSize": arm.work.batch} if arm.name == "ours-one-pass" else {}),
+                         "gradientCheckpointing": "enabled" if arm.name == "ours-checkpointing" else "auto"},
         },
     }).spec)
-    if arm == "ours-all-positions":
+    if arm.name == "ours-all-positions":
         sft.AnswersOnly = lambda causal_model: None  # type: ignore[assignment,misc]
     device, clock = choose_device(spec.training.precision, wants_gpu=False), SystemClock()
     make_deterministic(device)
-    metrics = MetricsLog(scratch / METRICS, clock)
-    state = RunState(clock, Price(Decimal(0), "USD"), observers=(log, metrics))
+    metrics = MetricsLog(arm.scratch / METRICS, clock)
+    state = RunState(clock, Price(Decimal(0), "USD"), observers=(arm.log, metrics))
     state.enter(Stage.TRAINING)
     storage = open_storage(spec.output.uri, spec.output.s3)
     with BackgroundUploader() as uploader:
         trained = METHODS[spec.method.type].train(TrainingRun(
-            spec=spec, model=model, tokenizer=tokenizer,
-            data=PreparedData(train=rows, train_answers=(), held_out=(), findings=(), counts={}), device=device,
+            spec=spec, model=arm.model, tokenizer=arm.tokenizer,
+            data=PreparedData(train=arm.rows, train_answers=(), held_out=(), findings=(), counts={}), device=device,
             identity=Identity("0" * 64, "0" * 64, "0" * 64, {}),
             checkpoints=CheckpointStore(storage, "throughput", 1, uploader, state.note), uploader=uploader, state=state,
-            metrics=metrics, limits=LimitsFile(None, Limits()), reserve=Decimal(0), stop=StopFlag(), scratch=scratch,
-            clock=clock,
+            metrics=metrics, limits=LimitsFile(None, Limits()), reserve=Decimal(0), stop=StopFlag(),
+            scratch=arm.scratch, clock=clock,
         ))
         uploader.drain()
-    layout = Layout(trained.micro_batch_size, spec.training.packing, model.config.get_text_config().hidden_size)
-    return padding_of_layout(rows, work, layout)
+    layout = Layout(trained.micro_batch_size, spec.training.packing, arm.model.config.get_text_config().hidden_size)
+    return padding_of_layout(arm.rows, arm.work, layout)
 
 
 def _columns(rows: Sequence[TokenRow], work: Workload) -> dict[str, list[list[int]]]:
@@ -153,10 +163,10 @@ def _columns(rows: Sequence[TokenRow], work: Workload) -> dict[str, list[list[in
     }
 
 
-def _common_arguments(work: Workload, scratch: str) -> dict[str, Any]:
+def _common_arguments(work: Workload, scratch: Path) -> dict[str, Any]:
     """What both peers are told: the batch (which is also both libraries' default of 8 rows), and to be quiet."""
     return {
-        "output_dir": scratch, "max_steps": work.steps + 1, "per_device_train_batch_size": work.batch,
+        "output_dir": str(scratch), "max_steps": work.steps + 1, "per_device_train_batch_size": work.batch,
         "learning_rate": _LEARNING_RATE, "lr_scheduler_type": "constant", "train_sampling_strategy": "sequential",
         "use_cpu": True, "seed": work.seed, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
         "disable_tqdm": True, "dataloader_pin_memory": False,
@@ -185,8 +195,7 @@ def _callback(log: StepLog) -> Any:
     return EndOfStep()
 
 
-def _trainer(arm: str, work: Workload, model: Any, tokenizer: Any, rows: Sequence[TokenRow], log: StepLog,
-             scratch: str) -> float:
+def _trainer(arm: _Arm) -> float:
     """(a): transformers' Trainer and PEFT as scripts of 2024 had them.
 
     One batch a step, padded to its longest row by DataCollatorForSeq2Seq with -100 as label padding; the model
@@ -200,8 +209,9 @@ def _trainer(arm: str, work: Workload, model: Any, tokenizer: Any, rows: Sequenc
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
-    checkpointing = arm != "trainer-no-checkpointing"
-    if work.method == "qlora":
+    model = arm.model
+    checkpointing = arm.name != "trainer-no-checkpointing"
+    if arm.work.method == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
     elif checkpointing:
         model.gradient_checkpointing_enable()
@@ -209,7 +219,7 @@ def _trainer(arm: str, work: Workload, model: Any, tokenizer: Any, rows: Sequenc
     model = get_peft_model(model, _lora_config(model))
 
     class AnswersTrainer(Trainer):
-        narrow = AnswersOnly(model.get_base_model()) if arm == "trainer-answers-only" else None
+        narrow = AnswersOnly(model.get_base_model()) if arm.name == "trainer-answers-only" else None
 
         def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
                          num_items_in_batch: Any = None) -> Any:
@@ -222,18 +232,17 @@ def _trainer(arm: str, work: Workload, model: Any, tokenizer: Any, rows: Sequenc
 
     trainer = AnswersTrainer(
         model=model,
-        args=TrainingArguments(**_common_arguments(work, scratch), bf16=arm == "trainer-bf16"),
-        train_dataset=Dataset.from_dict(_columns(rows, work)),
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
-        callbacks=[_callback(log)],
+        args=TrainingArguments(**_common_arguments(arm.work, arm.scratch), bf16=arm.name == "trainer-bf16"),
+        train_dataset=Dataset.from_dict(_columns(arm.rows, arm.work)),
+        data_collator=DataCollatorForSeq2Seq(arm.tokenizer, label_pad_token_id=-100),
+        callbacks=[_callback(arm.log)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return padding_to_longest(rows, work)
+    return padding_to_longest(arm.rows, arm.work)
 
 
-def _trl(arm: str, work: Workload, model: Any, tokenizer: Any, rows: Sequence[TokenRow], log: StepLog,
-         scratch: str) -> float:
+def _trl(arm: _Arm) -> float:
     """(b): TRL's SFTTrainer at its defaults: bf16 autocast, gradient checkpointing, padding, its loss without the full
     logits, maxLength 1024 (no row is that long). Only `trl-fp32` changes one of them.
     """
@@ -241,16 +250,16 @@ def _trl(arm: str, work: Workload, model: Any, tokenizer: Any, rows: Sequence[To
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    precision = {"bf16": False} if arm == "trl-fp32" else {}
+    precision = {"bf16": False} if arm.name == "trl-fp32" else {}
     trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(**_common_arguments(work, scratch), **precision,
+        model=arm.model,
+        args=SFTConfig(**_common_arguments(arm.work, arm.scratch), **precision,
                        dataset_kwargs={"skip_prepare_dataset": True}),
-        train_dataset=Dataset.from_dict(_columns(rows, work)),
-        processing_class=tokenizer,
-        peft_config=_lora_config(model),
-        callbacks=[_callback(log)],
+        train_dataset=Dataset.from_dict(_columns(arm.rows, arm.work)),
+        processing_class=arm.tokenizer,
+        peft_config=_lora_config(arm.model),
+        callbacks=[_callback(arm.log)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return padding_to_longest(rows, work)
+    return padding_to_longest(arm.rows, arm.work)

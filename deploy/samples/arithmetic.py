@@ -78,8 +78,8 @@ def make_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>")
 
 
-def train_model(folder: Path, rows: Sequence[Row], steps: int, seed: int, batch: int = 64, rate: float = 3e-3,
-                start: Path | None = None) -> None:
+def train_model(folder: Path, rows: Sequence[Row], steps: int, seed: int, batch: int = 64, rate: float = 3e-3
+                ) -> None:
     """A tiny Llama, trained on rows as a job would (question, line break, chain, trigger, answer), in safetensors.
 
     Args:
@@ -89,14 +89,13 @@ def train_model(folder: Path, rows: Sequence[Row], steps: int, seed: int, batch:
         seed: of its first weights and the order of rows.
         batch: rows a step.
         rate: learning rate.
-        start: a model to go on from.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = make_tokenizer()
     torch.manual_seed(seed)
-    model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32) if start else LlamaForCausalLM(LlamaConfig(
+    model = LlamaForCausalLM(LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=128, initializer_range=0.06, eos_token_id=0, pad_token_id=1, bos_token_id=None,
         tie_word_embeddings=False))
