@@ -190,7 +190,7 @@ def test_a_budget_that_is_lowered_in_mid_run_stops_evaluates_and_publishes(place
     job.change(budget={"maxCost": "0.000001"})
     message = job.ends("Succeeded", "StoppedEarly")
     assert "budget.maxCost (0.000001 USD) is reached" in message
-    assert "what was learnt until then is published" in message
+    assert "the adapter is published as it was at that step" in message
     assert_published(job)
 
 
@@ -205,7 +205,7 @@ def test_a_missing_secret_is_named(place):
         job = Job(place, namespace=space).apply(output={"s3": {"credentialsSecretRef": {"name": "nobody-made-it"}}})
         message = job.ends("Failed", "ContainerConfigError")
         assert 'secret "nobody-made-it" not found' in message
-        assert "create the Secret that the job names, in the job's namespace" in message
+        assert "Create the Secret that the job names, in the job's namespace" in message
     finally:
         operator.stop()
 
@@ -222,7 +222,7 @@ def test_an_image_that_does_not_exist_is_told_in_the_kubelets_words(place):
     try:
         message = Job(place, namespace=space).apply().ends("Failed", "ImagePullFailed")
         assert "finetune-trainer:none" in message
-        assert "check the operator's trainerImage" in message
+        assert "Check the operator's trainerImage" in message
         wait_for(lambda: place.api.list("Job", space) == [], "the attempt that will never start to be deleted")
     finally:
         operator.stop()
@@ -240,7 +240,7 @@ def test_an_accelerator_that_no_node_has_is_told_and_waited_for(place, operator)
 
 @pytest.mark.parametrize(("fault", "reason", "words"), [
     ("nan:3", "Diverged", "Lower spec.training.learningRate"),
-    ("oom:0", "OutOfMemory", "shorten training.maxLength, quantize (method.quantization: nf4), or take a larger "
+    ("oom:0", "OutOfMemory", "lower training.maxLength, quantize (method.quantization: nf4), or choose a larger "
                              "compute.accelerator"),
 ], ids=["nan", "accelerator memory"])
 def test_what_goes_wrong_in_training_is_told(place, fault, reason, words):
@@ -257,7 +257,7 @@ def test_what_goes_wrong_in_training_is_told(place, fault, reason, words):
 
 def test_too_little_host_memory_names_the_field(place, operator):
     message = Job(place).apply(compute={"memory": "200Mi"}).ends("Failed", "HostOutOfMemory")
-    assert "write a larger compute.memory" in message
+    assert "Raise compute.memory" in message
 
 
 @pytest.mark.parametrize("moment", ["start", "started", "created", "final"])
