@@ -34,8 +34,8 @@ def copy(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("file", "text"), [
-    ("crds/src/finetune_api/exit_codes.py", "NO_ACCELERATOR = 69"),
-    ("crds/src/finetune_api/reasons.py", 'NO_ACCELERATOR = "NoAccelerator"'),
+    ("crds/src/finetune_api/generated/exit_codes.py", "NO_ACCELERATOR = 69"),
+    ("crds/src/finetune_api/generated/reasons.py", 'NO_ACCELERATOR = "NoAccelerator"'),
     ("docs/reference/conditions.md", "| `NoAccelerator` | 69 |"),
     ("docs/reference/output.md", "| 69 | `NoAccelerator` |"),
     ("docs/reference/alerts.md", "`NoAccelerator`"),
@@ -50,8 +50,8 @@ def test_an_entry_reaches_enums_docs_and_alerts(copy, file, text):
 def test_the_checks_of_the_repository_pass(copy):
     run_python(copy, "-m", "finetune_api.generate", "--check", ".")
     run_python(copy, "-m", "ruff", "check", "crds", "trainer/src/finetune_trainer/errors.py")
-    run_python(copy, "-m", "mypy", "--follow-imports=silent", "crds/src/finetune_api/reasons.py",
-         "crds/src/finetune_api/exit_codes.py", "crds/src/finetune_api/failures/failure_classes.py",
+    run_python(copy, "-m", "mypy", "--follow-imports=silent", "crds/src/finetune_api/generated/reasons.py",
+         "crds/src/finetune_api/generated/exit_codes.py", "crds/src/finetune_api/failures/failure_classes.py",
          "trainer/src/finetune_trainer/errors.py")
 
 

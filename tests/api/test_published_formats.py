@@ -28,7 +28,7 @@ from finetune_api.messages import (
 )
 from finetune_api.reasons import Reason
 from finetune_api.status import ConditionType, FineTuneJobStatus, Phase
-from finetune_operator.telemetry import metrics as operator_metrics
+from finetune_operator.telemetry import operator_metrics
 from finetune_operator.telemetry.job_metrics import JobCollector
 from finetune_trainer.progress.metrics_log import MetricsLog
 from finetune_trainer.progress.server import Metrics

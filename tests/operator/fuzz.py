@@ -24,7 +24,7 @@ from finetune_api.rules import RULES, SMALLEST_SPEC, STORED_RULES, merge_patch
 from finetune_api.status import Progress
 from finetune_operator import names
 from finetune_operator.cluster.apiserver.decoding import decode
-from finetune_operator.cluster.apiserver.received import usable
+from finetune_operator.cluster.apiserver.usable_objects import usable
 from finetune_operator.cluster.cache.cache import Cache, Polled
 from finetune_operator.cluster.reconcile.status_document import dump_status
 from finetune_operator.decide.plan import plan

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from finetune_api.failures import EXPLANATIONS, FAILURE_CLASSES, Retry
 from finetune_api.reasons import Reason
-from finetune_operator.decide.attempts.verdict import failed, retry_after
+from finetune_operator.decide.attempts.verdict import failed_verdict, retry_after
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "conditions.md"
 SECTIONS = PAGE.read_text(encoding="utf-8").partition("generated: begin")[2]
@@ -28,7 +28,7 @@ def test_every_failure_says_its_cause_and_its_cure():
 
 @pytest.mark.parametrize("one", FAILURE_CLASSES, ids=lambda one: one.reason)
 def test_the_operator_retries_as_the_failure_class_says(one):
-    assert failed(one.reason, "words").retry is retry_after(one.reason) is one.retry
+    assert failed_verdict(one.reason, "words").retry is retry_after(one.reason) is one.retry
     assert retry_after(one.reason, trainer_has_run=False) is (one.first_start or one.retry)
 
 

@@ -1,4 +1,4 @@
-"""The source of `finetune_api.reasons` and `finetune_api.exit_codes`, made from the failure classes."""
+"""The source of `finetune_api.generated`: the enums of reasons, outcomes and exit codes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from collections.abc import Iterable
 
 from finetune_api.failures import EXPLANATIONS, FAILURE_CLASSES
 
-_NOTICE = "Generated from finetune_api/failures by `make generate`: edit the entries there."
+_NOTICE = "`make generate` writes this file. Edit the entries there."
 
 
 def reasons_module() -> str:
-    """The source of `finetune_api.reasons`."""
+    """The source of `finetune_api.generated.reasons`."""
     everything = [*((one.name, one.reason, one.meaning) for one in EXPLANATIONS),
                   *((one.name, one.reason, one.cause) for one in FAILURE_CLASSES)]
     reported = [*((one.name, one.reason, one.meaning) for one in EXPLANATIONS if one.outcome),
                 *((one.name, one.reason, one.cause) for one in FAILURE_CLASSES if one.exit_code is not None)]
     return (
-        f'"""Every reason of a condition, an attempt, an event or a result.\n\n{_NOTICE}\n"""\n\n'
+        '"""Generated from failures/failure_classes.py and failures/explanations.py: every reason.\n\n'
+        'They are the reasons of conditions, attempts, events and results.\n'
+        f'{_NOTICE}\n"""\n\n'
         "from __future__ import annotations\n\nfrom enum import StrEnum\n\n\n"
         'class Reason(StrEnum):\n'
         '    """Why a job is where it is: the reason of a condition, an attempt or an event."""\n'
@@ -29,13 +31,14 @@ def reasons_module() -> str:
 
 
 def exit_codes_module() -> str:
-    """The source of `finetune_api.exit_codes`."""
+    """The source of `finetune_api.generated.exit_codes`."""
     codes = sorted((one.exit_code, one.name, one.cause) for one in FAILURE_CLASSES if one.exit_code)
     members = [("OK", "0", "A result is published. The result message has it."),
                *((name, str(code), text) for code, name, text in codes)]
     return (
-        '"""The exit codes of the trainer and of `finetune`: those of sysexits.h where it has one for the case.\n\n'
-        f'{_NOTICE}\n"""\n\nfrom __future__ import annotations\n\nfrom enum import IntEnum\n\n\n'
+        '"""Generated from failures/failure_classes.py: the exit codes of the trainer and of `finetune`.\n\n'
+        f'They are those of sysexits.h where it has one for the case. {_NOTICE}\n"""\n\n'
+        'from __future__ import annotations\n\nfrom enum import IntEnum\n\n\n'
         'class ExitCode(IntEnum):\n    """How the trainer ended. The operator decides by it whether another attempt '
         f'follows."""\n{_members(members)}'
     )

@@ -23,8 +23,8 @@ def generated_files() -> dict[str, str]:
         f"crds/{GROUP}_{PLURAL}.yaml": _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True),
         "crds/finetunejob.schema.json": json.dumps(editor_schema(), indent=2, ensure_ascii=False) + "\n",
         "docs/reference/api.md": reference(),
-        f"{_SOURCE}/reasons.py": reasons_module(),
-        f"{_SOURCE}/exit_codes.py": exit_codes_module(),
+        f"{_SOURCE}/generated/reasons.py": reasons_module(),
+        f"{_SOURCE}/generated/exit_codes.py": exit_codes_module(),
     }
 
 

@@ -1,4 +1,4 @@
-"""DoRA and QDoRA."""
+"""DoRA and QDoRA: their settings and trained parameters. estimate/memory.py computes their memory."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import asyncio
 from finetune_operator.cluster.apiserver.client import Client
 from finetune_operator.cluster.apiserver.decoding import RawObject
 from finetune_operator.cluster.apiserver.paths import list_path
-from finetune_operator.cluster.apiserver.received import usable
+from finetune_operator.cluster.apiserver.usable_objects import usable
 from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.cluster.cache.keys import Key, key_of
 from finetune_operator.cluster.queue import WorkQueue

@@ -12,8 +12,14 @@ from finetune_api.status import Attempt, FineTuneJobStatus, Retries
 from finetune_api.values.printable import printable
 
 from finetune_operator.decide.attempts.end_time import end_time, has_ended, scheduled_at, waits_for_sidecars
-from finetune_operator.decide.attempts.retries import count_retry
-from finetune_operator.decide.attempts.verdict import AttemptVerdict, decisive_pod, failed, judge_end, preempted
+from finetune_operator.decide.attempts.retry_counts import count_retry
+from finetune_operator.decide.attempts.verdict import (
+    AttemptVerdict,
+    explaining_pod,
+    failed_verdict,
+    judge_end,
+    preempted_verdict,
+)
 from finetune_operator.decide.conditions import progressing_condition
 from finetune_operator.names import attempt_name
 from finetune_operator.observed.attempt import AttemptView
@@ -109,7 +115,7 @@ def _update_running(current: _Observed, view: AttemptView | None, record: Attemp
 def _end_without_job(current: _Observed, record: Attempt, before: Sequence[Attempt], retries: Retries) -> _Change:
     """The change by a running attempt whose Job no longer exists."""
     name = attempt_name(current.observation.job.name, record.number)
-    verdict = preempted() if is_preemption_reported(current.status) else failed(
+    verdict = preempted_verdict() if is_preemption_reported(current.status) else failed_verdict(
         Reason.JOB_DELETED, f"the Job {name} was deleted while it ran")
     # If a suspend deleted it and the last state of its pods was not observed, that is nobody's failure.
     if not current.suspended:
@@ -205,7 +211,7 @@ def _record_of(observation: Observation, view: AttemptView, earlier: Attempt | N
     message, step = _last_message(observation, view, verdict)
     resumed = message.resumed_from_step if message else record.resumed_from_step
     checkpoint = max((message.checkpoint_step if message else 0), record.checkpoint_step or 0) or None
-    pod = decisive_pod(view)
+    pod = explaining_pod(view)
     return record.model_copy(update={
         "resumed_from_step": resumed, "last_step": max(step or 0, record.last_step or 0) or None,
         "checkpoint_step": checkpoint, "lost_steps": _lost_steps(view.number, resumed, before),

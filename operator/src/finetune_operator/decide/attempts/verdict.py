@@ -38,7 +38,8 @@ class AttemptVerdict:
     result: Result | None = None
 
 
-def failed(reason: Reason, message: str, result: Result | None = None, retry: Retry | None = None) -> AttemptVerdict:
+def failed_verdict(reason: Reason, message: str, result: Result | None = None, retry: Retry | None = None
+                   ) -> AttemptVerdict:
     """The verdict on a failure; `retry` is only for an end that the failure class of its reason does not cover."""
     return AttemptVerdict(reason, message, retry or retry_after(reason), result)
 
@@ -63,14 +64,14 @@ def judge_end(attempt: AttemptView) -> AttemptVerdict:
     if attempt.pods and all(pod.exit_code == ExitCode.OK for pod in attempt.pods):
         # Sidecars still run, or the Job was deleted just before it was Complete.
         return _judge_success(attempt)
-    pod = decisive_pod(attempt)
+    pod = explaining_pod(attempt)
     if pod and pod.deadline_exceeded and not _is_final(pod):
-        return failed(Reason.DEADLINE_EXCEEDED, "two hours after budget.maxDuration the trainer still ran, and the "
-                      "kubelet stopped it", pod.result)
+        return failed_verdict(Reason.DEADLINE_EXCEEDED, "two hours after budget.maxDuration the trainer still ran, and "
+                              "the kubelet stopped it", pod.result)
     if attempt.suspended and not attempt.finished:
-        return preempted(pod)
+        return preempted_verdict(pod)
     if pod is None:
-        return failed(Reason.POD_LOST, _POD_LOST)
+        return failed_verdict(Reason.POD_LOST, _POD_LOST)
     if pod.exit_code is not None and (pod.oom_killed or _reported_failure(pod.exit_code)):
         return _judge_exit_code(pod, pod.exit_code)
     return _judge_pod_state(pod)
@@ -90,8 +91,8 @@ def _is_final(pod: PodView) -> bool:
 def _judge_success(attempt: AttemptView) -> AttemptVerdict:
     result = next((pod.result for pod in attempt.pods if pod.result and pod.exit_code == ExitCode.OK), None)
     if result is None:
-        return failed(Reason.RESULT_LOST, "the trainer succeeded, but the operator cannot read its result. The next "
-                      "attempt adopts what is published")
+        return failed_verdict(Reason.RESULT_LOST, "the trainer succeeded, but the operator cannot read its result. The "
+                              "next attempt adopts what is published")
     retry = Retry.NEVER if result.outcome is Outcome.QUALITY_GATE else None
     return AttemptVerdict(result.outcome, result.message, retry, result)
 
@@ -102,38 +103,38 @@ def _judge_pod_state(pod: PodView) -> AttemptVerdict:
     reason, words = pod.kubelet_failure or ("", "")
     quote = f"{reason}: {words}" if words else reason
     if reason and pod.exit_code is None and not pod.running:
-        return failed(Reason.NODE_REFUSED, f"{node} refused the pod: {quote}")
+        return failed_verdict(Reason.NODE_REFUSED, f"{node} refused the pod: {quote}")
     if pod.disruption or reason not in ("", Reason.EVICTED):
         quotes = "; ".join(dict.fromkeys(text for text in (pod.disruption, quote) if text))
-        return failed(Reason.DISRUPTED, f"the pod was taken from {node}: {quotes}", pod.result)
+        return failed_verdict(Reason.DISRUPTED, f"the pod was taken from {node}: {quotes}", pod.result)
     if reason:
         # An eviction for lack of the node's resources also sets a disruption: this is a limit of the pod's own.
-        return failed(Reason.EVICTED, f"the kubelet evicted the pod: {words} {_MORE_DISK}", pod.result)
+        return failed_verdict(Reason.EVICTED, f"the kubelet evicted the pod: {words} {_MORE_DISK}", pod.result)
     if pod.exit_code is not None:
         return _judge_exit_code(pod, pod.exit_code)
     if pod.deletion_deadline and not pod.deleted:
-        return failed(Reason.POD_LOST, f"{node} does not answer: the trainer's pod should have ended long ago",
-                      retry=Retry.FREE)
-    return failed(Reason.POD_LOST, _POD_LOST)
+        return failed_verdict(Reason.POD_LOST, f"{node} does not answer: the trainer's pod should have ended long ago",
+                              retry=Retry.FREE)
+    return failed_verdict(Reason.POD_LOST, _POD_LOST)
 
 
 def _judge_exit_code(pod: PodView, code: int) -> AttemptVerdict:
     if pod.oom_killed:
-        return failed(Reason.HOST_OUT_OF_MEMORY, "the trainer needed more host memory than its pod's limit. Raise "
-                      "compute.memory", pod.result)
+        return failed_verdict(Reason.HOST_OUT_OF_MEMORY, "the trainer needed more host memory than its pod's limit. "
+                              "Raise compute.memory", pod.result)
     known, result = _reported_failure(code), pod.result
     if known is None:
         if result:
             return AttemptVerdict(result.outcome, result.message, Retry.COUNTED, result)
         reason = Reason.KILLED if code == KILLED else Reason.UNKNOWN_EXIT
-        return failed(reason, f"the trainer ended with exit code {code}")
+        return failed_verdict(reason, f"the trainer ended with exit code {code}")
     message = result.message if result else known.message
     if code == ExitCode.STOPPED and pod.disruption:
         message += f" ({pod.disruption})"
     return AttemptVerdict(result.outcome if result else Reason(known.reason), message, known.retry, result)
 
 
-def preempted(pod: PodView | None = None) -> AttemptVerdict:
+def preempted_verdict(pod: PodView | None = None) -> AttemptVerdict:
     """The verdict after a queue took its quota back.
 
     The trainer's own end counts only if another attempt would end in the same way.
@@ -142,10 +143,12 @@ def preempted(pod: PodView | None = None) -> AttemptVerdict:
     if end and end.retry in (Retry.NEVER, Retry.SMALLER_PLAN):
         return end
     message = "the queue took back the quota that it had given the job (preempted)"
-    return failed(Reason.PREEMPTED, f"{message}: {end.message}" if end else message, end.result if end else None)
+    if end is None:
+        return failed_verdict(Reason.PREEMPTED, message)
+    return failed_verdict(Reason.PREEMPTED, f"{message}: {end.message}", end.result)
 
 
-def decisive_pod(attempt: AttemptView) -> PodView | None:
+def explaining_pod(attempt: AttemptView) -> PodView | None:
     """The pod whose end explains the attempt's: if one fails, the others are only asked to stop."""
     def rank(pod: PodView) -> int:
         if _is_final(pod) or pod.exit_code == ExitCode.OUT_OF_MEMORY or pod.oom_killed:

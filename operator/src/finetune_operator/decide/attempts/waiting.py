@@ -21,8 +21,8 @@ POD_DELAY = timedelta(seconds=30)
 """For this long a Job may have no pod, and a pod on a node may be silent, before the conditions report it."""
 
 
-def give_up_start(attempt: AttemptView, now: datetime, start_timeout: timedelta, trainer_has_run: bool = False
-                  ) -> AttemptVerdict | None:
+def verdict_if_start_fails(attempt: AttemptView, now: datetime, start_timeout: timedelta, trainer_has_run: bool = False
+                           ) -> AttemptVerdict | None:
     """The verdict on an attempt that has a node and does not start; None while it may still start.
 
     Args:

@@ -8,7 +8,7 @@ from finetune_api.messages import PreflightResult, PreflightVerdict
 from finetune_api.reasons import Outcome, Reason
 
 from finetune_operator.decide.actions import Plan
-from finetune_operator.decide.attempts.verdict import AttemptVerdict, decisive_pod, judge_end
+from finetune_operator.decide.attempts.verdict import AttemptVerdict, explaining_pod, judge_end
 from finetune_operator.decide.preflight.removal import remove_preflights
 from finetune_operator.decide.preflight.state import PreflightState, refuse_spec, report_preflight, with_record
 from finetune_operator.observed.attempt import AttemptView
@@ -54,7 +54,7 @@ def _retry(state: PreflightState, check: AttemptView, end: AttemptVerdict, last_
     failures = state.record.failures + (1 if counts else 0)
     if failures > state.spec.run_policy.backoff_limit:
         return refuse_spec(state, Reason.PREFLIGHT_FAILED, f"{last_message} (tried {failures} times)")
-    pod = decisive_pod(check) if end.reason == Reason.NODE_REFUSED else None
+    pod = explaining_pod(check) if end.reason == Reason.NODE_REFUSED else None
     again = with_record(state, failures=failures, failed_at=state.now, node=pod.node if pod else None)
     return report_preflight(again, Reason.RETRYING, f"the check before the start runs again: {message}",
                             remove_preflights(state.observation))

@@ -12,13 +12,13 @@ from finetune_api.status import Phase, PreflightStatus
 
 from finetune_operator.decide.actions import Action, Create, Plan
 from finetune_operator.decide.attempts.end_time import end_time_of_pods, scheduled_at, waits_for_sidecars
-from finetune_operator.decide.attempts.retries import backoff
+from finetune_operator.decide.attempts.retry_delay import backoff
 from finetune_operator.decide.attempts.verdict import AttemptVerdict
 from finetune_operator.decide.attempts.waiting import (
     POD_DELAY,
     describe_wanted_node,
-    give_up_start,
     next_start_check,
+    verdict_if_start_fails,
     why_held_without_queue,
     why_not_running,
 )
@@ -27,6 +27,7 @@ from finetune_operator.decide.cost import price_per_accelerator_hour
 from finetune_operator.decide.preflight.outcome import after_preflight
 from finetune_operator.decide.preflight.removal import remove_preflights, remove_some_preflights
 from finetune_operator.decide.preflight.state import PreflightState, repeat_refusal, report_preflight
+from finetune_operator.decide.preflight.turns import why_no_turn
 from finetune_operator.manifests.config_maps import preflight_map
 from finetune_operator.manifests.pod.node_affinity import preferring_other_nodes
 from finetune_operator.manifests.pod.volumes import claims
@@ -34,8 +35,8 @@ from finetune_operator.manifests.preflight_job import preflight_job
 from finetune_operator.manifests.run_config import check_config, run_text
 from finetune_operator.names import PREFLIGHT_LABEL, earlier_preflight_name, preflight_name
 from finetune_operator.observed.attempt import AttemptView
-from finetune_operator.observed.observation import Observation, OtherPreflights
-from finetune_operator.settings import PreflightSettings, Settings
+from finetune_operator.observed.observation import Observation
+from finetune_operator.settings import Settings
 
 _CHECKING = ("a check on a CPU reads the data and the model and estimates the memory. No accelerator is requested "
              "before it ends")
@@ -67,7 +68,7 @@ def plan_preflight(observation: Observation, spec: FineTuneJobSpec, settings: Se
         return after_preflight(state, check)
     if check.deleting:
         return Plan(job.status, outdated)
-    given_up = give_up_start(check, now, settings.start_timeout)
+    given_up = verdict_if_start_fails(check, now, settings.start_timeout)
     if given_up is not None:
         return _fail(state, given_up)
     return replace(_watch_check(state, check), actions=outdated)
@@ -85,7 +86,7 @@ def _next_check(state: PreflightState, outdated: tuple[Action, ...]) -> Plan:
         wait_until = record.failed_at + backoff(record.failures, settings.retry_delay)
         if state.now < wait_until:
             return Plan(job.status, outdated, requeue_after=wait_until - state.now)
-    if why := _why_no_turn(state.observation.other_preflights, settings.preflight):
+    if why := why_no_turn(state.observation.other_preflights, settings.preflight):
         return report_preflight(state, Reason.WAITING_FOR_CHECK, why, outdated)
     name = _check_name(state)
     check_job = preflight_job(job, state.spec, settings, name, state.observation.bound_claims)
@@ -95,17 +96,6 @@ def _next_check(state: PreflightState, outdated: tuple[Action, ...]) -> Plan:
     text = run_text(check_config(job, state.spec, settings, price), {}, smallest_memory=False)
     created = Create(preflight_map(job, name, text)), Create(check_job)
     return report_preflight(state, Reason.PREFLIGHT, _CHECKING, (*outdated, *created))
-
-
-def _why_no_turn(others: OtherPreflights, settings: PreflightSettings) -> str | None:
-    """Why no further check may be created, in words that stay the same during the wait; None if one may."""
-    if others.in_namespace >= settings.parallelism_per_namespace:
-        return (f"the check before the start waits for its turn: {settings.parallelism_per_namespace} other checks "
-                "exist in this namespace (preflight.parallelismPerNamespace in the operator's settings)")
-    if others.running >= settings.parallelism:
-        return (f"the check before the start waits for its turn: {settings.parallelism} other checks run "
-                "(preflight.parallelism in the operator's settings)")
-    return None
 
 
 def _fail(state: PreflightState, given_up: AttemptVerdict) -> Plan:

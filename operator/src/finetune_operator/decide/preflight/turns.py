@@ -1,4 +1,7 @@
-"""Whose preflight check comes next: checks are bounded, and a waiting job is planned again only after a change."""
+"""How many preflight checks may exist at once, and whose check comes next.
+
+A waiting job is planned again only after a change.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from finetune_api.status import ConditionType, FineTuneJobStatus, Phase
 
 from finetune_operator.decide.conditions import progressing_condition
 from finetune_operator.observed.observation import OtherPreflights
+from finetune_operator.settings import PreflightSettings
 
 Key = tuple[str, str]
 """Namespace and name of a job."""
@@ -56,6 +60,17 @@ class PreflightTurns:
         """The first waiting job of each namespace; empty if nothing has changed since the last call."""
         changed, self._changed = self._changed, False
         return tuple(next(iter(waiting)) for waiting in self._waiting.values()) if changed else ()
+
+
+def why_no_turn(others: OtherPreflights, settings: PreflightSettings) -> str | None:
+    """Why no further check may be created, in words that stay the same during the wait; None if one may."""
+    if others.in_namespace >= settings.parallelism_per_namespace:
+        return (f"the check before the start waits for its turn: {settings.parallelism_per_namespace} other checks "
+                "exist in this namespace (preflight.parallelismPerNamespace in the operator's settings)")
+    if others.running >= settings.parallelism:
+        return (f"the check before the start waits for its turn: {settings.parallelism} other checks run "
+                "(preflight.parallelism in the operator's settings)")
+    return None
 
 
 def preflight_reason(status: FineTuneJobStatus) -> str | None:

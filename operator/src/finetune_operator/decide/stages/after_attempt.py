@@ -10,12 +10,12 @@ from finetune_api.spec.training import Toggle
 from finetune_api.status import Phase
 
 from finetune_operator.decide.actions import Plan
-from finetune_operator.decide.attempts.retries import FREE_RETRIES
+from finetune_operator.decide.attempts.retry_counts import FREE_RETRIES
 from finetune_operator.decide.attempts.verdict import AttemptVerdict
 from finetune_operator.decide.conditions import ConditionReport
 from finetune_operator.decide.stages.finish import JobEnd, end_of, finish_started
 from finetune_operator.decide.stages.next_attempt import plan_next_attempt
-from finetune_operator.decide.stages.started_job import StartedJob, report
+from finetune_operator.decide.stages.started_job import StartedJob, plan_reporting
 
 
 def plan_after_attempt(started: StartedJob, verdict: AttemptVerdict) -> Plan:
@@ -26,7 +26,7 @@ def plan_after_attempt(started: StartedJob, verdict: AttemptVerdict) -> Plan:
     if started.spec.run_policy.suspend:
         return plan_next_attempt(started)
     message = f"{verdict.message.rstrip('.')}. The next attempt resumes from the last checkpoint"
-    return report(started, ConditionReport(Phase.STARTING, Reason.RETRYING, message), requeue_after=timedelta())
+    return plan_reporting(started, ConditionReport(Phase.STARTING, Reason.RETRYING, message), requeue_after=timedelta())
 
 
 def _end_of_job(started: StartedJob, verdict: AttemptVerdict) -> JobEnd | None:

@@ -12,11 +12,11 @@ from finetune_api.values.money import Price
 
 from finetune_operator.decide.actions import Create, Plan, delete_job
 from finetune_operator.decide.attempts.end_time import has_ended
-from finetune_operator.decide.attempts.retries import avoided_nodes, next_attempt_at
+from finetune_operator.decide.attempts.retry_delay import avoided_nodes, next_attempt_at
 from finetune_operator.decide.budget import budget_spent, pod_deadline, trainer_limits
 from finetune_operator.decide.conditions import ConditionReport
 from finetune_operator.decide.stages.finish import finish_started, job_failed
-from finetune_operator.decide.stages.started_job import StartedJob, report
+from finetune_operator.decide.stages.started_job import StartedJob, plan_reporting
 from finetune_operator.decide.stages.undecidable import report_unreadable_spec
 from finetune_operator.manifests.attempt_request import AttemptRequest
 from finetune_operator.manifests.child import Manifest
@@ -35,7 +35,7 @@ def plan_next_attempt(started: StartedJob) -> Plan:
     if remaining:
         return Plan(started.status, tuple(delete_job(one.name) for one in remaining if not one.deleting))
     if started.spec.run_policy.suspend:
-        return report(started, ConditionReport(
+        return plan_reporting(started, ConditionReport(
             Phase.SUSPENDED, Reason.SUSPENDED,
             "runPolicy.suspend is true. Set it to false, and the job resumes from its last checkpoint"))
     if why := budget_spent(started.spec.budget, started.status, started.accelerator_count):
@@ -74,7 +74,7 @@ def _prepare_attempt(started: StartedJob, number: int) -> Plan:
         service = Create(rendezvous_service(started.job, number))
         return Plan(started.status, (service,), requeue_after=timedelta())
     if (name := started.spec.compute.accelerator) not in started.settings.accelerators:
-        return report(started, ConditionReport(
+        return plan_reporting(started, ConditionReport(
             Phase.STARTING, Reason.CANNOT_START, f"compute.accelerator {name} is no longer in the operator's catalogue "
             "(settings.accelerators). The next attempt waits until an administrator adds it again"))
     if number > 1 and observation.earlier_run is None:
@@ -95,7 +95,8 @@ def _create_attempt(started: StartedJob, number: int, rendezvous_address: str | 
     actions = tuple(map(Create, manifests))
     if started.status.phase is Phase.STARTING:
         return Plan(started.status, actions)  # The conditions report it already: this saves a write of the status.
-    return report(started, ConditionReport(Phase.STARTING, Reason.STARTING, f"attempt {number} is created"), actions)
+    starting = ConditionReport(Phase.STARTING, Reason.STARTING, f"attempt {number} is created")
+    return plan_reporting(started, starting, actions)
 
 
 def _run_json(started: StartedJob, request: AttemptRequest) -> str:

@@ -12,13 +12,13 @@ from finetune_api.status import FineTuneJobStatus, Phase
 from finetune_operator.decide.actions import Action, Apply, Plan, delete_job
 from finetune_operator.decide.attempts.end_time import scheduled_at
 from finetune_operator.decide.attempts.records import trainer_has_run, with_unstarted_attempt
-from finetune_operator.decide.attempts.retries import avoided_nodes
+from finetune_operator.decide.attempts.retry_delay import avoided_nodes
 from finetune_operator.decide.attempts.waiting import (
     POD_DELAY,
     describe_wanted_node,
-    give_up_start,
     lacks_pods,
     next_start_check,
+    verdict_if_start_fails,
     why_held_without_queue,
     why_not_running,
 )
@@ -27,7 +27,7 @@ from finetune_operator.decide.conditions import ConditionReport
 from finetune_operator.decide.stages.after_attempt import plan_after_attempt
 from finetune_operator.decide.stages.finish import merged_memory
 from finetune_operator.decide.stages.next_attempt import attempt_limits
-from finetune_operator.decide.stages.started_job import StartedJob, report
+from finetune_operator.decide.stages.started_job import StartedJob, plan_reporting
 from finetune_operator.decide.stages.stopping import plan_stop
 from finetune_operator.manifests.child import identity
 from finetune_operator.manifests.service import rendezvous_service
@@ -59,7 +59,8 @@ def plan_running(started: StartedJob, attempt: AttemptView) -> Plan:
     stop = plan_stop(started, attempt)
     if stop is not None:
         return stop
-    given_up = give_up_start(attempt, started.now, started.settings.start_timeout, trainer_has_run(started.status))
+    given_up = verdict_if_start_fails(attempt, started.now, started.settings.start_timeout,
+                                      trainer_has_run(started.status))
     if given_up is not None:
         ended = replace(started, status=with_unstarted_attempt(started.status, given_up))
         return plan_after_attempt(ended, given_up)
@@ -85,7 +86,7 @@ def _watch_attempt(started: StartedJob, attempt: AttemptView) -> Plan:
     wanted_node = describe_wanted_node(started.spec, started.accelerator)
     waits_for = why_not_running(attempt, wanted_node, started.now)
     if attempt.pods and lacks_pods(attempt, started.now):
-        return report(started, ConditionReport(Phase.STARTING, Reason.CANNOT_START, waits_for or ""), actions)
+        return plan_reporting(started, ConditionReport(Phase.STARTING, Reason.CANNOT_START, waits_for or ""), actions)
     if any(pod.running or pod.exit_code is not None for pod in attempt.present_pods):
         requeue_after = POD_DELAY if len(attempt.pods) < attempt.wanted_pods else None
         return _report_running(started, attempt, actions, requeue_after)
@@ -106,7 +107,8 @@ def _report_queued(started: StartedJob, actions: tuple[Action, ...]) -> Plan:
     queue = started.spec.compute.queue_name
     message = f"the queue {queue} has not admitted the job yet (Kueue starts it)" if queue else why_held_without_queue(
         "Name a queue in compute.queueName of a new job")
-    return report(started, ConditionReport(Phase.QUEUED, Reason.WAITING_FOR_QUOTA, message, admitted=False), actions)
+    queued = ConditionReport(Phase.QUEUED, Reason.WAITING_FOR_QUOTA, message, admitted=False)
+    return plan_reporting(started, queued, actions)
 
 
 def _report_running(started: StartedJob, attempt: AttemptView, actions: tuple[Action, ...],
@@ -116,12 +118,12 @@ def _report_running(started: StartedJob, attempt: AttemptView, actions: tuple[Ac
         nodes = ", ".join(sorted({pod.node for pod in attempt.pods if pod.node}))
         running = ConditionReport(Phase.RUNNING, Reason.RUNNING, f"attempt {attempt.number} runs on {nodes}",
                                   admitted=True)
-        return report(started, running, actions, requeue_after)
+        return plan_reporting(started, running, actions, requeue_after)
     phase = _PHASES.get(progress.stage, Phase.RUNNING)
     activity = _ACTIVITIES.get(progress.stage, progress.stage.value)
     running = ConditionReport(phase, Reason(phase), f"attempt {attempt.number} is {activity}", admitted=True)
     current = replace(started, status=_with_progress(started.status, progress))
-    return report(current, running, actions, requeue_after)
+    return plan_reporting(current, running, actions, requeue_after)
 
 
 def _with_progress(status: FineTuneJobStatus, progress: ProgressMessage) -> FineTuneJobStatus:
@@ -135,14 +137,15 @@ def _report_unschedulable(started: StartedJob, attempt: AttemptView, waits_for: 
     """No node can take an attempt. If it avoids nodes that may help, it is created again when the avoidance ends."""
     avoided = avoided_nodes(started.status, started.settings.retry_delay, attempt.created_at)
     if not avoided:
-        return report(started, ConditionReport(Phase.QUEUED, Reason.UNSCHEDULABLE, waits_for, admitted=False), actions)
+        queued = ConditionReport(Phase.QUEUED, Reason.UNSCHEDULABLE, waits_for, admitted=False)
+        return plan_reporting(started, queued, actions)
     first_end = min(avoided.values())
     message = (f"{waits_for}. It avoids {', '.join(avoided)} until {first_end:%H:%M:%S} UTC: an earlier attempt "
                "did not start there")
     unschedulable = ConditionReport(Phase.QUEUED, Reason.UNSCHEDULABLE, message, admitted=False)
     if first_end <= started.now:
-        return report(started, unschedulable, (delete_job(attempt.name),))
-    return report(started, unschedulable, actions, first_end - started.now)
+        return plan_reporting(started, unschedulable, (delete_job(attempt.name),))
+    return plan_reporting(started, unschedulable, actions, first_end - started.now)
 
 
 def _report_starting(started: StartedJob, attempt: AttemptView, waits_for: str | None, actions: tuple[Action, ...]
@@ -157,4 +160,4 @@ def _report_starting(started: StartedJob, attempt: AttemptView, waits_for: str |
         waits_for or f"attempt {attempt.number} has a node, which pulls the image and starts the container",
         admitted=True)
     next_check = next_start_check(scheduled, started.now, started.settings.start_timeout)
-    return report(started, starting, actions, next_check)
+    return plan_reporting(started, starting, actions, next_check)

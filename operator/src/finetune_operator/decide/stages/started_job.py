@@ -55,8 +55,8 @@ class StartedJob:
         return self.status.retries or Retries()
 
 
-def report(started: StartedJob, condition_report: ConditionReport, actions: tuple[Action, ...] = (),
-           requeue_after: timedelta | None = None) -> Plan:
+def plan_reporting(started: StartedJob, condition_report: ConditionReport, actions: tuple[Action, ...] = (),
+                   requeue_after: timedelta | None = None) -> Plan:
     """The plan that reports the decision in the conditions."""
     status = set_conditions(started.status, condition_report, started.job.generation, started.now)
     return Plan(status, actions, requeue_after=requeue_after)

@@ -10,7 +10,7 @@ from finetune_operator.decide.actions import Action, Plan, delete_job
 from finetune_operator.decide.attempts.records import is_preemption_reported
 from finetune_operator.decide.budget import overdue_reason
 from finetune_operator.decide.conditions import ConditionReport
-from finetune_operator.decide.stages.started_job import StartedJob, report
+from finetune_operator.decide.stages.started_job import StartedJob, plan_reporting
 from finetune_operator.observed.attempt import AttemptView
 
 
@@ -55,4 +55,4 @@ def _has_failed_trainer(attempt: AttemptView) -> bool:
 
 def _report_stop(started: StartedJob, reason: Reason, message: str, actions: tuple[Action, ...]) -> Plan:
     phase = started.status.phase or Phase.STARTING
-    return report(started, ConditionReport(phase, reason, message), actions)
+    return plan_reporting(started, ConditionReport(phase, reason, message), actions)

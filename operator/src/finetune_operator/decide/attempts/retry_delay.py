@@ -1,16 +1,15 @@
-"""When the next attempt may start, on which nodes, and how many retries are counted. Pure."""
+"""When the next attempt may start, and which nodes it must avoid. Pure.
+
+Whether a retry follows: `retry` of each failure class in finetune_api/failures/failure_classes.py, within the limits of
+decide/stages/after_attempt.py.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from finetune_api.failures import Delay, Retry, failure_class
+from finetune_api.failures import Delay, failure_class
 from finetune_api.status import Attempt, FineTuneJobStatus, Retries
-
-from finetune_operator.decide.attempts.verdict import AttemptVerdict
-
-FREE_RETRIES = 10
-"""This many free retries in a row may bring no newer checkpoint."""
 
 _LONGEST_DELAY = timedelta(minutes=10)
 _LONGEST_DELAY_UNSTARTED = timedelta(hours=1)
@@ -18,24 +17,6 @@ _LONGEST_DELAY_UNSTARTED = timedelta(hours=1)
 
 _AVOIDANCE = timedelta(minutes=5)
 """How long attempts avoid a node after the next attempt may start, if the node did not start one."""
-
-
-def count_retry(retries: Retries, verdict: AttemptVerdict, newer_checkpoint: bool = False) -> Retries:
-    """The retries after one more end of an attempt.
-
-    Args:
-        retries: the retries before.
-        verdict: what the end means.
-        newer_checkpoint: whether the attempt wrote a newer checkpoint than all before it. Then every count is reset.
-    """
-    if verdict.retry is Retry.ELSEWHERE:
-        return retries.model_copy(update={"unstarted": retries.unstarted + 1})
-    before = Retries() if newer_checkpoint else retries.model_copy(update={"unstarted": 0})
-    if verdict.retry is Retry.COUNTED:
-        return before.model_copy(update={"counted": before.counted + 1})
-    if verdict.retry is Retry.FREE and not newer_checkpoint:
-        return before.model_copy(update={"without_progress": before.without_progress + 1})
-    return before
 
 
 def next_attempt_at(last: Attempt | None, retries: Retries, retry_delay: timedelta) -> datetime | None:

@@ -14,7 +14,7 @@ from finetune_api.values.nesting import leaves
 
 from finetune_operator.cluster.apiserver.decoding import MAX_DEPTH, RawObject, cut_depth
 from finetune_operator.names import OUR_ANNOTATIONS, OUR_LABELS
-from finetune_operator.telemetry.metrics import UNREADABLE
+from finetune_operator.telemetry.operator_metrics import UNREADABLE
 
 _METADATA = ("namespace", "name", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp")
 _POD_STATUS = ("podIP", "phase", "reason", "message", "conditions", "containerStatuses")

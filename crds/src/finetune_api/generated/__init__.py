@@ -1,0 +1,1 @@
+"""Modules that `make generate` writes from finetune_api/failures. Do not edit them."""
