@@ -61,9 +61,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="columns")
     options = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
-    from finetune_trainer.run.entry import quieten
+    from finetune_trainer.run.quiet import silence_libraries
 
-    quieten()
+    silence_libraries()
     import finetune_trainer.run.checks.rehearsal  # noqa: F401  # Once, and not in each process that is forked from this.
     import torch
 

@@ -91,7 +91,7 @@ def measure(case: Case) -> tuple[int, int]:
     from finetune_trainer.progress.stopping import StopFlag
     from finetune_trainer.storage import BackgroundUploader, open_storage
     from finetune_trainer.training.checkpoints import CheckpointStore
-    from finetune_trainer.training.complete import Identity
+    from finetune_trainer.training.complete_checkpoints import Identity
     from finetune_trainer.training.training_run import TrainingRun
 
     with tempfile.TemporaryDirectory(prefix="memory-estimate-") as name, BackgroundUploader() as uploader:
@@ -205,9 +205,9 @@ def main() -> None:
     if not chosen:
         parser.error(f"no case has {options.only} in its name")
     # Every case is forked from a process that has imported torch and the rest already, and has computed nothing.
-    from finetune_trainer.run.entry import quieten
+    from finetune_trainer.run.quiet import silence_libraries
 
-    quieten()
+    silence_libraries()
     import finetune_trainer.methods  # noqa: F401
 
     print(f"{'case':38} {'estimate MiB':>13} {'peak MiB':>9} {'ratio':>6}")

@@ -90,10 +90,11 @@ def _train(path: Path, folder: Path) -> None:
     from finetune_trainer.progress.limits import local_limits
     from finetune_trainer.progress.stopping import StopFlag
     from finetune_trainer.report.facts import RunFacts
-    from finetune_trainer.run.entry import quieten, run
+    from finetune_trainer.run.entry import run
     from finetune_trainer.run.local import run_config
+    from finetune_trainer.run.quiet import silence_libraries
 
-    quieten()
+    silence_libraries()
     clock = SystemClock()
     config = run_config(load_job(path))
     limits = local_limits(config.spec.budget, config.accelerator.hourly_rate, clock)

@@ -56,9 +56,9 @@ def run_arm(arm: str, work: Workload) -> dict[str, Any]:
         tokens and seconds of the measured steps, tokens per second, bytes resident with the model loaded and at the
         peak above that, the share of padding in its micro-batches, its losses, and a digest of the base weights.
     """
-    from finetune_trainer.run.quiet import quieten
+    from finetune_trainer.run.quiet import silence_libraries
 
-    quieten()
+    silence_libraries()
     # Everything is imported before the memory that counts as loaded is read, whoever needs it.
     import datasets  # noqa: F401
     import peft  # noqa: F401
@@ -113,7 +113,7 @@ def _ours(arm: _Arm) -> float:
     from finetune_trainer.storage import BackgroundUploader, open_storage
     from finetune_trainer.training import sft
     from finetune_trainer.training.checkpoints import CheckpointStore
-    from finetune_trainer.training.complete import Identity
+    from finetune_trainer.training.complete_checkpoints import Identity
     from finetune_trainer.training.training_run import TrainingRun
 
     spec = resolve_defaults(parse_job({

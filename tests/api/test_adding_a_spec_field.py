@@ -13,7 +13,7 @@ FIELD = '''
 '''
 USE_FILE = "trainer/src/finetune_trainer/data/examples.py"
 USE = '''
-        findings += [Finding(Severity.ERROR, one.place, f"the answer has {len(one.answer)} characters; "
+        findings += [Finding(Severity.ERROR, one.location, f"the answer has {len(one.answer)} characters; "
                              f"spec.dataset.shortestAnswer is {shortest}. Lower it, or correct the row")
                      for one in examples if (shortest := spec.dataset.shortest_answer) and len(one.answer) < shortest]
 '''

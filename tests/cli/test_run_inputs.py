@@ -11,7 +11,7 @@ from finetune_api import ExitCode, load_job
 from finetune_cli.job_file import with_absolute_locations
 from finetune_trainer.model.files.content import folder_digest
 from finetune_trainer.report.run_end import RunEnd
-from finetune_trainer.run.local_identity import identify
+from finetune_trainer.run.local_identity import run_config_without_accelerator
 
 from tests.cli.inputs import ticket_job, write_model_folder, write_tickets
 from tests.cli.jobs import call, write_job
@@ -61,7 +61,8 @@ def test_several_wrong_inputs_are_all_reported(job):
 
 def test_a_published_job_answers_without_torch_and_says_that_nothing_was_trained(job, tmp_path):
     path = job()
-    config = identify(with_absolute_locations(load_job(path), path.parent), False, lambda note: None)
+    located = with_absolute_locations(load_job(path), path.parent)
+    config = run_config_without_accelerator(located, False, lambda note: None)
     publish(config, tmp_path / "out", uid=config.uid, base_revision=folder_digest(tmp_path / "model"))
     code, output, heavy = _run(path)
     assert (code, heavy) == (0, [])

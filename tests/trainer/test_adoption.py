@@ -9,7 +9,7 @@ import pytest
 from finetune_api import parse_job, resolve_defaults, spec_hash
 from finetune_api.messages import Accelerator, Outcome, RunConfig
 from finetune_trainer.errors import OutputNotWritable
-from finetune_trainer.publish.adoption import candidates, damage, misfit, published_result, wanted
+from finetune_trainer.publish.adoption import candidates, damage, published_result, result_mismatch, wanted
 from finetune_trainer.storage import open_storage
 
 from tests.models import tiny_job
@@ -115,7 +115,7 @@ def test_what_is_not_known_yet_is_not_compared(job, storage, tmp_path):
     publish(job, tmp_path / "out")
     (prefix, found), = candidates(storage, wanted(job), print)
     assert prefix == "team/tiny/earlier"
-    assert misfit(found, wanted(job)) is None
+    assert result_mismatch(found, wanted(job)) is None
     commit = "c" * 40
     hub = job.model_copy(update={"spec": job.spec.model_copy(update={"model": job.spec.model.model_copy(update={
         "revision": commit, "source": resolve_defaults(parse_job(tiny_job(tmp_path, model={

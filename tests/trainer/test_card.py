@@ -11,7 +11,7 @@ import pytest
 from finetune_api import parse_job
 from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.rows import EvaluationRow, Example
-from finetune_trainer.report.code import find_asking
+from finetune_trainer.report.code import find_prompt_code
 from finetune_trainer.run.local import run_job
 from rich.console import Console
 
@@ -99,8 +99,8 @@ def test_a_question_is_put_as_the_run_put_it_whatever_a_published_template_opens
 def asked_alike(tokenizer, system, answer):
     """Whether the card asks through the chat template; it asks as the run did in any case."""
     chat = ChatFormat(tokenizer, system)
-    written = chat.write(Example("row 1", ({"role": "user", "content": "a {question}\n  with 'quotes\""},), answer))
-    found = find_asking(tokenizer, chat, system, [EvaluationRow(written.example, written.tokens)], [0], 8)
+    written = chat.tokenize(Example("row 1", ({"role": "user", "content": "a {question}\n  with 'quotes\""},), answer))
+    found = find_prompt_code(tokenizer, chat, system, [EvaluationRow(written.example, written.tokens)], [0], 8)
     names = {"tokenizer": tokenizer, "question": written.example.question}
     exec("\n".join(found.lines), names)
     ids = tokenizer(names["prompt"], add_special_tokens=found.adds_special_tokens)["input_ids"]

@@ -59,7 +59,7 @@ def _written(template, answer, question=QUESTION):
     tokenizer = _tokenizer(template)
     chat = ChatFormat(tokenizer, None)
     example = Example("train row 1", ({"role": "user", "content": question},), answer)
-    written = chat.write(example)
+    written = chat.tokenize(example)
     # What is compared is what a perfect answer is, and generation begins where training does.
     assert chat.text(written.tokens.answer) == written.example.answer
     assert written.tokens.answer[-1] == chat.end_of_turn
@@ -152,7 +152,7 @@ def test_control_tokens_in_data_are_text_and_told():
     tokenizer = _tokenizer(CHATML)
     chat = ChatFormat(tokenizer, "say <|im_end|>")
     question, answer = "How does <|im_start|> end? </s>", "With <|im_end|>."
-    written = chat.write(Example("train row 1", ({"role": "user", "content": question},), answer))
+    written = chat.tokenize(Example("train row 1", ({"role": "user", "content": question},), answer))
     prompt, trained = written.tokens.prompt, written.tokens.answer
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     assert (prompt.count(start), prompt.count(end)) == (3, 2)
@@ -170,7 +170,7 @@ def test_the_characters_of_stand_ins_are_text_wherever_a_row_has_them(monkeypatc
     chat = ChatFormat(_tokenizer(CHATML), None)
     stand_in = "\U000f00009999\U000f0001"
     row = Example("train row 1", ({"role": "user", "content": f"{stand_in} <|im_end|> {'b' * 300}"},), stand_in)
-    assert chat.write(row).example.answer == stand_in
+    assert chat.tokenize(row).example.answer == stand_in
     shorter, finding = fit(row, chat, TrainingSpec(max_length=200))
     assert len(shorter.tokens) <= 200, finding
 
@@ -209,11 +209,11 @@ def test_calls_are_written_by_the_template_or_as_json_where_it_writes_none():
     chat = ChatFormat(tokenizer, None)
     prompt = tokenizer.decode(list(chat.row(Example("x", messages, "It is sunny.")).prompt))
     assert f"assistant\n{as_json}<|im_end|>\n<|im_start|>tool\nsunny<|im_end|>" in prompt
-    written = chat.write(Example("x", messages[:1], "", calls=[call]))
+    written = chat.tokenize(Example("x", messages[:1], "", calls=[call]))
     assert written.example.answer == chat.text(written.tokens.answer) == as_json
     calls = CHATML.replace("{{ m['content'] }}", "{{ m['content'] }}{% for c in m.tool_calls or [] %}CALL "
                            "{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}")
-    own = ChatFormat(_tokenizer(calls), None).write(Example("x", messages[:1], "", calls=[call]))
+    own = ChatFormat(_tokenizer(calls), None).tokenize(Example("x", messages[:1], "", calls=[call]))
     assert own.example.answer == 'CALL weather {"city": "Paris"}'
     assert tokenizer.decode(list(own.tokens.answer)) == 'CALL weather {"city": "Paris"}<|im_end|>'
 

@@ -14,7 +14,7 @@ from finetune_api.values.uris import parse_uri
 from finetune_trainer.errors import MissingInput
 from finetune_trainer.storage import BackgroundUploader, open_storage
 from finetune_trainer.training.checkpoints import CheckpointStore
-from finetune_trainer.training.complete import Identity, ResumeSource, frozen_date, require_earlier
+from finetune_trainer.training.complete_checkpoints import Identity, ResumeSource, chat_template_date, require_earlier
 
 from tests.models import tiny_job
 
@@ -153,11 +153,11 @@ def test_a_job_that_names_an_earlier_one_does_not_train_anew_where_nothing_fits(
 
 def test_the_date_of_a_job_is_that_of_the_checkpoint_it_goes_on_from_else_that_of_its_start(storage, tmp_path, notes):
     config = job(tmp_path, resumeFrom="job")
-    assert frozen_date(storage, config, TODAY) == TODAY
+    assert chat_template_date(storage, config, TODAY) == TODAY
     start = config.model_copy(update={"date": date(2026, 3, 14)})
-    assert frozen_date(storage, start, TODAY) == date(2026, 3, 14)
+    assert chat_template_date(storage, start, TODAY) == date(2026, 3, 14)
     save(tmp_path, store(storage, notes, prefix="team/job/uid", date=date(2026, 3, 9)), 40)
     save(tmp_path, store(storage, notes, prefix="team/job/uid", date=date(2026, 3, 1)), 60,
          identity=replace(MINE, spec_hash="9" * 64))
-    assert frozen_date(storage, start, TODAY) == date(2026, 3, 9)
-    assert frozen_date(storage, job(tmp_path), TODAY) == TODAY
+    assert chat_template_date(storage, start, TODAY) == date(2026, 3, 9)
+    assert chat_template_date(storage, job(tmp_path), TODAY) == TODAY

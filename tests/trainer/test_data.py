@@ -226,4 +226,4 @@ def test_rows_in_the_schema_of_ljp_criminal_load_through_the_datasets_library(tm
         "completion": '{"fine": {{ label.fine_lv }}, "with": {{ label.imprisonment_with_labor_lv }}}',
         "answerFormat": {"type": "json", "schema": None}})
     assert data.held_out[0].example.answer == '{"fine": 1, "with": 0}'
-    assert data.held_out[0].example.place == "validation row 1"
+    assert data.held_out[0].example.location == "validation row 1"

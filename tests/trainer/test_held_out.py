@@ -9,7 +9,7 @@ from finetune_api import parse_job, resolve_defaults
 from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.held_out import divide, hold_out, sample
 from finetune_trainer.data.prepare import prepare_rows
-from finetune_trainer.data.rows import LEFT_OUT, Example, Finding, places
+from finetune_trainer.data.rows import LEFT_OUT, Example, Finding, numbered_rows
 from finetune_trainer.errors import BadData
 
 from tests.models import tiny_job, tiny_tokenizer
@@ -71,8 +71,8 @@ def test_every_row_that_was_read_is_learnt_from_held_out_or_left_out_for_a_reaso
                            "maxSamples": chance.choice((None, 5, 20)), "evaluationFraction": 0.4},
         training={"maxLength": 100, "longRows": chance.choice(("drop", "cutPrompt")), "seed": seed},
         evaluation={"samples": chance.choice((1, 3, 100))})).spec)
-    learn = places(_rows(chance), "train")
-    held = places(_rows(chance), "test") if chance.random() < 0.5 else None
+    learn = numbered_rows(_rows(chance), "train")
+    held = numbered_rows(_rows(chance), "test") if chance.random() < 0.5 else None
     try:
         data = prepare_rows(learn, held, spec, ChatFormat(tiny_tokenizer(), None))
     except BadData as error:
@@ -88,7 +88,7 @@ def test_every_row_that_was_read_is_learnt_from_held_out_or_left_out_for_a_reaso
 
 
 def test_rows_that_all_ask_the_same_are_learnt_from(tmp_path):
-    rows = places([{"q": "Tell a joke.", "a": f"Joke {number}."} for number in range(20)], "train")
+    rows = numbered_rows([{"q": "Tell a joke.", "a": f"Joke {number}."} for number in range(20)], "train")
     spec = resolve_defaults(parse_job(tiny_job(tmp_path, dataset={
         "prompt": "{{ q }}", "completion": "{{ a }}", "answerFormat": None, "evaluationFraction": 0.1})).spec)
     data = prepare_rows(rows, None, spec, ChatFormat(tiny_tokenizer(), None))

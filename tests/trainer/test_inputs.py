@@ -10,7 +10,7 @@ from finetune_api.messages import Accelerator, RunConfig
 from finetune_trainer.data.rows import PreparedData, TokenRow
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.model.files.find import ModelFiles
-from finetune_trainer.run.checks.inputs import check_positions, open_chat, read_rows
+from finetune_trainer.run.checks.inputs import check_positions, load_tokenizer_and_chat_format, read_rows
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tests.models import CHATML, tiny_job, tiny_tokenizer, write_rows
@@ -25,7 +25,7 @@ def test_rows_that_may_be_longer_than_the_models_positions_are_told(tmp_path, co
     told = []
     run = RunConfig(namespace="n", name="tiny", uid="u", attempt=1, spec=spec, spec_hash="0" * 64,
                     accelerator=Accelerator(name="cpu", hourly_rate=Decimal(0)))
-    data, _ = read_rows(run, config, open_chat(spec, files, None)[1], tmp_path, told.append)
+    data, _ = read_rows(run, config, load_tokenizer_and_chat_format(spec, files, None)[1], tmp_path, told.append)
     assert told[0] == ("warning: spec.training.maxLength: 128 is more than the model's 64 positions "
                        "(max_position_embeddings), which 10 rows exceed; set maxLength: 64")
     assert str(data.findings[0]) in told[0]
@@ -40,7 +40,7 @@ def test_a_template_that_opens_answers_with_reasoning_is_told(tmp_path):
     files = ModelFiles(tmp_path / "model", "")
     run = RunConfig(namespace="n", name="tiny", uid="u", attempt=1, spec=spec, spec_hash="0" * 64,
                     accelerator=Accelerator(name="cpu", hourly_rate=Decimal(0)))
-    data, _ = read_rows(run, {}, open_chat(spec, files, None)[1], tmp_path, lambda note: None)
+    data, _ = read_rows(run, {}, load_tokenizer_and_chat_format(spec, files, None)[1], tmp_path, lambda note: None)
     assert r"the chat template starts an answer with '<think>\n\n</think>\n\n'" in str(data.findings[0])
 
 

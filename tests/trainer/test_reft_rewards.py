@@ -6,7 +6,7 @@ import pytest
 from finetune_api.methods.reft import RewardSpec
 from finetune_trainer.data.rows import Example, Severity, SourceRow
 from finetune_trainer.errors import BadConfig, BadData
-from finetune_trainer.rewards.answers import final_answer, judge_answer, number, same_text
+from finetune_trainer.rewards.judging import final_answer, judge_answer, number, same_text
 from finetune_trainer.rewards.rewards import Judge, with_right_answers
 
 from tests.trainer.judging import PLUGINS
@@ -58,8 +58,8 @@ def _judge(**reward):
     return Judge(RewardSpec.model_validate_json(json.dumps(reward)), (reward.get("plugin"),))
 
 
-def _example(answer, target=None, place="train row 1", columns=None):
-    return Example(place, ({"role": "user", "content": "q"},), answer, target, columns or {})
+def _example(answer, target=None, location="train row 1", columns=None):
+    return Example(location, ({"role": "user", "content": "q"},), answer, target, columns or {})
 
 
 @pytest.mark.parametrize(("response", "reward"), [
@@ -101,10 +101,10 @@ def test_a_plugin_sees_response_answer_and_row(installed):
 def test_a_plugin_that_fails_is_told_with_the_row(installed, name, words):
     judge = _judge(type="plugin", plugin=name)
     with pytest.raises(BadData, match=r"spec\.method\.reft\.reward\.plugin") as error:
-        judge.judge(["x"], [_example("", "5", place="train row 9")], strict=True)
+        judge.judge(["x"], [_example("", "5", location="train row 9")], strict=True)
     assert words in str(error.value)
     # Once the training is on, what was learnt is worth more: the response is worth nothing, and the report says why.
-    (verdict,) = judge.judge(["x"], [_example("", "5", place="train row 9")])
+    (verdict,) = judge.judge(["x"], [_example("", "5", location="train row 9")])
     assert (verdict.reward, verdict.right) == (0.0, False)
     assert words in verdict.answer
 
@@ -143,8 +143,8 @@ def test_nothing_is_loaded_by_a_name_that_the_administrator_does_not_allow(insta
 
 
 def _rows(answers, reward, columns=None):
-    examples = [_example(answer, place=f"train row {number}") for number, answer in enumerate(answers, start=1)]
-    rows = [SourceRow(example.place, columns or {"answer": "4"}) for example in examples]
+    examples = [_example(answer, location=f"train row {number}") for number, answer in enumerate(answers, start=1)]
+    rows = [SourceRow(example.location, columns or {"answer": "4"}) for example in examples]
     return with_right_answers(examples, rows, _judge(**reward))
 
 

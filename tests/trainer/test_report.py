@@ -327,11 +327,11 @@ def test_warnings_beyond_fifty_are_counted():
 
 def test_thinning_keeps_the_first_step_the_last_one_and_every_spike():
     points = [(float(x), 9.0 if x == 3333 else math.sin(x)) for x in range(10_000)]
-    kept = charts.thin(points)
+    kept = charts.thin_points(points)
     assert len(kept) <= charts.MOST_POINTS
     assert kept[0] == points[0] and kept[-1] == points[-1] and points[3333] in kept
     assert all(one[0] < other[0] for one, other in pairwise(kept))
-    assert charts.thin(points[:50]) == points[:50]
+    assert charts.thin_points(points[:50]) == points[:50]
 
 
 def test_the_moving_average_is_the_mean_of_the_last_steps():

@@ -22,7 +22,7 @@ from finetune_api.spec.dataset import DataFormat
 from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.formats import read_rows
 from finetune_trainer.data.prepare import prepare_rows
-from finetune_trainer.data.rows import LEFT_OUT, places
+from finetune_trainer.data.rows import LEFT_OUT, numbered_rows
 from finetune_trainer.errors import TrainerError
 
 from tests.models import CHATML, NO_SYSTEM, tiny_job, tiny_tokenizer
@@ -147,8 +147,8 @@ def test_rows_are_prepared_or_refused_with_their_place(part, tmp_path):
     for number in range(ROUNDS):
         chance = random.Random(f"rows {part} {number}")
         spec, chat = _spec(chance, tmp_path), chance.choice(_chats())
-        learn = places(_rows(chance), "train")
-        held = places(_rows(chance), "test") if chance.random() < 0.3 else None
+        learn = numbered_rows(_rows(chance), "train")
+        held = numbered_rows(_rows(chance), "test") if chance.random() < 0.3 else None
         try:
             data = prepare_rows(learn, held, spec, chat)
         except TrainerError as error:

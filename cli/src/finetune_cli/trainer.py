@@ -120,8 +120,8 @@ def model_config(spec: FineTuneJobSpec) -> dict[str, Any]:
     with _importing():
         from finetune_trainer.errors import TrainerError
         from finetune_trainer.model.files.description import describe_model
-        from finetune_trainer.run.quiet import quieten
-    quieten()
+        from finetune_trainer.run.quiet import silence_libraries
+    silence_libraries()
     with tempfile.TemporaryDirectory(prefix="finetune-estimate-") as folder:
         try:
             return describe_model(spec.model, spec.output.s3, Path(folder), lambda note: None).config

@@ -26,7 +26,7 @@ from finetune_trainer.report.run_end import RunEnd
 from finetune_trainer.run.entry import RunSettings, run
 from finetune_trainer.run.launcher import processes_here, run_children
 from finetune_trainer.run.preflight import preflight
-from finetune_trainer.run.quiet import quieten
+from finetune_trainer.run.quiet import silence_libraries
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("--termination-log", type=Path, default=_termination_log(), help="file for the result message")
     options = parser.parse_args(arguments)
 
-    quieten()
+    silence_libraries()
     code, message = _check(options) if options.command == "preflight" else _run(options, arguments)
     if options.termination_log and message:
         options.termination_log.write_bytes(message)

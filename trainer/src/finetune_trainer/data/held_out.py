@@ -50,7 +50,7 @@ def divide(examples: Sequence[Example], fraction: float, seed: int
     asked = [example.asked for example in examples]
     if len(examples) < 2 or len(set(asked)) > 1:
         return *hold_out(examples, fraction, seed, lambda example: example.asked), []
-    warning = Finding(Severity.WARNING, examples[0].place, "all rows ask the same question, so rows are held out by "
+    warning = Finding(Severity.WARNING, examples[0].location, "all rows ask the same question, so rows are held out by "
                                                         "distinct answer")
     return *hold_out(examples, fraction, seed, lambda example: example.answer), [warning]
 
@@ -73,13 +73,13 @@ def sample(examples: Sequence[Example], most: int | None, seed: int) -> list[Exa
 def leave_out_duplicates(train: Sequence[Example], held_out: Sequence[Example]
                          ) -> tuple[list[Example], list[Finding]]:
     """Training rows without those whose question is held out: they would make the scores too good."""
-    asked = {example.asked: example.place for example in held_out}
+    asked = {example.asked: example.location for example in held_out}
     remaining, findings = [], []
     for example in train:
         twin = asked.get(example.asked)
         if twin is None:
             remaining.append(example)
         else:
-            findings.append(Finding(Severity.WARNING, example.place, f"it asks the same question as {twin}, which is "
-                                                                     "held out, so it is left out of training"))
+            findings.append(Finding(Severity.WARNING, example.location, f"it asks the same question as {twin}, which "
+                                                                     "is held out, so it is left out of training"))
     return remaining, findings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune_api.spec.job import FineTuneJobSpec
 
-from finetune_trainer.data.chat.chat_format import ChatFormat, Written
+from finetune_trainer.data.chat.chat_format import ChatFormat, TokenizedExample
 from finetune_trainer.data.chat.message_checks import RowFault
 from finetune_trainer.data.examples import AddTargets, check_examples, refuse_errors
 from finetune_trainer.data.long_rows import fit
@@ -79,22 +79,22 @@ def prepare_rows(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | Non
 
 
 def _tokenise(examples: Sequence[Example], spec: FineTuneJobSpec, chat: ChatFormat
-              ) -> tuple[list[Written], list[Finding], list[Finding]]:
+              ) -> tuple[list[TokenizedExample], list[Finding], list[Finding]]:
     """The rows as ids, the findings about their lengths or texts, and a warning for each note."""
-    written_rows: list[Written] = []
+    written_rows: list[TokenizedExample] = []
     findings: list[Finding] = []
     notes: dict[str, list[str]] = {}
     for example in examples:
         try:
             written, finding = fit(example, chat, spec.training)
         except RowFault as error:
-            written, finding = None, Finding(Severity.ERROR, example.place, str(error))
+            written, finding = None, Finding(Severity.ERROR, example.location, str(error))
         if finding:
             findings.append(finding)
         if written:
             written_rows.append(written)
             for note in written.notes:
-                notes.setdefault(note, []).append(example.place)
+                notes.setdefault(note, []).append(example.location)
     return written_rows, findings, [
-        Finding(Severity.WARNING, places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else ""), note)
-        for note, places in notes.items()]
+        Finding(Severity.WARNING, found[0] + (f" and {len(found) - 1} more" if len(found) > 1 else ""), note)
+        for note, found in notes.items()]

@@ -19,11 +19,11 @@ class SourceRow:
     """A row as it was read from its file.
 
     Attributes:
-        place: its position for messages, such as `train row 17`.
+        location: its position for messages, such as `train row 17`.
         columns: its values, by column name.
     """
 
-    place: str
+    location: str
     columns: Columns
 
 
@@ -32,7 +32,7 @@ class Example:
     """A row as question and answer.
 
     Attributes:
-        place: its position for messages, as in `SourceRow`.
+        location: its position for messages, as in `SourceRow`.
         messages: the conversation before the answer, without the job's system prompt.
         answer: the expected answer.
         target: the right answer that a reward compares with; None without a reward.
@@ -41,7 +41,7 @@ class Example:
         calls: the calls that the answer makes, written by the model's template; None where the answer is a text.
     """
 
-    place: str
+    location: str
     messages: tuple[Message, ...]
     answer: str
     target: str | None = None
@@ -90,11 +90,11 @@ class Finding:
     """The result of a check: what is wrong with a row."""
 
     severity: Severity
-    place: str
+    location: str
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}"
+        return f"{self.location}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,6 @@ def known_columns(rows: Iterable[SourceRow]) -> list[str]:
     return sorted({name for row in rows for name in row.columns})
 
 
-def places(rows: Iterable[Columns], split: str) -> list[SourceRow]:
+def numbered_rows(rows: Iterable[Columns], split: str) -> list[SourceRow]:
     """Rows with their positions: the first is `<split> row 1`."""
     return [SourceRow(f"{split} row {number}", row) for number, row in enumerate(rows, start=1)]

@@ -20,7 +20,7 @@ from finetune_trainer.evaluation.generate import GeneratedAnswers, GenerationSet
 from finetune_trainer.evaluation.loss import answer_loss
 from finetune_trainer.evaluation.scores import Scores, perplexity, score
 from finetune_trainer.hardware.device import Device
-from finetune_trainer.rewards.answers import Verdict
+from finetune_trainer.rewards.judging import Verdict
 from finetune_trainer.rewards.rewards import Judge
 
 _SAMPLES = 8

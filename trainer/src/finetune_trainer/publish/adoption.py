@@ -64,7 +64,7 @@ def published_result(storage: Storage, prefix: str, want: Wanted) -> Result | No
         found = read_manifest(storage, prefix)
         if found is None:
             return None
-        fault = found if isinstance(found, str) else misfit(found, want) or damage(storage, prefix, found)
+        fault = found if isinstance(found, str) else result_mismatch(found, want) or damage(storage, prefix, found)
     if fault is not None or isinstance(found, str):
         raise OutputNotWritable(f"{storage.root.join(prefix, MANIFEST)} is not this job's result: {fault}. It is left "
                                 "alone: remove it, or choose another spec.output.uri (or `finetune run --rerun`)")
@@ -105,7 +105,7 @@ def candidates(storage: Storage, want: Wanted, tell: Callable[[str], None]) -> l
             found = read_manifest(storage, prefix)
         except TrainerError as error:
             found = str(error)
-        fault = misfit(found, want) if isinstance(found, Manifest) else found
+        fault = result_mismatch(found, want) if isinstance(found, Manifest) else found
         if fault:
             tell(f"the result {prefix} is not used: {fault}")
         elif isinstance(found, Manifest):
@@ -140,7 +140,7 @@ def read_manifest(storage: Storage, prefix: str) -> Manifest | str | None:
     return manifest
 
 
-def misfit(manifest: Manifest, want: Wanted) -> str | None:
+def result_mismatch(manifest: Manifest, want: Wanted) -> str | None:
     """Why a manifest doesn't speak of what is wanted, or None. Pure."""
     for what, mine, its in (
         ("namespace", want.namespace, manifest.namespace), ("name", want.name, manifest.name),

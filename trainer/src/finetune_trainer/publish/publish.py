@@ -18,7 +18,7 @@ from finetune_trainer.hardware.device import package_versions
 from finetune_trainer.publish.adoption import published_result, wanted, weights_of
 from finetune_trainer.storage import Storage
 from finetune_trainer.training.checkpoints import list_files
-from finetune_trainer.training.complete import Identity
+from finetune_trainer.training.complete_checkpoints import Identity
 
 
 class Publication:

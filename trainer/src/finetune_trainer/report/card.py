@@ -42,7 +42,7 @@ def render_card(facts: RunFacts) -> str:
         _table(["figure", "value", "note"], [[figure.label, figure.value, figure.note] for figure in figures(facts)]),
         "## How to load",
         _fenced(load_code(facts), "python"),
-        _escaped(asking(facts)),
+        _escaped(how_to_ask(facts)),
         "## Training",
         _table(["setting", "value"], [*settings(facts), ("device", facts.device)]),
         _list("Stages", [f"{stage} {human_seconds(seconds)}" for stage, seconds in facts.stage_seconds.items()]),
@@ -50,7 +50,7 @@ def render_card(facts: RunFacts) -> str:
         f"{_escaped(str(facts.run.spec.dataset.source))}, by rows:",
         _table(["rows", "number"], row_counts(facts)),
         "## Limits",
-        _escaped(limits(facts)),
+        _escaped(caveats(facts)),
         "## Versions",
         _list("Packages", [f"{name} {version}" for name, version in facts.packages.items()]),
     ]
@@ -94,7 +94,7 @@ def notes(facts: RunFacts) -> list[str]:
     return found
 
 
-def limits(facts: RunFacts) -> str:
+def caveats(facts: RunFacts) -> str:
     """What the numbers do not say."""
     words = (f"The model was evaluated only on {facts.after.rows:,} held-out rows of the same data set. The evaluation "
              "says nothing about other data, languages or tasks, or about safety. A difference of a few rows can be "
@@ -102,7 +102,7 @@ def limits(facts: RunFacts) -> str:
     return words if facts.before else f"{words} The model was not evaluated before training."
 
 
-def asking(facts: RunFacts) -> str:
+def how_to_ask(facts: RunFacts) -> str:
     """How to ask the model in the same way as in training."""
     data = facts.run.spec.dataset
     system = ", with the system prompt of spec.dataset.system" if data.system else ""

@@ -23,7 +23,7 @@ _UNITS = 1000
 _TICKS = 4
 
 
-def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+def thin_points(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     """At most `most` (4 or more) of the points, in their order.
 
     The first and the last point are kept, and the lowest and the highest of equal parts between, so that every spike
@@ -86,9 +86,9 @@ def loss_chart(steps: Sequence[Mapping[str, Any]], before: float | None, after: 
     y_ticks = ticks(min(y for _, y in points + held_out), max(y for _, y in points + held_out))
     plot = _Plot(0, last[0], y_ticks[0], y_ticks[-1])
     window = average_window(steps)
-    lines = [plot.line(thin(points), "raw" if window else "mean")]
+    lines = [plot.line(thin_points(points), "raw" if window else "mean")]
     if window:
-        lines.append(plot.line(thin(moving_average(points, window)), "mean"))
+        lines.append(plot.line(thin_points(moving_average(points, window)), "mean"))
     marks = [plot.dot(point, "held-out") for point in held_out]
     if len(points) == 1:
         marks.append(plot.dot(first, "single"))
@@ -112,7 +112,7 @@ def learning_rate_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
     words = (f"The learning rate peaked at {_power(peak[1])} at step {peak[0]:,.0f} and ended at "
              f"{_power(points[-1][1])}.")
     return _chart(_Frame("rate", "Learning rate over steps", words, 110), plot.axes([0, top], ["0", _power(top)]),
-                  [plot.line(thin(points), "rate")])
+                  [plot.line(thin_points(points), "rate")])
 
 
 def line_chart(name: str, title: str, steps: Sequence[Mapping[str, Any]], key: str) -> Markup:
@@ -127,7 +127,7 @@ def line_chart(name: str, title: str, steps: Sequence[Mapping[str, Any]], key: s
              f"{points[-1][0]:,.0f}.")
     labels = [f"{tick:g}" for tick in _rounded((y_ticks[0], y_ticks[-1]))]
     return _chart(_Frame(name, f"{title} over steps", words, 110), plot.axes((y_ticks[0], y_ticks[-1]), labels),
-                  [plot.line(thin(points), "mean")])
+                  [plot.line(thin_points(points), "mean")])
 
 
 def stage_bars(stages: Mapping[str, float]) -> Markup:

@@ -18,7 +18,7 @@ _TRIED = 4
 
 
 @dataclass(frozen=True)
-class Asking:
+class PromptCode:
     """How a question is put to the model, found by comparing with the token ids that the run scored.
 
     Attributes:
@@ -36,8 +36,8 @@ class Asking:
     max_new_tokens: int
 
 
-def find_asking(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat, system: str | None, rows: Sequence[EvaluationRow],
-                end_ids: Sequence[int], max_new_tokens: int) -> Asking:
+def find_prompt_code(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat, system: str | None,
+                     rows: Sequence[EvaluationRow], end_ids: Sequence[int], max_new_tokens: int) -> PromptCode:
     """The plainest Python that asks as the run did: the model's own chat template, else what that came to in the run.
 
     Args:
@@ -55,7 +55,7 @@ def find_asking(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat, system: st
     # The first of those that fit most of them: a row may have been cut.
     way = max(ways, key=lambda way: sum(_ids(tokenizer, way, row.example.question) == row.tokens.prompt
                                         for row in single))
-    return Asking(way.lines, way.adds_special_tokens, tuple(end_ids), int(tokenizer.pad_token_id), max_new_tokens)
+    return PromptCode(way.lines, way.adds_special_tokens, tuple(end_ids), int(tokenizer.pad_token_id), max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,17 @@ def _ids(tokenizer: PreTrainedTokenizerBase, way: _Way, question: str) -> tuple[
 
 def load_code(facts: RunFacts) -> str:
     """Python that loads base model and what was trained, the base stored as in training, and asks one question."""
-    asking = facts.asking
+    prompt_code = facts.prompt_code
     lines = _whole_model(facts) if not facts.loading.lines else _beside_base(facts)
-    if asking is None:
+    if prompt_code is None:
         return "\n".join(lines)
     return "\n".join([
         *lines,
         "",
         "# a question as spec.dataset.prompt writes it",
         'question = "Who are you?"',
-        *asking.lines,
-        f'inputs = tokenizer(prompt, add_special_tokens={asking.adds_special_tokens}, return_tensors="pt")'
+        *prompt_code.lines,
+        f'inputs = tokenizer(prompt, add_special_tokens={prompt_code.adds_special_tokens}, return_tensors="pt")'
         ".to(model.device)",
         'ids = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])',
         'answer = tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)',
@@ -123,14 +123,14 @@ def load_code(facts: RunFacts) -> str:
 
 def _settings(facts: RunFacts) -> tuple[list[str], list[str]]:
     """What has to be imported, and the lines that let a loaded model answer as it was scored: the likeliest tokens."""
-    asking = facts.asking
-    if asking is None:
+    prompt_code = facts.prompt_code
+    if prompt_code is None:
         return [], []
     return ["GenerationConfig"], [
         "# the likeliest tokens, as they were scored, and nothing else of the base's own settings",
         "model.generation_config = GenerationConfig(",
-        f"    do_sample=False, max_new_tokens={asking.max_new_tokens}, eos_token_id={list(asking.end_ids)},",
-        f"    pad_token_id={asking.pad_id},",
+        f"    do_sample=False, max_new_tokens={prompt_code.max_new_tokens}, eos_token_id={list(prompt_code.end_ids)},",
+        f"    pad_token_id={prompt_code.pad_id},",
         ")",
     ]
 

@@ -19,7 +19,7 @@ from finetune_trainer.evaluation.scores import Scores, headline
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluation.evaluate import Evaluation
-    from finetune_trainer.report.code import Asking
+    from finetune_trainer.report.code import PromptCode
     from finetune_trainer.trained_model import LoadInstructions
     from finetune_trainer.training.result import RolloutExample
 
@@ -75,7 +75,7 @@ class RunFacts:
         remark: what else has to be said of the result, or None.
         rollouts: sampled responses with their rewards, of the first and the last step of PPO.
         missing: what could not be done beside the training, in sentences.
-        asking: how a question is put to the model, for the card's code.
+        prompt_code: how a question is put to the model, for the card's code.
     """
 
     run: RunConfig
@@ -109,7 +109,7 @@ class RunFacts:
     remark: str | None = None
     rollouts: Sequence[RolloutExample] = ()
     missing: Sequence[str] = ()
-    asking: Asking | None = None
+    prompt_code: PromptCode | None = None
 
     @property
     def method_name(self) -> str:

@@ -16,7 +16,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 
 from finetune_trainer.evaluation.scores import Scores, parse, score
 from finetune_trainer.report import charts
-from finetune_trainer.report.card import OUTCOMES, asking, encodable, limits, notes, reasons
+from finetune_trainer.report.card import OUTCOMES, caveats, encodable, how_to_ask, notes, reasons
 from finetune_trainer.report.code import load_code
 from finetune_trainer.report.facts import (
     RunFacts,
@@ -72,8 +72,8 @@ def render_report(facts: RunFacts) -> str:
         warnings=facts.findings[:_WARNINGS],
         more_warnings=max(0, len(facts.findings) - _WARNINGS),
         code=load_code(facts),
-        asking=asking(facts),
-        limits=limits(facts),
+        how_to_ask=how_to_ask(facts),
+        caveats=caveats(facts),
         configuration=_as_yaml(facts.run.spec),
         metrics_file=METRICS,
     )

@@ -15,7 +15,7 @@ from finetune_trainer.data.answers.json_answers import NotJson, parse_json
 from finetune_trainer.data.rendering.row_template import RowTemplate, row_data
 from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow
 from finetune_trainer.errors import BadConfig, BadData
-from finetune_trainer.rewards.answers import (
+from finetune_trainer.rewards.judging import (
     NO_ANSWER,
     Verdict,
     final_answer,
@@ -82,9 +82,9 @@ class Judge:
         try:
             value = self._plugin(response, _right(row), row.columns)
             fault = None if not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= 1 else \
-                f"returned {value!r} for {row.place}; a reward is a number from 0 to 1"
+                f"returned {value!r} for {row.location}; a reward is a number from 0 to 1"
         except Exception as error:  # A plug-in may raise anything.
-            fault = f"fails for {row.place}: {type(error).__name__}: {error}"
+            fault = f"fails for {row.location}: {type(error).__name__}: {error}"
         if fault is None:
             return Verdict(float(value), value == 1) if value else NO_ANSWER
         message = f"{_FIELD}.plugin: {self.reward.plugin} {fault}"
@@ -130,7 +130,7 @@ def with_right_answers(examples: Sequence[Example], rows: Sequence[SourceRow], j
         BadConfig: the template is not valid, or the trigger occurs in no row.
     """
     reward = judge.reward
-    sources = {row.place: row for row in rows}
+    sources = {row.location: row for row in rows}
     if reward.type is RewardType.FINAL_ANSWER and examples and \
             not any(reward.trigger in example.answer for example in examples):
         raise BadConfig(f"{_FIELD}.trigger: {reward.trigger!r} occurs in no row's completion (the first is "
@@ -138,17 +138,17 @@ def with_right_answers(examples: Sequence[Example], rows: Sequence[SourceRow], j
     template = RowTemplate(reward.answer, f"{_FIELD}.answer") if reward.answer is not None else None
     found, findings = [], []
     for example in examples:
-        source = sources[example.place]
+        source = sources[example.location]
         try:
             target = template.render(row_data(source)) if template else _own_answer(example, reward)
         except ValueError as error:
-            findings.append(Finding(Severity.ERROR, example.place, f"{_FIELD}.answer: the template fails: "
+            findings.append(Finding(Severity.ERROR, example.location, f"{_FIELD}.answer: the template fails: "
                                     + str(error).removeprefix("the template fails: ")))
             continue
         complete = replace(example, target=target, columns=source.columns)
         fault = _fault(complete, reward)
         if fault:
-            findings.append(Finding(Severity.ERROR, example.place, fault))
+            findings.append(Finding(Severity.ERROR, example.location, fault))
         else:
             found.append(complete)
     return found, findings + _wrong_rows(found, judge)
@@ -202,7 +202,7 @@ def _wrong_rows(examples: Sequence[Example], judge: Judge) -> list[Finding]:
     tried = examples[:_TRIED] if slow else examples
     verdicts = judge.judge([example.answer for example in tried], tried, strict=True)
     return [
-        Finding(Severity.WARNING, example.place,
+        Finding(Severity.WARNING, example.location,
                 f"its own completion is not right: {verdict.answer!r}, and the right answer is {example.target!r}")
         for example, verdict in zip(tried, verdicts, strict=True) if not verdict.right
     ]

@@ -23,8 +23,8 @@ from finetune_trainer.report.run_end import RunEnd
 from finetune_trainer.report.terminal import show_end
 from finetune_trainer.run.entry import RunSettings, run
 from finetune_trainer.run.local_check import check_inputs
-from finetune_trainer.run.local_identity import identify
-from finetune_trainer.run.quiet import quieten
+from finetune_trainer.run.local_identity import run_config_without_accelerator
+from finetune_trainer.run.quiet import silence_libraries
 from finetune_trainer.storage import open_storage
 
 _NOTHING_TRAINED = ("Nothing was trained: the same job is published already. To train it again, run finetune run "
@@ -48,7 +48,7 @@ def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console
     Returns:
         The exit code, one of `ExitCode`.
     """
-    quieten()
+    silence_libraries()
     clock, stop = SystemClock(), StopFlag()
     stop.listen()
 
@@ -57,7 +57,8 @@ def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console
 
     try:
         # Nothing here needs torch, which takes seconds to load.
-        config = identify(job, rerun, show).model_copy(update={"allowed_plugins": tuple(allowed_plugins)})
+        config = run_config_without_accelerator(job, rerun, show)
+        config = config.model_copy(update={"allowed_plugins": tuple(allowed_plugins)})
         published = _published(config)
     except TrainerError as error:
         _show_fault(console, error.outcome, str(error))
@@ -110,8 +111,8 @@ def _uncounted_cost(config: RunConfig) -> str | None:
 
 
 def run_config(job: FineTuneJob, rerun: bool = False, note: Callable[[str], None] = lambda text: None) -> RunConfig:
-    """The run configuration of a job: that of `identify`, with the accelerator of this machine."""
-    config = identify(job, rerun, note)
+    """The run configuration of a job, with the accelerator of this machine."""
+    config = run_config_without_accelerator(job, rerun, note)
     return config.model_copy(update={"accelerator": _accelerator(config.spec.budget.hourly_rate)})
 
 

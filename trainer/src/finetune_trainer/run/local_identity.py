@@ -20,14 +20,14 @@ from finetune_api.values.uris import Uri
 
 from finetune_trainer.data.sources.splits import local_files
 from finetune_trainer.model.files.content import content_digest, description_digest
-from finetune_trainer.publish.adoption import Wanted, damage, misfit, read_manifest, wanted
+from finetune_trainer.publish.adoption import Wanted, damage, read_manifest, result_mismatch, wanted
 from finetune_trainer.storage import Storage, as_output, open_storage
 from finetune_trainer.storage.digests import file_digest
 
 _NAMESPACE = uuid.UUID("8f9b6c1e-52c8-4a7c-9c06-3e1c5b0d7a11")
 
 
-def identify(job: FineTuneJob, rerun: bool, note: Callable[[str], None]) -> RunConfig:
+def run_config_without_accelerator(job: FineTuneJob, rerun: bool, note: Callable[[str], None]) -> RunConfig:
     """The run configuration of a job, without the accelerator of this machine, since torch is needed to find that.
 
     The uid follows from the job's name and everything that decides its result, local data included. So the same job
@@ -69,7 +69,7 @@ def _uid(config: RunConfig, storage: Storage, again: bool, note: Callable[[str],
         if again:
             continue
         want = want or _wanted(config)
-        fault = found if isinstance(found, str) else misfit(found, want) or damage(storage, prefix, found)
+        fault = found if isinstance(found, str) else result_mismatch(found, want) or damage(storage, prefix, found)
         if fault is None:
             return uid
         note(f"the result {storage.root.join(prefix)} is not used: {fault}")

@@ -23,10 +23,10 @@ from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.rows import LEFT_OUT
 from finetune_trainer.errors import failure_of
 from finetune_trainer.model.files.content import content_digest, description_digest
-from finetune_trainer.publish.adoption import adopted, candidates, damage, date_of, misfit, wanted
+from finetune_trainer.publish.adoption import adopted, candidates, damage, date_of, result_mismatch, wanted
 from finetune_trainer.run.scratch import new_scratch
 from finetune_trainer.storage import as_output, open_storage, probe
-from finetune_trainer.training.complete import frozen_date, require_earlier
+from finetune_trainer.training.complete_checkpoints import chat_template_date, require_earlier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,7 +73,13 @@ def _check(config: RunConfig, scratch: Path, note: Callable[[str], None]) -> Pre
     from finetune_trainer.model.files.description import describe_model
     from finetune_trainer.model.loading.base import open_base
     from finetune_trainer.model.loading.stored_quantization import stored_quantization
-    from finetune_trainer.run.checks.inputs import check_embeddings, check_positions, check_shares, open_chat, read_rows
+    from finetune_trainer.run.checks.inputs import (
+        check_embeddings,
+        check_positions,
+        check_shares,
+        load_tokenizer_and_chat_format,
+        read_rows,
+    )
     from finetune_trainer.run.checks.job_estimate import estimate_training
     from finetune_trainer.run.checks.rehearsal import rehearse
 
@@ -81,17 +87,17 @@ def _check(config: RunConfig, scratch: Path, note: Callable[[str], None]) -> Pre
     storage = open_storage(spec.output.uri, spec.output.s3)
     probe(storage, job_prefix(config.namespace, config.name, config.uid))
     check_shares(spec, spec.compute.processes(config.accelerator.name))
-    day = frozen_date(storage, config, SystemClock().now().date())
+    day = chat_template_date(storage, config, SystemClock().now().date())
     description = describe_model(spec.model, spec.output.s3, scratch, note)
     base = open_base(description.files.folder, description.source)
-    tokenizer, chat = open_chat(spec, description.files, day)
+    tokenizer, chat = load_tokenizer_and_chat_format(spec, description.files, day)
     data, _ = read_rows(config, base.content, chat, scratch, note)
     revision, data_hash = description.files.revision or None, data.digest()
 
     def data_hash_on(other: date) -> str:
         if other == day or not chat.is_dated:
             return data_hash
-        dated = open_chat(spec, description.files, other)[1]
+        dated = load_tokenizer_and_chat_format(spec, description.files, other)[1]
         return read_rows(config, base.content, dated, scratch, lambda text: None)[0].digest()
 
     if spec.run_policy.rerun is not RerunPolicy.ALWAYS:
@@ -179,11 +185,11 @@ def _published(config: RunConfig, description: Description, data_hash_on: Callab
         if spec.run_policy.resume_from and manifest.result.outcome is Outcome.STOPPED_EARLY:
             continue  # The job resumes what was stopped.
         want = replace(want, data_hash=data_hash_on(date_of(manifest)))
-        fault = misfit(manifest, want)
+        fault = result_mismatch(manifest, want)
         if fault is None and want.base_revision is None:
             want = replace(want, base_revision=content_digest(spec.model, spec.output.s3, scratch))
         with as_output():
-            fault = fault or misfit(manifest, want) or damage(storage, prefix, manifest)
+            fault = fault or result_mismatch(manifest, want) or damage(storage, prefix, manifest)
         if fault is None:
             return adopted(storage, prefix, manifest)
         note(f"the result {prefix} is not used: {fault}")

@@ -7,7 +7,7 @@ import os
 import warnings
 
 
-def quieten() -> None:
+def silence_libraries() -> None:
     """Silence progress bars, logs and warnings of other libraries: the trainer reports what matters to a user.
 
     Call this before torch and transformers are imported, since they read the variables once.

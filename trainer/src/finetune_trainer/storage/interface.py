@@ -13,14 +13,14 @@ from finetune_trainer.errors import MissingInput
 _SMALL_BYTES = 64 << 20
 
 
-def require_small(size: int, place: str) -> None:
+def require_small(size: int, name: str) -> None:
     """Refuse to read a large file into memory. The trainer's own manifests are small; somebody else wrote this file.
 
     Raises:
         MissingInput: the file has more than 64 MiB.
     """
     if size > _SMALL_BYTES:
-        raise MissingInput(f"{place} has {size} bytes; the maximum is {_SMALL_BYTES}. The trainer did not write this "
+        raise MissingInput(f"{name} has {size} bytes; the maximum is {_SMALL_BYTES}. The trainer did not write this "
                            "file; remove it")
 
 

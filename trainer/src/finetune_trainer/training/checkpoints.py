@@ -1,4 +1,6 @@
-"""Checkpoints in the output. They are uploaded in the background, and complete once their manifest is there.
+"""Checkpoints in the output: writing them, and fetching the newest one that fits, from which a run resumes.
+
+They are uploaded in the background, and complete once their manifest is there.
 
 A checkpoint that cannot be written ends the run (exit code 73). A run that went on without checkpoints would lose more
 with every step, and its result goes to the same output; the storage has already retried by then.
@@ -18,12 +20,12 @@ from finetune_trainer.errors import BadConfig, MissingInput
 from finetune_trainer.faults import reach
 from finetune_trainer.storage import BackgroundUploader, Storage
 from finetune_trainer.storage.digests import file_digest
-from finetune_trainer.training.complete import (
+from finetune_trainer.training.complete_checkpoints import (
     Checkpoint,
     Identity,
     ResumeSource,
+    checkpoint_mismatch,
     complete_checkpoints,
-    misfit,
     read_checkpoint,
 )
 
@@ -95,8 +97,8 @@ class CheckpointStore:
         known = self._fitting.get(checkpoint.folder)
         if known is None:
             found = read_checkpoint(self._storage, checkpoint)
-            known = not isinstance(found, str) and misfit(found, newest.spec_hash, newest.data_hash,
-                                                          newest.base_hash) is None
+            known = not isinstance(found, str) and checkpoint_mismatch(found, newest.spec_hash, newest.data_hash,
+                                                                       newest.base_hash) is None
             self._fitting[checkpoint.folder] = known
         return known
 
@@ -128,7 +130,7 @@ class CheckpointStore:
         manifest = read_checkpoint(self._storage, checkpoint)
         if isinstance(manifest, str):
             return manifest
-        if fault := misfit(manifest, identity.spec_hash, identity.data_hash, identity.base_hash):
+        if fault := checkpoint_mismatch(manifest, identity.spec_hash, identity.data_hash, identity.base_hash):
             return fault
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -24,8 +24,8 @@ _ROUNDING = 3e-2
 _TIMES_NOISE = 4.0
 
 
-def settle_packing(spec: FineTuneJobSpec, model: PreTrainedModel, rows: Sequence[TokenRow], world: World,
-                   tell: Callable[[str], None]) -> tuple[FineTuneJobSpec, list[str]]:
+def packing_if_possible(spec: FineTuneJobSpec, model: PreTrainedModel, rows: Sequence[TokenRow], world: World,
+                        tell: Callable[[str], None]) -> tuple[FineTuneJobSpec, list[str]]:
     """The spec to train with, without packing where the model can't have it, and what the report says of that.
 
     All processes come to the same: packing is off where one of them sees a difference. So do all attempts, since the

@@ -18,7 +18,7 @@ from finetune_trainer.training.loader import StepLoader
 from finetune_trainer.training.loop import LoopCallback
 from finetune_trainer.training.micro_batch import MicroBatch, first_micro_batch, next_micro_batch
 from finetune_trainer.training.result import TrainingResult
-from finetune_trainer.training.resume import fetch_newest, resume_progress
+from finetune_trainer.training.resumed_progress import fetch_newest, resume_progress
 from finetune_trainer.training.schedule import share_of_peak
 from finetune_trainer.training.trainer import StepTrainer, TrainerParts
 from finetune_trainer.training.training_run import TrainingRun

@@ -28,7 +28,7 @@ from finetune_trainer.trained_model import load_trained, save_trained
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loader import StepLoader
 from finetune_trainer.training.loop import LoopCallback
-from finetune_trainer.training.resume import OPTIMIZER
+from finetune_trainer.training.resumed_progress import OPTIMIZER
 
 
 @dataclass(frozen=True)

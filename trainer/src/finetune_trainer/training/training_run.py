@@ -21,7 +21,7 @@ from finetune_trainer.progress.stopping import StopFlag
 from finetune_trainer.rewards.rewards import Judge
 from finetune_trainer.storage import BackgroundUploader
 from finetune_trainer.training.checkpoints import CheckpointStore
-from finetune_trainer.training.complete import Identity
+from finetune_trainer.training.complete_checkpoints import Identity
 
 
 @dataclass(frozen=True)

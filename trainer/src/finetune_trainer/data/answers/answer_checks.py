@@ -39,8 +39,8 @@ def answer_findings(examples: Sequence[Example], answer_format: AnswerFormat) ->
         except NotJson as error:
             fault = f"the answer is not valid JSON: {error}"
         except TookTooLong as error:
-            raise BadConfig(f"spec.dataset.answerFormat.jsonSchema: checking the answer of {example.place} takes more "
-                            f"than {SECONDS:g} s; simplify the schema's patterns and references") from error
+            raise BadConfig(f"spec.dataset.answerFormat.jsonSchema: checking the answer of {example.location} takes "
+                            f"more than {SECONDS:g} s; simplify the schema's patterns and references") from error
         if fault is not None:
-            findings.append(Finding(Severity.ERROR, example.place, fault))
+            findings.append(Finding(Severity.ERROR, example.location, fault))
     return findings

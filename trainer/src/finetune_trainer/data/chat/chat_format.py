@@ -49,7 +49,7 @@ class AnswerForm:
 
 
 @dataclass(frozen=True)
-class Written:
+class TokenizedExample:
     """A row as the model reads it.
 
     Attributes:
@@ -117,9 +117,9 @@ class ChatFormat:
         Raises:
             RowFault: the template refuses the conversation, or drops, repeats or changes its question.
         """
-        return self.write(example).tokens
+        return self.tokenize(example).tokens
 
-    def write(self, example: Example) -> Written:
+    def tokenize(self, example: Example) -> TokenizedExample:
         """An example as the model reads it; errors as in `row`."""
         shown, notes = self._without_control_tokens(example)
         messages = self._conversation(shown.messages)
@@ -141,7 +141,7 @@ class ChatFormat:
         ids = self._answer_ids(suffix, rest, answer)
         row = TokenRow((*self._first_ids, *self._control.ids(prompt)), tuple(ids))
         answer = self.text(ids) if shown.calls is not None else self._control.show(answer)
-        return Written(row, example if answer == example.answer else replace(example, answer=answer), notes)
+        return TokenizedExample(row, example if answer == example.answer else replace(example, answer=answer), notes)
 
     def text(self, ids: Sequence[int]) -> str:
         """Generated ids as text, without special tokens."""

@@ -48,13 +48,13 @@ def rows_of(table: pyarrow.Table, name: str) -> list[Columns]:
     return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
 
 
-def _values(column: pyarrow.ChunkedArray, place: str) -> list[Any]:
+def _values(column: pyarrow.ChunkedArray, location: str) -> list[Any]:
     import pyarrow
 
     try:
         values: list[Any] = column.to_pylist()
     except (pyarrow.ArrowException, ValueError, OverflowError, ImportError) as error:
-        raise BadData(f"{place}, row {_first_fault(column)}: a value of type {column.type} can't be read: "
+        raise BadData(f"{location}, row {_first_fault(column)}: a value of type {column.type} can't be read: "
                       f"{str(error).splitlines()[0]}") from error
     convert = _conversion(column.type)
     return values if convert is None else [None if value is None else convert(value) for value in values]

@@ -52,12 +52,12 @@ def _delimiter(header: str) -> str:
     return max(_DELIMITERS, key=lambda character: (bare.count(character), -_DELIMITERS.index(character)))
 
 
-def _header(names: list[str], place: str) -> list[str]:
+def _header(names: list[str], location: str) -> list[str]:
     while names and not names[-1]:
         names.pop()  # A delimiter at the line's end.
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
-        raise BadData(f"{place}: two columns have the name {twice!r}; rename one of them")
+        raise BadData(f"{location}: two columns have the name {twice!r}; rename one of them")
     return names
 
 

@@ -59,12 +59,12 @@ def encoding_of(start: bytes) -> str:
     return "utf-8"
 
 
-def decode(content: bytes, place: str, line: int | None = None) -> str:
+def decode(content: bytes, location: str, line: int | None = None) -> str:
     """Bytes as text.
 
     Args:
         content: the bytes.
-        place: the name of the file, for the message.
+        location: the name of the file, for the message.
         line: the number of the line, if the bytes are one line.
 
     Raises:
@@ -76,5 +76,5 @@ def decode(content: bytes, place: str, line: int | None = None) -> str:
     except UnicodeDecodeError as error:
         at = line or content.count(b"\n", 0, error.start) + 1
         name = encoding.removesuffix("-sig").upper()
-        raise BadData(f"{place} line {at}: not {name} (byte {content[error.start]:#04x}); save the file as UTF-8, for "
-                      "example with `iconv -f CP949 -t UTF-8` if it is in CP949") from error
+        raise BadData(f"{location} line {at}: not {name} (byte {content[error.start]:#04x}); save the file as UTF-8, "
+                      "for example with `iconv -f CP949 -t UTF-8` if it is in CP949") from error

@@ -112,9 +112,9 @@ def _rows_in(content: dict[str, Any], split: str | None) -> list[Any] | None:
     return None
 
 
-def _object(row: Any, place: str) -> Columns:
+def _object(row: Any, location: str) -> Columns:
     if not isinstance(row, dict):
-        raise BadData(f"{place}: it is {_kind(row)}; each row must be a JSON object with columns, such as {_SAMPLE}")
+        raise BadData(f"{location}: it is {_kind(row)}; each row must be a JSON object with columns, such as {_SAMPLE}")
     return row
 
 

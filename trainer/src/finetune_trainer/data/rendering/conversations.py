@@ -35,14 +35,14 @@ def from_messages(rows: Sequence[SourceRow], column: str) -> tuple[list[Example]
             messages = _conversation(row.columns.get(column))
             tools = _plain(row.columns.get("tools"), "tools")
             if not messages:
-                findings.append(Finding(Severity.WARNING, row.place, f"{column}: no answer has a weight other than 0, "
-                                                                     "so the row is left out"))
+                findings.append(Finding(Severity.WARNING, row.location, f"{column}: no answer has a weight other than "
+                                                                     "0, so the row is left out"))
                 continue
             *before, last = messages
-            examples.append(Example(row.place, tuple(before), last["content"], tools=tools or None,
+            examples.append(Example(row.location, tuple(before), last["content"], tools=tools or None,
                                     calls=last.get("tool_calls")))
         except (ValueError, TypeError) as error:
-            findings.append(Finding(Severity.ERROR, row.place, f"{column}: {error}"))
+            findings.append(Finding(Severity.ERROR, row.location, f"{column}: {error}"))
     return examples, findings
 
 

@@ -28,14 +28,14 @@ def to_examples(rows: Sequence[SourceRow], spec: DatasetSpec) -> tuple[list[Exam
         try:
             data = row_data(row)
         except ValueError as error:
-            findings.append(Finding(Severity.ERROR, row.place, str(error)))
+            findings.append(Finding(Severity.ERROR, row.location, str(error)))
             continue
         faults = []
         for field, template in templates.items():
             try:
                 texts[field] = template.render(data)
             except ValueError as error:
-                findings.append(Finding(Severity.ERROR, row.place, f"{field}: {error}"))
+                findings.append(Finding(Severity.ERROR, row.location, f"{field}: {error}"))
             except BadConfig as error:
                 faults.append(error)
         _refuse_templates(faults)
@@ -43,9 +43,9 @@ def to_examples(rows: Sequence[SourceRow], spec: DatasetSpec) -> tuple[list[Exam
             continue
         empty = next((field for field, text in texts.items() if not text), None)
         if empty:
-            findings.append(Finding(Severity.ERROR, row.place, f"{empty} is empty"))
+            findings.append(Finding(Severity.ERROR, row.location, f"{empty} is empty"))
         else:
-            examples.append(Example(row.place, ({"role": "user", "content": texts["prompt"]},), texts["completion"]))
+            examples.append(Example(row.location, ({"role": "user", "content": texts["prompt"]},), texts["completion"]))
     return examples, findings
 
 

@@ -11,7 +11,7 @@ from finetune_api.spec.output import S3Spec
 from finetune_api.values.uris import Uri
 
 from finetune_trainer.data.formats import ENDINGS, format_of, read_rows
-from finetune_trainer.data.rows import Columns, SourceRow, places
+from finetune_trainer.data.rows import Columns, SourceRow, numbered_rows
 from finetune_trainer.data.sources.hub import read_hub_split
 from finetune_trainer.errors import BadConfig, BadData, MissingInput
 from finetune_trainer.storage import open_storage
@@ -31,10 +31,10 @@ def read_splits(spec: DatasetSpec, s3: S3Spec | None, scratch: Path
         BadConfig: it has no such split.
         BadData: a split has no rows.
     """
-    learn = places(_read(spec, spec.split, s3, scratch), spec.split)
+    learn = numbered_rows(_read(spec, spec.split, s3, scratch), spec.split)
     if spec.evaluation_split is None:
         return learn, None
-    held_out = places(_read(spec, spec.evaluation_split, s3, scratch), spec.evaluation_split)
+    held_out = numbered_rows(_read(spec, spec.evaluation_split, s3, scratch), spec.evaluation_split)
     for rows, split in ((learn, spec.split), (held_out, spec.evaluation_split)):
         if not rows:
             raise BadData(f"spec.dataset: the {split} of {spec.source} has no rows")

@@ -13,7 +13,7 @@ from finetune_trainer.methods.reft.advantages import explained_variance
 from finetune_trainer.methods.reft.rollout import Rollout
 from finetune_trainer.methods.reft.trajectory import Trajectory
 from finetune_trainer.methods.reft.update import PpoStats
-from finetune_trainer.rewards.answers import Verdict
+from finetune_trainer.rewards.judging import Verdict
 
 
 @dataclass(frozen=True)

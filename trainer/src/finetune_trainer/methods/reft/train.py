@@ -33,12 +33,12 @@ from finetune_trainer.methods.reft.state import PpoState, is_ppo_checkpoint
 from finetune_trainer.methods.reft.step_end import StepEnd
 from finetune_trainer.methods.reft.trajectory import Learner, make_trajectory
 from finetune_trainer.methods.reft.update import update
-from finetune_trainer.rewards.answers import Verdict
+from finetune_trainer.rewards.judging import Verdict
 from finetune_trainer.trained_model import TrainedModel
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
 from finetune_trainer.trained_model.whole_model import WholeModel
 from finetune_trainer.training.result import RolloutExample, TrainingResult
-from finetune_trainer.training.resume import resume_progress
+from finetune_trainer.training.resumed_progress import resume_progress
 from finetune_trainer.training.schedule import ramp
 from finetune_trainer.training.sft import LEAVING_SECONDS, fine_tune
 from finetune_trainer.training.training_run import TrainingRun

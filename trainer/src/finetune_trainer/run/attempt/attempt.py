@@ -22,7 +22,7 @@ from finetune_trainer.run.attempt.publishing import (
 from finetune_trainer.run.attempt.training import train
 from finetune_trainer.run.checks.inputs import check_shares
 from finetune_trainer.storage import probe
-from finetune_trainer.training.complete import frozen_date
+from finetune_trainer.training.complete_checkpoints import chat_template_date
 
 
 def run_attempt(attempt: Attempt) -> AttemptResult:
@@ -79,5 +79,5 @@ def _started(attempt: Attempt, output: JobOutput) -> Attempt:
     if attempt.rank.is_main:
         probe(output.storage, output.prefix)
     check_shares(config.spec, attempt.rank.world_size)
-    date = frozen_date(output.storage, config, attempt.clock.now().date())
+    date = chat_template_date(output.storage, config, attempt.clock.now().date())
     return replace(attempt, config=config.model_copy(update={"date": date}))

@@ -23,9 +23,14 @@ from finetune_trainer.model.loading.base import Base, open_base
 from finetune_trainer.model.loading.load import describe, load_model, weights_digest
 from finetune_trainer.rewards.rewards import Judge
 from finetune_trainer.run.attempt.context import Attempt, JobOutput
-from finetune_trainer.run.checks.inputs import check_embeddings, check_positions, open_chat, read_rows
+from finetune_trainer.run.checks.inputs import (
+    check_embeddings,
+    check_positions,
+    load_tokenizer_and_chat_format,
+    read_rows,
+)
 from finetune_trainer.run.checks.job_estimate import estimate_training
-from finetune_trainer.training.complete import Identity, require_earlier
+from finetune_trainer.training.complete_checkpoints import Identity, require_earlier
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def read_inputs(attempt: Attempt) -> Inputs:
     files = find_model(spec.model, spec.output.s3, attempt.scratch, state.note)
     # Before the tokenizer, which reads the same config.json: an error in it would be reported as the tokenizer's.
     base = open_base(files.folder, files.name)
-    tokenizer, chat = open_chat(spec, files, config.date)
+    tokenizer, chat = load_tokenizer_and_chat_format(spec, files, config.date)
     stop.check()
 
     state.enter(Stage.PREPARING_DATA)

@@ -18,7 +18,7 @@ from finetune_trainer.progress.state import RunState
 from finetune_trainer.publish.export import BaseWeights, export_merged, export_trained, removed_on_failure
 from finetune_trainer.publish.publish import Publication, remove_checkpoints
 from finetune_trainer.report.card import render_card
-from finetune_trainer.report.code import find_asking
+from finetune_trainer.report.code import find_prompt_code
 from finetune_trainer.report.facts import RunFacts
 from finetune_trainer.report.html import render_report
 from finetune_trainer.run.attempt.context import Attempt, AttemptResult, JobOutput
@@ -118,8 +118,9 @@ def write_documents(attempt: Attempt, inputs: Inputs, evaluator: Evaluator, fact
         The facts, with the code that asks the model.
     """
     with steps.optional("the card's code that asks the model"):
-        facts = replace(facts, asking=find_asking(inputs.tokenizer, inputs.chat, attempt.config.spec.dataset.system,
-                                                  inputs.data.held_out, evaluator.end_ids, evaluator.max_new_tokens))
+        facts = replace(facts, prompt_code=find_prompt_code(
+            inputs.tokenizer, inputs.chat, attempt.config.spec.dataset.system, inputs.data.held_out, evaluator.end_ids,
+            evaluator.max_new_tokens))
     with steps.optional("the model card"):
         (files.trained / "README.md").write_text(render_card(facts), encoding="utf-8")
     with steps.optional("the log of steps"):

@@ -21,8 +21,8 @@ from finetune_trainer.run.attempt.loading import Inputs, LoadedBase
 from finetune_trainer.run.checks.rehearsal import rehearse
 from finetune_trainer.storage import BackgroundUploader
 from finetune_trainer.training.checkpoints import CheckpointStore
-from finetune_trainer.training.complete import resume_source
-from finetune_trainer.training.packing import settle_packing
+from finetune_trainer.training.complete_checkpoints import resume_source
+from finetune_trainer.training.packing import packing_if_possible
 from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.training_run import TrainingRun
 
@@ -50,7 +50,7 @@ def train(attempt: Attempt, output: JobOutput, inputs: Inputs, loaded: LoadedBas
     config, spec, state = attempt.config, attempt.config.spec, attempt.state
     with BackgroundUploader() as uploader, inputs.world.training(inputs.device, attempt.stop.check):
         state.enter(Stage.WARM_UP if spec.method.reft else Stage.TRAINING)
-        settled, findings = settle_packing(spec, loaded.model, inputs.data.train, inputs.world, state.note)
+        settled, findings = packing_if_possible(spec, loaded.model, inputs.data.train, inputs.world, state.note)
         checkpoints = CheckpointStore(output.storage, output.prefix, config.attempt, uploader, state.note,
                                       resume_source(config))
         with rehearsed_on_failure(attempt, inputs):

@@ -46,8 +46,8 @@ def check_shares(spec: FineTuneJobSpec, processes: int) -> None:
                         f"the {processes} processes that train. Change miniBatchSize or the number of GPUs")
 
 
-def open_chat(spec: FineTuneJobSpec, files: ModelFiles, today: date | None
-              ) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
+def load_tokenizer_and_chat_format(spec: FineTuneJobSpec, files: ModelFiles, today: date | None
+                                   ) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
     """The tokenizer of the model, and the format in which it writes a conversation.
 
     Args:

@@ -46,8 +46,8 @@ from finetune_trainer.storage.local import LocalStorage
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
 from finetune_trainer.trained_model.whole_model import make_generation_writable
 from finetune_trainer.training.checkpoints import CheckpointStore
-from finetune_trainer.training.complete import Identity
-from finetune_trainer.training.packing import settle_packing
+from finetune_trainer.training.complete_checkpoints import Identity
+from finetune_trainer.training.packing import packing_if_possible
 from finetune_trainer.training.training_run import TrainingRun
 
 _CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
@@ -183,7 +183,7 @@ def _run(spec: FineTuneJobSpec, files: ModelFiles, few: PreparedData, special: t
     model = load_model(files, quantization, _CPU)
     storage = LocalStorage(Uri("file", "", str(work / "out")), work / "out")
     with BackgroundUploader() as uploader:
-        settled, findings = settle_packing(spec, model, few.train, World(), lambda text: None)
+        settled, findings = packing_if_possible(spec, model, few.train, World(), lambda text: None)
         trained = METHODS[spec.method.type].train(TrainingRun(
             spec=settled, model=model, tokenizer=tokenizer, data=few, device=_CPU, identity=_NO_IDENTITY,
             checkpoints=CheckpointStore(storage, "job", 1, uploader, lambda text: None), uploader=uploader, state=state,

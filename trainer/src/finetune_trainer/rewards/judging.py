@@ -1,4 +1,4 @@
-"""Reading an answer out of a text, and comparing it with the right one. Pure."""
+"""Judging a response: finds the answer in its text and compares it with the right answer. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Resuming from a checkpoint: the part that all training loops share."""
+"""Fetches the checkpoint to resume from, and takes over the progress that it records. All training loops share this.
+
+Which checkpoint that is: `newest` in checkpoints.py, by the order in complete_checkpoints.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the complete checkpoints in an output, and those that fit a run, by their manifests alone.
+"""Which checkpoints in an output are complete, which fit a run, and which is the newest: by their manifests alone.
 
 A job can resume from an earlier job of its namespace (`runPolicy.resumeFrom`). The checkpoints of that job are only
 read, never changed or removed.
@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from finetune_trainer.errors import BadConfig, MissingInput
 from finetune_trainer.storage import Storage, as_output
 
-_PLACE = re.compile(rf"(.+)/{CHECKPOINTS}/([0-9]{{1,9}})/step-([0-9]{{1,12}})/"
-                    + re.escape(CHECKPOINT_MANIFEST))
+_MANIFEST_KEY = re.compile(rf"(.+)/{CHECKPOINTS}/([0-9]{{1,9}})/step-([0-9]{{1,12}})/"
+                           + re.escape(CHECKPOINT_MANIFEST))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def complete_checkpoints(storage: Storage, own: str, earlier: str | None) -> lis
     keys = [*storage.keys(f"{own}/{CHECKPOINTS}/"), *(storage.keys(earlier) if earlier else ())]
     found = set()
     for key in keys:
-        match = _PLACE.fullmatch(key)
+        match = _MANIFEST_KEY.fullmatch(key)
         if match:
             found.add(Checkpoint(key.rpartition("/")[0], match[1] == own, int(match[2]), int(match[3])))
     return sorted(found, key=lambda one: one.order)
@@ -114,8 +114,8 @@ def read_checkpoint(storage: Storage, checkpoint: Checkpoint) -> CheckpointManif
     return manifest if manifest.step == checkpoint.step else "its manifest is that of another step"
 
 
-def misfit(manifest: CheckpointManifest, spec_hash: str, data_hash: str | None = None, base_hash: str | None = None
-           ) -> str | None:
+def checkpoint_mismatch(manifest: CheckpointManifest, spec_hash: str, data_hash: str | None = None,
+                        base_hash: str | None = None) -> str | None:
     """Why a checkpoint does not fit, or None. An argument that is None is not known yet, and not compared. Pure."""
     for name, mine, its in (("job", spec_hash, manifest.spec_hash), ("data", data_hash, manifest.data_hash),
                             ("base weights", base_hash, manifest.base_hash)):
@@ -131,14 +131,16 @@ def _read_all(storage: Storage, config: RunConfig) -> Iterator[tuple[Checkpoint,
             yield checkpoint, read_checkpoint(storage, checkpoint)
 
 
-def frozen_date(storage: Storage, config: RunConfig, today: date) -> date:
+def chat_template_date(storage: Storage, config: RunConfig, today: date) -> date:
     """The date that chat templates write: that of the checkpoint to resume from, else that of the job's start.
 
     Raises:
         OutputNotWritable: the output cannot be read.
     """
     for _, manifest in _read_all(storage, config):
-        if isinstance(manifest, CheckpointManifest) and misfit(manifest, config.spec_hash) is None and manifest.date:
+        if isinstance(manifest, str) or checkpoint_mismatch(manifest, config.spec_hash) is not None:
+            continue
+        if manifest.date:
             return manifest.date
     return config.date or today
 
@@ -155,7 +157,8 @@ def require_earlier(storage: Storage, config: RunConfig, data_hash: str, base_ha
         return None
     faults: list[str] = []
     for checkpoint, manifest in _read_all(storage, config):
-        fault = manifest if isinstance(manifest, str) else misfit(manifest, config.spec_hash, data_hash, base_hash)
+        fault = manifest if isinstance(manifest, str) else checkpoint_mismatch(
+            manifest, config.spec_hash, data_hash, base_hash)
         if fault is None:
             return checkpoint
         faults.append(f"{checkpoint.folder}: {fault}")
