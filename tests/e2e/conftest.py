@@ -42,7 +42,7 @@ def with_fault(cluster, namespace, fault):
     return template
 
 
-class Place:
+class JobEnvironment:
     """A cluster in which jobs run from apply to S3.
 
     Attributes:
@@ -66,7 +66,7 @@ class Place:
                 {"cidr": f"{cluster.address}/32", "ports": [urlsplit(s3.endpoint).port]}]}})
 
     def settings(self, **changes):
-        """The operator's settings for this place."""
+        """The operator's settings for this environment."""
         return {"trainerImage": self.image, "accelerators": CATALOGUE, "startTimeout": "10m",
                 "terminationGrace": "60s", "podTemplate": with_environment(),
                 "preflight": {"cpu": "500m", "memory": "3Gi"}, **changes}
@@ -106,63 +106,63 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def place(node, tmp_path_factory):
+def environment(node, tmp_path_factory):
     """One real node with one accelerator."""
     api = Api(node.control_plane)
     with running_server(tmp_path_factory.mktemp("seaweedfs"), node.address) as s3:
-        place = Place(node, api, s3)
+        environment = JobEnvironment(node, api, s3)
         folder = tmp_path_factory.mktemp("inputs")
         save_tiny_model(folder / "tiny")
         write_rows(folder / "rows.jsonl")
-        place.upload(folder, "in")
-        yield place
-        place.installed.remove()
+        environment.upload(folder, "in")
+        yield environment
+        environment.installed.remove()
     api.close()
 
 
 @pytest.fixture
-def second_node(place):
+def second_node(environment):
     """One more node with one accelerator, for a test."""
-    if isinstance(place.cluster, ExistingCluster):
+    if isinstance(environment.cluster, ExistingCluster):
         pytest.skip("NOT TESTED: a second node, which is not added to the cluster of KUBECONFIG")
-    node = place.cluster.add_node()
+    node = environment.cluster.add_node()
     yield node
-    place.cluster.remove_node(node)
+    environment.cluster.remove_node(node)
 
 
 @pytest.fixture(autouse=True)
 def free_nodes(request):
     """The accelerators are free again after a test, also after one that failed."""
     yield
-    if "place" in request.fixturenames:
-        place = request.getfixturevalue("place")
-        while place.used:  # Nobody else's: the cluster may be somebody's.
-            space = f"--namespace={place.used.pop()}"
-            place.cluster.kubectl("delete", "finetunejobs", "--all", space, "--wait=false")
-            place.cluster.kubectl("delete", "pods", space, f"--selector={SELECTOR}", "--grace-period=1")
+    if "environment" in request.fixturenames:
+        environment = request.getfixturevalue("environment")
+        while environment.used:  # Nobody else's: the cluster may be somebody's.
+            space = f"--namespace={environment.used.pop()}"
+            environment.cluster.kubectl("delete", "finetunejobs", "--all", space, "--wait=false")
+            environment.cluster.kubectl("delete", "pods", space, f"--selector={SELECTOR}", "--grace-period=1")
 
 
 @pytest.fixture
-def operator(place):
+def operator(environment):
     """The installed operator, at work in every namespace."""
-    place.installed.run()
-    return place.installed
+    environment.installed.run()
+    return environment.installed
 
 
-def tiny_spec(place, **sections):
+def tiny_spec(environment, **sections):
     """A small job on the tiny model, whose data, model and output are in S3."""
     from finetune_api.rules import merge_patch
 
     base = {
-        "model": {"source": f"s3://{place.bucket}/in/tiny"},
-        "dataset": {"source": f"s3://{place.bucket}/in/rows.jsonl", "prompt": "{{ facts }}",
+        "model": {"source": f"s3://{environment.bucket}/in/tiny"},
+        "dataset": {"source": f"s3://{environment.bucket}/in/rows.jsonl", "prompt": "{{ facts }}",
                     "completion": "{{ label | tojson }}", "evaluationFraction": 0.2,
                     "answerFormat": {"type": "json"}},
         "method": {"type": "LoRA", "lora": {"rank": 4}},
         "training": {"maxSteps": 4, "batchSize": 4, "maxLength": 256, "checkpointEvery": 2, "learningRate": 0.001},
         "evaluation": {"samples": 4, "maxNewTokens": 8, "metrics": ["loss", "jsonValid"]},
-        "output": {"uri": f"s3://{place.bucket}/out",
-                   "s3": {"endpointUrl": place.s3.endpoint, "credentialsSecretRef": {"name": "s3"}}},
+        "output": {"uri": f"s3://{environment.bucket}/out",
+                   "s3": {"endpointUrl": environment.s3.endpoint, "credentialsSecretRef": {"name": "s3"}}},
         "runPolicy": {"preflight": "Skip"},
     }
     return merge_patch(json.loads(json.dumps(base)), sections)

@@ -18,24 +18,25 @@ SEVEN_BILLION = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_he
 
 
 @pytest.fixture
-def large(place, tmp_path):
+def large(environment, tmp_path):
     """A model of seven billion parameters in S3: configuration and tokenizer, and no weights."""
     folder = save_tiny_model(tmp_path / "seven-billion")
     (folder / "model.safetensors").unlink()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **SEVEN_BILLION}))
-    place.upload(tmp_path, "in")
-    return {"source": f"s3://{place.bucket}/in/seven-billion"}
+    environment.upload(tmp_path, "in")
+    return {"source": f"s3://{environment.bucket}/in/seven-billion"}
 
 
-def test_a_job_that_cannot_fit_an_l4_is_refused_and_the_fixed_one_accepted_on_the_same_object(place, operator, large):
-    job = Job(place).apply(model=large, training={"precision": "float32"}, runPolicy=CHECK)
+def test_a_job_that_cannot_fit_an_l4_is_refused_and_the_fixed_one_accepted_on_the_same_object(
+        environment, operator, large):
+    job = Job(environment).apply(model=large, training={"precision": "float32"}, runPolicy=CHECK)
     status = job.until("Pending", "OutOfMemory")
     assert job.telling()["message"].endswith("write spec.method.quantization: nf4")
     assert "nvidia-l4 has 24 GiB" in job.telling()["message"]
     assert "startTime" not in status
     wait_for(lambda: job.pods() == [], "the check's pod to leave")
-    job.change(model={"source": f"s3://{place.bucket}/in/tiny"}, method={"quantization": "nf4"},
+    job.change(model={"source": f"s3://{environment.bucket}/in/tiny"}, method={"quantization": "nf4"},
                training={"precision": None})
     status = job.until("Succeeded")
     assert_published(job)
@@ -43,9 +44,9 @@ def test_a_job_that_cannot_fit_an_l4_is_refused_and_the_fixed_one_accepted_on_th
     assert [one["number"] for one in status["attempts"]] == [1]
 
     # The image is on the node by now, as it is in a cluster in use: refused within a minute of apply.
-    again = Job(place, "again").apply(model=large, training={"precision": "float32"}, runPolicy=CHECK)
+    again = Job(environment, "again").apply(model=large, training={"precision": "float32"}, runPolicy=CHECK)
     status = again.until("Pending", "OutOfMemory")
-    applied = place.api.get("FineTuneJob", again.namespace, again.name)["metadata"]["creationTimestamp"]
+    applied = environment.api.get("FineTuneJob", again.namespace, again.name)["metadata"]["creationTimestamp"]
     refused = next(one for one in status["conditions"] if one["type"] == "Validated")["lastTransitionTime"]
     seconds = (datetime.fromisoformat(refused) - datetime.fromisoformat(applied)).total_seconds()
     print(f"refused {seconds:.0f} s after apply")  # noqa: T201

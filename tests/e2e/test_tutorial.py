@@ -14,11 +14,11 @@ PAGE = ROOT / "docs" / "tutorial" / "cluster.md"
 
 
 @pytest.fixture
-def without_an_operator(place):
+def without_an_operator(environment):
     """The cluster as it is before the tutorial: the tests' operator comes back after it."""
-    place.installed.remove()
-    yield place
-    place.installed.install()
+    environment.installed.remove()
+    yield environment
+    environment.installed.install()
 
 
 def _programs(folder):
@@ -33,14 +33,14 @@ def _programs(folder):
 
 @pytest.mark.timeout(3600)
 def test_every_command_of_the_cluster_tutorial_does_what_the_page_says(without_an_operator, tmp_path):
-    place = without_an_operator
+    environment = without_an_operator
     (tmp_path / "clone").mkdir()
     tutorial = Tutorial(PAGE, tmp_path / "clone")
     subprocess.run(["make", "-s", "inputs"], cwd=tmp_path / "clone", check=True)
-    keys = place.s3.environment(place.s3.admin)  # A reader creates the buckets.
+    keys = environment.s3.environment(environment.s3.admin)  # A reader creates the buckets.
     printed = tutorial.follow({
-        **keys, "OPERATOR_IMAGE": place.cluster.image("operator"), "TRAINER_IMAGE": place.image,
-        "S3_ENDPOINT": place.s3.endpoint, "KUBECONFIG": str(place.cluster.control_plane.kubeconfig),
+        **keys, "OPERATOR_IMAGE": environment.cluster.image("operator"), "TRAINER_IMAGE": environment.image,
+        "S3_ENDPOINT": environment.s3.endpoint, "KUBECONFIG": str(environment.cluster.control_plane.kubeconfig),
         "HOME": str(tmp_path), "PATH": f"{_programs(tmp_path / 'bin')}:{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
     }, seconds=3000)
     assert "trained 8 steps and published the adapter" in printed
