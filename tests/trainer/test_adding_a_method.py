@@ -6,18 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.models import save_tiny_model, tiny_job, write_rows
+from tests.repository_copy import REPOSITORY, copy_repository
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-COPIED = ("crds", "operator", "trainer", "cli", "charts", "deploy", "docs", "pyproject.toml")
 
 API = '''"""Biases: the biases of the model are trained in place (BitFit, Ben Zaken et al., 2021, arXiv:2106.10199)."""
 
@@ -131,19 +129,10 @@ GENERATED = {"crds/finetune.dev_finetunejobs.yaml", "crds/finetunejob.schema.jso
 """What `make generate` writes without Helm; the chart's copy of the definition comes on top."""
 
 
-def _files(root: Path) -> Iterator[str]:
-    listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard", *COPIED], cwd=root, check=True,
-                            capture_output=True, text=True)
-    return (name for name in listed.stdout.split("\0") if name and (root / name).is_file())
-
-
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
     """A copy of the repository with the method in it."""
-    folder = tmp_path_factory.mktemp("repository")
-    for name in _files(ROOT):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes((ROOT / name).read_bytes())
+    folder = copy_repository(tmp_path_factory.mktemp("repository"))
     for name, content in NEW.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
@@ -173,7 +162,7 @@ def _run(folder: Path, *command: str) -> str:
 def test_the_recipe_touches_its_own_files_two_tables_the_docs_row_and_what_is_generated(copy):
     changed = {name for name in map(str, (path.relative_to(copy) for path in copy.rglob("*") if path.is_file()))
                if "__pycache__" not in name
-               and not ((ROOT / name).is_file() and (ROOT / name).read_bytes() == (copy / name).read_bytes())}
+               and not ((REPOSITORY / name).is_file() and (REPOSITORY / name).read_bytes() == (copy / name).read_bytes())}
     assert changed == {*NEW, *CHANGED, SAMPLE, *GENERATED}
 
 

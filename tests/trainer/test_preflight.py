@@ -56,7 +56,7 @@ def test_a_job_that_can_work_passes_with_what_it_will_take(folder):
     result = checked.result
     assert (checked.code, result.verdict) == (ExitCode.OK, PreflightVerdict.PASSED), result.message
     assert result.message.startswith("32 training rows, 8 held-out rows")
-    assert "nvidia-l4" in result.message and "(estimates)" in result.message
+    assert "nvidia-l4" in result.message and "estimates: " in result.message
     assert 0.5 * 2**30 < result.estimate.memory_bytes < 2**30
     assert (result.estimate.micro_batch_size, result.estimate.tokens > 6 * 4 * 10) == (2, True)
     assert len(result.data_hash) == 64
@@ -132,7 +132,7 @@ def test_a_result_of_an_earlier_life_is_adopted_with_its_outcome(folder, tmp_pat
     assert (checked.code, checked.result.verdict) == (ExitCode.OK, PreflightVerdict.ALREADY_PUBLISHED)
     wanted = Outcome.ALREADY_PUBLISHED if outcome is Outcome.SUCCEEDED else outcome
     assert (checked.result.reason, checked.result.published.outcome) == (wanted, wanted)
-    assert "runPolicy.rerun: Always trains again" in checked.result.message
+    assert "set runPolicy.rerun: Always to train again" in checked.result.message
     assert ("it was so" in checked.result.message) == (outcome is Outcome.QUALITY_GATE)
     assert check(folder, output=output, runPolicy={"rerun": "Always"}).result.verdict is PreflightVerdict.PASSED
 
@@ -224,7 +224,7 @@ def test_a_merge_that_host_memory_cannot_hold_is_refused_before_training(folder)
     small = L4.model_copy(update={"host_memory_bytes": 3 * 2**30})
     checked = check(folder, accelerator=small, **merged)
     assert checked.code == ExitCode.BAD_CONFIG
-    assert "spec.compute.memory (5Gi), or leave merged out" in checked.result.message
+    assert "Raise spec.compute.memory to 5Gi, or remove merged" in checked.result.message
     large = L4.model_copy(update={"host_memory_bytes": 24 * 2**30})
     assert check(folder, accelerator=large, **merged).code == ExitCode.OK
     assert check(folder, accelerator=small).code == ExitCode.OK
@@ -239,6 +239,6 @@ def test_programs_that_do_not_fit_beside_the_trainer_are_refused_before_the_star
     assert (checked.code is ExitCode.OK) is fits, checked.result.message
     if not fits:
         assert checked.result.message.startswith(
-            "spec.method.reft.reward.type: each program that is run for its reward may take 512 MiB beside the "
+            "spec.method.reft.reward.type: Program runs programs of up to 512 MiB beside the "
             "trainer, which need about 4.5 GiB of host memory together; the job has 4.2 GiB. Raise spec.compute.memory "
             "to 5Gi")
