@@ -144,7 +144,7 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path, name, content, words
     (tmp_path / "model/tokenizer.json").unlink()
     if name:
         (tmp_path / "model" / name).write_text(content)
-    with pytest.raises(BadConfig, match=r"^spec\.model\.source: the tokenizer(\.json)? of model |has no tokenizer") as refused:
+    with pytest.raises(BadConfig, match=r"^spec\.model\.source: the tokenizer|has no tokenizer") as refused:
         load_tokenizer(ModelFiles(tmp_path / "model", ""))
     assert words in str(refused.value)
 

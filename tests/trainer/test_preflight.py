@@ -132,7 +132,7 @@ def test_a_result_of_an_earlier_life_is_adopted_with_its_outcome(folder, tmp_pat
     assert (checked.code, checked.result.verdict) == (ExitCode.OK, PreflightVerdict.ALREADY_PUBLISHED)
     wanted = Outcome.ALREADY_PUBLISHED if outcome is Outcome.SUCCEEDED else outcome
     assert (checked.result.reason, checked.result.published.outcome) == (wanted, wanted)
-    assert "set runPolicy.rerun: Always to train again" in checked.result.message
+    assert "runPolicy.rerun: Always" in checked.result.message
     assert ("it was so" in checked.result.message) == (outcome is Outcome.QUALITY_GATE)
     assert check(folder, output=output, runPolicy={"rerun": "Always"}).result.verdict is PreflightVerdict.PASSED
 
