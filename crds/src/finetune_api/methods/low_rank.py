@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.architecture import Architecture
-from finetune_api.methods.method import ModuleName
+from finetune_api.methods.module_name import ModuleName
 from finetune_api.methods.trained_parameters import TrainedParameters
 from finetune_api.values.api_model import ApiModel
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, TypeVar
-
-from pydantic import Field
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from finetune_api.architecture import Architecture
 from finetune_api.methods.trained_parameters import TrainedParameters
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
 
 SettingsT = TypeVar("SettingsT", bound=ApiModel)
 
-ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
 """The end of a module's name in the model, such as `q_proj`."""
 
 DEFAULT_METHOD = "LoRA"

@@ -11,29 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.rows import EvaluationRow, Example
-from finetune_trainer.report.facts import RunFacts
+from finetune_trainer.report.facts import PromptCode, RunFacts
 
 _MARK = "\u241fquestion\u241f"
 _TRIED = 4
-
-
-@dataclass(frozen=True)
-class PromptCode:
-    """How a question is put to the model, found by comparing with the token ids that the run scored.
-
-    Attributes:
-        lines: lines of Python that make the string `prompt` of the string `question`, with a `tokenizer`.
-        adds_special_tokens: whether the tokenizer has to put its own tokens around it.
-        end_ids: the tokens that end an answer.
-        pad_id: the token to pad with.
-        max_new_tokens: the longest answer.
-    """
-
-    lines: tuple[str, ...]
-    adds_special_tokens: bool
-    end_ids: tuple[int, ...]
-    pad_id: int
-    max_new_tokens: int
 
 
 def find_prompt_code(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat, system: str | None,

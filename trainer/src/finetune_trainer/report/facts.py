@@ -19,7 +19,6 @@ from finetune_trainer.evaluation.scores import Scores, headline
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluation.evaluate import Evaluation
-    from finetune_trainer.report.code import PromptCode
     from finetune_trainer.trained_model import LoadInstructions
     from finetune_trainer.training.result import RolloutExample
 
@@ -37,6 +36,25 @@ _LABELS = {
 }
 _TRAINING = (Stage.TRAINING, Stage.WARM_UP, Stage.PPO)
 _SHARES = {"answerAccuracy", "exactMatch", "jsonValid", "schemaValid", "fieldsMatch"}
+
+
+@dataclass(frozen=True)
+class PromptCode:
+    """How a question is put to the model, found by comparing with the token ids that the run scored.
+
+    Attributes:
+        lines: lines of Python that make the string `prompt` of the string `question`, with a `tokenizer`.
+        adds_special_tokens: whether the tokenizer has to put its own tokens around it.
+        end_ids: the tokens that end an answer.
+        pad_id: the token to pad with.
+        max_new_tokens: the longest answer.
+    """
+
+    lines: tuple[str, ...]
+    adds_special_tokens: bool
+    end_ids: tuple[int, ...]
+    pad_id: int
+    max_new_tokens: int
 
 
 @dataclass(frozen=True)

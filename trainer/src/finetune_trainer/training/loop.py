@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy
 import torch
@@ -22,7 +23,16 @@ from finetune_trainer.training.training_run import TrainingRun
 
 if TYPE_CHECKING:
     from finetune_trainer.training.loader import StepLoader
-    from finetune_trainer.training.trainer import StepTrainer
+
+
+class CheckpointingTrainer(Protocol):
+    """What the callback needs of the trainer that it watches."""
+
+    model: Any
+
+    def write_checkpoint(self) -> Path:
+        """Write a checkpoint and return its folder."""
+        ...
 
 
 class LoopCallback(TrainerCallback):
@@ -51,16 +61,16 @@ class LoopCallback(TrainerCallback):
         self._losses: list[float] = []
         self._began = run.clock.seconds()
         self._random: _RandomStates | None = None
-        self._attached: StepTrainer | None = None
+        self._attached: CheckpointingTrainer | None = None
         self.stopping = False
         self.stopped_early: str | None = None
 
-    def attach(self, trainer: StepTrainer) -> None:
+    def attach(self, trainer: CheckpointingTrainer) -> None:
         """Tell the callback which trainer it watches."""
         self._attached = trainer
 
     @property
-    def _trainer(self) -> StepTrainer:
+    def _trainer(self) -> CheckpointingTrainer:
         if self._attached is None:
             raise RuntimeError("the callback is not attached to a trainer")
         return self._attached
