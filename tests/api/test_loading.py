@@ -242,8 +242,8 @@ def test_a_template_without_its_quotes_is_told_to_have_some(line, field):
     ("  training: &a [*a]\n", "line 14: not valid YAML: an alias stands inside of its own anchor"),
     ("  training: " + "[" * 3000 + "]" * 3000 + "\n", "nested too deeply"),
     ("  engine: \0\n", "line 14: not valid YAML: it has the character U+0000, which YAML does not allow; remove it"),
-    ('  engine: "\\ud800"\n', "not plain text"),
-    ("  training: !!set {a}\n", "not plain data"),
+    ('  engine: "\\ud800"\n', "text that is not valid Unicode"),
+    ("  training: !!set {a}\n", "a value that JSON cannot hold"),
 ], ids=lambda text: text[:40])
 def test_hostile_yaml_is_refused_with_a_sentence(added, message):
     messages = _refusal(TEXT + added)

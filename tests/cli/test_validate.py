@@ -50,7 +50,7 @@ def test_a_folder_cannot_be_read_as_a_job(tmp_path):
     (b"a: [1", "line 1: not valid YAML"),
     (b"a: 1\na: 2\n", "line 2: not valid YAML: the key 'a' stands twice"),
     (b"[1, 2]", "write a mapping with apiVersion, kind: FineTuneJob, metadata and spec"),
-    (b'engine: "\\ud800"', "not plain text"),
+    (b'engine: "\\ud800"', "text that is not valid Unicode"),
 ])
 def test_what_is_no_job_is_refused_with_a_sentence(tmp_path, content, message):
     path = tmp_path / "job.yaml"

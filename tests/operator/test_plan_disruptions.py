@@ -210,7 +210,8 @@ def test_an_attempt_that_finds_no_other_node_may_come_back_after_a_while():
     waits = raw_attempt(2), raw_pod(2, unschedulable="0/1 nodes: 1 node(s) didn't match")
     early = decide(raw_job(status), *waits, at=100)
     assert reported(early)[1] == "Unschedulable"
-    assert "It avoids n until 12:04:20 UTC: an earlier attempt did not start there" in reported(early)[2]
+    assert ("Attempt 2 may not use n (until 12:04:20 UTC), because an earlier attempt did not start there"
+            in reported(early)[2])
     assert ("delete Job tune-2" in actions_of(early), early.requeue_after.total_seconds()) == (False, 160)
     late = decide(raw_job(early.status), *waits, at=260)
     assert actions_of(late) == ["delete Job tune-2"]

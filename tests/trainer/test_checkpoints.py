@@ -116,7 +116,7 @@ def test_what_is_named_like_no_checkpoint_is_none(storage, tmp_path, notes, name
     content = (tmp_path / "out/team/job/uid/checkpoints/1/step-00000002/checkpoint.json").read_bytes()
     storage.put_bytes("team/job/uid/checkpoints/3/step-00000011/checkpoint.json", content)
     assert checkpoints.newest(MINE, tmp_path / "resume").step == 2
-    assert [note.rpartition(": ")[2] for note in notes] == ["its manifest is that of another step",
+    assert [note.rpartition(": ")[2] for note in notes] == ["its manifest names another step",
                                                             "its manifest can't be read"]
 
 
@@ -137,10 +137,10 @@ def test_an_earlier_jobs_checkpoints_are_taken_up_free_of_its_costs_and_never_to
 def test_a_job_that_names_an_earlier_one_does_not_train_anew_where_nothing_fits(storage, tmp_path, notes):
     assert require_earlier(storage, job(tmp_path), MINE.data_hash) is None
     named = job(tmp_path, resumeFrom="job")
-    with pytest.raises(MissingInput, match=r"resumeFrom: no checkpoint of the job job fits \(this output holds"):
+    with pytest.raises(MissingInput, match=r"resumeFrom: no checkpoint of the job job fits \(this output has no checkpoint"):
         require_earlier(storage, named, MINE.data_hash)
     save(tmp_path, store(storage, notes), 40, identity=replace(MINE, data_hash="9" * 64))
-    with pytest.raises(MissingInput, match=r"step-00000040: it belongs to other data"):
+    with pytest.raises(MissingInput, match=r"step-00000040: it was written for other data"):
         require_earlier(storage, named, MINE.data_hash)
     save(tmp_path, store(storage, notes, prefix="team/job/second"), 20)
     assert require_earlier(storage, named, MINE.data_hash).step == 20

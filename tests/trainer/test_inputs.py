@@ -26,8 +26,8 @@ def test_rows_that_may_be_longer_than_the_models_positions_are_told(tmp_path, co
     run = RunConfig(namespace="n", name="tiny", uid="u", attempt=1, spec=spec, spec_hash="0" * 64,
                     accelerator=Accelerator(name="cpu", hourly_rate=Decimal(0)))
     data, _ = read_rows(run, config, load_tokenizer_and_chat_format(spec, files, None)[1], tmp_path, told.append)
-    assert told[0] == ("warning: spec.training.maxLength: 128 is more than the model's 64 positions "
-                       "(max_position_embeddings), which 10 rows exceed; set maxLength: 64")
+    assert told[0] == ("warning: spec.training.maxLength: 128 is larger than the model's 64 positions "
+                       "(max_position_embeddings). 10 rows are longer than that. Set maxLength: 64")
     assert str(data.findings[0]) in told[0]
 
 

@@ -105,7 +105,7 @@ class Additive(Method[AdditiveSpec]):
             "!has(self.method) || !has(self.method.additive) || !has(self.method.additive.technique) || "
             "self.method.additive.technique != 'PrefixTuning' || !has(self.training) || "
             "!has(self.training.gradientCheckpointing) || self.training.gradientCheckpointing != 'enabled'",
-            "a trained prefix is lost where activations are recomputed: leave gradientCheckpointing out",
+            "prefix tuning does not work with gradient checkpointing: remove gradientCheckpointing",
             accepts={"method": {"type": "Additive", "additive": {"technique": "PromptTuning"}},
                      "training": {"gradientCheckpointing": "enabled"}},
             refuses={"method": {"type": "Additive", "additive": {"technique": "PrefixTuning"}},
@@ -135,7 +135,7 @@ class Additive(Method[AdditiveSpec]):
         return settings is None or settings.technique not in VIRTUAL_TOKENS
 
     def allows_checkpointing(self, settings: AdditiveSpec | None) -> bool:
-        """A trained prefix is lost where activations are computed again."""
+        """Prefix tuning does not work with it: when activations are recomputed, the prefix is missing."""
         return settings is None or settings.technique is not Technique.PREFIX_TUNING
 
     def virtual_tokens(self, settings: AdditiveSpec | None) -> int:

@@ -106,15 +106,15 @@ class PpoSpec(ApiModel):
     """Learning rate after `rampSteps`. Left out: 2e-4 for an adapter, 3e-7 for all weights (the paper's)."""
 
     value_learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """The same of the value head, whose predictions move by this times the size of the hidden state, which grows with
-    the model. Left out: 1e-5 beside an adapter, `learningRate` for all weights (the paper's, one rate for both)."""
+    """Learning rate of the value head after `rampSteps`. A larger hidden size needs a lower rate. Left out: 1e-5 with
+    an adapter, `learningRate` with all weights (as in the paper: one rate for both)."""
 
     ramp_steps: Annotated[int, Field(ge=0)] = 5
     """Steps in which the learning rates rise to their peaks; no more than `steps`."""
 
     kl_coefficient: Annotated[float, Field(ge=0)] | None = None
-    """Price of a nat of distance from the warm-up's model, per token. Left out: 0.01 for programs, 0.05 else (the
-    paper's)."""
+    """Penalty per token for moving away from the warm-up model (KL coefficient, per nat). Left out: 0.01 for programs,
+    else 0.05 (as in the paper)."""
 
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Discount of later rewards."""
@@ -158,7 +158,7 @@ class ReftSpec(ApiModel):
     """What a response is worth."""
 
     ppo: PpoSpec = PpoSpec()
-    """How responses are sampled and learnt from."""
+    """How responses are sampled, and how the model learns from them."""
 
 
 def _part(method: Section, name: str) -> Mapping[str, Any]:
@@ -217,8 +217,8 @@ _RULES = (
             method.get("quantization", "none") == "none" and "lora" not in method["reft"]),
         "!has(self.reft) || self.reft.policy != 'Full' || (!has(self.reft.lora) && "
         "(!has(self.quantization) || self.quantization == 'none'))",
-        "policy Full trains the base weights themselves, without an adapter, and 8 or 4 bits can't follow: leave "
-        "quantization and reft.lora out, or write policy: LoRA",
+        "policy Full trains the base weights, without an adapter, and they cannot be quantized while they are trained: "
+        "remove quantization and reft.lora, or write policy: LoRA",
         accepts={"type": "ReFT", "reft": {"policy": "Full"}},
         refuses={"type": "ReFT", "quantization": "nf4", "reft": {"policy": "Full"}},
     ),

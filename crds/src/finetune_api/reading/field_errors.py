@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from finetune_api.explain.fields import document_field, find_fields, model_at
 from finetune_api.job import FineTuneJob
+from finetune_api.reading.text_forms import describe_form
 
 _SHOWN = 80
 _MOST_PLACES = 3
@@ -70,8 +71,6 @@ _FIXED_ADVICE = {
     "string_type": "write text, in quotes if it looks like a number",
 }
 _ADVICE_WITH_LIMIT = {
-    "json_invalid": "not plain text: {error}",
-    "string_pattern_mismatch": "write text of the form {pattern}",
     "greater_than": "write a number above {gt}",
     "greater_than_equal": "write a number of at least {ge}",
     "less_than": "write a number below {lt}",
@@ -86,6 +85,12 @@ def _advice(details: ErrorDetails, parts: Sequence[int | str]) -> str:
     if kind in _ADVICE_WITH_LIMIT:
         return _ADVICE_WITH_LIMIT[kind].format_map({name: _plain(limit) for name, limit in context.items()})
     match kind:
+        case "json_invalid":
+            # The position is that of the JSON text made from the file, which the user does not see.
+            cause = str(context.get("error", "")).partition(" at line")[0]
+            return f"the file has text that is not valid Unicode, or lists nested too deeply ({cause}): correct it"
+        case "string_pattern_mismatch":
+            return f"write {describe_form(str(context.get('pattern', '')))}"
         case "extra_forbidden":
             return f"unknown field: {_instead_of_unknown(parts)}"
         case "missing":

@@ -118,7 +118,8 @@ def parse_job(document: Any, origin: str = "input", lines: Mapping[str, int] | N
         errors += [field_error(details, lines) for details in failure.errors(include_url=False)
                    if details["loc"] or details["type"] != "value_error"]
     except (TypeError, ValueError, RecursionError) as failure:
-        errors.append(FieldError("", None, f"not plain data: {failure}"))
+        errors.append(FieldError("", None, f"the file has a value that JSON cannot hold ({failure}): write text, "
+                                 "a number, true, false, null, a list or a mapping"))
     reported = {error.path for error in errors}
     for violation in broken_rules(document):
         if violation.path not in reported:

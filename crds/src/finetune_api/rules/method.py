@@ -78,8 +78,8 @@ RULES: tuple[Rule, ...] = (
         lambda method: _type(method) not in _NOT_QUANTIZED or method.get("quantization", "none") == "none",
         f"!has(self.type) || !(self.type in {_NOT_QUANTIZED}) || !has(self.quantization) || "
         "self.quantization == 'none'",
-        f"{named(_NOT_QUANTIZED)} train the base weights themselves, which can't be stored in 8 or 4 bits meanwhile: "
-        f"leave quantization out, or choose {named(_QUANTIZED, 'or')}",
+        f"{named(_NOT_QUANTIZED)} train the base weights, which cannot be quantized while they are trained: "
+        f"remove quantization, or choose {named(_QUANTIZED, 'or')}",
         accepts={"type": _QUANTIZED[0], "quantization": "nf4"},
         refuses={"type": "Full", "quantization": "nf4"},
     ),
@@ -88,8 +88,8 @@ RULES: tuple[Rule, ...] = (
         lambda spec: "merged" not in spec["output"].get("exports", ()) or _can_merge(spec),
         "!has(self.output.exports) || !self.output.exports.exists(e, e == 'merged') || !has(self.method) || "
         f"!has(self.method.type) || {_CEL_CAN_MERGE}",
-        "there is nothing to merge: Full publishes a whole model already, and virtual tokens and bottlenecks are no "
-        "change of the base's weights; leave merged out",
+        "merged is not possible for Full and for ReFT with policy: Full, which already publish a whole model, nor for "
+        "PromptTuning, PrefixTuning and Bottleneck, which do not change the base weights: remove merged",
         accepts={"method": {"type": DEFAULT_METHOD}, "output": {"exports": ["merged"]}},
         refuses={"method": {"type": "Full"}, "output": {"exports": ["merged"]}},
     ),

@@ -23,8 +23,8 @@ RULES: tuple[Rule, ...] = (
         "spec", "training.batchSize",
         lambda spec: spec.get("training", {}).get("batchSize", 16) % processes(spec) == 0,
         f"(has(self.training) ? self.training.batchSize : 16) % {CEL_PROCESSES} == 0",
-        "batchSize (16 by default) must be a multiple of compute.nodes × compute.gpusPerNode, since each GPU gets "
-        "equally many rows: change one of them",
+        "batchSize (16 by default) must be a multiple of compute.nodes × compute.gpusPerNode, because every GPU "
+        "gets the same number of rows: change one of them",
         accepts={"training": {"batchSize": 24}, "compute": {"nodes": 3, "gpusPerNode": 4}},
         refuses={"compute": {"nodes": 3, "gpusPerNode": 4}},
     ),

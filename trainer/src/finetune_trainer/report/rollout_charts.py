@@ -1,4 +1,4 @@
-"""What PPO saw, step by step, as small charts."""
+"""Small charts of PPO: one for each roll-out metric, over steps."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from finetune_trainer.report.charts import line_chart
 _CHARTS = (
     ("reward", "Mean reward"),
     ("accuracy", "Share of sampled responses with a right answer"),
-    ("kl", "Distance from the warm-up (KL), nats per response"),
-    ("clipFraction", "Share of tokens whose change was clipped"),
+    ("kl", "Distance from the warm-up model (KL), nats per response"),
+    ("clipFraction", "Share of clipped tokens"),
     ("explainedVariance", "Variance of returns explained by the predicted values"),
     ("entropy", "Entropy of the policy, nats per token"),
     ("responseTokens", "Length of a response, tokens"),
-    ("rolloutSeconds", "Seconds to sample and judge"),
-    ("updateSeconds", "Seconds to learn"),
+    ("rolloutSeconds", "Seconds to sample and score responses"),
+    ("updateSeconds", "Seconds to update the policy"),
 )
 
 
@@ -32,12 +32,12 @@ class RolloutChart:
 
 
 def supervised(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The steps that learnt from the data's own answers: all but PPO's, whose loss is another thing."""
+    """The supervised steps. PPO steps are left out: their loss means something else."""
     return [step for step in steps if "reward" not in step]
 
 
 def rollout_charts(steps: Sequence[Mapping[str, Any]]) -> list[RolloutChart]:
-    """A chart for each thing watched; none where no step was PPO's."""
+    """One chart per roll-out metric; none if the run had no PPO step."""
     sampled = [step for step in steps if "reward" in step]
     drawn = [RolloutChart(f"{title} over steps", line_chart(f"rollout-{key}", title, sampled, key))
              for key, title in _CHARTS]

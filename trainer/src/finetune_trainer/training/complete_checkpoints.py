@@ -111,16 +111,17 @@ def read_checkpoint(storage: Storage, checkpoint: Checkpoint) -> CheckpointManif
         manifest = CheckpointManifest.model_validate_json(content)
     except (ValidationError, BadConfig):
         return "its manifest can't be read"
-    return manifest if manifest.step == checkpoint.step else "its manifest is that of another step"
+    return manifest if manifest.step == checkpoint.step else "its manifest names another step"
 
 
 def checkpoint_mismatch(manifest: CheckpointManifest, spec_hash: str, data_hash: str | None = None,
                         base_hash: str | None = None) -> str | None:
     """Why a checkpoint does not fit, or None. An argument that is None is not known yet, and not compared. Pure."""
-    for name, mine, its in (("job", spec_hash, manifest.spec_hash), ("data", data_hash, manifest.data_hash),
-                            ("base weights", base_hash, manifest.base_hash)):
+    for what, mine, its in (("another spec", spec_hash, manifest.spec_hash),
+                            ("other data", data_hash, manifest.data_hash),
+                            ("other base weights", base_hash, manifest.base_hash)):
         if mine is not None and mine != its:
-            return f"it belongs to other {name}"
+            return f"it was written for {what}"
     return None
 
 
@@ -162,10 +163,10 @@ def require_earlier(storage: Storage, config: RunConfig, data_hash: str, base_ha
         if fault is None:
             return checkpoint
         faults.append(f"{checkpoint.folder}: {fault}")
-    raise MissingInput(f"spec.runPolicy.resumeFrom: no checkpoint of the job {name} fits ({_words(faults)}); name a "
-                       "job whose spec, data and base are the same, or leave resumeFrom out to train from the start")
+    raise MissingInput(f"spec.runPolicy.resumeFrom: no checkpoint of the job {name} fits ({_words(faults)}). Name a "
+                       "job with the same spec, data and base model, or remove resumeFrom to train from the start")
 
 
 def _words(faults: Sequence[str]) -> str:
     more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-    return "; ".join(faults[:3]) + more if faults else "this output holds none of its"
+    return "; ".join(faults[:3]) + more if faults else "this output has no checkpoint of that job"

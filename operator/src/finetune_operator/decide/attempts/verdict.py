@@ -106,7 +106,7 @@ def _judge_pod_state(pod: PodView) -> AttemptVerdict:
         return failed_verdict(Reason.NODE_REFUSED, f"{node} refused the pod: {quote}")
     if pod.disruption or reason not in ("", Reason.EVICTED):
         quotes = "; ".join(dict.fromkeys(text for text in (pod.disruption, quote) if text))
-        return failed_verdict(Reason.DISRUPTED, f"the pod was taken from {node}: {quotes}", pod.result)
+        return failed_verdict(Reason.DISRUPTED, f"the pod was removed from {node}: {quotes}", pod.result)
     if reason:
         # An eviction for lack of the node's resources also sets a disruption: this is a limit of the pod's own.
         return failed_verdict(Reason.EVICTED, f"the kubelet evicted the pod: {words} {_MORE_DISK}", pod.result)

@@ -113,17 +113,17 @@ def _why_no_pod(attempt: AttemptView) -> str:
     if attempt.pods:
         what = (f"{len(attempt.pods)} of the {attempt.wanted_pods} pods of the Job {attempt.name} exist, and wait ten "
                 "minutes for the others. It cannot create another pod")
-    return f"{what}: {why.rstrip('.')}. It continues by itself when that is corrected"
+    return f"{what}: {why.rstrip('.')}. The job continues by itself once the cause is fixed"
 
 
 def why_held_without_queue(cure: str) -> str:
-    """Why a Job is suspended though it is in no queue, in words.
+    """Why a Job is suspended without being in a queue, in words.
 
     Args:
         cure: the sentence that says how to name a queue.
     """
-    return ("its Job is suspended, though it is in no queue. Something suspends every such Job (Kueue's "
-            f"manageJobsWithoutQueueName). {cure}")
+    return ("its Job is suspended, but it is not in a queue. Some component suspends Jobs without a queue (Kueue "
+            f"does, with manageJobsWithoutQueueName). {cure}")
 
 
 def describe_wanted_node(spec: FineTuneJobSpec, accelerator: Accelerator) -> str:

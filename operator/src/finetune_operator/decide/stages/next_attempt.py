@@ -47,8 +47,9 @@ def plan_next_attempt(started: StartedJob) -> Plan:
     number = _next_number(started)
     if number > LAST_NUMBER:
         return finish_started(started, job_failed(
-            Reason.TOO_MANY_ATTEMPTS, f"a Job with the operator's labels has the number {number - 1}, the highest that "
-            "an attempt can have. Delete that Job, and apply this job again"))
+            Reason.TOO_MANY_ATTEMPTS, "no further attempt can be numbered: the Kubernetes Job "
+            f"{attempt_name(started.job.name, number - 1)} has the highest number ({LAST_NUMBER}). Delete this "
+            "FineTuneJob and that Job, then create the FineTuneJob again"))
     return _prepare_attempt(started, number)
 
 

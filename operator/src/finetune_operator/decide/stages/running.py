@@ -140,8 +140,9 @@ def _report_unschedulable(started: StartedJob, attempt: AttemptView, waits_for: 
         queued = ConditionReport(Phase.QUEUED, Reason.UNSCHEDULABLE, waits_for, admitted=False)
         return plan_reporting(started, queued, actions)
     first_end = min(avoided.values())
-    message = (f"{waits_for}. It avoids {', '.join(avoided)} until {first_end:%H:%M:%S} UTC: an earlier attempt "
-               "did not start there")
+    nodes = ", ".join(f"{node} (until {end:%H:%M:%S} UTC)" for node, end in avoided.items())
+    message = (f"{waits_for}. Attempt {attempt.number} may not use {nodes}, because an earlier attempt did not start "
+               "there")
     unschedulable = ConditionReport(Phase.QUEUED, Reason.UNSCHEDULABLE, message, admitted=False)
     if first_end <= started.now:
         return plan_reporting(started, unschedulable, (delete_job(attempt.name),))

@@ -127,9 +127,9 @@ def _beyond_positions(spec: FineTuneJobSpec, model_config: Mapping[str, Any], da
     if positions is None or most <= positions:
         return []
     rows = sum(len(row) > positions for row in (*data.train, *(row.tokens for row in data.held_out)))
-    exceeding = "1 row exceeds" if rows == 1 else f"{rows or 'no'} rows exceed"
-    return [Finding(Severity.WARNING, "spec.training.maxLength", f"{most} is more than the model's {positions} "
-                    f"positions (max_position_embeddings), which {exceeding}; set maxLength: {positions}")]
+    longer = "1 row is" if rows == 1 else f"{rows or 'No'} rows are"
+    return [Finding(Severity.WARNING, "spec.training.maxLength", f"{most} is larger than the model's {positions} "
+                    f"positions (max_position_embeddings). {longer} longer than that. Set maxLength: {positions}")]
 
 
 def _opened(chat: ChatFormat) -> list[Finding]:

@@ -137,7 +137,7 @@ def _small_copy(base: Base, folder: Path, target: Path, few: PreparedData, vocab
         The copy; None if no copy can compute a gradient.
 
     Raises:
-        BadConfig: the model reads what comes after a token.
+        BadConfig: the model looks at later tokens.
     """
     row = few.train[0]
     ids = torch.tensor([row.prompt + row.answer])
@@ -152,8 +152,9 @@ def _small_copy(base: Base, folder: Path, target: Path, few: PreparedData, vocab
         except Exception:  # The small sizes may be the cause, and not the architecture.
             continue
         if looks_ahead(model, ids):
-            raise BadConfig(f"spec.model.source: {base.source} is a {base.model_class.__name__} that also reads what "
-                            "comes after a token, so it is no causal language model. Choose a decoder")
+            raise BadConfig(f"spec.model.source: {base.source} is a {base.model_class.__name__} that also looks at "
+                            "later tokens, so it is not a causal (decoder-only) language model. Choose a decoder-only "
+                            "model")
         model.zero_grad()
         target.mkdir(parents=True)
         for path in folder.iterdir():
