@@ -1,7 +1,7 @@
 """Whether the quick-start job learns its rule, over several seeds, and not just the form of an answer.
 
 For each seed the data is made with it and the job trains with it. The tuned model has to beat the majority baseline,
-which always gives the commonest answer of the training rows.
+which always gives the most common answer of the training rows.
 
     python benchmarks/quickstart_seeds.py --seeds 1 2 3
 """
@@ -94,7 +94,7 @@ def _one(scores: dict[str, Any], metric: Metric) -> float:
 
 
 def _majority(job: Path) -> dict[str, Any]:
-    """Scores of always giving the commonest answer, on the job's own rows."""
+    """Scores of always giving the most common answer, on the job's own rows."""
     from finetune_trainer.data.held_out import divide, sample
     from finetune_trainer.data.rendering.to_examples import to_examples
     from finetune_trainer.data.sources.splits import read_splits

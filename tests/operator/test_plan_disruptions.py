@@ -70,7 +70,7 @@ def away_from(*nodes: str) -> Any:
 def test_a_disruption_is_free_and_its_message_quotes_its_cause(code, how):
     ended, following = two_passes(started(), raw_attempt(ended="Failed"), raw_pod(exit_code=code, **how))
     assert reported(ended)[1] == "Retrying"
-    assert "taken from node node-a" in reported(ended)[2]
+    assert "removed from node node-a" in reported(ended)[2]
     assert DRAINED in reported(ended)[2]
     (record,) = ended.status.attempts
     assert (record.reason, record.node, record.exit_code) == ("Disrupted", "node-a", code)

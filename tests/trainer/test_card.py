@@ -105,4 +105,4 @@ def asked_alike(tokenizer, system, answer):
     exec("\n".join(found.lines), names)
     ids = tokenizer(names["prompt"], add_special_tokens=found.adds_special_tokens)["input_ids"]
     assert tuple(ids) == written.tokens.prompt
-    return not any("came to in training" in line for line in found.lines)
+    return not any("chat template of the model wrote in training" in line for line in found.lines)

@@ -137,7 +137,7 @@ def test_an_earlier_jobs_checkpoints_are_taken_up_free_of_its_costs_and_never_to
 def test_a_job_that_names_an_earlier_one_does_not_train_anew_where_nothing_fits(storage, tmp_path, notes):
     assert require_earlier(storage, job(tmp_path), MINE.data_hash) is None
     named = job(tmp_path, resumeFrom="job")
-    with pytest.raises(MissingInput, match=r"resumeFrom: no checkpoint of the job job fits \(this output has no checkpoint"):
+    with pytest.raises(MissingInput, match=r"no checkpoint of the job job fits \(this output has no checkpoint"):
         require_earlier(storage, named, MINE.data_hash)
     save(tmp_path, store(storage, notes), 40, identity=replace(MINE, data_hash="9" * 64))
     with pytest.raises(MissingInput, match=r"step-00000040: it was written for other data"):

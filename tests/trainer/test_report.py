@@ -308,7 +308,7 @@ def test_an_answer_is_marked_as_the_table_counts_it():
     page = Walk(render_report(facts_of_a_run())).words()
     assert page.count("✓ right") == 2 and page.count("✗ wrong") == 4
     text = Walk(render_report(facts_of_text_answers())).words()
-    assert "An answer counts as right where it is the expected one." in text
+    assert "An answer counts as right if it equals the expected answer." in text
     assert "✓ right" in text
 
 

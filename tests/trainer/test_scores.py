@@ -92,7 +92,7 @@ def test_nan_and_deep_nesting_are_no_json():
     assert parse('{"a": 1}') == {"a": 1}
 
 
-def test_the_majority_gives_the_commonest_value_of_each_field_and_the_commonest_combination():
+def test_the_majority_gives_the_most_common_value_of_each_field_and_combination():
     train = ['{"a": 1, "b": 0}', '{"a": 1, "b": 0}', '{"a": 1, "b": 2}', '{"a": 0, "b": 2}', '{"a": 0, "b": 2}',
              '{"a": 0, "b": 2}', '{"a": 1, "b": 3}']
     scores = majority_scores(train, ['{"a": 1, "b": 2}', '{"a": 0, "b": 2}'], ALL)

@@ -121,7 +121,7 @@ class PreparedData:
 
     Attributes:
         train: the training rows, in the order of the data set.
-        train_answers: their expected answers, for the comparison with the commonest answer.
+        train_answers: their expected answers, for the comparison with the most common answer.
         train_examples: the training rows as examples.
         held_out: the rows to evaluate on.
         findings: warnings. Errors end the preparation.

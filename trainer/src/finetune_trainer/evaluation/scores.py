@@ -182,17 +182,17 @@ def _is_empty(value: Any) -> bool:
 
 def majority_scores(train_answers: Sequence[str], expected: Sequence[str], metrics: Sequence[Metric],
                     schema: AnswerSchema | None = None) -> Scores | None:
-    """Scores of always giving the commonest answer of the training rows; None where there are no categorical fields.
+    """Scores of always giving the most common answer of the training rows; None if there are no categorical fields.
 
-    A model that scores no better has learnt nothing. Per-field metrics take the commonest value of each field;
-    `fieldsMatch` takes the commonest combination.
+    A useful model scores higher. Per-field metrics take the most common value of each field; `fieldsMatch` takes the
+    most common combination.
     """
     values = [value for value in map(parse, train_answers) if isinstance(value, Mapping)]
     fields = categorical_fields(values, schema)
     if not fields:
         return None
-    each = {field: _commonest([value[field] for value in values if field in value]) for field in fields}
-    together = _commonest([{field: value.get(field) for field in fields} for value in values])
+    each = {field: _most_common([value[field] for value in values if field in value]) for field in fields}
+    together = _most_common([{field: value.get(field) for field in fields} for value in values])
     per_field = [metric for metric in metrics if metric.startswith("field") and metric is not Metric.FIELDS_MATCH]
     results = score(expected, [json.dumps(each)] * len(expected), per_field, schema)
     if Metric.FIELDS_MATCH in metrics:
@@ -200,7 +200,7 @@ def majority_scores(train_answers: Sequence[str], expected: Sequence[str], metri
     return results
 
 
-def _commonest(values: Sequence[Any]) -> Any:
+def _most_common(values: Sequence[Any]) -> Any:
     counts = Counter(json.dumps(value, sort_keys=True) for value in values)
     return json.loads(counts.most_common(1)[0][0])
 

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCardData
 
 from finetune_trainer.report.code import load_code
 from finetune_trainer.report.facts import (
+    MOST_COMMON_ANSWER,
     RunFacts,
     columns,
     comparisons,
@@ -80,9 +81,9 @@ def notes(facts: RunFacts) -> list[str]:
     titles = [title for title, _ in columns(facts)]
     same = "All columns are measured on the same" if len(titles) > 1 else "Measured on"
     found = [f"{same} {facts.after.rows:,} held-out rows, which are not used for training."]
-    if "always the commonest" in titles:
-        found.append("“Always the commonest” answers every question with the commonest value of each field in the "
-                     "training rows, without reading the question. A model that learns anything scores higher.")
+    if MOST_COMMON_ANSWER in titles:
+        found.append("“Most common answer” is the score of a model that always gives the most common value of each "
+                     "field in the training rows. A model must score higher than this to be useful.")
     if any("constrained" in title for title in titles):
         found.append("“Constrained” answers are decoded so that they always match the JSON Schema.")
     if "reference" in titles and facts.run.spec.evaluation.reference:

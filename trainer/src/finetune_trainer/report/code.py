@@ -1,4 +1,4 @@
-"""The model card's Python: from the published folder to one answer, as the run scored it."""
+"""The Python code of the model card: it loads the published model and asks it one question, as the run did."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _TRIED = 4
 
 def find_prompt_code(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat, system: str | None,
                      rows: Sequence[EvaluationRow], end_ids: Sequence[int], max_new_tokens: int) -> PromptCode:
-    """The plainest Python that asks as the run did: the model's own chat template, else what that came to in the run.
+    """The simplest code that asks as the run did: with the chat template, else with the text that the template wrote.
 
     Args:
-        tokenizer: the base's.
+        tokenizer: the tokenizer of the base model.
         chat: how the run wrote a conversation.
         system: the job's system prompt.
-        rows: the held-out rows; the first of them with a single question are what the ways are compared on.
+        rows: the held-out rows. The candidates are compared on the first rows that have a single question.
         end_ids: the tokens that end an answer.
-        max_new_tokens: the longest answer.
+        max_new_tokens: the maximum length of an answer, in tokens.
     """
     single = [row for row in rows if [message["role"] for message in row.example.messages] == ["user"]][:_TRIED]
-    # What stands before an answer may depend on the answer: a row's own reasoning stands in place of a template's.
+    # The prompt may depend on the answer: if a row has its own reasoning, the template writes none.
     marked = Example("", ({"role": "user", "content": _MARK},), single[0].example.answer if single else "")
     ways = _ways(tokenizer, system, chat.row(marked).prompt)
-    # The first of those that fit most of them: a row may have been cut.
+    # The candidate that fits most rows, not all of them: a row may have been cut.
     way = max(ways, key=lambda way: sum(_ids(tokenizer, way, row.example.question) == row.tokens.prompt
                                         for row in single))
     return PromptCode(way.lines, way.adds_special_tokens, tuple(end_ids), int(tokenizer.pad_token_id), max_new_tokens)
@@ -41,7 +41,7 @@ def find_prompt_code(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat, syste
 
 @dataclass(frozen=True)
 class _Way:
-    """A way to ask: lines of Python, and what they do."""
+    """A candidate: lines of Python, and the function that they implement."""
 
     lines: tuple[str, ...]
     adds_special_tokens: bool
@@ -49,16 +49,16 @@ class _Way:
 
 
 def _ways(tokenizer: PreTrainedTokenizerBase, system: str | None, marked: Sequence[int]) -> list[_Way]:
-    """Ways to ask, the plainest first.
+    """The candidates, the simplest first.
 
     Args:
-        tokenizer: the base's.
+        tokenizer: the tokenizer of the base model.
         system: the job's system prompt.
         marked: the ids of a prompt that asks `_MARK`.
     """
     text = str(tokenizer.decode(list(marked), skip_special_tokens=False, clean_up_tokenization_spaces=False))
     before, _, after = text.partition(_MARK)
-    literal = _Way(("# what the model's chat template came to in training",
+    literal = _Way(("# the text that the chat template of the model wrote in training",
                     f"prompt = {_quoted(before)} + question + {_quoted(after)}"), False,
                    lambda question: before + question + after)
     if not tokenizer.chat_template:
@@ -75,7 +75,7 @@ def _ways(tokenizer: PreTrainedTokenizerBase, system: str | None, marked: Sequen
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, way: _Way, question: str) -> tuple[int, ...] | None:
-    """What a way comes to; None where the chat template refuses it, which raises what it likes."""
+    """The token ids of a candidate; None if its chat template fails, which may raise any exception."""
     try:
         return tuple(tokenizer(way.prompt(question), add_special_tokens=way.adds_special_tokens)["input_ids"])
     except Exception:
@@ -83,7 +83,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, way: _Way, question: str) -> tuple[
 
 
 def load_code(facts: RunFacts) -> str:
-    """Python that loads base model and what was trained, the base stored as in training, and asks one question."""
+    """Python code that loads the base model, quantized as in training, and the trained weights, and asks a question."""
     prompt_code = facts.prompt_code
     lines = _whole_model(facts) if not facts.loading.lines else _beside_base(facts)
     if prompt_code is None:
@@ -91,7 +91,7 @@ def load_code(facts: RunFacts) -> str:
     return "\n".join([
         *lines,
         "",
-        "# a question as spec.dataset.prompt writes it",
+        "# a question, as spec.dataset.prompt writes it",
         'question = "Who are you?"',
         *prompt_code.lines,
         f'inputs = tokenizer(prompt, add_special_tokens={prompt_code.adds_special_tokens}, return_tensors="pt")'
@@ -103,12 +103,12 @@ def load_code(facts: RunFacts) -> str:
 
 
 def _settings(facts: RunFacts) -> tuple[list[str], list[str]]:
-    """What has to be imported, and the lines that let a loaded model answer as it was scored: the likeliest tokens."""
+    """The names to import, and the lines that make a loaded model answer as in the evaluation: by greedy decoding."""
     prompt_code = facts.prompt_code
     if prompt_code is None:
         return [], []
     return ["GenerationConfig"], [
-        "# the likeliest tokens, as they were scored, and nothing else of the base's own settings",
+        "# greedy decoding, as in the evaluation, without the base model's own generation settings",
         "model.generation_config = GenerationConfig(",
         f"    do_sample=False, max_new_tokens={prompt_code.max_new_tokens}, eos_token_id={list(prompt_code.end_ids)},",
         f"    pad_token_id={prompt_code.pad_id},",
@@ -163,7 +163,7 @@ def _beside_base(facts: RunFacts) -> list[str]:
 
 
 def _stored(quantization: Quantization, dtype: str) -> tuple[list[str], list[str]]:
-    """What has to be imported for a quantized base, and the lines that say how it is stored."""
+    """The names to import for a quantized base model, and the lines that configure its quantization."""
     if quantization is Quantization.NONE:
         return [], []
     if quantization is Quantization.INT8:
@@ -177,16 +177,16 @@ def _stored(quantization: Quantization, dtype: str) -> tuple[list[str], list[str
 
 
 def _from_gguf(facts: RunFacts) -> list[str]:
-    """Lines that make a folder of a GGUF file: transformers can't quantize one while it reads it."""
+    """Lines that convert a GGUF file to a folder: transformers cannot quantize a GGUF file while it reads it."""
     digest = _one_line(facts.base_revision)
     return [
         f"# SHA-256 of the file: {digest}",
         *_local("gguf", facts.base_model),
-        f"base = {_quoted(f'base-{digest[:12]}')}  # a folder that the file is converted to, once",
+        f"base = {_quoted(f'base-{digest[:12]}')}  # the file is converted to this folder once",
         'if not os.path.isfile(os.path.join(base, "tokenizer_config.json")):',
         "    folder, name = os.path.split(os.path.abspath(gguf))",
         '    whole = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype="float32")',
-        "    # its weights are not quantized any more, though it says so",
+        "    # the weights are not quantized any more; remove the settings that say they are",
         '    whole.config.__dict__.pop("quantization_config", None)',
         '    whole.__dict__.pop("hf_quantizer", None)',
         "    whole.is_quantized = False",
@@ -196,14 +196,14 @@ def _from_gguf(facts: RunFacts) -> list[str]:
 
 
 def _local(name: str, location: str) -> list[str]:
-    """Where on this machine something is; a copy of it, where it lies elsewhere."""
+    """A line with a local path: the location itself, or the path of a copy if the location is not on this machine."""
     if location.startswith("file://"):
         return [f"{name} = {_quoted(location.removeprefix('file://'))}"]
     return [f"# a copy of {_one_line(location)}", f"{name} = {_quoted(name)}"]
 
 
 def _quoted(text: str) -> str:
-    """Text as a Python literal in double quotes: every JSON string is one."""
+    """Text as a Python string literal. A JSON string is a valid one."""
     return json.dumps(text, ensure_ascii=False)
 
 

@@ -34,6 +34,8 @@ _LABELS = {
     "fieldF1Macro": "macro F1",
     "fieldF1Micro": "micro F1 (0 is empty)",
 }
+MOST_COMMON_ANSWER = "most common answer"
+"""Title of the column with the scores of always giving the most common answer of the training rows."""
 _TRAINING = (Stage.TRAINING, Stage.WARM_UP, Stage.PPO)
 _SHARES = {"answerAccuracy", "exactMatch", "jsonValid", "schemaValid", "fieldsMatch"}
 
@@ -59,41 +61,41 @@ class PromptCode:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything that table, page and card are made of. Nothing in it is secret.
+    """All facts that the table, the report and the card show. None of them is secret.
 
     Attributes:
         run: the run configuration.
         created: when the run ended.
-        base_model: the model's location, as the job gives it.
-        base_revision: its commit, or the digest of its weights.
-        base: architecture, layers, hidden size, number of parameters, and the type that it was loaded in.
-        counts: rows read, learnt from, held out, cut, dropped and left out.
+        base_model: the location of the base model, as the job writes it.
+        base_revision: the commit of the base model, or the digest of its weights.
+        base: architecture, layers, hidden size, number of parameters, and the data type it was loaded in.
+        counts: numbers of rows: read, trained on, held out, cut, dropped and left out.
         findings: warnings about rows.
-        before: the evaluation before training, if there was one.
+        before: the evaluation before training; None if the job has none.
         after: the evaluation after training.
-        majority: scores of always giving the commonest value of each field, where answers have such fields.
-        reference: scores of the reference model, if one was asked.
-        steps: one mapping a step, as in metrics.jsonl: step, epoch, loss, learningRate, tokens, seconds, …
+        majority: scores of always giving the most common value of each field; None without such fields.
+        reference: scores of the reference model; None if the job names none.
+        steps: one mapping per step, as in metrics.jsonl: step, epoch, loss, learningRate, tokens, seconds, …
         step: optimizer steps done.
-        total_steps: steps that were planned.
-        resumed_from_step: the checkpoint that the last attempt went on from.
+        total_steps: planned steps.
+        resumed_from_step: step of the checkpoint that the last attempt resumed from; 0 if none.
         stopped_early: why training ended before its last step, or None.
         micro_batch_size: rows per forward pass.
-        trainable_parameters: how many numbers were trained.
-        published_folder: the folder below the results that holds what was trained.
-        loading: how to read that folder back.
+        trainable_parameters: number of trained parameters.
+        published_folder: folder of the trained weights, below the results.
+        loading: how to load the weights from that folder.
         stage_seconds: seconds of each stage of this attempt, by name.
         peak_memory_bytes: peak memory (allocated on the GPU, or resident on a CPU).
-        device: what it ran on.
-        cost: money spent, earlier attempts included.
-        currency: of the cost.
+        device: the hardware that the run used.
+        cost: money spent, including earlier attempts.
+        currency: the currency of the cost.
         hourly_rate: price per hour of all accelerators together.
         packages: package versions.
-        gate: what the quality gate said, or None where there is none.
-        remark: what else has to be said of the result, or None.
-        rollouts: sampled responses with their rewards, of the first and the last step of PPO.
-        missing: what could not be done beside the training, in sentences.
-        prompt_code: how a question is put to the model, for the card's code.
+        gate: the result of the quality gate, in words; None if the job has no gate.
+        remark: another sentence about the result, or None.
+        rollouts: sampled responses with their rewards, from the first and the last PPO step.
+        missing: sentences about optional parts of the run that failed.
+        prompt_code: how to ask the model a question, for the code in the card.
     """
 
     run: RunConfig
@@ -131,35 +133,35 @@ class RunFacts:
 
     @property
     def method_name(self) -> str:
-        """The name that people use for the method: QLoRA, DoRA, LoRA (int8), IA3, Full, …"""
+        """The usual name of the method: QLoRA, DoRA, LoRA (int8), IA3, Full, …"""
         return self.run.spec.method.display_name
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens of all steps in the log, padding left out."""
+        """Tokens of all logged steps, without padding."""
         return sum(int(step["tokens"]) for step in self.steps)
 
     @property
     def tokens_per_second(self) -> float:
-        """Mean over all steps in the log."""
+        """Mean training speed over all logged steps."""
         seconds = sum(float(step["seconds"]) for step in self.steps)
         return self.trained_tokens / seconds if seconds else 0.0
 
     @property
     def wall_seconds(self) -> float:
-        """Seconds of this attempt, all stages together."""
+        """Seconds of this attempt: the sum of all stages."""
         return sum(self.stage_seconds.values())
 
     @property
     def published_location(self) -> str:
-        """Where what was trained is published."""
+        """Location of the published weights."""
         run = self.run
         return str(run.spec.output.uri.join(job_prefix(run.namespace, run.name, run.uid), results_prefix(run.attempt),
                                             self.published_folder))
 
     @property
     def outcome(self) -> Outcome:
-        """How the run ended: succeeded, below its quality gate, or stopped early."""
+        """How the run ended: succeeded, missed its quality gate, or stopped early."""
         verdict = judge(self.run.spec.evaluation.gate, self.before.scores if self.before else None, self.after.scores)
         if verdict and not verdict.passed:
             return Outcome.QUALITY_GATE
@@ -168,17 +170,17 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One line of the table: a metric, and its value in each column ("–" where there is none)."""
+    """One line of the table: a metric and its value in each column ("–" if there is no value)."""
 
     label: str
     cells: tuple[str, ...]
 
 
 def columns(facts: RunFacts) -> list[tuple[str, Scores]]:
-    """The columns of the table that have something in them: title and scores."""
+    """Title and scores of each column of the table. Columns without scores are left out."""
     before, after = facts.before, facts.after
     candidates: list[tuple[str, Scores | None]] = [
-        ("always the commonest", facts.majority),
+        (MOST_COMMON_ANSWER, facts.majority),
         ("before", before.scores if before else None),
         ("after", after.scores),
         ("before, constrained", before.constrained if before else None),
@@ -189,7 +191,7 @@ def columns(facts: RunFacts) -> list[tuple[str, Scores]]:
 
 
 def comparisons(facts: RunFacts) -> list[Comparison]:
-    """The lines of the table, per-field metrics one line a field."""
+    """The lines of the table. A metric per field has one line for each field."""
     shown = columns(facts)
     lines: list[Comparison] = []
     for metric, label in _LABELS.items():
@@ -215,7 +217,7 @@ def _cell(metric: str, value: Any) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """One of the few numbers that matter, and what it has to be read with."""
+    """One of the most important numbers of a run, with a note that explains it."""
 
     label: str
     value: str
@@ -223,7 +225,7 @@ class Figure:
 
 
 def figures(facts: RunFacts) -> list[Figure]:
-    """The few numbers that matter: score, loss, cost, time, memory and speed, with a dash for what is unknown."""
+    """The most important numbers: score, loss, cost, time, memory and speed. A dash stands for an unknown value."""
     gate = facts.run.spec.evaluation.gate
     wanted = (*((gate.metric,) if gate else ()), Metric.ANSWER_ACCURACY, Metric.FIELDS_MATCH, Metric.EXACT_MATCH)
     metric = next((metric for metric in wanted if headline(facts.after.scores, metric) is not None), Metric.LOSS)
@@ -232,13 +234,13 @@ def figures(facts: RunFacts) -> list[Figure]:
     of = facts.run.accelerator.memory_bytes
     return [
         *(figure for figure in found if figure),
-        Figure("cost", f"{facts.cost:f} {facts.currency}", f"at {facts.hourly_rate:f} {facts.currency} an hour"),
+        Figure("cost", f"{facts.cost:f} {facts.currency}", f"at {facts.hourly_rate:f} {facts.currency} per hour"),
         Figure("wall time", human_seconds(facts.wall_seconds),
-               f"attempt {facts.run.attempt}; earlier ones not counted" if facts.run.attempt > 1 else
+               f"attempt {facts.run.attempt}, without earlier attempts" if facts.run.attempt > 1 else
                f"training {human_seconds(sum(facts.stage_seconds.get(stage, 0) for stage in _TRAINING))}"),
         Figure("peak memory", human_bytes(facts.peak_memory_bytes), f"of {human_bytes(of)}" if of else facts.device),
         Figure("speed", f"{facts.tokens_per_second:,.0f} tokens/s" if facts.tokens_per_second else "–",
-               f"in training; {generated:,.0f} tokens/s generated" if generated else "in training"),
+               f"in training; {generated:,.0f} tokens/s in generation" if generated else "in training"),
     ]
 
 
@@ -248,7 +250,7 @@ def _score_figure(facts: RunFacts, metric: Metric) -> Figure | None:
         return None
     cells = {title: _cell(metric, value) for title, value in values.items() if value is not None}
     many = ", mean of its fields" if isinstance(facts.after.scores[metric], Mapping) else ""
-    beside = [f"{title} {cells[title]}" for title in ("always the commonest", "reference") if title in cells]
+    beside = [f"{title} {cells[title]}" for title in (MOST_COMMON_ANSWER, "reference") if title in cells]
     return Figure(
         f"{_LABELS[metric]}{many}".partition(" (")[0],
         f"{cells['before']} → {cells['after']}" if "before" in cells else cells["after"],
@@ -264,19 +266,19 @@ def summary(facts: RunFacts) -> str:
             f"{facts.run.spec.dataset.source}, in {steps}.")
 
 
-_COUNTS = {"read": "read", "train": "learnt from", "heldOut": "held out and evaluated", **LEFT_OUT,
-           "cut": "of these with a question that was cut"}
+_COUNTS = {"read": "read", "train": "trained on", "heldOut": "held out for evaluation", **LEFT_OUT,
+           "cut": "of these with a cut question"}
 
 
 def row_counts(facts: RunFacts) -> list[tuple[str, str]]:
-    """What became of the rows, in words and numbers: all that were read, and each way in which one ended."""
+    """How the rows were used: the number of rows read, trained on, held out, and left out for each reason."""
     known = [key for key in _COUNTS if facts.counts.get(key) or key in ("read", "train", "heldOut")]
     return [(_COUNTS.get(key, key), f"{facts.counts.get(key, 0):,}")
             for key in (*known, *(key for key in facts.counts if key not in _COUNTS))]
 
 
 def human_bytes(count: int) -> str:
-    """A number of bytes in the unit that suits it."""
+    """A number of bytes with a suitable unit: B, KiB, MiB or GiB."""
     size = float(count)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
@@ -286,7 +288,7 @@ def human_bytes(count: int) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """A time as 7 s, 3:05 min or 2:10 h."""
+    """A duration, such as 7 s, 3:05 min or 2:10 h."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

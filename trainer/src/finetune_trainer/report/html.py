@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing beside itself."""
+"""The report: one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _PAGE = jinja2.Environment(
 
 
 def render_report(facts: RunFacts) -> str:
-    """The page. Texts of others are escaped, and nothing is fetched from anywhere."""
+    """The page. Texts from outside are escaped, and the page loads nothing from other addresses."""
     learnt = supervised(facts.steps)
     losses = (_loss(facts.before.scores) if facts.before else None, _loss(facts.after.scores))
     text = _PAGE.get_template("report.html.jinja").render(
@@ -82,12 +82,12 @@ def render_report(facts: RunFacts) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered.
+    """One answer of a model.
 
     Attributes:
-        title: which model.
+        title: the column of the model.
         text: the answer.
-        right: whether it is right, as the table counts it.
+        right: whether the answer is right, as in the table.
     """
 
     title: str
@@ -97,7 +97,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnsweredExample:
-    """A held-out question, what was expected, and what was answered."""
+    """A held-out question, the expected answer, and the answers of the models."""
 
     question: str
     expected: str
@@ -117,14 +117,14 @@ def _examples(facts: RunFacts) -> list[AnsweredExample]:
 
 
 def _fields(facts: RunFacts) -> tuple[str, ...]:
-    """The fields that decide whether an answer is right; none where the whole answer does."""
+    """The fields that decide whether an answer is right; empty if the whole answer decides."""
     return tuple(facts.after.scores.get(Metric.FIELD_ACCURACY) or ())
 
 
 def _judged(fields: Sequence[str]) -> str:
     if len(fields) == 1:
-        return f"its field {fields[0]} is"
-    return f"all of these fields are: {', '.join(fields)}" if fields else "it is the expected one"
+        return f"its field {fields[0]} is right"
+    return f"all of these fields are right: {', '.join(fields)}" if fields else "it equals the expected answer"
 
 
 def _is_right(expected: str, answer: str, fields: Sequence[str]) -> bool:
@@ -142,7 +142,8 @@ def _loss(scores: Scores) -> float | None:
 
 def _money(facts: RunFacts) -> list[tuple[str, str]]:
     budget = facts.run.spec.budget.max_cost
-    lines = [("spent", f"{facts.cost:f} {facts.currency}"), ("rate", f"{facts.hourly_rate:f} {facts.currency} an hour"),
+    lines = [("spent", f"{facts.cost:f} {facts.currency}"),
+             ("rate", f"{facts.hourly_rate:f} {facts.currency} per hour"),
              ("this attempt", f"number {facts.run.attempt}, {human_seconds(facts.wall_seconds)}")]
     if budget is not None:
         lines.insert(1, ("budget", f"{budget:f} {facts.currency}"))
@@ -152,14 +153,14 @@ def _money(facts: RunFacts) -> list[tuple[str, str]]:
 def _memory(facts: RunFacts) -> list[tuple[str, str]]:
     of = facts.run.accelerator.memory_bytes
     lines = [("peak", human_bytes(facts.peak_memory_bytes) + (f" of {human_bytes(of)}" if of else "")),
-             ("rows at once", f"{facts.micro_batch_size:,}"), ("device", facts.device)]
+             ("rows per forward pass", f"{facts.micro_batch_size:,}"), ("device", facts.device)]
     if facts.base.get("parameters"):
         lines.insert(2, ("base model", f"{facts.base['parameters']:,} parameters"))
     return lines
 
 
 class _Blocks(yaml.SafeDumper):
-    """YAML with texts of several lines as blocks."""
+    """Writes a text of several lines as a YAML block."""
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:

@@ -1,4 +1,4 @@
-"""How a run was trained, in words and numbers."""
+"""The training settings of a run, as the report and the card show them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from finetune_trainer.report.facts import RunFacts
 
 
 def settings(facts: RunFacts) -> list[tuple[str, str]]:
-    """What was set, and what came of it, in the order of the report."""
+    """The settings with their values, in the order of the report."""
     spec, training = facts.run.spec, facts.run.spec.training
     share = facts.trainable_parameters / facts.base["parameters"] if facts.base.get("parameters") else None
     lines = [
@@ -16,10 +16,10 @@ def settings(facts: RunFacts) -> list[tuple[str, str]]:
         ("trained parameters", f"{facts.trainable_parameters:,}" + (f" ({_percent(share)})" if share else "")),
         ("steps", f"{facts.step:,} of {facts.total_steps:,}" +
          (f" ({training.epochs:g} epochs)" if training.epochs else "")),
-        ("rows per step", f"{training.batch_size:,}, {facts.micro_batch_size:,} at once"),
+        ("rows per step", f"{training.batch_size:,}, {facts.micro_batch_size:,} per forward pass"),
         ("learning rate", f"{training.learning_rate:g}, {training.scheduler}, warm-up {100 * training.warmup:g} %"
          if training.learning_rate else "–"),
-        ("longest row", f"{training.max_length:,} tokens"),
+        ("maximum row length", f"{training.max_length:,} tokens"),
         ("base weights", f"{spec.method.quantization}" if spec.method.quantization != "none" else "not quantized"),
         ("seed", str(training.seed)),
     ]

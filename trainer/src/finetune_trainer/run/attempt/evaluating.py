@@ -26,7 +26,7 @@ class Evaluations:
     Attributes:
         before: the evaluation before training, or None.
         after: the evaluation after training.
-        majority: the scores of always giving the commonest value of each field, or None.
+        majority: the scores of always giving the most common value of each field, or None.
         reference: the scores of the reference model, or None.
     """
 
@@ -78,12 +78,12 @@ def evaluate_before(attempt: Attempt, output: JobOutput, loaded: LoadedBase, eva
 
 def evaluate_after(attempt: Attempt, inputs: Inputs, before: Evaluation | None, evaluator: Evaluator,
                    trained: TrainedModel, steps: OptionalSteps) -> Evaluations:
-    """Evaluate the trained model, and the commonest answer beside it. A failure leaves that part out."""
+    """Evaluate the trained model, and score the most common answer. A failure leaves that part out."""
     attempt.state.enter(Stage.EVALUATING_AFTER)
     spec, after, majority = attempt.config.spec, NOTHING, None
     with steps.optional("the evaluation after training"):
         after = evaluator.evaluate(trained.model)
-    with steps.optional("the comparison with the commonest answer"):
+    with steps.optional("the comparison with the most common answer"):
         majority = majority_scores(inputs.data.train_answers, [row.example.answer for row in inputs.data.held_out],
                                    spec.evaluation.metrics or (),
                                    schema_validator(spec.dataset.answer_format.json_schema))
