@@ -198,13 +198,13 @@ def _published(config: RunConfig, description: Description, data_hash_on: Callab
 
 def _adopting(published: Result, revision: str | None, data_hash: str) -> PreflightResult:
     """The answer if a result is published already: the job ends as the job that published it, for the same reason."""
-    ends = {Outcome.QUALITY_GATE: ("missed its quality gate", "runPolicy.rerun: Always trains it again"),
-            Outcome.STOPPED_EARLY: ("stopped early", "runPolicy.resumeFrom resumes it")}
-    words = (f"this job was already trained, with the same base model and rows: {published.manifest}. "
-             "Set runPolicy.rerun: Always to train again")
+    ends = {Outcome.QUALITY_GATE: ("missed its quality gate", ""),
+            Outcome.STOPPED_EARLY: ("stopped early", "; runPolicy.resumeFrom resumes it")}
+    words = (f"this job was already trained, with the same base model and rows: {published.manifest}; "
+             "runPolicy.rerun: Always trains again")
     if published.outcome in ends:
         how, cure = ends[published.outcome]
         words = (f"this job was already trained, with the same base model and rows, and {how}: "
-                 f"{published.message.rstrip('.')}. Its result is at {published.manifest}; {cure}")
+                 f"{published.message.rstrip('.')}. Its result is at {published.manifest}{cure}")
     return PreflightResult(verdict=PreflightVerdict.ALREADY_PUBLISHED, reason=published.outcome, published=published,
                            message=words, model_revision=revision, data_hash=data_hash)
