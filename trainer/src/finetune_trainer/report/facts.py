@@ -42,14 +42,14 @@ _SHARES = {"answerAccuracy", "exactMatch", "jsonValid", "schemaValid", "fieldsMa
 
 @dataclass(frozen=True)
 class PromptCode:
-    """How a question is put to the model, found by comparing with the token ids that the run scored.
+    """How to ask the model a question. It gives the same token ids as in the run.
 
     Attributes:
-        lines: lines of Python that make the string `prompt` of the string `question`, with a `tokenizer`.
-        adds_special_tokens: whether the tokenizer has to put its own tokens around it.
+        lines: Python lines that make the string `prompt` from the string `question` and a `tokenizer`.
+        adds_special_tokens: whether the tokenizer must add its special tokens to the prompt.
         end_ids: the tokens that end an answer.
-        pad_id: the token to pad with.
-        max_new_tokens: the longest answer.
+        pad_id: the padding token.
+        max_new_tokens: the maximum length of an answer, in tokens.
     """
 
     lines: tuple[str, ...]
