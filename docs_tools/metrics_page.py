@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from finetune_operator.telemetry.job_metrics import JobCollector
-from finetune_operator.telemetry.operator_metrics import REGISTRY
+from finetune_operator.telemetry.metrics import REGISTRY, JobCollector
 from finetune_trainer.progress.server import Metrics
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase

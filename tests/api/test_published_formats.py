@@ -28,8 +28,8 @@ from finetune_api.messages import (
 )
 from finetune_api.reasons import Reason
 from finetune_api.status import ConditionType, FineTuneJobStatus, Phase
-from finetune_operator.telemetry import operator_metrics
-from finetune_operator.telemetry.job_metrics import JobCollector
+from finetune_operator.telemetry import metrics
+from finetune_operator.telemetry.metrics import JobCollector
 from finetune_trainer.progress.metrics_log import MetricsLog
 from finetune_trainer.progress.server import Metrics
 from finetune_trainer.progress.state import StepReport
@@ -112,9 +112,9 @@ def test_every_metric_of_the_first_release_is_exported_with_its_labels():
     jobs = CollectorRegistry()
     jobs.register(JobCollector(lambda: [job]))
     trainer = Metrics("team", "tune")
-    operator_metrics.REQUESTS.labels("GET", "200", "").inc(0)
+    metrics.REQUESTS.labels("GET", "200", "").inc(0)
     exported: dict[str, set[str]] = {}
-    registries = [operator_metrics.REGISTRY, jobs,
+    registries = [metrics.REGISTRY, jobs,
                   next(one for one in vars(trainer).values() if isinstance(one, CollectorRegistry))]
     for registry in registries:
         for sample in (sample for family in registry.collect() for sample in family.samples):

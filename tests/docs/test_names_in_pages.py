@@ -25,7 +25,7 @@ CASES = [
     (broken_links, "[a](docs/explanation/reft.md#the-reward)", "[a](docs/explanation/reft.md#the-punishment)"),
     (broken_links, "[a](https://example.com)", "[a\nb](no/such/folder)"),
     (missing_files, "`docs/reference/data.md`", "`docs/data.md`"),
-    (missing_files, "`telemetry/operator_metrics.py`", "`telemetry/no_operator_metrics.py`"),
+    (missing_files, "`telemetry/metrics.py`", "`telemetry/no_operator_metrics.py`"),
     (missing_files, "    bash deploy/images.sh", "    bash deploy/no-images.sh"),
     (missing_files, "`tests/docs/test_names_in_pages.py::test_the_pages_name_only_what_exists`",
      "`tests/docs/test_names_in_pages.py::test_nothing`"),

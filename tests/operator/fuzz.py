@@ -23,13 +23,12 @@ from finetune_api.messages import Outcome, ProgressMessage, Stage
 from finetune_api.rules import RULES, SMALLEST_SPEC, STORED_RULES, merge_patch
 from finetune_api.status import Progress
 from finetune_operator import names
-from finetune_operator.cluster.apiserver.decoding import decode
-from finetune_operator.cluster.apiserver.usable_objects import usable
+from finetune_operator.cluster.apiserver.decoding import decode, usable
 from finetune_operator.cluster.cache.cache import Cache, Polled
 from finetune_operator.cluster.reconcile.status_document import dump_status
 from finetune_operator.decide.plan import plan
 from finetune_operator.decide.stages.undecidable import enforce_budget
-from finetune_operator.telemetry.job_metrics import JobCollector
+from finetune_operator.telemetry.metrics import JobCollector
 
 from tests.api.jobs import nested
 from tests.operator.objects import (

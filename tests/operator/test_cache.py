@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from finetune_operator.cluster.apiserver.client import PAGE
-from finetune_operator.cluster.apiserver.usable_objects import trim
+from finetune_operator.cluster.apiserver.decoding import trim
 from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.cluster.cache.keys import key_of
 from finetune_operator.cluster.watch.kopf_settings import watch_settings

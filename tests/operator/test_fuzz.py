@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from finetune_operator.cluster.apiserver.decoding import MAX_DEPTH, decode
-from finetune_operator.cluster.apiserver.usable_objects import usable
+from finetune_operator.cluster.apiserver.decoding import MAX_DEPTH, decode, usable
 from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.decide.plan import plan
 from finetune_operator.decide.stages.undecidable import plan_after_error

@@ -11,7 +11,7 @@ from finetune_operator.cluster.reconcile.pod_events import EventReader, message_
 from finetune_operator.decide.attempts.waiting import POD_DELAY
 from finetune_operator.decide.plan import plan
 from finetune_operator.errors import ApiError
-from finetune_operator.telemetry.job_metrics import JobCollector
+from finetune_operator.telemetry.metrics import JobCollector
 
 from tests.cluster.waiting import wait_for
 from tests.operator.objects import (

@@ -16,7 +16,7 @@ from finetune_operator.cluster.reconcile.workers import run_workers
 from finetune_operator.cluster.watch.session import responses
 from finetune_operator.cluster.watch.sweep import CHUNK, sweep
 from finetune_operator.errors import LeaseLost
-from finetune_operator.telemetry.operator_metrics import UNREADABLE
+from finetune_operator.telemetry.metrics import UNREADABLE
 
 from tests.operator.objects import KEY, NOW, SETTINGS, decide, raw_attempt, raw_job, raw_pod, started
 

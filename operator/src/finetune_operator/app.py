@@ -29,9 +29,9 @@ from finetune_operator.cluster.watch.sweep import SWEEP_INTERVAL, sweep
 from finetune_operator.errors import ApiError, WatchLost
 from finetune_operator.faults import FaultHook, no_fault
 from finetune_operator.settings import Settings
-from finetune_operator.telemetry import operator_metrics
+from finetune_operator.telemetry import metrics
 from finetune_operator.telemetry.health import Heartbeat
-from finetune_operator.telemetry.job_metrics import JobCollector
+from finetune_operator.telemetry.metrics import JobCollector
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)
@@ -82,10 +82,10 @@ async def operate(settings: Settings, options: Options) -> None:
     """
     client = Client.connect()
     parts = _Parts(settings, options, client, Cache(), WorkQueue[Key]())
-    operator_metrics.REGISTRY.register(JobCollector(lambda: [raw for _, raw in parts.cache.jobs()]))
+    metrics.REGISTRY.register(JobCollector(lambda: [raw for _, raw in parts.cache.jobs()]))
     heartbeat = Heartbeat()
     if options.metrics_port is not None:
-        server = heartbeat.serve(operator_metrics.REGISTRY, options.metrics_port)
+        server = heartbeat.serve(metrics.REGISTRY, options.metrics_port)
         _log.info("metrics at port %d", server.server_port)
     lease = Lease(client, *options.lease, options.identity, utc_now) if options.lease else None
     beating = asyncio.create_task(heartbeat.run())
@@ -93,7 +93,7 @@ async def operate(settings: Settings, options: Options) -> None:
         with _stopped_by_signals():
             if lease:
                 await lease.acquire()
-        operator_metrics.LEADER.set(1)
+        metrics.LEADER.set(1)
         await _lead(parts, lease)
     finally:
         beating.cancel()

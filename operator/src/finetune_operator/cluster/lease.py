@@ -19,7 +19,7 @@ from aiohttp import ClientError
 from finetune_operator.cluster.apiserver.client import Client
 from finetune_operator.cluster.apiserver.paths import collection_path, object_path
 from finetune_operator.errors import ApiError, LeaseLost
-from finetune_operator.telemetry.operator_metrics import LEADER
+from finetune_operator.telemetry.metrics import LEADER
 
 DURATION = 15.0
 """Seconds without a renewal after which another replica may take over."""

@@ -15,7 +15,7 @@ from finetune_api.messages import ProgressMessage
 from finetune_operator.cluster.cache.cache import Cache, Polled
 from finetune_operator.cluster.cache.keys import Key
 from finetune_operator.observed.pod import PodView
-from finetune_operator.telemetry.operator_metrics import POLLS
+from finetune_operator.telemetry.metrics import POLLS
 
 _MAX_BYTES = 16 * 1024
 _TIMEOUT_SECONDS = 2.0

@@ -21,7 +21,7 @@ from finetune_operator.cluster.apiserver.login import log_in
 from finetune_operator.cluster.apiserver.paths import collection_path, list_path, object_path
 from finetune_operator.errors import ApiError, NoCluster
 from finetune_operator.names import MANAGER
-from finetune_operator.telemetry.operator_metrics import REQUESTS
+from finetune_operator.telemetry.metrics import REQUESTS
 
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _TIMEOUT = aiohttp.ClientTimeout(total=30)

@@ -9,8 +9,7 @@ from datetime import datetime
 
 from finetune_api.messages import ProgressMessage
 
-from finetune_operator.cluster.apiserver.decoding import RawObject
-from finetune_operator.cluster.apiserver.usable_objects import trim
+from finetune_operator.cluster.apiserver.decoding import RawObject, trim
 from finetune_operator.cluster.cache.attempts import attempts_of, checks_of
 from finetune_operator.cluster.cache.keys import Key, key_of
 from finetune_operator.cluster.cache.settled import is_settled

@@ -10,7 +10,7 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_api.values.api_model import GROUP, VERSION
 
 from finetune_operator.cluster.apiserver.client import Client
-from finetune_operator.cluster.apiserver.usable_objects import usable
+from finetune_operator.cluster.apiserver.decoding import usable
 from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.cluster.cache.keys import Key
 from finetune_operator.cluster.queue import WorkQueue
@@ -23,7 +23,7 @@ from finetune_operator.errors import ApiError
 from finetune_operator.faults import Moment
 from finetune_operator.manifests.event import event
 from finetune_operator.observed.job import JobView
-from finetune_operator.telemetry.operator_metrics import STATUS_REFUSALS
+from finetune_operator.telemetry.metrics import STATUS_REFUSALS
 
 _LONGEST_REFUSAL = 1000
 """Characters of a refusal that an Event and a condition quote."""

@@ -13,7 +13,7 @@ from finetune_operator.cluster.queue import WorkQueue
 from finetune_operator.cluster.reconcile.log_fields import log_fields
 from finetune_operator.cluster.reconcile.reconciler import Reconciler
 from finetune_operator.errors import ApiError, ChildRefused, TerminalError
-from finetune_operator.telemetry.operator_metrics import PASS_SECONDS, PASSES, QUEUED, WAIT_SECONDS
+from finetune_operator.telemetry.metrics import PASS_SECONDS, PASSES, QUEUED, WAIT_SECONDS
 
 _log = logging.getLogger(__name__)
 

@@ -16,10 +16,9 @@ from typing import Any
 import aiohttp
 import kopf
 
-from finetune_operator.cluster.apiserver.decoding import RawObject, decode
+from finetune_operator.cluster.apiserver.decoding import RawObject, decode, usable
 from finetune_operator.cluster.apiserver.login import log_in
-from finetune_operator.cluster.apiserver.usable_objects import usable
-from finetune_operator.telemetry.operator_metrics import UNREADABLE
+from finetune_operator.telemetry.metrics import UNREADABLE
 
 _log = logging.getLogger(__name__)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from finetune_operator.cluster.apiserver.client import Client
-from finetune_operator.cluster.apiserver.decoding import RawObject
+from finetune_operator.cluster.apiserver.decoding import RawObject, usable
 from finetune_operator.cluster.apiserver.paths import list_path
-from finetune_operator.cluster.apiserver.usable_objects import usable
 from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.cluster.cache.keys import Key, key_of
 from finetune_operator.cluster.queue import WorkQueue
