@@ -112,7 +112,7 @@ def test_what_we_import_exists_in_the_image_s_older_packages(wheels):
 
 
 def test_the_training_settings_exist_in_the_image_s_older_packages(wheels):
-    (given,) = calls(TRAINER / "src/finetune_trainer/training/sft.py", "SFTConfig")
+    (given,) = calls(TRAINER / "src/finetune_trainer/training/trl_settings.py", "SFTConfig")
     known = fields_of(wheels["trl"], "trl/trainer/sft_config.py", "SFTConfig")
     base = tree_of(wheels["trl"], "trl/trainer/base_config.py")
     if base is not None:

@@ -29,9 +29,9 @@ def test_what_torch_wrote_is_read_without_objects_of_any_kind():
 
 
 @pytest.mark.parametrize(("called", "where"), [
-    ("exec", {"reft/program_child.py"}), ("compile", {"reft/program_child.py"}), ("eval", set()),
+    ("exec", {"rewards/program_child.py"}), ("compile", {"rewards/program_child.py"}), ("eval", set()),
     ("__import__", set()), ("importlib.import_module", set()), ("import_module", set()), ("pickle.load", set()),
-    ("pickle.loads", set()), ("entry_points", {"reft/rewards.py"}),
+    ("pickle.loads", set()), ("entry_points", {"rewards/rewards.py"}),
 ])
 def test_code_is_made_or_found_by_name_in_known_places_alone(called, where):
     assert {name for name, node in CALLS if ast.unparse(node.func) == called} == where
