@@ -66,11 +66,11 @@ def test_a_result_is_taken_over_with_its_outcome_and_its_own_location(job, stora
     ({"adapter": {"uri": "file:///etc"}}, "not below"),
     ({"adapter": {"sha256": "1" * 64}}, "other weights"),
     ({"tampered": {"files": []}}, "other weights"),
-    ({"tampered": {"files": [{**FILE, "path": "/etc/hostname"}]}}, "none of ours"),
-    ({"tampered": {"files": [{**FILE, "path": "results/1/adapter/../../../x"}]}}, "none of ours"),
+    ({"tampered": {"files": [{**FILE, "path": "/etc/hostname"}]}}, "its manifest is not valid"),
+    ({"tampered": {"files": [{**FILE, "path": "results/1/adapter/../../../x"}]}}, "its manifest is not valid"),
     ({"outcome": Outcome.DIVERGED}, "nothing that was published"),
     ({"tampered": {"result": {"outcome": "Succeeded", "message": ""}}}, "nothing that was published"),
-    ({"tampered": {"schemaVersion": []}}, "none of ours"),
+    ({"tampered": {"schemaVersion": []}}, "its manifest is not valid"),
 ], ids=str)
 def test_a_result_of_something_else_is_passed_over_in_words(job, storage, tmp_path, change, words):
     publish(job, tmp_path / "out", **change)
@@ -83,9 +83,9 @@ def test_a_result_of_something_else_is_passed_over_in_words(job, storage, tmp_pa
     (lambda weights, manifest: weights.unlink(), "is missing"),
     (lambda weights, manifest: weights.write_bytes(b"x" * weights.stat().st_size), "is damaged"),
     (lambda weights, manifest: (weights.unlink(), weights.symlink_to("/etc/hostname")), "a link leads out"),
-    (lambda weights, manifest: manifest.write_text("{"), "none of ours"),
-    (lambda weights, manifest: manifest.write_bytes(b"\xff\xfe"), "none of ours"),
-    (lambda weights, manifest: manifest.write_text('{"run": ' + "[" * 100_000), "none of ours"),
+    (lambda weights, manifest: manifest.write_text("{"), "its manifest is not valid"),
+    (lambda weights, manifest: manifest.write_bytes(b"\xff\xfe"), "its manifest is not valid"),
+    (lambda weights, manifest: manifest.write_text('{"run": ' + "[" * 100_000), "its manifest is not valid"),
 ], ids=["missing", "damaged", "a link", "nonsense", "no text", "deep"])
 def test_a_result_that_is_not_there_to_the_bit_is_none(job, storage, tmp_path, harm, words):
     home = publish(job, tmp_path / "out")
@@ -93,7 +93,7 @@ def test_a_result_that_is_not_there_to_the_bit_is_none(job, storage, tmp_path, h
     notes, left = faults(job, storage)
     assert left == []
     assert len(notes) == 1 and words in notes[0]
-    with pytest.raises(OutputNotWritable, match=r"manifest\.json is not this job's result: .* It is left alone"):
+    with pytest.raises(OutputNotWritable, match=r"manifest\.json is not this job's result: .* It is not changed"):
         published_result(storage, "team/tiny/earlier", wanted(job))
 
 

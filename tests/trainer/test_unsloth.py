@@ -152,7 +152,7 @@ def test_unsloth_is_in_its_own_image_alone():
 def test_without_a_gpu_a_job_ends_with_64_and_a_sentence(tmp_path):
     done = run(workshop(tmp_path), engine="unsloth")
     assert done.code == 64, done.output
-    assert "spec.engine: unsloth needs an NVIDIA GPU, and there is none here; write engine: native" in done.output
+    assert "spec.engine: unsloth needs an NVIDIA GPU, and this machine has none. Write engine: native" in done.output
 
 
 def test_with_a_gpu_but_without_the_package_it_says_which_image_has_it(monkeypatch):

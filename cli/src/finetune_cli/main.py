@@ -1,4 +1,4 @@
-"""The entry of `finetune`: its commands, and how their errors reach the shell."""
+"""The entry point of `finetune`: its commands, and the exit codes of their errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune_cli.errors import CommandFailed
 from finetune_cli.terminal import say
 
 INTERRUPTED = 130
-"""What a shell reports of a program that Ctrl-C ended: 128 + SIGINT."""
+"""The exit code of a program that Ctrl-C ended: 128 + SIGINT."""
 
 
 @contextmanager
@@ -32,10 +32,10 @@ def _usage_errors_exit_64() -> Iterator[None]:
 
 
 class Commands(click.Group):
-    """A group whose errors are sentences on stderr, with an exit code that tells them apart."""
+    """A group of commands. It writes each error as a sentence to stderr and sets the exit code of its kind."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Read the command line."""
+        """Parse the command line."""
         with _usage_errors_exit_64():
             return super().make_context(*args, **kwargs)
 
@@ -62,12 +62,12 @@ class Commands(click.Group):
 @click.group(cls=Commands, commands=[run, validate, estimate, init, explain])
 @click.version_option(package_name="finetune-cli", prog_name="finetune")
 def finetune() -> None:
-    """Fine-tune a language model as one YAML file says.
+    """Fine-tune a language model that one YAML file describes.
 
     Start with: finetune init, then finetune validate finetunejob.yaml, then finetune run finetunejob.yaml.
     """
 
 
 def main() -> None:
-    """Run the command that the shell gave."""
+    """Run the command line."""
     finetune()

@@ -1,4 +1,4 @@
-"""`finetune init`: a commented job to start from."""
+"""`finetune init`: writes a commented sample job."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Unsloth in place of our loading and attaching; data, evaluation, loop, storage and status stay the same code.
+"""The engine Unsloth: it loads the model and attaches the adapter. All other code is the same for both engines.
 
-Unsloth is only ever installed in the image of trainer/Dockerfile.unsloth: parts of it are LGPL and AGPL. It changes
-transformers, peft and trl when it is imported, and so has to come before them: `prepare` is called first of all.
-Nothing here has been run on a GPU (docs/how-to/unsloth.md).
+Only the image of trainer/Dockerfile.unsloth has Unsloth: parts of it are LGPL and AGPL. When Unsloth is imported, it
+changes transformers, peft and trl, so it must be imported before them: the trainer calls `prepare` first.
+Nothing here was tested on a GPU (docs/how-to/unsloth.md).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 def prepare() -> None:
-    """Import Unsloth, before transformers, peft and trl are.
+    """Import Unsloth, before transformers, peft and trl.
 
     Raises:
-        BadConfig: there is no NVIDIA GPU, or Unsloth isn't installed here.
+        BadConfig: there is no NVIDIA GPU, or Unsloth is not installed.
     """
     import torch
 
     if not torch.cuda.is_available():
-        raise BadConfig("spec.engine: unsloth needs an NVIDIA GPU, and there is none here; write engine: native")
+        raise BadConfig("spec.engine: unsloth needs an NVIDIA GPU, and this machine has none. Write engine: native")
     try:
         import unsloth  # type: ignore[import-not-found] # noqa: F401
     except ImportError as error:
@@ -41,8 +41,8 @@ def load_model(files: ModelFiles, spec: FineTuneJobSpec, device: Device) -> Any:
     """The frozen base model on the GPU, with Unsloth's kernels.
 
     Raises:
-        BadConfig: Unsloth doesn't know its architecture.
-        OutOfMemory: it doesn't fit.
+        BadConfig: Unsloth does not support its architecture.
+        OutOfMemory: the model does not fit on the GPU.
     """
     import torch
     from unsloth import FastLanguageModel
@@ -59,16 +59,16 @@ def load_model(files: ModelFiles, spec: FineTuneJobSpec, device: Device) -> Any:
             device_map={"": device.torch_device},
             trust_remote_code=False,
             fix_tokenizer=False,
-            # The folder as it is: Unsloth would take a quantized copy of its own from the hub by the model's name.
+            # Use this folder: otherwise Unsloth loads its own quantized copy from the hub, by the name of the model.
             use_exact_model_name=True,
             use_gradient_checkpointing=_checkpointing(spec),
             random_state=spec.training.seed,
         )
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory("the base model doesn't fit on the accelerator: write spec.method.quantization: nf4, or "
+        raise OutOfMemory("the base model does not fit on the accelerator: write spec.method.quantization: nf4, or "
                           "choose an accelerator with more memory") from error
     except (ValueError, OSError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise BadConfig(f"spec.model.source: Unsloth can't load the model: {first_line(error)}; engine: native may"
+        raise BadConfig(f"spec.model.source: Unsloth cannot load the model: {first_line(error)}. Try engine: native"
                         ) from error
     model.requires_grad_(False)
     model.config.use_cache = False
@@ -76,7 +76,7 @@ def load_model(files: ModelFiles, spec: FineTuneJobSpec, device: Device) -> Any:
 
 
 def attach(model: Any, spec: FineTuneJobSpec, settings: LowRankSpec, targets: list[str]) -> Any:
-    """The model with a fresh adapter in PEFT's format, whose weights depend on the seed alone."""
+    """The model with a new adapter in PEFT's format. The weights of the adapter depend only on the seed."""
     from unsloth import FastLanguageModel
 
     return FastLanguageModel.get_peft_model(

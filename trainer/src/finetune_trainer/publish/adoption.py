@@ -1,7 +1,8 @@
-"""Taking over a result that is published already. Nothing of a manifest is believed that can be compared or verified.
+"""Adopts a result that is already published. Everything in a manifest that can be checked is checked.
 
-Who may write to an output can put a manifest there. It counts where it speaks of this job (namespace, name, spec, rows
-and base), names files below its own folder, and those are there, to the bit.
+Anybody who may write to an output can put a manifest there. A manifest is used only if it belongs to this job (the same
+namespace, name, spec, rows and base model), names only files below its own folder, and these files exist with the same
+digests.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ _PUBLISHED = {Outcome.SUCCEEDED, Outcome.QUALITY_GATE, Outcome.STOPPED_EARLY, Ou
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a published result has to be of.
+    """What a published result must match.
 
     Attributes:
-        namespace: the job's.
-        name: the job's.
-        spec_hash: digest of what decides the result.
+        namespace: the namespace of the job.
+        name: the name of the job.
+        spec_hash: digest of everything in the spec that decides the result.
         base_model: location of the base model.
-        base_revision: its commit, or the digest of its weights; None where that is not known yet.
-        base_description: digest of its configuration and tokenizer; None where that is not known yet, or is in its
-            revision.
-        data_hash: digest of the prepared rows; None where that is not known yet.
+        base_revision: its commit, or the digest of its weights; None if not known yet.
+        base_description: digest of its configuration and tokenizer; None if not known yet, or if the revision covers
+            it.
+        data_hash: digest of the prepared rows; None if not known yet.
     """
 
     namespace: str
@@ -47,7 +48,7 @@ class Wanted:
 
 
 def wanted(config: RunConfig) -> Wanted:
-    """What is known of a job before its model and its rows are read: of a hub's model the commit, where that is set."""
+    """What is known of a job before its model and rows are read: of a hub's model the commit, if the job sets one."""
     model = config.spec.model
     commit = model.revision if model.source.scheme == "hub" and re.fullmatch("[0-9a-f]{40}", model.revision or "") \
         else None
@@ -55,10 +56,10 @@ def wanted(config: RunConfig) -> Wanted:
 
 
 def published_result(storage: Storage, prefix: str, want: Wanted) -> Result | None:
-    """The result in a job's own folder, where nothing else can be published any more; None if there is none.
+    """The published result in the job's own folder, which can hold only one; None if there is none.
 
     Raises:
-        OutputNotWritable: the output can't be read, or what lies there is not this job's result.
+        OutputNotWritable: the output cannot be read, or the folder holds something else than this job's result.
     """
     with as_output():
         found = read_manifest(storage, prefix)
@@ -66,8 +67,8 @@ def published_result(storage: Storage, prefix: str, want: Wanted) -> Result | No
             return None
         fault = found if isinstance(found, str) else result_mismatch(found, want) or damage(storage, prefix, found)
     if fault is not None or isinstance(found, str):
-        raise OutputNotWritable(f"{storage.root.join(prefix, MANIFEST)} is not this job's result: {fault}. It is left "
-                                "alone: remove it, or choose another spec.output.uri (or `finetune run --rerun`)")
+        raise OutputNotWritable(f"{storage.root.join(prefix, MANIFEST)} is not this job's result: {fault}. It is not "
+                                "changed. Remove it, choose another spec.output.uri, or use `finetune run --rerun`")
     return adopted(storage, prefix, found)
 
 
@@ -114,10 +115,10 @@ def candidates(storage: Storage, want: Wanted, tell: Callable[[str], None]) -> l
 
 
 def read_manifest(storage: Storage, prefix: str) -> Manifest | str | None:
-    """The manifest in a job's folder, or what is wrong with it in words; None where there is none.
+    """The manifest in a job's folder, or a sentence about what is wrong with it; None if there is none.
 
     Raises:
-        MissingInput: it can't be read.
+        MissingInput: it cannot be read.
     """
     content = storage.get_bytes(f"{prefix}/{MANIFEST}")
     if content is None:
@@ -125,18 +126,18 @@ def read_manifest(storage: Storage, prefix: str) -> Manifest | str | None:
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError:
-        return "its manifest is none of ours"
+        return "its manifest is not valid"
     adapter = manifest.result.adapter
     if prefix != job_prefix(manifest.namespace, manifest.name, manifest.uid):
-        return f"its manifest is that of {manifest.namespace}/{manifest.name}/{manifest.uid}"
+        return f"its manifest belongs to {manifest.namespace}/{manifest.name}/{manifest.uid}"
     if adapter is None or manifest.result.outcome not in _PUBLISHED:
-        return "its manifest names nothing that was published"
+        return "its manifest names no published weights"
     home = f"{storage.root.join(prefix)}/"
     if not adapter.uri.startswith(home):
         return f"its manifest names {adapter.uri}, which is not below {home}"
     digest, size = weights_of(manifest.files, adapter.uri.removeprefix(home))
     if size == 0 or (digest, size) != (adapter.sha256, adapter.size_bytes):
-        return "its manifest names other weights than the files that it lists"
+        return "the weights that its manifest names differ from the files that it lists"
     return manifest
 
 
@@ -152,11 +153,12 @@ def result_mismatch(manifest: Manifest, want: Wanted) -> str | None:
             return f"it belongs to another {what}" if what != "data" else "it belongs to other data"
     if want.base_description and manifest.base_description not in (want.base_description, None):
         return "it belongs to a base model with another configuration, tokenizer or chat template"
-    return None  # Earlier releases noted no description.
+    return None  # Manifests of earlier releases have no description.
 
 
 def date_of(manifest: Manifest) -> date:
-    """The day that the rows of a result took for today; earlier releases noted none, and took that of the run."""
+    """The date that the chat template wrote into the rows of a result. Earlier releases recorded none: then the day of
+    the run."""
     try:
         return date.fromisoformat(str(manifest.run.get("date")))
     except ValueError:
@@ -164,10 +166,10 @@ def date_of(manifest: Manifest) -> date:
 
 
 def damage(storage: Storage, prefix: str, manifest: Manifest) -> str | None:
-    """Which of a result's files is missing or another, or None.
+    """The first file of a result that is missing or differs from its manifest, in words; None if all are right.
 
     Raises:
-        MissingInput: one can't be read.
+        MissingInput: a file cannot be read.
     """
     for file in manifest.files:
         try:

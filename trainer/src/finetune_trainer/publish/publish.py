@@ -1,4 +1,4 @@
-"""Publishing a result: every file first, the manifest last and only once."""
+"""Publishes a result: first all files, then the manifest, which is written only once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from finetune_trainer.training.complete_checkpoints import Identity
 
 
 class Publication:
-    """One attempt's result on its way to the output: its files as they come, the manifest last and once."""
+    """Writes the result of one attempt to the output: each file when it is ready, the manifest last and only once."""
 
     def __init__(self, storage: Storage, prefix: str, config: RunConfig) -> None:
         """
@@ -37,7 +37,7 @@ class Publication:
         self._is_complete = False
 
     def add(self, folder: Path) -> None:
-        """Upload what is new in a folder; all of it belongs to the result then, or, where that fails, nothing.
+        """Upload the new files of a folder. Either all of them become part of the result, or, after an error, none.
 
         Raises:
             OutputNotWritable: a file could not be written.
@@ -54,19 +54,19 @@ class Publication:
 
     def finish(self, trained: str, identity: Identity, base: tuple[str, str | None], result: Result, clock: Clock
                ) -> Result:
-        """Write the manifest; the result as published, with adapter and manifest filled in.
+        """Write the manifest, and return the published result with its adapter and manifest.
 
-        Where another attempt was first, its result is returned, and nothing of it is changed.
+        If another attempt has published first, the result of that attempt is returned unchanged.
 
         Args:
-            trained: the folder that holds what was trained.
-            identity: digests of what it was trained on.
-            base: the base model's commit, or the digest of its weights; and the digest of its description.
+            trained: the folder of the trained weights.
+            identity: digests of spec, rows and base weights.
+            base: the commit of the base model or the digest of its weights, and the digest of its description.
             result: the result so far.
-            clock: the time.
+            clock: gives the time.
 
         Raises:
-            OutputNotWritable: it could not be written.
+            OutputNotWritable: the manifest could not be written.
         """
         reach("results")
         base_revision, base_description = base
@@ -96,7 +96,7 @@ class Publication:
         return result
 
     def location(self, path: str) -> str | None:
-        """The location of a published file; None if it was not uploaded, or another attempt published first.
+        """The location of a published file; None if it was not uploaded, or if another attempt published first.
 
         Args:
             path: the file's path below the attempt's results.
@@ -114,7 +114,7 @@ class Publication:
 
 
 def remove_checkpoints(storage: Storage, prefix: str) -> None:
-    """Remove what a published job no longer needs. A failure is no reason to fail: the result is there."""
+    """Remove the checkpoints of a published job. An error is ignored: the result is already published."""
     try:
         storage.delete(storage.keys(f"{prefix}/{CHECKPOINTS}/"))
     except TrainerError:

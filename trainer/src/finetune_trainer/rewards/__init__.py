@@ -1,1 +1,1 @@
-"""Rewards: what a response is worth."""
+"""Rewards: how a response is scored."""

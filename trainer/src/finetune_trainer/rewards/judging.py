@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_trainer.data.answers.json_answers import NotJson, parse_json
 
-# An integer, perhaps in groups: 1,234,567 or 12,34,567 with commas, 1 234 567 with blanks of whatever width.
+# An integer, with or without digit groups: 1,234,567 or 12,34,567 with commas, 1 234 567 with spaces of any width.
 _INTEGER = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+|\d+)"
 _NUMBER = re.compile(rf"(?:([-+\u2212])\s*[$€£]?|[$€£]\s*([-+\u2212]?))?\s*"
                      rf"((?:{_INTEGER}(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?:\s*/\s*({_INTEGER}))?\s*[%$€£]?")
@@ -28,7 +28,7 @@ class Verdict:
     Attributes:
         reward: 0 to 1.
         right: whether its answer is the right one.
-        answer: the answer that was found in it; None where there is none.
+        answer: the answer found in the response; None if there is none.
     """
 
     reward: float
@@ -40,7 +40,7 @@ NO_ANSWER = Verdict(0.0, False)
 
 
 def final_answer(text: str, trigger: str) -> str | None:
-    """What follows the last trigger, up to the end of its line; None where there is no trigger or nothing after it."""
+    """The text after the last trigger, up to the end of its line; None without a trigger or without text after it."""
     _, found, rest = text.rpartition(trigger)
     if not found:
         return None
@@ -70,9 +70,9 @@ def number(text: str) -> float | None:
 
 
 def same_text(one: str, other: str) -> bool:
-    """Whether two answers in words are the same: case, blanks and punctuation around them don't count.
+    """Whether two text answers are the same. Case, white space, and punctuation around them do not count.
 
-    Where the right one is a single letter, as in multiple choice, `(B)`, `b.` and `B) 12` are it.
+    If the right answer is a single letter, as in multiple choice, then `(B)`, `b.` and `B) 12` all mean B.
     """
     letter = one.strip(_AROUND)
     choice = _CHOICE.fullmatch(other.strip())
@@ -82,9 +82,9 @@ def same_text(one: str, other: str) -> bool:
 
 
 def judge_answer(found: str | None, right: str, tolerance: float, partial: float) -> Verdict:
-    """1 for the right answer, `partial` for a wrong one of the right type, else 0.
+    """The reward of an answer: 1 if it is right, `partial` if it is wrong but has the right type, else 0.
 
-    A right answer that is a number wants a number within `tolerance`; any other wants a text.
+    If the right answer is a number, the answer must be a number within `tolerance`. Otherwise texts are compared.
     """
     if found is None:
         return NO_ANSWER
@@ -99,7 +99,7 @@ def judge_answer(found: str | None, right: str, tolerance: float, partial: float
 
 
 def json_answer(text: str, trigger: str) -> Mapping[str, Any] | None:
-    """The JSON object that a text is, or that follows its last trigger; None where there is none."""
+    """The JSON object after the last trigger, or in the whole text if it has no trigger; None if there is none."""
     _, found, rest = text.rpartition(trigger)
     try:
         value = parse_json((rest if found else text).strip())
@@ -109,9 +109,9 @@ def json_answer(text: str, trigger: str) -> Mapping[str, Any] | None:
 
 
 def judge_json(found: Mapping[str, Any] | None, right: Mapping[str, Any], tolerance: float, partial: float) -> Verdict:
-    """1 where all of the right answer's fields are right; else `partial` for an object, rising with their share.
+    """The reward of a JSON answer: 1 if all fields of the right answer are right; 0 without a JSON object.
 
-    With a share s of the fields right the reward is partial + (1 − partial)·s; right means all of them.
+    If a share s of the fields is right, the reward is partial + (1 − partial)·s. The answer is right if s is 1.
     """
     if found is None:
         return NO_ANSWER

@@ -1,4 +1,4 @@
-"""Running a program that a model wrote: in a process of its own that can compute and do nothing else.
+"""Runs a program that a model wrote, in a separate process that can only compute.
 
 The child (`program_child.py`) is a fresh interpreter (`python -I -S`) without environment, site packages or
 inherited files, in a session of its own. Before it looks at the program it limits its CPU time, memory, file size and
@@ -44,7 +44,7 @@ _START_SECONDS = 10.0
 _SYMPY_SECONDS = 60.0
 _SYMPY = re.compile(r"\bsympy\b")
 _RESERVE = 1024**3
-"""Memory in bytes that a trainer may come to hold while programs run."""
+"""Bytes of memory reserved for the growth of a trainer while programs run."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Ran:
     """How a program ended.
 
     Attributes:
-        answer: what it returned, as text; None where it returned nothing that is a number or a text.
+        answer: the returned value as text; None if the program returned neither a number nor a text.
         fault: why there is no answer, in words.
     """
 
@@ -67,13 +67,13 @@ def source_of(text: str) -> str:
 
 
 def run_programs(sources: Sequence[str], timeout: float, at_once: int | None = None) -> list[Ran]:
-    """Run programs, as many at once as this process has processors and memory for; see `run_program`."""
+    """Run programs with `run_program`, as many at once as this process has processors and memory for."""
     with ThreadPoolExecutor(at_once or _at_once(os.environ)) as pool:
         return list(pool.map(lambda source: run_program(source, timeout), sources))
 
 
 def _at_once(environment: Mapping[str, str]) -> int:
-    """How many programs may run at once: of what the pod has, each of its trainers has an equal share."""
+    """How many programs may run at once. The trainers of a pod share its processors and memory equally."""
     trainers = int(environment.get("LOCAL_WORLD_SIZE", "1"))
     return programs_at_once(processors(environment) // trainers, memory_bytes() // trainers,
                             resident_bytes() + _RESERVE)
@@ -84,8 +84,8 @@ def run_program(source: str, timeout: float, language_checks: bool = True) -> Ra
 
     Args:
         source: Python.
-        timeout: most seconds, of CPU time and of the wall clock.
-        language_checks: False leaves out the filter of the language, for tests of what stands behind it.
+        timeout: maximum seconds, both of CPU time and of wall time.
+        language_checks: False turns the language filter off, to test the sandbox alone.
     """
     encoded = source.encode("utf-8", "replace")
     if len(encoded) > _MOST_SOURCE:
@@ -100,7 +100,7 @@ def run_program(source: str, timeout: float, language_checks: bool = True) -> Ra
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        # Less than a pipe holds, so this can't block; a child that is gone already is seen below.
+        # The source is smaller than the buffer of a pipe, so this cannot block. A dead child is noticed below.
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(encoded)
             process.stdin.close()
@@ -114,13 +114,13 @@ def run_program(source: str, timeout: float, language_checks: bool = True) -> Ra
 
 
 def sandbox_fault() -> str | None:
-    """Why programs can't be run here, or None where they can."""
+    """Why programs cannot run on this machine, or None if they can."""
     ran = run_program("def solution():\n    return 6 * 7\n", timeout=_START_SECONDS)
     return None if ran.answer == "42" else ran.fault or "a program that returns 42 returned something else"
 
 
 def _read(pipe: int, timeout: float, start: float) -> tuple[bytes, str | None]:
-    """The child's output, or why it had to be ended. The child says with one byte that the program begins."""
+    """The output of the child, or why it was ended. The child writes one byte when the program starts."""
     output = b""
     deadline = time.monotonic() + start + timeout
     with selectors.DefaultSelector() as selector:

@@ -1,7 +1,6 @@
-"""The child of `program.py`: confines itself, then runs the program that it reads from its standard input.
+"""The child process of `program.py`: confines itself, then runs the program that it reads from standard input.
 
-Only the standard library, and SymPy where the program names it; and only what is imported here: once confined, nothing
-can be opened any more.
+Programs can use only the modules that are imported here, and SymPy if they name it: a confined process opens no file.
 """
 
 from __future__ import annotations
@@ -60,19 +59,19 @@ class _Program(ctypes.Structure):
 
 
 def _filter(machine: str) -> bytes:
-    """The seccomp filter in classic BPF: what isn't allowed kills the process; no file is there."""
+    """The seccomp filter in classic BPF. A system call that is not allowed kills the process; opening a file fails."""
     architecture, write, mapping, opening, allowed = _CALLS[machine]
     code = [(_LOAD, 0, 0, _ARCHITECTURE_AT), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL),
             (_LOAD, 0, 0, _CALL_AT)]
     for call in allowed:
         code += [(_EQUAL, 0, 1, call), (_RETURN, 0, 0, _ALLOW)]
-    # Python looks for the source of an error's line, to show it: then it must not end before it has told the error.
+    # To show an error, Python tries to open the source file. This must fail without killing the process.
     for call in opening:
         code += [(_EQUAL, 0, 1, call), (_RETURN, 0, 0, _NOT_THERE)]
-    # Writing, to standard output alone.
+    # Writing to standard output only.
     code += [(_EQUAL, 0, 4, write), (_LOAD, 0, 0, _FIRST_AT), (_EQUAL, 0, 1, 1), (_RETURN, 0, 0, _ALLOW),
              (_RETURN, 0, 0, _KILL)]
-    # Memory, but none that can be run.
+    # Memory that is not executable.
     for call in mapping:
         code += [(_EQUAL, 0, 4, call), (_LOAD, 0, 0, _THIRD_AT), (_BITS, 1, 0, _EXECUTABLE), (_RETURN, 0, 0, _ALLOW),
                  (_RETURN, 0, 0, _KILL)]
@@ -81,11 +80,11 @@ def _filter(machine: str) -> bytes:
 
 
 def confine(cpu_seconds: float) -> None:
-    """Give up everything but computing.
+    """Give up all rights except computing.
 
     Raises:
-        OSError: the kernel refuses; nothing may be run then.
-        KeyError: this machine's system calls are not known here.
+        OSError: the kernel rejects the filter; then no program may run.
+        KeyError: the system calls of this architecture are not known here.
     """
     whole = math.ceil(cpu_seconds + time.process_time())
     for limit, value in ((resource.RLIMIT_CPU, whole), (resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_FSIZE, 0),
@@ -104,7 +103,7 @@ def confine(cpu_seconds: float) -> None:
 
 
 def _checked(source: str) -> CodeType:
-    """The program as code, if the language's filter lets it pass; SyntaxError where it doesn't."""
+    """The compiled program; SyntaxError if the language filter rejects it."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         names = [getattr(node, field, None) for field in ("attr", "id", "name")]
@@ -123,7 +122,7 @@ def _import(name: str, _globals: Any = None, _locals: Any = None, names: Any = (
 
 
 def _load_sympy(folder: str) -> None:
-    """Import SymPy, and what it imports itself only when it is used: later no file is there."""
+    """Import SymPy, and use it once, so that it imports its own modules now: later no file can be opened."""
     sys.path.append(folder)
     import sympy
 
@@ -154,7 +153,7 @@ def _answer(value: Any) -> str | None:
 
 
 def main() -> None:
-    """Confine this process, run the program, say what its `solution()` returns."""
+    """Confine this process, run the program, and write what its `solution()` returns."""
     source = sys.stdin.buffer.read().decode("utf-8", "replace")
     if len(sys.argv) > 2 and sys.argv[2] != "unchecked":
         _load_sympy(sys.argv[2])
@@ -163,7 +162,7 @@ def main() -> None:
     except (OSError, KeyError) as error:
         _say({"fault": f"no sandbox on this machine ({type(error).__name__}: {error})"})
         return
-    # A byte of JSON's white space: the program begins.
+    # This byte says that the program starts. It is white space in JSON.
     os.write(1, b"\n")
     try:
         if "unchecked" in sys.argv:

@@ -1,4 +1,4 @@
-"""What a response is worth, by the job's reward; and whether the rows are such that it can be told."""
+"""Scores responses with the reward of the job, and checks that the rows have what the reward needs."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ Plugin = Callable[[str, str, Mapping[str, Any]], float]
 
 
 class Judge:
-    """Judges responses to rows.
+    """Scores responses to rows.
 
     Args:
-        reward: what responses are worth.
-        allowed_plugins: the plug-ins that the administrator allows, by their names.
+        reward: the reward settings of the job.
+        allowed_plugins: names of the plug-ins that the administrator allows.
 
     Raises:
-        BadConfig: the plug-in isn't allowed or can't be loaded, or programs can't be confined on this machine.
+        BadConfig: the plug-in is not allowed or cannot be loaded, or programs cannot be confined on this machine.
     """
 
     def __init__(self, reward: RewardSpec, allowed_plugins: Collection[str] = ()) -> None:
@@ -51,16 +51,16 @@ class Judge:
                             "on x86_64 or aarch64")
 
     def judge(self, responses: Sequence[str], rows: Sequence[Example], strict: bool = False) -> list[Verdict]:
-        """What each response is worth; one that can't be judged is worth nothing.
+        """The verdict on each response. A response that cannot be scored gets the reward 0.
 
         Args:
-            responses: what was answered.
-            rows: to what, in the same order.
-            strict: tell a fault of the plug-in's. Before the training it is worth an end; later it would cost what was
-                learnt, and the report shows it as the answer that was found.
+            responses: the sampled responses.
+            rows: the row of each response, in the same order.
+            strict: raise an error if the plug-in fails. That is right before training. During training an error would
+                lose the trained weights, so the report shows the error as the answer of the response.
 
         Raises:
-            BadData: with `strict`, the plug-in fails, or returns what is no reward; the message names the row.
+            BadData: with `strict`, the plug-in fails or does not return a reward; the message names the row.
         """
         reward = self.reward
         pairs = list(zip(responses, rows, strict=True))
@@ -99,7 +99,7 @@ def _right(row: Example) -> str:
 
 
 def _load(name: str, allowed: Collection[str]) -> Plugin:
-    """The plug-in of a name. What is imported is named by an installed package, never by the job."""
+    """The plug-in of a name. An installed package defines what is imported, never the job."""
     if name not in allowed:
         raise BadConfig(f"{_FIELD}.plugin: {name} is not allowed: it has to be in the operator's settings "
                         f"(allowed.rewardPlugins), or given with finetune run --allow-plugin {name}")
@@ -124,7 +124,7 @@ def _load(name: str, allowed: Collection[str]) -> Plugin:
 
 def with_right_answers(examples: Sequence[Example], rows: Sequence[SourceRow], judge: Judge
                        ) -> tuple[list[Example], list[Finding]]:
-    """Examples with their right answers and columns, and what is wrong with those that no reward could be told for.
+    """Examples with their right answers and columns, and findings about examples that no reward can be computed for.
 
     Raises:
         BadConfig: the template is not valid, or the trigger occurs in no row.
@@ -155,7 +155,7 @@ def with_right_answers(examples: Sequence[Example], rows: Sequence[SourceRow], j
 
 
 def _own_answer(example: Example, reward: RewardSpec) -> str:
-    """The answer of the row's own completion; empty where it has none."""
+    """The answer in the row's own completion; empty if it has none."""
     if reward.type is RewardType.FINAL_ANSWER:
         return final_answer(example.answer, reward.trigger) or ""
     if reward.type is RewardType.JSON:
@@ -165,7 +165,7 @@ def _own_answer(example: Example, reward: RewardSpec) -> str:
 
 
 def _fault(example: Example, reward: RewardSpec) -> str | None:
-    """Why no reward could be told for a row, or why there is nothing to warm up on."""
+    """Why no reward can be computed for a row, or why the warm-up cannot learn from it; None if all is right."""
     if reward.type is RewardType.FINAL_ANSWER:
         own = final_answer(example.answer, reward.trigger)
         if own is None:
@@ -197,7 +197,7 @@ def _defines_solution(source: str) -> bool:
 
 
 def _wrong_rows(examples: Sequence[Example], judge: Judge) -> list[Finding]:
-    """Rows whose own completion is not right; of programs and plug-ins, which take time, the first ones only."""
+    """Warnings about rows whose own completion is not right. Programs and plug-ins are slow: only the first rows."""
     slow = judge.reward.type in (RewardType.PROGRAM, RewardType.PLUGIN)
     tried = examples[:_TRIED] if slow else examples
     verdicts = judge.judge([example.answer for example in tried], tried, strict=True)

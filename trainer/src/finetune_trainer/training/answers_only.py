@@ -1,8 +1,8 @@
-"""Hidden states of answers alone, before they reach the head.
+"""Passes only the hidden states of answer tokens to the head of the model.
 
-TRL's fused head scores only positions that have a label where Triton runs, and every position elsewhere. On a CPU that
-is a fifth of the work of a small model for nothing, so the positions are chosen one stop earlier: at the end of the
-backbone. TRL's own loss then does the rest; it takes labels that are shifted already as `shift_labels`.
+With Triton, TRL's fused head computes only positions that have a label. Without Triton it computes every position: on a
+CPU a fifth of the work of a small model is wasted. So the positions are chosen before the head, at the end of the
+backbone. TRL computes the loss as usual: it accepts labels that are already shifted as `shift_labels`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from finetune_trainer.data.batches.padding import IGNORED
 
 
 class AnswersOnly:
-    """Narrows a causal model's backbone to the positions that predict a label, while `narrowed` is entered."""
+    """Reduces the output of a causal model's backbone to the positions that predict a label, inside `narrowed`."""
 
     def __init__(self, causal_model: Any) -> None:
         self._chosen: torch.Tensor | None = None
@@ -25,7 +25,7 @@ class AnswersOnly:
 
     @contextmanager
     def narrowed(self, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The inputs to call the model with: `labels` (lines, width) become `shift_labels` (1, answer tokens)."""
+        """The inputs for the model: `labels` (lines, width) become `shift_labels` (1, answer tokens)."""
         following = inputs["labels"][:, 1:]
         self._chosen = following != IGNORED
         rest = {name: value for name, value in inputs.items() if name != "labels"}

@@ -1,8 +1,8 @@
-"""Whether a model keeps rows apart that share a line; asked of the model itself, before anything is trained.
+"""Tests whether a model keeps rows apart that share one line. The test runs on the loaded model, before training.
 
-transformers masks attention between rows by their positions, which begin again at every row. Layers that carry a state
-from token to token (Mamba, linear attention, convolutions) do not look at positions, nor do families that bias
-attention by distance (ALiBi) or build their own masks: there each row would learn from the one before it.
+transformers separates rows by their positions, which start again with each row. Some layers ignore positions: layers
+that carry a state from token to token (Mamba, linear attention, convolutions), and families that bias attention by
+distance (ALiBi) or build their own masks. In such a model each row would influence the rows after it.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _TIMES_NOISE = 4.0
 
 def packing_if_possible(spec: FineTuneJobSpec, model: PreTrainedModel, rows: Sequence[TokenRow], world: World,
                         tell: Callable[[str], None]) -> tuple[FineTuneJobSpec, list[str]]:
-    """The spec to train with, without packing where the model can't have it, and what the report says of that.
+    """The spec to train with, without packing if the model mixes packed rows, and the sentences for the report.
 
-    All processes come to the same: packing is off where one of them sees a difference. So do all attempts, since the
-    answer follows from base and rows. In training only: every process has to call it.
+    All ranks get the same result: packing is off if one of them sees a difference. All attempts get the same result,
+    because it depends only on the base model and the rows. Every rank must call this function.
     """
     if not spec.training.packing or not world.any(rows_mix(model, rows)):
         return spec, []
-    words = (f"spec.training.packing: rows that share a line change each other in {type(model).__name__}, so each row "
-             "gets a line of its own; the result is that of the rows alone")
+    words = (f"spec.training.packing: packing is off: {type(model).__name__} lets rows in one line influence each "
+             "other. Each row is trained in its own line, as with packing: false")
     tell(words)
     return spec.model_copy(update={"training": spec.training.model_copy(update={"packing": False})}), [words]
 
 
 def rows_mix(model: PreTrainedModel, rows: Sequence[TokenRow]) -> bool:
-    """Whether the ends of some rows get other logits behind each other in one line than each of them alone.
+    """Whether rows get different logits when they share one line than when each is alone. Uses the ends of some rows.
 
-    What rounding does is measured beside it, by the same rows padded in one batch: in bfloat16, with int8 outliers or
-    where a router is undecided, no two passes are the same. Judged is the median over the first tokens of each row but
-    the first, on which what stands before them tells most.
+    The same rows padded in one batch show the error of rounding: in bfloat16, with int8 outliers, or with a router
+    between two experts, no two passes give equal logits. The result is the median error over the first tokens of each
+    row except the first row: the row before has most influence on these tokens.
     """
     few = [_end(rows[index % len(rows)]) for index in range(_ROWS)]
     everyone = tuple(range(_ROWS))
@@ -62,7 +62,7 @@ def rows_mix(model: PreTrainedModel, rows: Sequence[TokenRow]) -> bool:
 
 
 def _end(row: TokenRow) -> TokenRow:
-    """A row's last tokens: its beginning is often every row's."""
+    """The last tokens of a row: all rows often start in the same way."""
     ids = (row.prompt + row.answer)[-_TOKENS:]
     return TokenRow(ids[:-1], ids[-1:])
 

@@ -1,8 +1,8 @@
-"""Bottleneck adapters: a small network with a residual behind attention and feed-forward of every layer.
+"""Bottleneck adapters: a small residual network after attention and after feed-forward in every layer.
 
-Houlsby et al., 2019, "Parameter-Efficient Transfer Learning for NLP" (arXiv:1902.00751). PEFT has none, so the
-published folder is our own: `bottleneck.safetensors` holds their weights under their names in the model,
-`bottleneck.json` their width and the base model.
+Houlsby et al., 2019, "Parameter-Efficient Transfer Learning for NLP" (arXiv:1902.00751). PEFT has none, so
+the published folder has a format of this project: `bottleneck.safetensors` holds the weights under their names in the
+model, `bottleneck.json` holds the width and the base model.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _FEED_FORWARD = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 
 
 class Bottleneck(torch.nn.Module):
-    """x + up(gelu(down(x))); `up` begins at zero, so that nothing changes at first.
+    """x + up(gelu(down(x))). `up` starts at zero, so at first the model does not change.
 
-    Its weights are float32; what comes in and goes out is (…, hidden) in the model's type.
+    The weights are float32. Input and output are (…, hidden) in the data type of the model.
     """
 
     def __init__(self, hidden: int, size: int) -> None:
@@ -41,20 +41,20 @@ class Bottleneck(torch.nn.Module):
             torch.nn.init.zeros_(zero)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """The states with what was learnt added."""
+        """The hidden states plus the output of the bottleneck, (…, hidden)."""
         small = torch.nn.functional.gelu(self.down(states.to(self.down.weight.dtype)))
         return states + self.up(small).to(states.dtype)
 
 
 def add_bottlenecks(model: PreTrainedModel, size: int) -> None:
-    """Put fresh bottlenecks into a model; its own weights and their names stay as they are.
+    """Add new bottlenecks to a model. The model's own weights and their names do not change.
 
     Args:
-        model: any that transformers loads, quantized or not.
-        size: the width of each.
+        model: any model that transformers loads, quantized or not.
+        size: the width of each bottleneck.
 
     Raises:
-        BadConfig: no attention or feed-forward is known by name in its layers.
+        BadConfig: its layers have no attention or feed-forward block with a known name.
     """
     hidden = model.config.get_text_config().hidden_size
     for layer in decoder_layers(model)[1]:
@@ -67,7 +67,7 @@ def add_bottlenecks(model: PreTrainedModel, size: int) -> None:
                                 f"{', '.join(names)} its layers have none, but {there}")
             block.add_module(NAME, Bottleneck(hidden, size).to(device))
             block.register_forward_hook(_pass_through)
-    # What transformers asks, before it trains a quantized model, for something beside the quantized weights.
+    # transformers trains a quantized model only if this flag says that it has other weights to train.
     model._hf_peft_config_loaded = True
 
 
@@ -77,7 +77,7 @@ def _pass_through(block: torch.nn.Module, arguments: Any, output: Any) -> Any:
 
 
 def save_bottlenecks(model: PreTrainedModel, size: int, folder: Path, base_model: str, revision: str | None) -> None:
-    """Write a model's bottlenecks, and what they belong to."""
+    """Write the bottlenecks of a model, and the description with width and base model."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in _weights(model).items()}, folder / WEIGHTS,
               metadata={"format": "pt"})
@@ -86,20 +86,20 @@ def save_bottlenecks(model: PreTrainedModel, size: int, folder: Path, base_model
 
 
 def load_bottleneck(model: PreTrainedModel, folder: str | Path) -> None:
-    """Put published bottlenecks into a loaded base model, in place.
+    """Add published bottlenecks to a loaded base model, in place.
 
     Args:
-        model: the base model, stored in any type.
+        model: the base model, in any data type.
         folder: the published folder.
 
     Raises:
-        ValueError: the weights don't fit the model.
+        ValueError: the weights do not fit the model.
     """
     size = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))["bottleneckSize"]
     add_bottlenecks(model, size)
     published, here = load_file(Path(folder) / WEIGHTS), _weights(model)
     if {name: tensor.shape for name, tensor in published.items()} != {name: t.shape for name, t in here.items()}:
-        raise ValueError(f"{folder}: its weights don't fit the model: is that the base model that {DESCRIPTION} names?")
+        raise ValueError(f"{folder}: its weights do not fit the model. Load the base model that {DESCRIPTION} names")
     for name, tensor in here.items():
         tensor.copy_(published[name])
 

@@ -1,4 +1,4 @@
-"""Bottleneck adapters in a frozen model."""
+"""A frozen model with trained bottleneck adapters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_trainer.trained_model import LoadInstructions
 
 
 class Bottlenecks:
-    """A model with bottlenecks, which alone require gradients."""
+    """A model with bottlenecks. Only the bottlenecks are trained."""
 
     folder = ADAPTER
     load_instructions = LoadInstructions(
@@ -25,13 +25,17 @@ class Bottlenecks:
         self._size = size
 
     def learning_rate_factor(self, name: str) -> float:
-        """1: all parameters learn at one rate."""
+        """1: all parameters have the same learning rate."""
         return 1.0
 
     def publish(self, folder: Path, base_model: str, revision: str | None) -> None:
-        """Write the bottlenecks alone."""
+        """Write the bottlenecks, without the base model."""
         save_bottlenecks(self.model, self._size, folder, base_model, revision)
 
     def merged(self, folder: Path, base: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-        """Never asked for: validation knows that there is nothing to merge a network into."""
-        raise AssertionError("bottlenecks can't be merged")
+        """Never called: validation rejects the export `merged` for bottlenecks.
+
+        Raises:
+            AssertionError: always.
+        """
+        raise AssertionError("bottlenecks cannot be merged")

@@ -8,10 +8,10 @@ from finetune_trainer.methods.trainer_method import ReportLines
 
 
 def report_lines(settings: AdditiveSpec) -> ReportLines:
-    """The size of what was added, or the layers that are scaled."""
+    """The size of the added parameters, or the scaled layers."""
     if settings.virtual_tokens:
         return [("virtual tokens", f"{settings.virtual_tokens:,}")]
     if settings.bottleneck_size:
-        return [("bottleneck's width", f"{settings.bottleneck_size:,}")]
+        return [("bottleneck width", f"{settings.bottleneck_size:,}")]
     return [("scaled layers", ", ".join(settings.target_modules) if settings.target_modules else
-             "PEFT's for the model")]
+             "PEFT's default for the model")]

@@ -1,4 +1,4 @@
-"""Additive methods: IA3, prompt tuning, prefix tuning and bottlenecks, each beside a frozen base.
+"""Additive methods: IA3, prompt tuning, prefix tuning and bottlenecks. The base model is frozen.
 
 IA3: Liu et al., 2022 (arXiv:2205.05638). Prompt tuning: Lester et al., 2021 (arXiv:2104.08691). Prefix tuning: Li and
 Liang, 2021 (arXiv:2101.00190). Bottlenecks: Houlsby et al., 2019 (arXiv:1902.00751).
@@ -42,7 +42,7 @@ _FIELD = "spec.method.additive"
 
 
 def train(run: TrainingRun) -> TrainingResult:
-    """Add the new parameters and train them; errors as in `fine_tune`, and `BadConfig` for a model they don't fit."""
+    """Add the new parameters and train them. Errors as in `fine_tune`; `BadConfig` if they do not fit the model."""
     settings = run.spec.method.additive
     assert settings is not None
     set_seed(run.spec.training.seed)
@@ -52,12 +52,12 @@ def train(run: TrainingRun) -> TrainingResult:
 
 
 def _ia3(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
-    """A factor for each output of keys and values, and each input of the feed-forward's last layer; 1 at first."""
+    """A factor for each output of keys and values, and each input of the last feed-forward layer. It starts at 1."""
     kind = run.model.config.get_text_config().model_type
     usual = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.get(kind) or ia3_targets_by_name(run.model)
     if settings.target_modules is None and usual is None:
-        raise BadConfig(f"{_FIELD}.targetModules: a {kind} has no default layers for IA3; name the layers to scale. "
-                        f"The names that exist: {', '.join(linear_names(run.model))}")
+        raise BadConfig(f"{_FIELD}.targetModules: IA3 has no default layers for the architecture {kind}. Name "
+                        f"the layers to scale; these exist: {', '.join(linear_names(run.model))}")
     targets = target_modules(run.model, settings.target_modules or usual, _FIELD)
     feed_forward = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(kind, ("down_proj", "fc2", "w2"))
     return _attached(run, IA3Config(target_modules=targets, task_type="CAUSAL_LM",
@@ -66,7 +66,7 @@ def _ia3(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
 
 
 def _prompt_tuning(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
-    """Embeddings before the text, which begin as those of tokens drawn from the vocabulary."""
+    """Embeddings before the text. They start as the embeddings of random tokens of the vocabulary."""
     trained_model = _attached(run, PromptTuningConfig(
         num_virtual_tokens=settings.virtual_tokens, prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
         task_type="CAUSAL_LM"))
@@ -76,8 +76,8 @@ def _prompt_tuning(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
 
 
 def _count_positions(module: torch.nn.Module, arguments: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Positions that pass over padding. PEFT drops those that it is given, and the model would count the padding that
-    stands between the virtual tokens and a shorter question of a batch.
+    """Set positions that do not count padding. PEFT drops the given positions; then the model would count the padding
+    between the virtual tokens and a shorter question of a batch.
     """
     mask, states = inputs.get("attention_mask"), inputs.get("inputs_embeds")
     if states is None:
@@ -89,9 +89,9 @@ def _count_positions(module: torch.nn.Module, arguments: Any, inputs: dict[str, 
 
 
 def _prefix_tuning(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
-    """Keys and values before the text in every layer, which begin as those of the first tokens that are learnt from.
+    """Keys and values before the text in every layer. They start as those of the first tokens of the training rows.
 
-    The paper found real activations to be the best start; drawn at random they break a model that was right before.
+    In the paper, real activations are the best start. A random start breaks a model that was right before.
     """
     count = settings.virtual_tokens or 0
     tokens = islice(cycle(chain.from_iterable(row.prompt + row.answer for row in run.data.train)), count)
@@ -101,13 +101,13 @@ def _prefix_tuning(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
     try:
         initialize_kv_prefix_from_past_key_values(trained_model.model, past_key_values=first.past_key_values)
     except ValueError as error:
-        raise BadConfig(f"{_FIELD}: {type(run.model).__name__} has keys and values that no prefix fits: {error}"
+        raise BadConfig(f"{_FIELD}: {type(run.model).__name__} has keys and values that a prefix does not fit: {error}"
                         ) from error
     return trained_model
 
 
 def _bottleneck(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
-    """Small networks behind attention and feed-forward; they pass everything through at first."""
+    """Small networks after attention and feed-forward. At first they do not change the hidden states."""
     assert settings.bottleneck_size is not None
     add_bottlenecks(run.model, settings.bottleneck_size)
     return Bottlenecks(run.model, settings.bottleneck_size)
@@ -117,7 +117,7 @@ def _attached(run: TrainingRun, config: PeftConfig) -> PeftAdapter:
     try:
         model: PeftModel = get_peft_model(run.model, config)
     except (ValueError, TypeError, AttributeError) as error:
-        raise BadConfig(f"{_FIELD}: PEFT can't attach {config.peft_type} to {type(run.model).__name__}: {error}"
+        raise BadConfig(f"{_FIELD}: PEFT cannot attach {config.peft_type} to {type(run.model).__name__}: {error}"
                         ) from error
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -1,4 +1,4 @@
-"""When reinforcement has failed or brought nothing, and in which words that is said. Pure."""
+"""Decides whether PPO has collapsed, gets no reward, or brought no gain, and writes the message. Pure."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ ADVICE = ("ReFT can only strengthen what the warm-up sometimes does: it needs ch
 
 
 def collapsed(history: Sequence[Rollouts], vocabulary: int) -> str | None:
-    """Why the policy is past saving, or None: a value that is not finite, or reward lost to drift, noise or silence.
+    """Why the policy has collapsed, or None.
 
-    The last ten steps are compared with the first ten: less reward, and either a distance from the warm-up of more than
-    a nat per token, or an entropy near that of guessing; or no right answer at all any more.
+    It has collapsed if a value is not finite, or if the last ten steps, compared with the first ten, have no right
+    answer any more, or a lower mean reward together with a KL above one nat per token or an entropy near that of
+    guessing.
 
     Args:
         history: every step so far.
-        vocabulary: number of tokens that the model can write.
+        vocabulary: number of tokens in the vocabulary.
     """
     if not history:
         return None
@@ -48,20 +49,20 @@ def collapsed(history: Sequence[Rollouts], vocabulary: int) -> str | None:
 
 
 def stuck(history: Sequence[Rollouts]) -> str | None:
-    """Why going on is in vain, or None: not one response was right in all of the first `PATIENCE` steps or more."""
+    """Why more PPO steps are of no use, or None: no response was right in any step, after at least `PATIENCE` steps."""
     if len(history) < PATIENCE or any(seen.accuracy > 0 for seen in history):
         return None
     return f"not one sampled response was right in {len(history)} steps. {ADVICE}"
 
 
 def remark(history: Sequence[Rollouts], rollouts: int) -> str | None:
-    """What to say of a run that came to its end without a gain: the last steps' accuracy isn't above the first ones'.
+    """The sentence about a run without a gain, or None: the accuracy of the last steps is not above that of the first.
 
-    A rise within two standard errors of the difference counts as none.
+    A rise of at most two standard errors of the difference counts as no gain.
 
     Args:
-        history: every step.
-        rollouts: responses in a step.
+        history: all steps.
+        rollouts: number of responses per step.
     """
     window = min(WINDOW, len(history) // 2)
     if not window:
