@@ -93,6 +93,14 @@ def test_settings_of_generation_that_transformers_reads_but_does_not_write_are_p
         assert (written.do_sample, written.temperature) == (True, 0.7)
 
 
+def test_a_generation_config_that_cannot_be_parsed_stops_no_job(tmp_path):
+    save_tiny_model(tmp_path / "model")
+    write_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "model/generation_config.json").write_text("{oops")
+    checked = preflight(config(tmp_path), lambda text: None)
+    assert checked.code == ExitCode.OK, checked.result.message
+
+
 @pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "config.json", "tokenizer.json"])
 def test_a_file_of_the_model_that_is_a_list_is_named_before_the_run(tmp_path, name):
     save_tiny_model(tmp_path / "model")

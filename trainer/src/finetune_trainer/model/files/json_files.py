@@ -33,9 +33,21 @@ def read_object(folder: Path, name: str, source: str) -> dict[str, Any]:
 def require_objects(folder: Path, names: tuple[str, ...], source: str) -> None:
     """Refuse a model in which one of these files is there and holds no object. transformers' error has no file name.
 
+    A file that is not JSON is left to transformers: it ignores a generation_config.json that it cannot parse.
+
     Raises:
         BadConfig: with the file's name.
     """
     for name in names:
-        if (folder / name).is_file():
+        if _is_json(folder / name):
             read_object(folder, name, source)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    except RecursionError:
+        pass  # transformers fails there too, without the file's name.
+    return True
