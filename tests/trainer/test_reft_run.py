@@ -147,8 +147,8 @@ def test_memory_trouble_in_ppo_halves_what_is_learnt_from_at_once(tmp_path):
     assert _run(plain, **sections).code == 0
     done = _run(tight, fault="oom:2", **sections)
     assert done.code == 0, done.output
-    assert "4, 2 at once" in (published(tight) / "adapter" / "README.md").read_text()
-    assert "4, 4 at once" in (published(plain) / "adapter" / "README.md").read_text()
+    assert "4, 2 per forward pass" in (published(tight) / "adapter" / "README.md").read_text()
+    assert "4, 4 per forward pass" in (published(plain) / "adapter" / "README.md").read_text()
     one, other = (manifest(folder)["result"]["evaluation"]["after"]["loss"] for folder in (plain, tight))
     assert one == pytest.approx(other, abs=1e-2)
 

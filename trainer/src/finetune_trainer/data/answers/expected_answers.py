@@ -1,4 +1,7 @@
-"""Checks of the expected answers before training. Each finding names its row."""
+"""Checks of the expected answers before training. Each finding names its row.
+
+evaluation/scores.py scores what a model answers, rewards/judging.py what ReFT rewards.
+"""
 
 from __future__ import annotations
 
