@@ -13,8 +13,8 @@ import pytest
 from finetune_api.methods.reft import RewardSpec
 from finetune_api.spec.dataset import AnswerFormat, AnswerType
 from finetune_api.spec.evaluation import Metric
-from finetune_trainer.data.answers.expected_answers import answer_findings
 from finetune_trainer.data.answers.json_answers import AnswerSchema, NotJson, parse_json
+from finetune_trainer.data.answers.row_findings import answer_findings
 from finetune_trainer.data.rows import Example
 from finetune_trainer.data.time_limit import TookTooLong, within
 from finetune_trainer.errors import BadConfig

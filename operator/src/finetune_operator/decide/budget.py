@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from finetune_api.messages import Limits
 from finetune_api.spec.policy import BudgetSpec
 from finetune_api.status import Attempt, FineTuneJobStatus
 from finetune_api.values.quantities import format_duration
@@ -18,18 +17,6 @@ RESERVE = timedelta(hours=2)
 def pod_deadline(budget: BudgetSpec) -> timedelta | None:
     """The time on its node after which the kubelet ends a pod that hangs; None without budget.maxDuration."""
     return budget.max_duration + RESERVE if budget.max_duration else None
-
-
-def trainer_limits(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int) -> Limits:
-    """What limits.json says to the running attempt."""
-    ended = status.model_copy(update={"attempts": tuple(one for one in status.attempts if one.end_time)})
-    running = _running_attempt(status)
-    stop_at = None
-    if budget.max_duration and running:
-        stop_at = running.start_time + budget.max_duration - cost.time_of_ended_attempts(ended)
-    return Limits(stop_at=stop_at, max_cost=budget.max_cost,
-                  spent_before=cost.amount_spent(ended, accelerators, None),
-                  hourly_rate=status.cost.price(accelerators).per_hour if status.cost else None)
 
 
 def budget_spent(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int) -> str | None:
@@ -70,12 +57,13 @@ def overdue_reason(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: 
 def _reached_limit(budget: BudgetSpec, status: FineTuneJobStatus, accelerators: int, now: datetime) -> str | None:
     if budget.max_cost is not None and status.cost and cost.amount_spent(status, accelerators, now) >= budget.max_cost:
         return f"budget.maxCost ({status.cost.price(accelerators).in_words(budget.max_cost)}) is spent"
-    running = _running_attempt(status)
+    running = running_attempt(status)
     if budget.max_duration and running and (
             cost.time_of_ended_attempts(status) + (now - running.start_time) >= budget.max_duration):
         return f"budget.maxDuration ({format_duration(budget.max_duration)}) is used"
     return None
 
 
-def _running_attempt(status: FineTuneJobStatus) -> Attempt | None:
+def running_attempt(status: FineTuneJobStatus) -> Attempt | None:
+    """The attempt that has no end yet, if there is one."""
     return next((one for one in status.attempts if one.end_time is None), None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from finetune_api.spec.job import FineTuneJobSpec
 
-from finetune_trainer.data.answers.expected_answers import answer_findings
+from finetune_trainer.data.answers.row_findings import answer_findings
 from finetune_trainer.data.held_out import divide, leave_out_duplicates, sample
 from finetune_trainer.data.rendering.to_examples import to_examples
 from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow, summarise

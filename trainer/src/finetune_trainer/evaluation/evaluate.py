@@ -12,7 +12,7 @@ from finetune_api.spec.job import FineTuneJobSpec
 from transformers import PreTrainedTokenizerBase
 
 from finetune_trainer.clock import Clock
-from finetune_trainer.data.answers.expected_answers import schema_validator
+from finetune_trainer.data.answers.row_findings import schema_validator
 from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.rows import EvaluationRow
 from finetune_trainer.evaluation.constrained import SchemaGuide

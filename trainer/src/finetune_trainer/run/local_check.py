@@ -20,7 +20,7 @@ from finetune_api.reasons import Outcome
 from finetune_api.resolve import resolve_defaults
 from finetune_api.spec.job import FineTuneJobSpec
 
-from finetune_trainer.data.answers.expected_answers import schema_validator
+from finetune_trainer.data.answers.row_findings import schema_validator
 from finetune_trainer.data.examples import check_examples, refuse_errors
 from finetune_trainer.data.rows import Severity, summarise
 from finetune_trainer.data.sources.splits import local_files, read_splits

@@ -13,11 +13,12 @@ from finetune_api.values.money import Price
 from finetune_operator.decide.actions import Create, Plan, delete_job
 from finetune_operator.decide.attempts.end_time import has_ended
 from finetune_operator.decide.attempts.retry_delay import avoided_nodes, next_attempt_at
-from finetune_operator.decide.budget import budget_spent, pod_deadline, trainer_limits
+from finetune_operator.decide.budget import budget_spent, pod_deadline
 from finetune_operator.decide.conditions import ConditionReport
 from finetune_operator.decide.stages.finish import finish_started, job_failed
 from finetune_operator.decide.stages.started_job import StartedJob, plan_reporting
 from finetune_operator.decide.stages.undecidable import report_unreadable_spec
+from finetune_operator.decide.trainer_limits import trainer_limits
 from finetune_operator.manifests.attempt_request import AttemptRequest
 from finetune_operator.manifests.child import Manifest
 from finetune_operator.manifests.config_maps import limits_map, run_map

@@ -17,7 +17,7 @@ from finetune_api.spec.evaluation import Metric
 from finetune_api.spec.job import FineTuneJobSpec
 
 from finetune_trainer.clock import Clock
-from finetune_trainer.data.answers.expected_answers import schema_validator
+from finetune_trainer.data.answers.row_findings import schema_validator
 from finetune_trainer.data.rows import EvaluationRow, Message
 from finetune_trainer.errors import BadConfig, MissingInput, TrainerError, failure_of
 from finetune_trainer.evaluation.reference.endpoint import Endpoint, EndpointAnswer, RequestLimits, Unanswered

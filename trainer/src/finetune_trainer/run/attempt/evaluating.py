@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from finetune_api.messages import Stage
 from finetune_api.messages.layout import BASELINE, CHECKPOINTS, REFERENCE
 
-from finetune_trainer.data.answers.expected_answers import schema_validator
+from finetune_trainer.data.answers.row_findings import schema_validator
 from finetune_trainer.evaluation.evaluate import NOTHING, Evaluation, Evaluator
 from finetune_trainer.evaluation.reference.asking import Reference
 from finetune_trainer.evaluation.scores import Scores, majority_scores

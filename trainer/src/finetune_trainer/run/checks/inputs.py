@@ -13,7 +13,7 @@ from finetune_api.messages import RunConfig
 from finetune_api.spec.job import FineTuneJobSpec
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_trainer.data.answers.expected_answers import schema_validator
+from finetune_trainer.data.answers.row_findings import schema_validator
 from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.chat.control_tokens import REASONING
 from finetune_trainer.data.prepare import prepare
