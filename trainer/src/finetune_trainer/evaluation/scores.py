@@ -4,6 +4,8 @@ A JSON answer is compared field by field, for the top-level fields of the expect
 the schema lists its values, or if its expected values are integers, booleans, or a few recurring texts. Only
 categorical fields have F1 scores and count for `fieldsMatch`, so a free-text explanation does not decide whether an
 answer is right.
+
+rewards/judging.py finds the number, the choice or the text in a response, and compares it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which checkpoints in an output are complete, which fit a run, and which is the newest: by their manifests alone.
 
 A job can resume from an earlier job of its namespace (`runPolicy.resumeFrom`). The checkpoints of that job are only
-read, never changed or removed.
+read, never changed or removed. checkpoints.py fetches the newest one that is whole.
 """
 
 from __future__ import annotations
