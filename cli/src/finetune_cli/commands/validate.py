@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import click
@@ -32,32 +33,31 @@ def validate(context: click.Context, files: tuple[Path, ...], with_data: bool, p
     The exit code is the smallest that applies to any FILE: 64 the description is wrong; 65 rows can't be used; 66 FILE,
     the model or the data set is missing; 1 the trainer is not installed. It is 0 if every FILE is right.
     """
-    codes = {_check_with_data(path, plugins) if with_data else _check(path) for path in files}
+    check = partial(_check_with_data, plugins=plugins) if with_data else _check
+    codes = {_reported(partial(check, path)) for path in files}
     context.exit(min(codes - {ExitCode.OK}, default=ExitCode.OK))
 
 
-def _check(path: Path) -> int:
+def _reported(check: Callable[[], int]) -> int:
+    """The exit code of a check. An error that ends it is printed."""
     try:
-        read_job(path)
+        return check()
     except InvalidJob as error:
         say(str(error), err=True)
         return ExitCode.BAD_CONFIG
     except CommandFailed as error:
         error.show()
         return error.exit_code
+
+
+def _check(path: Path) -> int:
+    read_job(path)
     _show_valid(path)
     return ExitCode.OK
 
 
 def _check_with_data(path: Path, plugins: tuple[str, ...]) -> int:
-    try:
-        checked = check_job(path, plugins)
-    except InvalidJob as error:
-        say(str(error), err=True)
-        return ExitCode.BAD_CONFIG
-    except CommandFailed as error:
-        error.show()
-        return error.exit_code
+    checked = check_job(path, plugins)
     if checked.errors:
         say(str(InvalidJob(checked.errors, str(path))), err=True)
     else:

@@ -24,6 +24,10 @@ def read_object(folder: Path, name: str, source: str) -> dict[str, Any]:
     """
     with reading(f"the {name} of {source}"):
         content = json.loads((folder / name).read_text("utf-8"))
+    return _as_object(content, name, source)
+
+
+def _as_object(content: Any, name: str, source: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadConfig(f"spec.model.source: the {name} of {source} holds a {type(content).__name__}; it must be a "
                         "JSON object, as save_pretrained writes it")
@@ -39,15 +43,9 @@ def require_objects(folder: Path, names: tuple[str, ...], source: str) -> None:
         BadConfig: with the file's name.
     """
     for name in names:
-        if _is_json(folder / name):
-            read_object(folder, name, source)
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    except RecursionError:
-        pass  # transformers fails there too, without the file's name.
-    return True
+        with reading(f"the {name} of {source}"):
+            try:
+                content = json.loads((folder / name).read_text("utf-8"))
+            except (OSError, ValueError):
+                continue
+        _as_object(content, name, source)
