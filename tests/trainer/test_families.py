@@ -16,7 +16,7 @@ from finetune_trainer.data.prepare import prepare
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.distributed.collectives import World
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.evaluation.loss import answer_loss
+from finetune_trainer.evaluation.loss import answer_losses, mean_loss
 from finetune_trainer.hardware.device import choose_device
 from finetune_trainer.methods.reft.rollout import SamplingSettings, check_sampling, sample
 from finetune_trainer.model.files.find import ModelFiles
@@ -55,8 +55,8 @@ def base_loss(folder, scratch, step):
     rows = prepare(spec, ChatFormat(tokenizer, None), scratch).train
     chosen = list(step_rows(len(rows), spec.training.batch_size, spec.training.seed, step))[step - 1]
     model = load_model(files, Quantization.NONE, choose_device(Precision.AUTO)).eval()
-    return answer_loss(model, [rows[index] for index in chosen], tokenizer.pad_token_id, len(tokenizer), 1,
-                       lambda: None)
+    tokens = [rows[index] for index in chosen]
+    return mean_loss(answer_losses(model, tokens, tokenizer.pad_token_id, len(tokenizer), 1, lambda: None), tokens)
 
 
 @pytest.mark.parametrize("method", [{}, {"type": "Full", "lora": None}], ids=["LoRA", "Full"])

@@ -15,7 +15,7 @@ from finetune_api.spec.training import Precision
 from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.evaluation.generate import GenerationSettings, generate
-from finetune_trainer.evaluation.loss import answer_loss
+from finetune_trainer.evaluation.loss import answer_losses, mean_loss
 from finetune_trainer.hardware.device import choose_device
 from finetune_trainer.load import load_bottleneck, load_partial
 from finetune_trainer.methods import METHODS as METHODS_BY_TYPE
@@ -51,8 +51,9 @@ def loss_of(folder, model, scratch, **sections):
     spec = resolve_defaults(parse_job(tiny_job(folder, **sections)).spec)
     tokenizer = load_tokenizer(ModelFiles(folder / "model", ""))
     rows = prepare(spec, ChatFormat(tokenizer, None), scratch).held_out
-    return answer_loss(model.eval(), [row.tokens for row in rows], tokenizer.pad_token_id, len(tokenizer), 1,
-                       lambda: None)
+    tokens = [row.tokens for row in rows]
+    return mean_loss(answer_losses(model.eval(), tokens, tokenizer.pad_token_id, len(tokenizer), 1, lambda: None),
+                     tokens)
 
 
 def read_back(place, folder, method):

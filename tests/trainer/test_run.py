@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import operator
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
+from finetune_api.messages import RowScores
 
 from tests.models import tiny_job
 from tests.s3 import free_ports
@@ -80,7 +82,7 @@ def test_a_manifest_lists_every_file_with_its_digest_and_a_second_run_finds_it(f
         assert len(data) == file["sizeBytes"]
     names = {file["path"].partition("/")[2].partition("/")[2] for file in content["files"]}
     assert {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/README.md", "report.html",
-            "metrics.jsonl"} <= names
+            "metrics.jsonl", "row-scores.json"} <= names
     steps = [json.loads(line) for line in (published(folder) / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps if "step" in line] == [1, 2, 3, 4, 5, 6]
     assert not (home / "checkpoints").exists(), "a published job needs no checkpoints"
@@ -88,6 +90,27 @@ def test_a_manifest_lists_every_file_with_its_digest_and_a_second_run_finds_it(f
     assert second.code == 0
     assert "AlreadyPublished" in second.output
     assert manifest(folder) == content
+
+
+def test_the_scores_of_single_rows_add_up_to_the_published_ones(folder):
+    assert run(folder).code == 0
+    content = manifest(folder)
+    scores = RowScores.read((published(folder) / "row-scores.json").read_bytes())
+    count = len(scores.rows)
+    assert count == len(scores.answer_tokens) == 8
+    for columns, wanted in ((scores.before, content["result"]["evaluation"]["before"]),
+                            (scores.after, content["result"]["evaluation"]["after"])):
+        assert set(columns) == {"loss", "exactMatch", "jsonValid", "schemaValid", "fieldsMatch", "fieldAccuracy"}
+        loss = sum(map(operator.mul, columns["loss"], scores.answer_tokens)) / sum(scores.answer_tokens)
+        assert loss == pytest.approx(wanted["loss"], abs=1e-5)
+        for metric in ("exactMatch", "jsonValid", "schemaValid", "fieldsMatch"):
+            assert sum(columns[metric]) / count == pytest.approx(wanted[metric], abs=1e-5)
+        each = wanted["fieldAccuracy"].values()
+        assert sum(columns["fieldAccuracy"]) / count == pytest.approx(sum(each) / len(each), abs=1e-5)
+    figures = content["figures"]
+    assert figures["seconds"] > 0
+    assert figures["tokensPerSecond"] > 0
+    assert (figures["cost"], figures["currency"]) == ("0.0000", "USD")
 
 
 def test_changed_data_is_another_job(folder):

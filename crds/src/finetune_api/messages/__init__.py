@@ -1,14 +1,16 @@
 """What operator and trainer send each other, and what a trainer writes into the output."""
 
 from finetune_api.messages.field_types import Date, Sentence, Timestamp
-from finetune_api.messages.manifest import CheckpointManifest, Manifest, PublishedFile
+from finetune_api.messages.manifest import CheckpointManifest, Manifest, PublishedFile, RunFigures
 from finetune_api.messages.preflight import JobEstimate, PreflightResult, PreflightVerdict
 from finetune_api.messages.progress import ProgressMessage, Stage
 from finetune_api.messages.result import RESULT_BYTES, Result
+from finetune_api.messages.row_scores import MOST_ROWS, RowScores
 from finetune_api.messages.run_config import Accelerator, Limits, RunConfig
 from finetune_api.reasons import Outcome
 
 __all__ = [
+    "MOST_ROWS",
     "RESULT_BYTES",
     "Accelerator",
     "CheckpointManifest",
@@ -22,7 +24,9 @@ __all__ = [
     "ProgressMessage",
     "PublishedFile",
     "Result",
+    "RowScores",
     "RunConfig",
+    "RunFigures",
     "Sentence",
     "Stage",
     "Timestamp",

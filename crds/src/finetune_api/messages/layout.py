@@ -15,6 +15,7 @@ MODEL = "model"
 MERGED = "merged"
 REPORT = "report.html"
 METRICS = "metrics.jsonl"
+ROW_SCORES = "row-scores.json"
 PROBE = "probe"
 
 RUN_FILE = "run.json"

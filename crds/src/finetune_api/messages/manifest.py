@@ -10,6 +10,7 @@ from finetune_api.messages.field_types import Date, Timestamp
 from finetune_api.messages.result import Result
 from finetune_api.values.api_model import Message, Sha256
 from finetune_api.values.paths import RelativePath
+from finetune_api.values.quantities import Money
 
 
 class PublishedFile(Message):
@@ -56,6 +57,25 @@ class CheckpointManifest(Message):
     """The files of the checkpoint."""
 
 
+class RunFigures(Message):
+    """What a result took: money, time and speed."""
+
+    cost: Money
+    """Amount spent, over all attempts that the trainer knows of."""
+
+    currency: str = "USD"
+    """Currency of the amount."""
+
+    seconds: float
+    """Seconds that trainers have run, over all attempts."""
+
+    tokens_per_second: float | None = None
+    """Tokens per second in training."""
+
+    trainable_parameters: int | None = None
+    """Number of parameters that were trained."""
+
+
 class Manifest(Message):
     """Manifest of a result. The trainer writes it last and once: a folder with a manifest is a complete result."""
 
@@ -97,6 +117,9 @@ class Manifest(Message):
 
     result: Result
     """Result of the job."""
+
+    figures: RunFigures | None = None
+    """What the result took. Earlier releases wrote none."""
 
     packages: dict[str, str]
     """Package versions."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune_api.spec.evaluation import Metric
@@ -17,8 +17,8 @@ from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.rows import EvaluationRow
 from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.evaluation.generate import GeneratedAnswers, GenerationSettings, generate
-from finetune_trainer.evaluation.loss import answer_loss
-from finetune_trainer.evaluation.scores import Scores, perplexity, score
+from finetune_trainer.evaluation.loss import answer_losses, mean_loss
+from finetune_trainer.evaluation.scores import Scores, perplexity, score, score_rows
 from finetune_trainer.hardware.device import Device
 from finetune_trainer.rewards.judging import Verdict
 from finetune_trainer.rewards.rewards import Judge
@@ -60,6 +60,7 @@ class Evaluation:
         generated_tokens: tokens of the answers without constrained decoding.
         generation_seconds: the duration of their generation.
         unfinished: answers that had no end at the longest length.
+        by_row: the score of each row, by metric, for metrics that are a mean over rows or over tokens.
     """
 
     scores: Scores
@@ -70,6 +71,7 @@ class Evaluation:
     generated_tokens: int
     generation_seconds: float
     unfinished: int
+    by_row: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the file of the evaluation before training."""
@@ -132,10 +134,11 @@ class Evaluator:
         was_training = model.training
         model.eval()
         try:
-            scores: Scores = self._loss_scores(model)
+            scores, by_row = self._loss_scores(model)
             answers = self._free_answers(model)
             if answers is not None:
                 scores |= self._score(answers.texts, answers.verdicts)
+                by_row |= self._score_rows(answers)
             constrained = self._constrained_scores(model)
         finally:
             model.train(was_training)
@@ -148,16 +151,21 @@ class Evaluator:
             generated_tokens=answers.generated.tokens if answers else 0,
             generation_seconds=round(answers.seconds, 3) if answers else 0.0,
             unfinished=len(self.rows) - answers.generated.finished if answers else 0,
+            by_row=by_row,
         )
 
-    def _loss_scores(self, model: Any) -> Scores:
+    def _loss_scores(self, model: Any) -> tuple[Scores, dict[str, list[float]]]:
+        """The mean loss and the perplexity, and the mean loss of each row."""
         wanted = [metric for metric in self.spec.evaluation.metrics or () if metric in _OF_LOSS]
         if not wanted:
-            return {}
-        loss = answer_loss(model, [row.tokens for row in self.rows], self._pad_id,
-                           model.config.get_text_config().vocab_size, self._batch_size(0), self.check)
+            return {}, {}
+        rows = [row.tokens for row in self.rows]
+        losses = answer_losses(model, rows, self._pad_id, model.config.get_text_config().vocab_size,
+                               self._batch_size(0), self.check)
+        loss = mean_loss(losses, rows)
         both = {Metric.LOSS: round(loss, 6), Metric.PERPLEXITY: round(perplexity(loss), 6)}
-        return {str(metric): value for metric, value in both.items() if metric in wanted}
+        each = [round(total / len(row.answer), 6) for total, row in zip(losses, rows, strict=True)]
+        return {str(metric): value for metric, value in both.items() if metric in wanted}, {str(Metric.LOSS): each}
 
     def _free_answers(self, model: Any) -> _FreeAnswers | None:
         """The answers without constrained decoding; None where no metric compares answers."""
@@ -212,6 +220,14 @@ class Evaluator:
         if verdicts and Metric.ANSWER_ACCURACY in wanted:
             scores[str(Metric.ANSWER_ACCURACY)] = round(sum(verdict.right for verdict in verdicts) / len(verdicts), 6)
         return scores
+
+    def _score_rows(self, answers: _FreeAnswers) -> dict[str, list[float]]:
+        wanted = self.spec.evaluation.metrics or ()
+        columns = score_rows([row.example.answer for row in self.rows], answers.texts, wanted,
+                             schema_validator(self.spec.dataset.answer_format.json_schema))
+        if answers.verdicts and Metric.ANSWER_ACCURACY in wanted:
+            columns[str(Metric.ANSWER_ACCURACY)] = [float(verdict.right) for verdict in answers.verdicts]
+        return columns
 
     def _samples(self, answers: _FreeAnswers) -> tuple[SampleAnswer, ...]:
         right = [verdict.right for verdict in answers.verdicts] if answers.verdicts else [None] * len(answers.texts)

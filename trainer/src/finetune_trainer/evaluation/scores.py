@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.spec.evaluation import Metric
@@ -46,29 +47,11 @@ def score(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Met
     Shares are rounded to six digits. A per-field metric is a mapping from field to score.
     """
     wanted = set(metrics)
-    right_values = [parse(text) for text in expected]
-    values = [parse(text) for text in answers]
-    fields = categorical_fields(right_values, schema)
-    results: Scores = {}
-
-    def share(hits: Sequence[bool]) -> float:
-        return round(sum(hits) / len(hits), 6) if hits else 0.0
-
-    if Metric.EXACT_MATCH in wanted:
-        results[Metric.EXACT_MATCH] = share([
-            _same(value, right) if right is not _MISSING else text.strip() == wish.strip()
-            for text, wish, value, right in zip(answers, expected, values, right_values, strict=True)
-        ])
-    if Metric.JSON_VALID in wanted:
-        results[Metric.JSON_VALID] = share([value is not _MISSING for value in values])
-    if Metric.SCHEMA_VALID in wanted and schema is not None:
-        results[Metric.SCHEMA_VALID] = share([value is not _MISSING and schema.is_valid(value)
-                                              for value in values])
-    if Metric.FIELDS_MATCH in wanted and fields:
-        results[Metric.FIELDS_MATCH] = share([
-            all(_same(_field(value, field), _field(right, field)) for field in fields)
-            for value, right in zip(values, right_values, strict=True)
-        ])
+    compared = _Compared.of(expected, answers, schema)
+    right_values, values, fields = compared.right_values, compared.values, compared.fields
+    results: Scores = {
+        metric: round(sum(column) / len(column), 6) if column else 0.0
+        for metric, column in compared.rows(wanted - {Metric.FIELD_ACCURACY}, schema).items()}
     per_field = {Metric.FIELD_ACCURACY: accuracy, Metric.FIELD_F1_MACRO: f1_macro, Metric.FIELD_F1_MICRO: f1_micro}
     for metric, function in per_field.items():
         if metric in wanted and fields:
@@ -78,6 +61,51 @@ def score(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Met
                 if metric is not Metric.FIELD_F1_MICRO or _is_count([_field(v, field) for v in right_values])
             }
     return {str(metric): results[metric] for metric in Metric if results.get(metric) not in (None, {})}
+
+
+def score_rows(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Metric],
+               schema: AnswerSchema | None = None) -> dict[str, list[float]]:
+    """The score of each row, for the metrics that are a mean over rows: 1 or 0, or the share of right fields."""
+    columns = _Compared.of(expected, answers, schema).rows(set(metrics), schema)
+    return {str(metric): columns[metric] for metric in Metric if metric in columns}
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Answers beside the expected ones: both as text and as JSON, and the categorical fields."""
+
+    expected: Sequence[str]
+    answers: Sequence[str]
+    right_values: Sequence[Any]
+    values: Sequence[Any]
+    fields: Sequence[str]
+
+    @classmethod
+    def of(cls, expected: Sequence[str], answers: Sequence[str], schema: AnswerSchema | None) -> _Compared:
+        right_values = [parse(text) for text in expected]
+        return cls(expected, answers, right_values, [parse(text) for text in answers],
+                   categorical_fields(right_values, schema))
+
+    def rows(self, wanted: Collection[Metric], schema: AnswerSchema | None) -> dict[Metric, list[float]]:
+        columns: dict[Metric, list[float]] = {}
+        if Metric.EXACT_MATCH in wanted:
+            columns[Metric.EXACT_MATCH] = [
+                float(_same(value, right) if right is not _MISSING else text.strip() == wish.strip())
+                for text, wish, value, right in zip(self.answers, self.expected, self.values, self.right_values,
+                                                    strict=True)]
+        if Metric.JSON_VALID in wanted:
+            columns[Metric.JSON_VALID] = [float(value is not _MISSING) for value in self.values]
+        if Metric.SCHEMA_VALID in wanted and schema is not None:
+            columns[Metric.SCHEMA_VALID] = [float(value is not _MISSING and schema.is_valid(value))
+                                            for value in self.values]
+        if self.fields:
+            right = [[_same(_field(value, field), _field(wish, field)) for field in self.fields]
+                     for value, wish in zip(self.values, self.right_values, strict=True)]
+            if Metric.FIELDS_MATCH in wanted:
+                columns[Metric.FIELDS_MATCH] = [float(all(row)) for row in right]
+            if Metric.FIELD_ACCURACY in wanted:
+                columns[Metric.FIELD_ACCURACY] = [sum(row) / len(row) for row in right]
+        return columns
 
 
 def categorical_fields(values: Sequence[Any], schema: AnswerSchema | None = None) -> list[str]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from finetune_api.messages import Manifest, PublishedFile, Result, RunConfig
+from finetune_api.messages import Manifest, PublishedFile, Result, RunConfig, RunFigures
 from finetune_api.messages.layout import CHECKPOINTS, MANIFEST, results_prefix
 from finetune_api.status import PublishedAdapter
 
@@ -52,8 +52,8 @@ class Publication:
             raise
         self._files |= {file.path: file for file in new}
 
-    def finish(self, trained: str, identity: Identity, base: tuple[str, str | None], result: Result, clock: Clock
-               ) -> Result:
+    def finish(self, trained: str, identity: Identity, base: tuple[str, str | None],
+               reached: tuple[Result, RunFigures], clock: Clock) -> Result:
         """Write the manifest, and return the published result with its adapter and manifest.
 
         If another attempt has published first, the result of that attempt is returned unchanged.
@@ -62,14 +62,14 @@ class Publication:
             trained: the folder of the trained weights.
             identity: digests of spec, rows and base weights.
             base: the commit of the base model or the digest of its weights, and the digest of its description.
-            result: the result so far.
+            reached: the result so far, and what it took.
             clock: gives the time.
 
         Raises:
             OutputNotWritable: the manifest could not be written.
         """
         reach("results")
-        base_revision, base_description = base
+        (base_revision, base_description), (result, figures) = base, reached
         config, storage, prefix = self._config, self._storage, self._prefix
         files = tuple(self._files[path] for path in sorted(self._files))
         result = result.model_copy(update={
@@ -82,7 +82,8 @@ class Publication:
             base_model=str(config.spec.model.source), base_revision=base_revision,
             base_description=base_description, created=clock.now(),
             files=tuple(file.model_copy(update={"path": f"{self._target}/{file.path}"}) for file in files),
-            result=result, packages=package_versions(), run=config.model_dump(mode="json", exclude_none=True),
+            result=result, figures=figures, packages=package_versions(),
+            run=config.model_dump(mode="json", exclude_none=True),
         )
         if not storage.create(f"{prefix}/{MANIFEST}", manifest.model_dump_json(indent=2, exclude_none=True).encode()):
             earlier = published_result(storage, prefix, replace(

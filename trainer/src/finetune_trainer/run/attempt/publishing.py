@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune_api.messages import Outcome, Result, Stage
-from finetune_api.messages.layout import ADAPTER, CHANGED, MERGED, METRICS, MODEL, REPORT
+from finetune_api.messages import Outcome, Result, RunFigures, Stage
+from finetune_api.messages.layout import ADAPTER, CHANGED, MERGED, METRICS, MODEL, REPORT, ROW_SCORES
 from finetune_api.spec.output import Export
 from finetune_api.status import EvaluationScores, Memory
 
@@ -17,6 +17,7 @@ from finetune_trainer.hardware.device import environment, package_versions, peak
 from finetune_trainer.progress.state import RunState
 from finetune_trainer.publish.export import BaseWeights, export_merged, export_trained, removed_on_failure
 from finetune_trainer.publish.publish import Publication, remove_checkpoints
+from finetune_trainer.publish.row_scores import row_scores
 from finetune_trainer.report.card import render_card
 from finetune_trainer.report.code import find_prompt_code
 from finetune_trainer.report.facts import RunFacts
@@ -112,7 +113,7 @@ def run_facts(attempt: Attempt, inputs: Inputs, loaded: LoadedBase, training: Tr
 
 def write_documents(attempt: Attempt, inputs: Inputs, evaluator: Evaluator, facts: RunFacts, files: ResultFiles,
                     steps: OptionalSteps) -> RunFacts:
-    """Write and upload model card, metrics and report. A failure leaves that document out.
+    """Write and upload model card, metrics, scores of rows and report. A failure leaves that document out.
 
     Returns:
         The facts, with the code that asks the model.
@@ -125,6 +126,10 @@ def write_documents(attempt: Attempt, inputs: Inputs, evaluator: Evaluator, fact
         (files.trained / "README.md").write_text(render_card(facts), encoding="utf-8")
     with steps.optional("the log of steps"):
         (files.folder / METRICS).write_bytes(attempt.metrics.path.read_bytes())
+    with steps.optional("the scores of single rows"):
+        scores = row_scores(inputs.data.held_out, facts.before, facts.after)
+        if scores.after:
+            (files.folder / ROW_SCORES).write_text(scores.model_dump_json(), encoding="utf-8")
     with steps.optional("the report"):
         (files.folder / REPORT).write_text(render_report(facts), encoding="utf-8")
     with steps.optional("the upload of report and model card"):
@@ -141,11 +146,17 @@ def publish(attempt: Attempt, output: JobOutput, inputs: Inputs, loaded: LoadedB
     """
     result = files.publication.finish(facts.published_folder, loaded.identity,
                                       (inputs.files.revision, inputs.base_description),
-                                      _result(facts, attempt.state), attempt.clock)
+                                      (_result(facts, attempt.state), _figures(facts, attempt.state)), attempt.clock)
     if not facts.stopped_early:  # A later job may resume from the last checkpoint: `runPolicy.resumeFrom`.
         remove_checkpoints(output.storage, output.prefix)
     attempt.state.enter(Stage.DONE)
     return AttemptResult(result, facts, files.publication.location(REPORT))
+
+
+def _figures(facts: RunFacts, state: RunState) -> RunFigures:
+    return RunFigures(cost=facts.cost, currency=facts.currency, seconds=round(state.trained_seconds(), 3),
+                      tokens_per_second=round(facts.tokens_per_second, 1),
+                      trainable_parameters=facts.trainable_parameters)
 
 
 def _result(facts: RunFacts, state: RunState) -> Result:
