@@ -56,5 +56,14 @@ def test_an_image_installs_nothing_that_is_not_pinned_by_its_digest(name):
     assert all(any(one.startswith(kept) for kept in re.findall(r"^!(\S+)", ignored, re.MULTILINE)) for one in copied)
 
 
+@pytest.mark.parametrize("name", ["trainer/Dockerfile", "trainer/Dockerfile.unsloth"])
+def test_a_trainers_image_finds_the_driver_that_its_node_mounts_and_asks_for_no_gpu_itself(name):
+    variables = dict(re.findall(r"(\w+)=(\S+)", (ROOT / name).read_text().rpartition("\nENV ")[2].partition("\n")[0]))
+    assert variables == {"PATH": "$PATH:/usr/local/nvidia/bin", "LD_LIBRARY_PATH": "/usr/local/nvidia/lib64",
+                         "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+    # With "all", a node whose default runtime is NVIDIA's gives every GPU to pods that asked for none.
+    assert "NVIDIA_VISIBLE_DEVICES=" not in (ROOT / name).read_text()
+
+
 def test_the_operator_needs_no_torch():
     assert "torch" not in _pins(ROOT / "operator" / "requirements.txt")
