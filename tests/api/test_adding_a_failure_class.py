@@ -8,15 +8,15 @@ from tests.repository_copy import REPOSITORY, copy_repository, insert_after, run
 
 ENTRY = '''
     FailureClass(
-        reason="NoAccelerator", exit_code=69, retry=Retry.ELSEWHERE, delay=Delay.DOUBLING, avoids_node=True,
+        reason="DiskFull", exit_code=74, retry=Retry.ELSEWHERE, delay=Delay.DOUBLING, avoids_node=True,
         alert=AlertGroup.PLATFORM,
-        message="the trainer sees no accelerator",
-        cause="The pod asked for an accelerator, and the trainer sees none (EX_UNAVAILABLE).",
-        cure="An administrator looks at the driver of the node that `node` names."),
+        message="the trainer cannot write to its disk",
+        cause="The disk of the node is full, and the trainer cannot write to it (EX_IOERR).",
+        cure="An administrator looks at the disk of the node that `node` names."),
 '''
 EXCEPTION = '''
-class NoAccelerator(RetryableError, outcome=Outcome.NO_ACCELERATOR):
-    """The trainer sees no accelerator."""
+class DiskFull(RetryableError, outcome=Outcome.DISK_FULL):
+    """The disk is full."""
 
 
 '''
@@ -34,12 +34,12 @@ def copy(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("file", "text"), [
-    ("crds/src/finetune_api/generated/exit_codes.py", "NO_ACCELERATOR = 69"),
-    ("crds/src/finetune_api/generated/reasons.py", 'NO_ACCELERATOR = "NoAccelerator"'),
-    ("docs/reference/conditions.md", "| `NoAccelerator` | 69 |"),
-    ("docs/reference/output.md", "| 69 | `NoAccelerator` |"),
-    ("docs/reference/alerts.md", "`NoAccelerator`"),
-    ("charts/finetune-operator/files/alerts.yaml", "NoAccelerator|"),
+    ("crds/src/finetune_api/generated/exit_codes.py", "DISK_FULL = 74"),
+    ("crds/src/finetune_api/generated/reasons.py", 'DISK_FULL = "DiskFull"'),
+    ("docs/reference/conditions.md", "| `DiskFull` | 74 |"),
+    ("docs/reference/output.md", "| 74 | `DiskFull` |"),
+    ("docs/reference/alerts.md", "`DiskFull`"),
+    ("charts/finetune-operator/files/alerts.yaml", "DiskFull|"),
 ])
 def test_an_entry_reaches_enums_docs_and_alerts(copy, file, text):
     assert text in (copy / file).read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def test_trainer_and_operator_follow_the_entry(copy):
 import finetune_trainer.errors as errors
 from finetune_operator.decide.attempts.verdict import retry_after
 from finetune_api.failures import Retry
-assert errors.NoAccelerator("none").exit_code == 69
-assert errors.failure_of(errors.NoAccelerator("none")).outcome == "NoAccelerator"
-assert retry_after("NoAccelerator") is Retry.ELSEWHERE
+assert errors.DiskFull("none").exit_code == 74
+assert errors.failure_of(errors.DiskFull("none")).outcome == "DiskFull"
+assert retry_after("DiskFull") is Retry.ELSEWHERE
 """)

@@ -17,6 +17,7 @@ from tests.operator.operators import Operator
 from tests.s3 import running_server
 
 FAULTS = Path(__file__).parents[1] / "trainer/faults.py"
+SITECUSTOMIZE = "import os, injected_fault; injected_fault.install_fault(os.environ, simulates_accelerator=True)"
 CATALOGUE = {
     name: {"nodeSelector": {"nvidia.com/gpu.product": product}, "memory": "24Gi", "hourlyPrice": "1.00", "cpu": "500m",
            "hostMemory": "3Gi"}
@@ -31,11 +32,11 @@ def with_environment(**variables):
     return {"spec": {"containers": [{"name": "trainer", "env": env}]}}
 
 
-def with_fault(cluster, namespace, fault):
-    """A pod template in which the trainer has a fault: Python imports `sitecustomize` before the trainer's own code."""
-    start = "import os, injected_fault; injected_fault.install_fault(os.environ)"
-    cluster.kubectl("create", "configmap", "faults", "-n", namespace, f"--from-file=injected_fault.py={FAULTS}",
-                    f"--from-literal=sitecustomize.py={start}")
+def on_simulated_accelerator(fault=""):
+    """A pod template in which the node's processors act as its GPU, which is there in name only; with a fault, if any.
+
+    Python imports `sitecustomize` before the trainer's own code. Every namespace of the tests has it in a ConfigMap.
+    """
     template = with_environment(FINETUNE_FAULT=fault, PYTHONPATH="/faults")
     template["spec"]["volumes"] = [{"name": "faults", "configMap": {"name": "faults"}}]
     template["spec"]["containers"][0]["volumeMounts"] = [{"name": "faults", "mountPath": "/faults", "readOnly": True}]
@@ -62,13 +63,13 @@ class JobEnvironment:
         self.image = cluster.image("trainer")
         self.installed = Installed(cluster, {
             "accelerators": CATALOGUE, "startTimeout": "10m", "terminationGrace": "60s", "progressInterval": "1s",
-            "retryDelay": "1s", "podTemplate": with_environment(), "trainerNetwork": {"destinations": [
+            "retryDelay": "1s", "podTemplate": on_simulated_accelerator(), "trainerNetwork": {"destinations": [
                 {"cidr": f"{cluster.address}/32", "ports": [urlsplit(s3.endpoint).port]}]}})
 
     def settings(self, **changes):
         """The operator's settings for this environment."""
         return {"trainerImage": self.image, "accelerators": CATALOGUE, "startTimeout": "10m",
-                "terminationGrace": "60s", "podTemplate": with_environment(),
+                "terminationGrace": "60s", "podTemplate": on_simulated_accelerator(),
                 "preflight": {"cpu": "500m", "memory": "3Gi"}, **changes}
 
     def operator(self, identity="operator", namespace=None, fault=None, **settings):
@@ -96,12 +97,14 @@ class JobEnvironment:
         return {item["Key"]: self.read(item["Key"]).decode("latin-1") for page in pages for item in page["Contents"]}
 
     def namespace(self):
-        """A fresh namespace at the restricted level, with the S3 writer's Secret."""
+        """A fresh namespace at the restricted level, with the S3 writer's Secret and the trainer's faults."""
         name = self.cluster.namespace(pod_security="restricted")
         self.used.append(name)
         values = self.s3.environment()
         self.cluster.kubectl("create", "secret", "generic", "s3", "-n", name,
                              *(f"--from-literal={key}={value}" for key, value in values.items()))
+        self.cluster.kubectl("create", "configmap", "faults", "-n", name, f"--from-file=injected_fault.py={FAULTS}",
+                             f"--from-literal=sitecustomize.py={SITECUSTOMIZE}")
         return name
 
 

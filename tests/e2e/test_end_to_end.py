@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.waiting import wait_for
-from tests.e2e.conftest import CATALOGUE, tiny_spec, with_fault
+from tests.e2e.conftest import CATALOGUE, on_simulated_accelerator, tiny_spec, with_environment
 
 pytestmark = pytest.mark.timeout(1800)
 LONG = {"maxSteps": 100_000, "checkpointEvery": 20}
@@ -143,7 +143,7 @@ def test_an_operator_with_new_settings_leaves_a_running_job_alone(environment):
     first.stop()
     dearer = {name: {**accelerator, "hourlyPrice": "9.00"} for name, accelerator in CATALOGUE.items()}
     second = environment.operator(identity="new-settings", namespace=space, accelerators=dearer, terminationGrace="90s",
-                            podTemplate=with_fault(environment.cluster, space, "nan:1"))
+                            podTemplate=on_simulated_accelerator("nan:1"))
     try:
         job.until_step(job.status()["progress"]["step"] + 20)
         [after] = job.pods()
@@ -241,6 +241,25 @@ def test_an_accelerator_that_no_node_has_is_told_and_waited_for(environment, ope
     environment.api.delete("FineTuneJob", job.namespace, job.name)
 
 
+def test_a_node_whose_driver_is_missing_is_told_and_the_next_attempt_goes_to_another_node(environment, second_node):
+    space = environment.namespace()
+    # Without the tests' entry: the trainer finds that neither node has the GPU that it promises.
+    operator = environment.operator(identity="real", namespace=space, retryDelay="1s", podTemplate=with_environment())
+    try:
+        job = Job(environment, namespace=space).apply(runPolicy={"backoffLimit": 1})
+        message = job.ends("Failed", "NoAccelerator")
+        first, second = job.status()["attempts"]
+        assert {first["node"], second["node"]} == {"node-0", "node-1"}
+        assert (first["exitCode"], second["exitCode"]) == (69, 69)
+        assert message.startswith("the run was planned for nvidia-l4, and the trainer cannot use a GPU: torch says '")
+        assert "device files: none (/dev/nvidia*); the driver's library: not found" in message
+        assert "an administrator checks the node's device plugin" in message
+        assert "retried 1 times, which is runPolicy.backoffLimit" in message
+        assert not environment.results(space), "nothing was trained"
+    finally:
+        operator.stop()
+
+
 @pytest.mark.parametrize(("fault", "reason", "words"), [
     ("nan:3", "Diverged", "Lower spec.training.learningRate"),
     ("oom:0", "OutOfMemory", "lower training.maxLength, quantize (method.quantization: nf4), or choose a larger "
@@ -249,7 +268,7 @@ def test_an_accelerator_that_no_node_has_is_told_and_waited_for(environment, ope
 def test_what_goes_wrong_in_training_is_told(environment, fault, reason, words):
     space = environment.namespace()
     operator = environment.operator(identity=reason.lower(), namespace=space,
-                              podTemplate=with_fault(environment.cluster, space, fault))
+                              podTemplate=on_simulated_accelerator(fault))
     try:
         job = Job(environment, namespace=space).apply()
         assert words in job.ends("Failed", reason)

@@ -182,6 +182,35 @@ def test_the_next_attempt_avoids_nodes_that_refused_one():
     assert affinity(decide(raw_job(status), at=350)) is None
 
 
+def test_a_node_on_which_the_trainer_cannot_use_its_accelerator_is_avoided_and_the_retry_counts():
+    said = result(Outcome.NO_ACCELERATOR, "the trainer cannot use a GPU: device files: none")
+    raws = [raw_attempt(ended="Failed"), raw_pod(exit_code=69, said=said, node="node-b", at=30)]
+    ended, following = two_passes(started(), *raws, at=60)
+    assert reported(ended)[:2] == ("Starting", "Retrying")
+    assert "device files: none. The next attempt resumes" in reported(ended)[2]
+    (record,) = ended.status.attempts
+    assert (record.reason, record.node, record.exit_code) == ("NoAccelerator", "node-b", 69)
+    assert ended.status.retries == Retries(counted=1)
+    assert affinity(following) == away_from("node-b")
+    unrelated = started(retries=Retries(counted=1), attempts=(attempt(1, "Killed", end=30, node="node-b"),))
+    assert affinity(decide(raw_job(unrelated), at=60)) is None
+
+
+def test_a_job_that_finds_no_node_with_a_working_accelerator_fails_with_what_the_last_one_saw():
+    before = started(retries=Retries(counted=3), attempts=(attempt(1, "NoAccelerator", end=1, node="node-a"),))
+    raws = [raw_attempt(2, ended="Failed"), raw_pod(2, exit_code=69, node="node-b",
+                                                     said=result(Outcome.NO_ACCELERATOR, "no GPU: check the driver"))]
+    assert reported(decide(raw_job(before), *raws)) == (
+        "Failed", "NoAccelerator", "no GPU: check the driver (retried 3 times, which is runPolicy.backoffLimit)")
+
+
+def test_of_several_nodes_the_one_without_an_accelerator_explains_the_end_and_is_avoided():
+    lost = raw_pod(index=0, exit_code=1, said=result(Outcome.INTERNAL, "lost the connection"), node="node-a")
+    without = raw_pod(index=1, exit_code=69, said=result(Outcome.NO_ACCELERATOR, "no GPU"), node="node-b")
+    ended = decide(raw_job(started(), compute={"nodes": 2}), raw_attempt(ended="Failed"), lost, without)
+    assert (ended.status.attempts[0].reason, ended.status.attempts[0].node) == ("NoAccelerator", "node-b")
+
+
 def test_an_administrators_affinity_still_holds_beside_it():
     zones = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]} for zone in "ab"]
     template = {"spec": {"affinity": {"nodeAffinity": {
@@ -210,7 +239,7 @@ def test_an_attempt_that_finds_no_other_node_may_come_back_after_a_while():
     waits = raw_attempt(2), raw_pod(2, unschedulable="0/1 nodes: 1 node(s) didn't match")
     early = decide(raw_job(status), *waits, at=100)
     assert reported(early)[1] == "Unschedulable"
-    assert ("Attempt 2 may not use n (until 12:04:20 UTC), because an earlier attempt did not start there"
+    assert ("Attempt 2 may not use n (until 12:04:20 UTC), because an earlier attempt could not run there"
             in reported(early)[2])
     assert ("delete Job tune-2" in actions_of(early), early.requeue_after.total_seconds()) == (False, 160)
     late = decide(raw_job(early.status), *waits, at=260)

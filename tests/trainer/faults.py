@@ -22,10 +22,11 @@ VARIABLE = "FINETUNE_FAULT"
 
 
 class Fault:
-    """One fault, as `kind:where` says."""
+    """One fault, as `kind:where` says, and whether the processors act as a GPU."""
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: str, simulates_accelerator: bool = False) -> None:
         self._kind, _, self._where = value.partition(":")
+        self._simulates_accelerator = simulates_accelerator
 
     def loss_becomes_nan(self, step: int) -> bool:
         return (self._kind, self._where) == ("nan", str(step))
@@ -36,14 +37,23 @@ class Fault:
 
             raise torch.OutOfMemoryError(f"simulated: {rows} rows at once")
 
+    def simulates_accelerator(self) -> bool:
+        return self._simulates_accelerator
+
     def reach(self, moment: str) -> None:
         if (self._kind, self._where) == ("kill", moment):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def install_fault(environment: Mapping[str, str]) -> None:
-    """Install the fault that the environment names, if it names one."""
+def install_fault(environment: Mapping[str, str], simulates_accelerator: bool = False) -> None:
+    """Install the fault that the environment names, if it names one.
+
+    Args:
+        environment: the variables of the process.
+        simulates_accelerator: whether the processors act as the GPU of a node that has none.
+    """
     from finetune_trainer.faults import install
 
-    if value := environment.get(VARIABLE):
-        install(Fault(value))
+    value = environment.get(VARIABLE, "")
+    if value or simulates_accelerator:
+        install(Fault(value, simulates_accelerator))

@@ -8,10 +8,11 @@ import signal
 import sys
 import time
 import urllib.request
+from decimal import Decimal
 
 import pytest
 import torch
-from finetune_api.messages import Limits, Outcome, Result
+from finetune_api.messages import Accelerator, Limits, Outcome, Result
 from finetune_api.spec.compute import ComputeSpec
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.batches.steps import Layout, lay_out
@@ -254,13 +255,16 @@ def test_the_launcher_runs_a_trainer_per_process_and_keeps_the_first_ones_messag
     assert "it was asked to stop and publish" in result.message
 
 
+CPU = Accelerator(name="cpu", hourly_rate=Decimal(0))
+
+
 @pytest.mark.parametrize(("wanted", "found", "processes"), [(1, 8, 1), (4, 4, 4), (2, 8, 2), (4, 0, 1)])
 def test_a_node_runs_a_process_per_gpu(monkeypatch, wanted, found, processes):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
-    assert processes_here(ComputeSpec(gpus_per_node=wanted)) == processes
+    assert processes_here(ComputeSpec(gpus_per_node=wanted), CPU) == processes
 
 
 def test_a_node_with_fewer_gpus_than_the_job_asks_for_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(BadConfig, match="gpusPerNode is 4; this machine has 2 GPUs"):
-        processes_here(ComputeSpec(gpus_per_node=4))
+        processes_here(ComputeSpec(gpus_per_node=4), CPU)

@@ -27,6 +27,7 @@ from finetune_trainer.run.entry import RunSettings, run
 from finetune_trainer.run.launcher import processes_here, run_children
 from finetune_trainer.run.preflight import preflight
 from finetune_trainer.run.quiet import silence_libraries
+from finetune_trainer.run.torch_variables import set_torch_variables
 
 T = TypeVar("T")
 
@@ -52,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     silence_libraries()
+    set_torch_variables()
     code, message = _check(options) if options.command == "preflight" else _run(options, arguments)
     if options.termination_log and message:
         options.termination_log.write_bytes(message)
@@ -105,7 +107,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> tuple[int, bytes]
     try:
         config, limits = read_config(options.config), read_limits(options.limits)
         if not has_rank(os.environ):
-            processes = processes_here(config.spec.compute)
+            processes = processes_here(config.spec.compute, config.accelerator)
             if processes > 1:
                 return run_children(arguments, processes, stop, clock)
             os.environ.update(rank_variables(os.environ, 1, 0))

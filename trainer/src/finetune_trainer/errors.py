@@ -8,6 +8,7 @@
     │   ├── Diverged            the loss became NaN or grew without limit
     │   └── OutputNotWritable   the output cannot be written
     └── RetryableError          another attempt may succeed
+        ├── NoAccelerator       the accelerator that the run was planned for cannot be used
         ├── OutOfMemory         the accelerator's memory is too small for the smallest micro-batch
         ├── StopRequested       the run was asked to stop
         └── PeerFailure         another process of the job failed
@@ -81,6 +82,10 @@ class Diverged(TerminalError, outcome=Outcome.DIVERGED):
 
 class OutputNotWritable(TerminalError, outcome=Outcome.OUTPUT_NOT_WRITABLE):
     """The output cannot be written."""
+
+
+class NoAccelerator(RetryableError, outcome=Outcome.NO_ACCELERATOR):
+    """The accelerator that the run was planned for cannot be used."""
 
 
 class OutOfMemory(RetryableError, outcome=Outcome.OUT_OF_MEMORY):

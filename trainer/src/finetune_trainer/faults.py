@@ -1,7 +1,8 @@
 """A seam for fault injection: production code calls these functions, and they do nothing.
 
-A test that needs a crash at an exact moment, or a full GPU on a CPU, starts the trainer through an entry point of its
-own, which installs a `FaultHook` first. Production code never installs one, and reads no environment variable for it.
+A test that needs a crash at an exact moment, a full GPU on a CPU, or a node that has a GPU in name only, starts the
+trainer through an entry point of its own, which installs a `FaultHook` first. Production code never installs one, and
+reads no environment variable for it.
 
 The moments that `reach` names: `baseline`, `step-N` (in the middle of step N), `checkpoint-N` (the files of the
 checkpoint are uploaded, its manifest is not), `checkpointed-N`, `trained`, `exported` (the adapter is uploaded),
@@ -24,6 +25,10 @@ class FaultHook(Protocol):
         """Raise `torch.OutOfMemoryError` if a batch of so many rows is too large for this kind of forward pass."""
         ...
 
+    def simulates_accelerator(self) -> bool:
+        """Whether the processors of this machine act as the GPU that the run was planned for."""
+        ...
+
     def reach(self, moment: str) -> None:
         """End the process here if this is the moment."""
         ...
@@ -38,6 +43,10 @@ class NoFaults:
 
     def run_out_of_memory(self, rows: int, kind: str) -> None:
         """Never."""
+
+    def simulates_accelerator(self) -> bool:
+        """Never: a GPU is a GPU."""
+        return False
 
     def reach(self, moment: str) -> None:
         """Nothing."""
@@ -65,6 +74,11 @@ def run_out_of_memory(rows: int, kind: str = "oom") -> None:
         kind: `oom` (a micro-batch of training), `oom-sampling`, `oom-scoring` or `oom-answering`.
     """
     _hook.run_out_of_memory(rows, kind)
+
+
+def simulates_accelerator() -> bool:
+    """Whether a test lets the processors of this machine act as the GPU that the run was planned for."""
+    return _hook.simulates_accelerator()
 
 
 def reach(moment: str) -> None:

@@ -32,6 +32,14 @@ _OF_THE_TRAINER = (
         cure="Check the location, `revision`, the keys of the Secret, and that `trainerNetwork` allows the "
              "connection."),
     FailureClass(
+        reason="NoAccelerator", exit_code=69, retry=Retry.COUNTED, avoids_node=True, alert=AlertGroup.PLATFORM,
+        message="the trainer cannot use the accelerator that its pod was given, and could not say why",
+        cause="The trainer cannot use the accelerator that its pod was given (EX_UNAVAILABLE): it sees no GPU, or "
+              "fewer than `compute.gpusPerNode`, or the driver does not work. The next attempt avoids the node for "
+              "some minutes.",
+        cure="An administrator looks at the node that `node` names: the message lists the device files, the driver's "
+             "libraries and the variables that the trainer found, and what to check."),
+    FailureClass(
         reason="Diverged", exit_code=70, retry=Retry.NEVER, alert=AlertGroup.SPEC, changes_training=True,
         message="the loss became NaN or grew without limit: lower training.learningRate",
         cause="The loss became NaN or grew without limit. The last good checkpoint is kept.",

@@ -105,6 +105,10 @@ class Reason(StrEnum):
     """A model, a file or a data set does not exist or cannot be opened (EX_NOINPUT): there is no access, or the
     server cannot be reached."""
 
+    NO_ACCELERATOR = "NoAccelerator"
+    """The trainer cannot use the accelerator that its pod was given (EX_UNAVAILABLE): it sees no GPU, or fewer than
+    `compute.gpusPerNode`, or the driver does not work. The next attempt avoids the node for some minutes."""
+
     DIVERGED = "Diverged"
     """The loss became NaN or grew without limit. The last good checkpoint is kept."""
 
@@ -205,6 +209,10 @@ class Outcome(StrEnum):
     MISSING_INPUT = "MissingInput"
     """A model, a file or a data set does not exist or cannot be opened (EX_NOINPUT): there is no access, or the
     server cannot be reached."""
+
+    NO_ACCELERATOR = "NoAccelerator"
+    """The trainer cannot use the accelerator that its pod was given (EX_UNAVAILABLE): it sees no GPU, or fewer than
+    `compute.gpusPerNode`, or the driver does not work. The next attempt avoids the node for some minutes."""
 
     DIVERGED = "Diverged"
     """The loss became NaN or grew without limit. The last good checkpoint is kept."""

@@ -32,6 +32,11 @@ class Accelerator(Message):
     currency: str = "USD"
     """Currency of the price."""
 
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is a GPU, and not the processors of a machine."""
+        return self.name != "cpu"
+
     def price(self, accelerators: int) -> Price:
         """Price of this number of them."""
         return Price(self.hourly_rate, self.currency, accelerators)

@@ -8,18 +8,20 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import Limits, Result, RunConfig
 from finetune_api.messages.layout import METRICS
+from finetune_api.reasons import Outcome
 from finetune_api.spec.method import Engine
 from finetune_api.values.money import Price
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.distributed.rank import RENDEZVOUS_SECONDS, rank_info
 from finetune_trainer.errors import Failure, failure_of
+from finetune_trainer.hardware.accelerator import require_accelerator
 from finetune_trainer.progress.limits import LimitsFile
 from finetune_trainer.progress.metrics_log import MetricsLog
 from finetune_trainer.progress.server import Metrics, ProgressServer
@@ -60,12 +62,16 @@ def run(config: RunConfig, settings: RunSettings, clock: Clock, stop: StopFlag) 
         clock: the time.
         stop: whether the run was asked to stop.
     """
-    limits, scratch = settings.limits, new_scratch()
+    limits, scratch, rank = settings.limits, new_scratch(), rank_info(os.environ)
+    less_memory: str | None = None
     state = RunState(clock, _price(config, limits), limits.spent_before, config.accelerator.memory_bytes)
     metrics = MetricsLog(scratch / METRICS, clock)
     prometheus = Metrics(config.namespace, config.name)
     state.observers = (metrics, prometheus, *settings.observers)
     try:
+        # Before anything is downloaded, and before a process waits for the others.
+        if less_memory := require_accelerator(config.accelerator, rank.local_rank):
+            state.note(less_memory)
         if config.spec.engine is Engine.UNSLOTH:
             from finetune_trainer.engines import unsloth
 
@@ -75,7 +81,7 @@ def run(config: RunConfig, settings: RunSettings, clock: Clock, stop: StopFlag) 
         from finetune_trainer.run.attempt.context import Attempt
 
         attempt = Attempt(config, LimitsFile(settings.limits_folder, limits), state, metrics, stop, scratch, clock,
-                          rank_info(os.environ), settings.rendezvous_seconds)
+                          rank, settings.rendezvous_seconds)
         with ProgressServer(state, prometheus, *settings.address) if settings.address else nullcontext():
             done = run_attempt(attempt)
         return RunEnd(ExitCode.OK, done.result, done.facts, done.report)
@@ -83,6 +89,8 @@ def run(config: RunConfig, settings: RunSettings, clock: Clock, stop: StopFlag) 
         if settings.debug:
             say("".join(traceback.format_exception(error)), file=sys.stderr)
         failure = failure_of(error, " (--debug prints the traceback)")
+        if less_memory and failure.outcome is Outcome.OUT_OF_MEMORY:
+            failure = replace(failure, message=f"{failure.message}. {less_memory}")
         return RunEnd(failure.exit_code, _result(failure, state))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.messages import Accelerator
 from finetune_api.spec.compute import ComputeSpec
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.distributed.rank import rank_variables
 from finetune_trainer.errors import BadConfig
+from finetune_trainer.hardware.accelerator import require_count
 from finetune_trainer.progress.stopping import StopFlag
 
 GRACE_SECONDS = 120.0
@@ -36,17 +38,19 @@ class Child:
     environment: Mapping[str, str]
 
 
-def processes_here(compute: ComputeSpec) -> int:
+def processes_here(compute: ComputeSpec, accelerator: Accelerator) -> int:
     """The number of processes of this node: one per GPU, or one without a GPU.
 
     Raises:
-        BadConfig: the machine has fewer GPUs than the job asks for.
+        NoAccelerator: the run was planned for GPUs, and this node has fewer than the job asks for.
+        BadConfig: this machine has GPUs, and fewer than the job asks for.
     """
     if compute.gpus_per_node == 1:
         return 1
     import torch
 
     found = torch.cuda.device_count()
+    require_count(accelerator, compute.gpus_per_node, found)
     if 0 < found < compute.gpus_per_node:
         raise BadConfig(f"spec.compute.gpusPerNode is {compute.gpus_per_node}; this machine has {found} GPUs. Lower "
                         "gpusPerNode, or choose a node with more GPUs")

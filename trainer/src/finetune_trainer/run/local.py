@@ -25,6 +25,7 @@ from finetune_trainer.run.entry import RunSettings, run
 from finetune_trainer.run.local_check import check_inputs
 from finetune_trainer.run.local_identity import run_config_without_accelerator
 from finetune_trainer.run.quiet import silence_libraries
+from finetune_trainer.run.torch_variables import set_torch_variables
 from finetune_trainer.storage import open_storage
 
 _NOTHING_TRAINED = ("Nothing was trained: the same job is published already. To train it again, run finetune run "
@@ -49,6 +50,7 @@ def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console
         The exit code, one of `ExitCode`.
     """
     silence_libraries()
+    set_torch_variables()
     clock, stop = SystemClock(), StopFlag()
     stop.listen()
 

@@ -16,7 +16,7 @@ _LONGEST_DELAY_UNSTARTED = timedelta(hours=1)
 """An attempt that does not start may hold its node for ten minutes. Most of the time it must not."""
 
 _AVOIDANCE = timedelta(minutes=5)
-"""How long attempts avoid a node after the next attempt may start, if the node did not start one."""
+"""How long attempts avoid a node after the next attempt may start, if one could not run there."""
 
 
 def next_attempt_at(last: Attempt | None, retries: Retries, retry_delay: timedelta) -> datetime | None:
@@ -41,7 +41,7 @@ def _delay_after(reason: str) -> Delay:
 
 
 def avoided_nodes(status: FineTuneJobStatus, retry_delay: timedelta, now: datetime) -> dict[str, datetime]:
-    """The nodes that an attempt created now must avoid because they did not start an earlier one, and until when.
+    """The nodes that an attempt created now must avoid because an earlier one could not run there, and until when.
 
     An attempt that no other node can take waits until this time and is then created again without the restriction.
     """

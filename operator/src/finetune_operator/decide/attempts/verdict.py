@@ -151,7 +151,7 @@ def preempted_verdict(pod: PodView | None = None) -> AttemptVerdict:
 def explaining_pod(attempt: AttemptView) -> PodView | None:
     """The pod whose end explains the attempt's: if one fails, the others are only asked to stop."""
     def rank(pod: PodView) -> int:
-        if _is_final(pod) or pod.exit_code == ExitCode.OUT_OF_MEMORY or pod.oom_killed:
+        if _is_final(pod) or pod.oom_killed or pod.exit_code in (ExitCode.OUT_OF_MEMORY, ExitCode.NO_ACCELERATOR):
             return 0
         if pod.kubelet_failure or pod.disruption:
             return 1  # The other pods ended because they missed this one.

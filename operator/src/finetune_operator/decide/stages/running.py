@@ -141,8 +141,8 @@ def _report_unschedulable(started: StartedJob, attempt: AttemptView, waits_for: 
         return plan_reporting(started, queued, actions)
     first_end = min(avoided.values())
     nodes = ", ".join(f"{node} (until {end:%H:%M:%S} UTC)" for node, end in avoided.items())
-    message = (f"{waits_for}. Attempt {attempt.number} may not use {nodes}, because an earlier attempt did not start "
-               "there")
+    message = (f"{waits_for}. Attempt {attempt.number} may not use {nodes}, because an earlier attempt could not "
+               "run there")
     unschedulable = ConditionReport(Phase.QUEUED, Reason.UNSCHEDULABLE, message, admitted=False)
     if first_end <= started.now:
         return plan_reporting(started, unschedulable, (delete_job(attempt.name),))
