@@ -13,6 +13,7 @@ from finetune_api.methods.reft import PpoSpec
 from finetune_api.rules import merge_patch
 from finetune_trainer.distributed.collectives import World
 from finetune_trainer.distributed.rank import RankInfo
+from finetune_trainer.hardware.device import Device
 from finetune_trainer.methods.reft.micro_batches import MicroBatchLimits
 from finetune_trainer.methods.reft.policy import Policy
 from finetune_trainer.methods.reft.trajectory import Learner, make_trajectory
@@ -24,6 +25,7 @@ from tests.trainer.pods import Pods, configure, configured_workshop, digest, run
 from tests.trainer.test_reft_run import DATA, PPO, REFT
 
 SECTIONS = {"method": REFT, "dataset": DATA, "training": {"batchSize": 8, "maxSteps": 2, "checkpointEvery": 1}}
+CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
 RESPONSES = [((5, 6, 7), (8, 9)), ((10, 11, 12, 13), (16, 17, 18, 19)), ((20,), (21,)), ((30, 31), (32, 33, 34)),
              ((40,), (41, 42, 43, 44, 45)), ((50, 51), (52,)), ((60,), (61, 62)), ((70, 71, 72), (73, 74))]
 SCORES = [1.0, 0.1, 0.0, 1.0, 0.0, 0.1, 1.0, 0.0]
@@ -38,7 +40,7 @@ def _learn(model_folder, target, rank, size, port):
         dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size,
                                 timeout=timedelta(seconds=60))
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    policy = Policy(model, pad_id=0, temperature=1.0)
+    policy = Policy(model, pad_id=0, temperature=1.0, device=CPU)
     optimizer = policy.optimizer(1e-3, 1e-3)
     ppo = PpoSpec(rollouts=8, mini_batch_size=8, kl_coefficient=0.05)
     learner = Learner(policy, ppo, MicroBatchLimits(8192, None), World(RankInfo(rank, size)))

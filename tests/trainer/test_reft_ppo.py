@@ -1,10 +1,12 @@
 """PPO's arithmetic against numbers worked out by hand, and the sampler against transformers' own."""
 
 import math
+import weakref
 
 import pytest
 import torch
 from finetune_api.status import Rollouts
+from finetune_trainer.hardware.device import Device
 from finetune_trainer.methods.reft.advantages import (
     advantages,
     explained_variance,
@@ -18,7 +20,12 @@ from finetune_trainer.methods.reft.collapse import ADVICE, PATIENCE, collapsed, 
 from finetune_trainer.methods.reft.micro_batches import MicroBatchLimits
 from finetune_trainer.methods.reft.policy import Policy
 from finetune_trainer.methods.reft.rollout import SamplingSettings, left_padded, positions, sample
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
+from tests.models import save_tiny_family
+
+CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
 MASK = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
 
 
@@ -140,8 +147,6 @@ def test_an_end_without_a_gain_is_said_and_a_gain_beyond_chance_is_not():
 
 @pytest.fixture(scope="module")
 def model(tiny_model_folder):
-    from transformers import AutoModelForCausalLM
-
     return AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32).eval()
 
 
@@ -190,12 +195,9 @@ def test_tokens_are_drawn_as_often_as_the_model_says(model):
 
 
 def test_a_padded_row_scores_as_it_does_alone(model):
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
     base = AutoModelForCausalLM.from_pretrained(model.name_or_path, dtype=torch.float32)
     adapted = get_peft_model(base, LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj", "up_proj"]))
-    policy = Policy(adapted, pad_id=0, temperature=1.0)
+    policy = Policy(adapted, pad_id=0, temperature=1.0, device=CPU)
     dialogues = [((5, 6, 7), (8, 9)), ((10, 11, 12, 13, 14, 15), (16, 17, 18, 19)), ((20,), (21,))]
     with torch.no_grad():
         together = policy.score(dialogues)
@@ -210,10 +212,39 @@ def test_a_padded_row_scores_as_it_does_alone(model):
     assert together.mask.sum(1).tolist() == [2, 4, 1]
 
 
-def test_values_are_what_is_expected_of_any_response_until_something_is_learnt(model):
-    from transformers import AutoModelForCausalLM
+def test_scoring_holds_the_hidden_states_of_one_layer_alone(model):
+    policy = Policy(AutoModelForCausalLM.from_pretrained(model.name_or_path, dtype=torch.float32), 0, 1.0, CPU)
+    outputs: list[weakref.ref] = []
+    alive: list[int] = []
+    for layer in policy.model.model.layers:
+        layer.register_forward_hook(lambda module, arguments, output: outputs.append(weakref.ref(output)))
+    policy.model.lm_head.register_forward_pre_hook(
+        lambda module, arguments: alive.append(sum(output() is not None for output in outputs)))
+    with torch.no_grad():
+        policy.score([((5, 6, 7), (8, 9))])
+    assert len(outputs) == 2
+    assert alive[0] <= 1, "the head's turn has come, and earlier layers are done"
 
-    policy = Policy(AutoModelForCausalLM.from_pretrained(model.name_or_path, dtype=torch.float32), 0, 1.0)
+
+@pytest.mark.parametrize(("family", "settings"), [
+    ("llama", {}), ("gemma2", {"head_dim": 8, "final_logit_softcapping": 2.0}), ("cohere", {"logit_scale": 0.1}),
+    ("granite", {"logits_scaling": 4.0}), ("gpt2", {}), ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+    ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32})])
+def test_values_come_from_the_state_that_transformers_calls_the_last_and_logits_are_the_models_own(
+        tmp_path, family, settings):
+    policy = Policy(AutoModelForCausalLM.from_pretrained(save_tiny_family(tmp_path, family, **settings)), 0, 1.0, CPU)
+    torch.nn.init.normal_(policy.value_head.weight)
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.no_grad():
+        scored = policy.score([((5, 6, 7), (8, 9))])
+        whole = policy.model(ids, output_hidden_states=True)
+        torch.testing.assert_close(scored.values[0], policy.value_head(whole.hidden_states[-1][0, 2:4]).squeeze(-1))
+        wanted = whole.logits[0, 2:4].log_softmax(-1).gather(-1, ids[0, 3:].unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(scored.log_probs[0], wanted)
+
+
+def test_values_are_what_is_expected_of_any_response_until_something_is_learnt(model):
+    policy = Policy(AutoModelForCausalLM.from_pretrained(model.name_or_path, dtype=torch.float32), 0, 1.0, CPU)
     dialogues = [((5, 6, 7), (8, 9)), ((20,), (21,))]
     with torch.no_grad():
         assert not policy.score(dialogues).values.any()
@@ -222,12 +253,9 @@ def test_values_are_what_is_expected_of_any_response_until_something_is_learnt(m
 
 
 def test_the_reference_is_the_warm_up_to_the_bit_and_the_policy_comes_back(model):
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
     base = AutoModelForCausalLM.from_pretrained(model.name_or_path, dtype=torch.float32)
     adapted = get_peft_model(base, LoraConfig(r=4, init_lora_weights=False, target_modules=["q_proj"]))
-    policy = Policy(adapted, pad_id=0, temperature=1.0)
+    policy = Policy(adapted, pad_id=0, temperature=1.0, device=CPU)
     dialogue = [((5, 6, 7), (8, 9))]
     with torch.no_grad():
         start = policy.score(dialogue).log_probs

@@ -25,10 +25,10 @@ PPO = {"steps": 3, "rollouts": 8, "miniBatchSize": 4, "maxNewTokens": 6, "learni
 REWARD = {"type": "plugin", "plugin": "by-letters"}
 REFT = {"type": "ReFT", "lora": None,
         "reft": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.1}, "reward": REWARD, "ppo": PPO}}
-FINAL_ANSWER = {"method": {"reft": {"reward": {"type": "finalAnswer", "plugin": None}}}}
+FINAL_ANSWER: dict[str, dict] = {"method": {"reft": {"reward": {"type": "finalAnswer", "plugin": None}}}}
 DATA = {"completion": "it is {{ label.level }}\n#### {{ label.level }}", "answerFormat": None}
 TRAINING = {"maxSteps": 3, "checkpointEvery": 1}
-VARIANTS = {
+VARIANTS: dict[str, dict] = {
     "LoRA": {}, "DoRA": {"reft": {"policy": "DoRA"}}, "LoRA nf4": {"quantization": "nf4"},
     "DoRA nf4": {"quantization": "nf4", "reft": {"policy": "DoRA"}},
     "Full": {"reft": {"policy": "Full", "lora": None}},

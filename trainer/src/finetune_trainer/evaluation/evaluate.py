@@ -134,12 +134,13 @@ class Evaluator:
         was_training = model.training
         model.eval()
         try:
-            scores, by_row = self._loss_scores(model)
-            answers = self._free_answers(model)
-            if answers is not None:
-                scores |= self._score(answers.texts, answers.verdicts)
-                by_row |= self._score_rows(answers)
-            constrained = self._constrained_scores(model)
+            with self.device.autocast():
+                scores, by_row = self._loss_scores(model)
+                answers = self._free_answers(model)
+                if answers is not None:
+                    scores |= self._score(answers.texts, answers.verdicts)
+                    by_row |= self._score_rows(answers)
+                constrained = self._constrained_scores(model)
         finally:
             model.train(was_training)
         return Evaluation(

@@ -7,10 +7,12 @@ import platform
 import resource
 import shutil
 import sysconfig
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from finetune_api.spec.training import Precision
@@ -38,6 +40,14 @@ class Device:
     def is_gpu(self) -> bool:
         """Whether it is a GPU."""
         return self.torch_device.type == "cuda"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The type of a forward pass, around every one of the model outside of the training loop.
+
+        accelerate computes training in this type, also where weights are in float32: adapters, and base weights while
+        they are trained. Without it, evaluations and roll-outs would compute those in float32.
+        """
+        return torch.autocast(self.torch_device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
 
 def choose_device(precision: Precision, wants_gpu: bool | None = None, packing: bool = True) -> Device:

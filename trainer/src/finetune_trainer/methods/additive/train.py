@@ -95,7 +95,7 @@ def _prefix_tuning(run: TrainingRun, settings: AdditiveSpec) -> TrainedModel:
     """
     count = settings.virtual_tokens or 0
     tokens = islice(cycle(chain.from_iterable(row.prompt + row.answer for row in run.data.train)), count)
-    with torch.inference_mode():
+    with run.device.autocast(), torch.inference_mode():
         first = run.model(input_ids=torch.tensor([list(tokens)], device=run.model.device), use_cache=True)
     trained_model = _attached(run, PrefixTuningConfig(num_virtual_tokens=count, task_type="CAUSAL_LM"))
     try:

@@ -7,7 +7,7 @@ takes one adapter more. Where all weights learn, the reference is a second model
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
+from finetune_trainer.hardware.device import Device
 from finetune_trainer.methods.reft.rollout import left_padded, positions
 from finetune_trainer.trained_model import weights_changed
 
@@ -50,31 +51,33 @@ class Policy:
 
     Attributes:
         model: the model, with its adapter if one learns.
-        value_head: one linear layer on the last hidden state, float32, at first zero; so is that of Ziegler et al.,
-            2019 (arXiv:1909.08593), whom the paper follows. The paper's own code starts from noise.
+        value_head: one linear layer on the state that the model's head gets, float32, at first zero; so is that of
+            Ziegler et al., 2019 (arXiv:1909.08593), whom the paper follows. The paper's own code starts from noise.
         trainable: the parameters that learn, by name.
+        device: where all of this is.
+        autocast: the type of a forward pass, as in the warm-up.
         reference: the values of these parameters after the warm-up, which stay as they are.
     """
 
-    def __init__(self, model: Any, pad_id: int, temperature: float, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: Any, pad_id: int, temperature: float, device: Device) -> None:
         """
         Args:
             model: the model; the parameters that learn require gradients.
             pad_id: id to pad with.
             temperature: logits are divided by it.
-            dtype: the type of a forward pass, where the model's own weights are in float32.
+            device: where the model computes, and in which type.
         """
         # Without accelerate's wrapper for mixed precision: a model that resumes in PPO has none either.
         self.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
         self.trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self.device = next(iter(self.trainable.values())).device
-        hidden_size = self.model.config.get_text_config().hidden_size
-        self.value_head = torch.nn.utils.skip_init(torch.nn.Linear, hidden_size, 1, device=self.device)
+        self.device = device.torch_device
+        self.autocast = device.autocast
+        self._head = self.model.get_output_embeddings()
+        self.value_head = torch.nn.utils.skip_init(torch.nn.Linear, self._head.weight.shape[1], 1, device=self.device)
         for parameter in self.value_head.parameters():
             torch.nn.init.zeros_(parameter)
         self._pad_id = pad_id
         self._temperature = temperature
-        self._dtype = dtype
         self.reference = {name: p.detach().clone() for name, p in self.trainable.items()}
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -113,23 +116,34 @@ class Policy:
             parameter.data, self.reference[name] = self.reference[name], parameter.data
         weights_changed(self.model)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The type of a forward pass: the model's own, or a lower one where its weights are in float32."""
-        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not torch.float32)
-
     def score(self, dialogues: Sequence[Dialogue]) -> Scored:
         """One forward pass over prompts and their responses."""
         ids, mask = left_padded([prompt + response for prompt, response in dialogues], self._pad_id, self.device)
         longest = max(len(response) for _, response in dialogues)
-        with self.autocast():
+        with self.autocast(), _inputs_of(self._head) as hidden:
             output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False,
-                                logits_to_keep=longest + 1, output_hidden_states=True)
+                                logits_to_keep=longest + 1)
         # Position i predicts token i + 1, and its value is the one before that token.
         distribution = (output.logits[:, :-1].float() / self._temperature).log_softmax(-1)
         log_probs = distribution.gather(-1, ids[:, -longest:].unsqueeze(-1)).squeeze(-1)
-        values = self.value_head(output.hidden_states[-1][:, -longest - 1:-1].float()).squeeze(-1)
+        values = self.value_head(hidden[0][:, -longest - 1:-1].float()).squeeze(-1)
         there = torch.tensor([[0.0] * (longest - len(response)) + [1.0] * len(response) for _, response in dialogues],
                              device=self.device)
         with torch.no_grad():
             entropies = -(distribution.exp() * distribution).sum(-1)
         return Scored(log_probs * there, values * there, entropies * there, there)
+
+
+@contextmanager
+def _inputs_of(head: torch.nn.Module) -> Iterator[list[Tensor]]:
+    """Collects what a model's head gets in each forward pass: (rows, tokens that are kept, width), normalized.
+
+    With `output_hidden_states` a pass would hold the states of all layers up to its end. What the model does with its
+    logits afterwards (to scale or cap them) stays its own.
+    """
+    seen: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -53,7 +53,8 @@ def train(run: TrainingRun) -> TrainingResult:
         OutOfMemory: a single response doesn't fit.
     """
     settings: ReftSpec = run.spec.method.settings
-    check_sampling(run.model)
+    with run.device.autocast():
+        check_sampling(run.model)
     trained_model, round_back = _prepare_policy(run, settings)
     warm_up = _warm_up(run, trained_model, settings.ppo)
     result = warm_up.stopped or _reinforce(run, settings, trained_model, warm_up)
@@ -173,9 +174,7 @@ def _start(run: TrainingRun, settings: ReftSpec, trained_model: TrainedModel, wa
     if ppo.learning_rate is None or ppo.value_learning_rate is None:
         raise ValueError("the learning rates of spec.method.reft.ppo are not resolved")
     rates = (ppo.learning_rate, ppo.value_learning_rate)
-    # All weights are in float32 where they learn; a forward pass then computes in the device's type.
-    dtype = run.device.dtype if settings.policy is ReftPolicy.FULL else torch.float32
-    policy = Policy(trained_model.model, int(run.tokenizer.pad_token_id), ppo.temperature, dtype)
+    policy = Policy(trained_model.model, int(run.tokenizer.pad_token_id), ppo.temperature, run.device)
     state = PpoState(policy, policy.optimizer(*rates))
     if warm_up.checkpoint:
         state.read(warm_up.checkpoint)

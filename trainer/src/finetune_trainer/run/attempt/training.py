@@ -50,7 +50,8 @@ def train(attempt: Attempt, output: JobOutput, inputs: Inputs, loaded: LoadedBas
     config, spec, state = attempt.config, attempt.config.spec, attempt.state
     with BackgroundUploader() as uploader, inputs.world.training(inputs.device, attempt.stop.check):
         state.enter(Stage.WARM_UP if spec.method.reft else Stage.TRAINING)
-        settled, findings = packing_if_possible(spec, loaded.model, inputs.data.train, inputs.world, state.note)
+        with inputs.device.autocast():
+            settled, findings = packing_if_possible(spec, loaded.model, inputs.data.train, inputs.world, state.note)
         checkpoints = CheckpointStore(output.storage, output.prefix, config.attempt, uploader, state.note,
                                       resume_source(config))
         with rehearsed_on_failure(attempt, inputs):
