@@ -10,7 +10,7 @@ TOOLS := hatchling==1.33.0 uv==0.13.9 cyclonedx-bom==7.5.0
 HASHED := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--python-version 3.11
 
-.PHONY: demo demo-cluster inputs test test-fast images check docs generate constraints requirements setup clean
+.PHONY: demo demo-cluster inputs test test-fast gpu-check images check docs generate constraints requirements setup clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -68,6 +68,9 @@ test: $(INSTALLED) ## Run every test
 
 test-fast: $(INSTALLED) ## Run the tests that need no Go, no root and no training run: under two minutes
 	$(BIN)/python -m pytest -q -n 2 --fast tests
+
+gpu-check: $(INSTALLED) ## Check the trainer on this machine's GPU: report in build/gpu-check (ARGS=--dry on a CPU)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 images: ## Build the images of operator and trainer, with docker or buildah
 	bash deploy/images.sh

@@ -24,9 +24,9 @@ from statistics import mean, median, stdev
 from typing import Any
 
 import yaml
-from finetune_api import ExitCode, parse_job
 from finetune_api.rules import merge_patch
 from quickstart_job import SAMPLES
+from reft_jobs import SVAMP, result_of, run_to_manifest, supervised_only
 
 sys.path.insert(0, str(SAMPLES))
 from arithmetic import make_rows, train_model, write_rows
@@ -34,7 +34,6 @@ from arithmetic import make_rows, train_model, write_rows
 SFT_RATES = (0.0005, 0.001, 0.002)
 FULL_RATE = 5e-4
 """Of PPO on all weights of the tiny model: far above the paper's 3e-7, which is for billions."""
-SVAMP = {"prompt": "{{ question }}", "completion": "{{ answer_cot }}\n#### {{ answer_value }}"}
 
 
 def main() -> None:
@@ -78,11 +77,7 @@ def _seed(folder: Path, seed: int, options: argparse.Namespace) -> tuple[float, 
     scores, seconds = {}, 0.0
     for rate in options.sft_rates:
         began = time.monotonic()
-        # A single PPO step at a vanishing rate: the same job, the same judge, and SFT for all the gradient steps.
-        sft = merge_patch(job, {"spec": {"method": {"reft": {"ppo": {"steps": 1, "rollouts": 1, "miniBatchSize": 1,
-                                                                     "learningRate": 1e-12}}},
-                                         "training": {"maxSteps": steps, "learningRate": rate}}})
-        scores[rate] = _run(folder / f"sft-{rate}", sft)[1]
+        scores[rate] = _run(folder / f"sft-{rate}", supervised_only(job, steps, rate))[1]
         seconds = time.monotonic() - began
     best = max(scores, key=lambda rate: scores[rate])
     print(f"{seed:<6}{base:>8.3f}{scores[best]:>8.3f}{best:>10g}{reft:>8.3f}{reft - scores[best]:>+8.3f}"
@@ -94,11 +89,12 @@ def _job(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]
     job: dict[str, Any] = yaml.safe_load((SAMPLES / "reft.yaml").read_text(encoding="utf-8"))
     spec: dict[str, Any] = {"training": {"seed": seed}, "evaluation": {"samples": 500}}
     if options.model:
+        dataset, reward = SVAMP["text"]
         spec |= {"model": {"source": f"file://{options.model.resolve()}"},
                  "dataset": {"source": f"file://{options.data.resolve()}", "split": None, "evaluationSplit": None,
-                             "evaluationFraction": 0.2, **SVAMP},
+                             "evaluationFraction": 0.2, **dataset},
                  "method": {"quantization": "nf4", "reft": {
-                     "reward": {"trigger": "####"},
+                     "reward": reward,
                      "ppo": {"learningRate": None, "valueLearningRate": None, "klCoefficient": None,
                              "maxNewTokens": 160}}}}
     else:
@@ -118,15 +114,7 @@ def _job(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]
 
 def _run(output: Path, job: dict[str, Any]) -> tuple[float, float]:
     """A job's held-out accuracy before and after."""
-    from finetune_trainer.run.local import run_job
-    from rich.console import Console
-
-    said = io.StringIO()
-    job = merge_patch(job, {"spec": {"output": {"uri": f"file://{output}"}}})
-    code = run_job(parse_job(job), port=None, rerun=False, console=Console(file=said, width=200))
-    assert code == ExitCode.OK, said.getvalue()
-    manifest = json.loads(next(output.rglob("manifest.json")).read_text(encoding="utf-8"))
-    scores = manifest["result"]["evaluation"]
+    scores = result_of(run_to_manifest(output, job))["evaluation"]
     return scores["before"]["answerAccuracy"], scores["after"]["answerAccuracy"]
 
 

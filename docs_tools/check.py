@@ -34,6 +34,8 @@ _OF_USERS = {
     # What a model or a data set has.
     "config.json", "tokenizer.json", "tokenizer_config.json", "train.jsonl", "train-00000-of-00002.jsonl",
     "svamp-train-text-cot.jsonl", "svamp-train-program-cot.jsonl",
+    # What the check on a GPU writes (benchmarks.gpu).
+    "report.md", "log.txt", "reft-curves.html", "reft-program-metrics.jsonl", "reft-text-metrics.jsonl",
     # What a reader writes while reading.
     "finetunejob.yaml", "settings.yaml", "values.yaml", "first.yaml", "own.yaml", "tickets.csv", "test.jsonl",
     "NEEDED.txt",
