@@ -160,7 +160,7 @@ def test_each_cause_moves_its_own_term():
     assert packed.activations > base.activations
     on_cpu = estimate_memory(model, method, ForwardPass(4096, 1024), False, Machine(False, 4))
     assert (on_cpu.context, on_cpu.weights) == (0, 2 * base.weights)
-    assert on_cpu.optimizer == pytest.approx(4 * base.optimizer, rel=0.02), "32 bits against 8"
+    assert on_cpu.optimizer == base.optimizer, "an adapter's moments have 32 bits everywhere"
 
 
 def test_a_gpu_without_bfloat16_computes_in_float32():

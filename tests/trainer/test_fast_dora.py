@@ -189,11 +189,11 @@ def test_a_step_of_each_optimizer_makes_norms_anew(used, name):
     assert_norms_are_current(used)
 
 
-def test_a_step_through_accelerate_makes_norms_anew(used):
+@pytest.mark.parametrize("name", ["adamw_torch", "adamw_torch_fused"])
+def test_a_step_through_accelerate_makes_norms_anew(used, name):
     from accelerate import Accelerator
 
-    optimizer = Accelerator(cpu=True).prepare(OPTIMIZERS["adamw_torch"]([p for p in used.parameters()
-                                                                          if p.requires_grad]))
+    optimizer = Accelerator(cpu=True).prepare(OPTIMIZERS[name]([p for p in used.parameters() if p.requires_grad]))
     optimizer.step()
     assert_norms_are_current(used)
 

@@ -2,6 +2,7 @@
 
     architecture   config.json -> the sizes of the model's layers
     trained        which of the model's parameters a method trains
+    optimizer      which AdamW trains, and what its state needs
     memory         sizes, method, forward pass -> bytes by term
     plan           which micro-batch size and checkpointing fit
     advice         what to change if nothing fits
@@ -29,10 +30,14 @@ from finetune_api.estimate.memory import (
     estimate_memory,
     machine_for,
 )
+from finetune_api.estimate.optimizer import MANY_PARAMETERS, Optimizer, choose_optimizer
 from finetune_api.estimate.plan import Accelerators, MemoryPlan, RowLengths, choose_plan
 from finetune_api.estimate.speed import TrainingDuration, estimate_duration, operations_per_second, operations_per_token
+from finetune_api.estimate.trained import trained_by
+from finetune_api.methods.trained_parameters import TrainedParameters
 
 __all__ = [
+    "MANY_PARAMETERS",
     "PROCESS",
     "PROCESS_ON_CPU",
     "PROGRAM",
@@ -44,12 +49,15 @@ __all__ = [
     "Machine",
     "MemoryEstimate",
     "MemoryPlan",
+    "Optimizer",
     "RowLengths",
+    "TrainedParameters",
     "TrainingDuration",
     "TrainingRows",
     "UnknownArchitecture",
     "advise_change",
     "checkpoint_bytes",
+    "choose_optimizer",
     "choose_plan",
     "estimate_duration",
     "estimate_job",
@@ -61,4 +69,5 @@ __all__ = [
     "operations_per_token",
     "programs_at_once",
     "read_architecture",
+    "trained_by",
 ]

@@ -1,9 +1,9 @@
 """The peak memory of training in bytes, term by term.
 
-Each term follows from what the trainer does: float32 adapters, gradients and, on a CPU, optimizer state; 8-bit
-AdamW on a GPU (Dettmers et al., 2022, arXiv:2110.02861); logits in tiles, and for answers only; a forward pass
-that stores what the backward pass reads. If several processes train a model's own weights, FSDP shards weights,
-gradients and a float32 optimizer state. `benchmarks/memory_estimate.py` compares the estimate with torch's allocations.
+Each term follows from what the trainer does: float32 adapters and gradients; the state of the optimizer that
+`optimizer.py` chooses; logits in tiles, and for answers only; a forward pass that stores what the backward pass
+reads. If several processes train a model's own weights, FSDP shards weights, gradients and optimizer state.
+`benchmarks/memory_estimate.py` compares the estimate with torch's allocations.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from finetune_api.architecture import Architecture, Linear
+from finetune_api.estimate.optimizer import optimizer_bytes
 from finetune_api.estimate.trained import trained_by
 from finetune_api.methods.trained_parameters import TrainedParameters
 from finetune_api.spec.method import MethodSpec, Quantization
@@ -25,9 +26,6 @@ CONTEXT = 600 * 1024**2
 
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes per weight: 4 bits, a scale of 8 bits for 64 of them, and one of 32 bits for 256 scales (arXiv:2305.14314)."""
-
-_EIGHT_BIT_STATE = 2 * (1 + 4 / 256)
-"""Bytes per trained parameter: two moments of 8 bits, with a scale of 32 bits for 256 of them."""
 
 _TILE_TOKENS = 4096
 _TILE_WORDS = 32_768
@@ -137,7 +135,7 @@ def estimate_memory(model: Architecture, method: MethodSpec, forward_pass: Forwa
         weights=_weights(model, method.quantization, trained, machine, shares) + FLOAT32 * trained.reference,
         adapter=trained.added * FLOAT32,
         gradients=gradients,
-        optimizer=_optimizer(trained, machine, shares),
+        optimizer=optimizer_bytes(trained, machine.gpu, shares),
         activations=activations,
         loss=loss if checkpointing else max(0, loss - working),
         buffers=_buffers(model, method.quantization, trained, machine) if shares == 1 else _gathered(model, machine),
@@ -170,22 +168,13 @@ def checkpoint_bytes(model: Architecture, method: MethodSpec, machine: Machine, 
     """Size of a checkpoint in bytes: trained parameters in float32, optimizer state, and ReFT's reference model."""
     trained = trained_by(method, model)
     shares = _shares(trained, processes)
-    state = _optimizer(trained, machine, shares) * shares
+    state = optimizer_bytes(trained, machine.gpu, shares) * shares
     return trained.parameters * FLOAT32 + state + FLOAT32 * trained.reference
 
 
 def _shares(trained: TrainedParameters, processes: int) -> int:
     """Number of processes that shard the model. With PPO each process has the whole model."""
     return processes if trained.own and not trained.reference else 1
-
-
-def _optimizer(trained: TrainedParameters, machine: Machine, shares: int) -> int:
-    """Bytes of optimizer state in one process. The 8-bit optimizer cannot be sharded, and is too coarse for PPO."""
-    if machine.gpu and shares == 1 and not trained.reference:
-        # transformers stores the state of embeddings in 32 bits.
-        rest = trained.parameters - trained.embeddings
-        return math.ceil(rest * _EIGHT_BIT_STATE + trained.embeddings * 2 * FLOAT32)
-    return math.ceil(trained.parameters * 2 * FLOAT32 / shares)
 
 
 def _weights(model: Architecture, quantization: Quantization, trained: TrainedParameters, machine: Machine,

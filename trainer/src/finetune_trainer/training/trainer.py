@@ -162,9 +162,13 @@ class StepTrainer(SFTTrainer):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         if not self._parts.sharded or not load_optimizer_state(self.optimizer, path):
-            # One GPU trains with an 8-bit optimizer, several train with torch's, and a job may change between them.
+            # One GPU may train with an 8-bit optimizer where several train with torch's, and a job may change between
+            # them. Earlier versions trained adapters with an 8-bit optimizer too.
             self._parts.note("the checkpoint has the state of another kind of optimizer: the optimizer starts anew")
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        # A scheduler sets the rates only after a step, and an optimizer that starts anew has those of the first step.
+        for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
 
     def _is_of_this_kind(self, state: Path) -> bool:
         return is_torch_adamw_state(state) == isinstance(self.optimizer.optimizer, torch.optim.AdamW)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import torch
+from finetune_api.estimate import (
+    Optimizer,
+    TrainedParameters,
+    UnknownArchitecture,
+    choose_optimizer,
+    read_architecture,
+    trained_by,
+)
 from trl import SFTConfig
 
 from finetune_trainer.data.batches.steps import Layout
 from finetune_trainer.distributed.collectives import COLLECTIVE_TIMEOUT
+from finetune_trainer.trained_model import count_trained
 from finetune_trainer.training.training_run import TrainingRun
 
 
@@ -21,8 +30,6 @@ def trl_settings(run: TrainingRun, layout: Layout, steps: int, checkpointing: bo
         sharded: whether the model is sharded.
     """
     training, device = run.spec.training, run.device
-    # The kernels of bitsandbytes (0.50.2) take no sharded tensors. torch's fused AdamW does, and copies nothing.
-    optimizer = "adamw_torch" if not device.is_gpu else "adamw_torch_fused" if sharded else "paged_adamw_8bit"
     config = SFTConfig(
         output_dir=str(run.scratch / "trainer"),
         max_steps=steps,
@@ -31,7 +38,7 @@ def trl_settings(run: TrainingRun, layout: Layout, steps: int, checkpointing: bo
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        optim=optimizer,
+        optim=optimizer_of(run, sharded),
         bf16=device.dtype is torch.bfloat16,
         fp16=False,
         gradient_checkpointing=checkpointing,
@@ -67,3 +74,16 @@ def trl_settings(run: TrainingRun, layout: Layout, steps: int, checkpointing: bo
     # A process uses one GPU, even if the machine has more. Otherwise TRL refuses, and transformers splits batches.
     config._n_gpu = min(config.n_gpu, 1)
     return config
+
+
+def optimizer_of(run: TrainingRun, sharded: bool) -> Optimizer:
+    """The optimizer that the memory estimate counts; of an architecture that it does not know, what is trained is
+    counted in the model."""
+    try:
+        trained = trained_by(run.spec.method, read_architecture(run.model.config.to_dict()))
+    except UnknownArchitecture:
+        counted = count_trained(run.model)
+        # Beside weights that may be quantized, an adapter is trained.
+        own = 0 if run.spec.method.definition.quantizable else counted
+        trained = TrainedParameters(counted - own, own, frozenset(), 0)
+    return choose_optimizer(trained, run.device.is_gpu, sharded)
