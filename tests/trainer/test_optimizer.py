@@ -92,8 +92,7 @@ def test_an_adapter_resumes_from_a_checkpoint_with_the_state_of_an_8_bit_optimiz
 
 
 def test_ppo_trains_with_a_fused_optimizer_on_a_gpu_alone(tiny_model_folder):
-    policy = Policy(AutoModelForCausalLM.from_pretrained(tiny_model_folder), 0, 1.0)
+    policy = Policy(AutoModelForCausalLM.from_pretrained(tiny_model_folder), 0, 1.0, CPU)
     assert policy.optimizer(1e-3, 1e-3).defaults["fused"] is None
     policy.device = torch.device("cuda", 0)
-    # On this machine's CPU the parameters are on, a fused step works as well.
     assert policy.optimizer(1e-3, 1e-3).defaults["fused"] is True
