@@ -1,6 +1,6 @@
-"""What DoRA costs above LoRA: ours, which keeps its weight norms between optimizer steps, and PEFT's own.
+"""What DoRA costs above LoRA: ours, with fused layers and cached weight norms, and PEFT's own; and PEFT's own LoRA.
 
-All three arms stand in one process and take turns, step by step; a step's CPU time counts, on one thread, so that other
+All arms stand in one process and take turns, step by step; a step's CPU time counts, on one thread, so that other
 work on the machine disturbs little. Peak memory is measured in a process of its own for each arm.
 
     python benchmarks/dora_overhead.py
@@ -23,7 +23,7 @@ from typing import Any
 from meters import MemoryPeak
 from sft_throughput import _folder as smollm2_folder
 
-ARMS = ("LoRA", "DoRA, ours", "DoRA, PEFT's")
+ARMS = ("LoRA", "LoRA, PEFT's", "DoRA, ours", "DoRA, PEFT's")
 GOALS = {("nf4", 1): 1.12, ("nf4", 4): 1.08, ("none", 1): 1.05, ("none", 4): 1.05}
 GOAL_MEMORY = 1.05
 _RANK, _ALPHA, _ANSWER = 8, 32, 48
@@ -83,6 +83,7 @@ class _Arm:
         from finetune_api.spec.training import Precision
         from finetune_trainer.hardware.device import choose_device
         from finetune_trainer.methods.dora.layer import cache_norms
+        from finetune_trainer.methods.lora.fused_layers import fuse
         from finetune_trainer.model.files.find import ModelFiles
         from finetune_trainer.model.loading.load import load_model
         from finetune_trainer.model.structure.targets import target_modules
@@ -93,8 +94,10 @@ class _Arm:
         base = load_model(ModelFiles(folder, ""), Quantization(quantization), device)
         torch.manual_seed(0)
         self.model: Any = get_peft_model(base, LoraConfig(
-            r=_RANK, lora_alpha=_ALPHA, use_dora=arm != "LoRA", target_modules=target_modules(base, None, "model"),
-            task_type="CAUSAL_LM"))
+            r=_RANK, lora_alpha=_ALPHA, use_dora=arm.startswith("DoRA"), task_type="CAUSAL_LM",
+            target_modules=target_modules(base, None, "model")))
+        if arm == "LoRA":
+            assert fuse(self.model) > 0
         if arm == "DoRA, ours":
             assert cache_norms(self.model).layers > 0
         self.model.train()
@@ -133,9 +136,10 @@ def _times(folder: Path, quantization: str, options: argparse.Namespace) -> dict
                 name = ARMS[(repeat + offset) % len(ARMS)]
                 taken[name].append(arms[name].step(micro_batches, options.tokens, repeat))
         times[micro_batches] = {name: seconds[1:] for name, seconds in taken.items()}
-    ours, peft = (arms[name].losses for name in ARMS[1:])
-    furthest = max(abs(mine - its) for mine, its in zip(ours, peft, strict=True))
-    print(f"furthest of our losses from PEFT's in {len(ours)} steps: {furthest:.1e}", file=sys.stderr)
+    for ours, peft in (ARMS[:2], ARMS[2:]):
+        pairs = list(zip(arms[ours].losses, arms[peft].losses, strict=True))
+        furthest = max(abs(mine - its) for mine, its in pairs)
+        print(f"{ours}: furthest of our losses from PEFT's in {len(pairs)} steps: {furthest:.1e}", file=sys.stderr)
     return times
 
 

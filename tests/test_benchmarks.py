@@ -55,7 +55,7 @@ def test_the_overhead_of_dora_is_measured_on_any_model(tiny_model_folder):
                 "--tokens", 64, "--repeats", 2, "--no-memory")
     assert done.returncode == 0, done.stderr
     table = [line.rpartition("  ") for line in done.stdout.splitlines() if line.startswith(("LoRA", "DoRA"))]
-    assert len(table) == 3
+    assert len(table) == 4
     assert all(0 < float(ratio) < 20 for _, _, ratio in table)
 
 

@@ -302,14 +302,17 @@ def test_the_adapter_is_saved_as_peft_saves_it_and_loads_in_plain_peft(used, tin
     torch.testing.assert_close(logits_of(used.eval()), logits_of(again), rtol=1e-5, atol=1e-5)
 
 
-def test_with_dropout_training_is_peft_s_own_and_evaluation_keeps_norms(tiny_model_folder, monkeypatch):
+def test_with_dropout_the_result_is_peft_s_and_norms_are_cached_too(tiny_model_folder, monkeypatch):
     ours = adapt(load(tiny_model_folder), fast=True, dropout=0.2)
     its = adapt(load(tiny_model_folder), fast=False, dropout=0.2)
-    for model in (ours, its):
+    losses = []
+    for model in (its, ours):
         torch.manual_seed(3)
-        loss_of(model.train()).backward()
-    assert_same_gradients(gradients(ours), gradients(its), tolerance=0)
-    monkeypatch.setattr(DoraLinearVariant, "forward", staticmethod(lambda *_, **__: pytest.fail("PEFT's own way")))
+        losses.append(loss_of(model.train()))
+        losses[-1].backward()
+        monkeypatch.setattr(DoraLinearVariant, "forward", staticmethod(lambda *_, **__: pytest.fail("PEFT's own way")))
+    assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-6)
+    assert_same_gradients(gradients(ours), gradients(its))
     logits_of(ours.eval())
 
 
@@ -354,7 +357,7 @@ def test_layers_whose_rows_are_no_whole_blocks_have_the_right_norms(tmp_path):
 
 def test_large_layers_are_read_in_parts(tiny_model_folder, monkeypatch):
     whole = logits_of(adapt(load(tiny_model_folder, "nf4"), fast=True).eval())
-    monkeypatch.setattr(norms, "_CHUNK", 7 * 64)
+    monkeypatch.setitem(norms._CHUNK, "cpu", 7 * 64)
     parts = logits_of(adapt(load(tiny_model_folder, "nf4"), fast=True).eval())
     torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-6)
 
@@ -396,22 +399,69 @@ def test_in_bf16_a_fresh_adapter_starts_at_the_float32_norms_and_changes_nothing
     assert torch.equal(logits_of(model), truth)
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_in_bf16_a_change_of_a_magnitude_by_three_thousandths_is_not_lost(tiny_model_folder, autocast):
-    model = adapt(load(tiny_model_folder, dtype=torch.bfloat16), fast=True, moved=False).eval()
-    start_at_norms(model)
-    layer = model.base_model.model.model.layers[0].mlp.up_proj
+def bf16_output(model, layer_of, autocast=False):
+    """The outputs of one layer for many random rows, in bfloat16: (rows, outputs), as float32."""
+    layer = layer_of(model.base_model.model.model.layers[0])
     inputs = torch.randn(2000, layer.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
+    torch.manual_seed(7)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        return layer(inputs).float()
 
-    @torch.no_grad()
-    def output():
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            return layer(inputs).float()
 
-    before = output()
-    layer.lora_magnitude_vector["default"].weight.data.mul_(1.003)
-    grown = (output() * before).sum(0) / before.square().sum(0)
-    assert (grown - 1.003).abs().max() < 5e-4, "each row's, on average over what rounding does to its outputs"
+def up(decoder_layer):
+    return decoder_layer.mlp.up_proj
+
+
+def growth(after, before):
+    """By what factor each output grew, on average over what rounding does to its values: (outputs,)."""
+    return (after * before).sum(0) / before.square().sum(0)
+
+
+WAYS: dict[str, dict] = {"in evaluation": {}, "in training": {"training": True},
+                         "with dropout": {"training": True, "dropout": 0.1},
+                         "in nf4": {"training": True, "quantization": "nf4"}}
+
+
+@pytest.mark.parametrize("change", [0.001, 0.003, 0.005])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_in_bf16_a_small_change_of_a_magnitude_is_not_lost(tiny_model_folder, way, autocast, change):
+    settings: dict = {"training": False, "quantization": "none", "dropout": 0.0, **WAYS[way]}
+    model = adapt(load(tiny_model_folder, settings["quantization"], torch.bfloat16), fast=True,
+                  dropout=settings["dropout"], moved=False).train(settings["training"])
+    start_at_norms(model)
+    before = bf16_output(model, up, autocast)
+    up(model.base_model.model.model.layers[0]).lora_magnitude_vector["default"].weight.data.mul_(1 + change)
+    weights_changed(model)
+    assert (growth(bf16_output(model, up, autocast), before) - 1 - change).abs().max() < 5e-4
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_in_bf16_norms_that_change_by_thousandths_are_not_lost(tiny_model_folder, autocast):
+    model = adapt(load(tiny_model_folder, dtype=torch.bfloat16), fast=True, moved=False).train()
+    start_at_norms(model)
+    layer = up(model.base_model.model.model.layers[0])
+    before = bf16_output(model, up, autocast)
+    # With A = W and B = c·1/s, W + sBA is (1 + c)·W: the norms are what they were times 1 + c, and the output stays.
+    weight = layer.base_layer.weight.detach().float()
+    layer.lora_A["default"].weight.data = weight
+    layer.lora_B["default"].weight.data = torch.eye(len(weight)) * 0.002 / layer.scaling["default"]
+    weights_changed(model)
+    assert (growth(bf16_output(model, up, autocast), before) - 1).abs().max() < 5e-4
+
+
+def test_a_small_change_of_a_magnitude_reaches_the_merged_bf16_weights(tiny_model_folder, tmp_path):
+    model = adapt(load(tiny_model_folder, dtype=torch.bfloat16), fast=True, moved=False)
+    start_at_norms(model)
+    up(model.base_model.model.model.layers[0]).lora_magnitude_vector["default"].weight.data.mul_(1.003)
+    model.save_pretrained(tmp_path)
+    before = load(tiny_model_folder, dtype=torch.bfloat16)
+    weight = before.model.layers[0].mlp.up_proj.weight.float().clone()
+    merged = PeftModel.from_pretrained(before, tmp_path).merge_and_unload().model.layers[0].mlp.up_proj.weight
+    grown = (merged.float() * weight).sum(1) / weight.square().sum(1)
+    assert merged.dtype is torch.bfloat16
+    assert (grown - 1.003).abs().max() < 1.5e-3
+    assert (grown.mean() - 1.003).abs() < 2e-4
 
 
 @pytest.mark.parametrize("taken_out", ["unloaded", "deleted"])

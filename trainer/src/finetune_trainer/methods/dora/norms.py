@@ -23,8 +23,9 @@ from peft.tuners.lora.layer import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-_CHUNK = 2**20
-"""Weights that are cast to float32 at a time: 4 MiB, which stay in the processor's cache and need no fresh memory."""
+_CHUNK = {"cpu": 2**20, "cuda": 2**24}
+"""Weights that are cast to float32 at a time, by the type of device. On a CPU 4 MiB: they stay in its cache and need no
+fresh memory. On a GPU 64 MiB: each part costs several launches of kernels."""
 
 
 class WeightsVersion:
@@ -70,7 +71,6 @@ class CachedNorms(DoraLinearLayer):
         self._squares: torch.Tensor | None = None
         self._norms: torch.Tensor | None = None
         self._computed_at = (-1, False)
-        self.invertible = True
 
     def trained_weights_changed(self) -> None:
         """Drop the norms; ‖W‖² of the frozen weights stays (`trained_model.CachesTrainedWeights`)."""
@@ -96,7 +96,6 @@ class CachedNorms(DoraLinearLayer):
             with torch.no_grad(), torch.autocast(self.weight.device.type, enabled=False):
                 self._norms = self._compute(module.get_base_layer(), module.lora_A[adapter].weight.float(),
                                             module.lora_B[adapter].weight.float(), module.scaling[adapter], products)
-                self.invertible = bool(self.weight.all())
             self._computed_at = (self._version.number, module.training)
         return self._norms
 
@@ -130,7 +129,7 @@ def _float_rows(base: Any) -> Iterator[torch.Tensor]:
     weight = base.weight
     state = getattr(weight, "quant_state", None)
     height, width = base.out_features, base.in_features
-    some = max(1, _CHUNK // width)
+    some = max(1, _CHUNK[weight.device.type] // width)
     if weight.dtype is torch.float32:
         yield weight.detach()
     elif state is not None and width % state.blocksize == 0 and width % 2 == 0:

@@ -7,6 +7,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import set_seed
 
 from finetune_trainer.engines import unsloth
+from finetune_trainer.methods.lora.fused_layers import fuse
 from finetune_trainer.model.structure.targets import target_modules
 from finetune_trainer.training.training_run import TrainingRun
 
@@ -27,8 +28,9 @@ def attach(run: TrainingRun, settings: LowRankSpec, field: str, dora: bool = Fal
     """
     set_seed(run.spec.training.seed)
     targets = target_modules(run.model, settings.target_modules, field)
+    adapted: PeftModel
     if run.spec.engine is Engine.UNSLOTH:
-        adapted: PeftModel = unsloth.attach(run.model, run.spec, settings, targets)
+        adapted = unsloth.attach(run.model, run.spec, settings, targets)
         return adapted
     config = LoraConfig(
         r=settings.rank,
@@ -42,4 +44,6 @@ def attach(run: TrainingRun, settings: LowRankSpec, field: str, dora: bool = Fal
         task_type="CAUSAL_LM",
     )
     # autocast_adapter_dtype keeps the adapter in float32, whatever type the base computes in.
-    return get_peft_model(run.model, config, autocast_adapter_dtype=True)
+    adapted = get_peft_model(run.model, config, autocast_adapter_dtype=True)
+    fuse(adapted)
+    return adapted
