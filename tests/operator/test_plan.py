@@ -6,9 +6,10 @@ import json
 from decimal import Decimal
 
 import pytest
-from finetune_api.messages import Outcome, ProgressMessage, Stage
+from finetune_api.messages import Outcome, ProgressMessage, RunConfig, Stage
 from finetune_api.status import Phase, Progress
 from finetune_operator.settings import Allowed, Settings
+from finetune_operator.settings.accelerators import Accelerator
 
 from tests.operator.objects import (
     NOW,
@@ -149,6 +150,14 @@ def test_the_first_attempt_is_its_configuration_its_limits_and_its_job():
     assert content["accelerator"] == {"name": "nvidia-l4", "memoryBytes": 24 * 2**30, "hostMemoryBytes": 24 * 2**30,
                                       "hourlyRate": "1.00", "currency": "USD"}
     assert content["spec"]["training"]["epochs"] == 3.0
+
+
+@pytest.mark.parametrize(("resource", "is_gpu"), [("nvidia.com/gpu", True), (None, False)])
+def test_the_trainer_is_told_whether_its_pod_requests_a_gpu(resource, is_gpu):
+    settings = SETTINGS.model_copy(update={"accelerators": {"nvidia-l4": Accelerator(resource=resource)}})
+    content = run_json(decide(raw_job(started()), settings=settings))
+    # A run that was planned for a GPU ends where there is none, also where the catalogue does not say its memory.
+    assert RunConfig.read(json.dumps(content)).accelerator.is_gpu is is_gpu
 
 
 def test_the_pod_is_restricted_and_has_no_token():
