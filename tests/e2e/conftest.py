@@ -94,7 +94,8 @@ class JobEnvironment:
         """Every object that the jobs of a namespace wrote, as text, by its key."""
         pages = self.s3.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket,
                                                                            Prefix=f"out/{namespace}/")
-        return {item["Key"]: self.read(item["Key"]).decode("latin-1") for page in pages for item in page["Contents"]}
+        return {item["Key"]: self.read(item["Key"]).decode("latin-1") for page in pages
+                for item in page.get("Contents", ())}
 
     def namespace(self):
         """A fresh namespace at the restricted level, with the S3 writer's Secret and the trainer's faults."""

@@ -241,21 +241,21 @@ def test_an_accelerator_that_no_node_has_is_told_and_waited_for(environment, ope
     environment.api.delete("FineTuneJob", job.namespace, job.name)
 
 
-def test_a_node_whose_driver_is_missing_is_told_and_the_next_attempt_goes_to_another_node(environment, second_node):
+def test_a_node_whose_gpu_cannot_be_used_is_told_and_avoided(environment):
     space = environment.namespace()
-    # Without the tests' entry: the trainer finds that neither node has the GPU that it promises.
-    operator = environment.operator(identity="real", namespace=space, retryDelay="1s", podTemplate=with_environment())
+    # Without the tests' entry the trainer finds that the node has not the GPU that it promises.
+    operator = environment.operator(identity="real", namespace=space, podTemplate=with_environment())
     try:
-        job = Job(environment, namespace=space).apply(runPolicy={"backoffLimit": 1})
-        message = job.ends("Failed", "NoAccelerator")
-        first, second = job.status()["attempts"]
-        assert {first["node"], second["node"]} == {"node-0", "node-1"}
-        assert (first["exitCode"], second["exitCode"]) == (69, 69)
-        assert message.startswith("the run was planned for nvidia-l4, and the trainer cannot use a GPU: torch says '")
-        assert "device files: none (/dev/nvidia*); the driver's library: not found" in message
-        assert "an administrator checks the node's device plugin" in message
-        assert "retried 1 times, which is runPolicy.backoffLimit" in message
+        job = Job(environment, namespace=space).apply()
+        job.until("Queued", "Unschedulable")  # There is no other node.
+        assert "Attempt 2 may not use node-0" in job.telling()["message"]
+        [first] = [one for one in job.status()["attempts"] if one["number"] == 1]
+        assert (first["reason"], first["exitCode"], first["node"]) == ("NoAccelerator", 69, "node-0")
+        assert "planned for nvidia-l4, and the trainer cannot use a GPU: torch says '" in first["message"]
+        assert "device files: none (/dev/nvidia*); the driver's library: not found" in first["message"]
+        assert "an administrator checks the node's device plugin" in first["message"]
         assert not environment.results(space), "nothing was trained"
+        environment.api.delete("FineTuneJob", space, job.name)
     finally:
         operator.stop()
 
