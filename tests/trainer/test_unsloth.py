@@ -6,12 +6,14 @@ The packages are downloaded and read, never installed or imported.
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -163,3 +165,17 @@ def test_with_a_gpu_but_without_the_package_it_says_which_image_has_it(monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(BadConfig, match=r"Unsloth isn't installed here; use the image of trainer/Dockerfile\.unsloth"):
         unsloth.prepare()
+
+
+def test_unsloth_counts_no_load_of_ours(monkeypatch, wheels):
+    import torch
+    from finetune_trainer.engines import unsloth
+
+    switch = "UNSLOTH_DISABLE_STATISTICS"
+    assert f'"{switch}" in os.environ' in wheels["unsloth"].read("unsloth/models/_utils.py").decode()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "unsloth", ModuleType("unsloth"))
+    monkeypatch.setenv(switch, "")
+    monkeypatch.delenv(switch)
+    unsloth.prepare()
+    assert os.environ[switch] == "1"

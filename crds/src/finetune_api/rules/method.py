@@ -106,6 +106,17 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec", "engine",
+        lambda spec: not _unsloth(spec)
+        or spec.get("method", {}).get("lora", {}).get("initialization", "default") != "pissa",
+        "!has(self.engine) || self.engine != 'unsloth' || !has(self.method) || !has(self.method.lora) || "
+        "!has(self.method.lora.initialization) || self.method.lora.initialization != 'pissa'",
+        "unsloth has a PiSSA of its own, which cannot be published as a plain LoRA: remove method.lora.initialization, "
+        "or write engine: native",
+        accepts={"engine": "unsloth", "method": {"quantization": "nf4", "lora": {"initialization": "loftq"}}},
+        refuses={"engine": "unsloth", "method": {"lora": {"initialization": "pissa"}}},
+    ),
+    Rule(
+        "spec", "engine",
         lambda spec: not _unsloth(spec) or _one_gpu(spec.get("compute", {})),
         "!has(self.engine) || self.engine != 'unsloth' || !has(self.compute) || "
         "((!has(self.compute.gpusPerNode) || self.compute.gpusPerNode == 1) && "

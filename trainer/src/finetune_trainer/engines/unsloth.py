@@ -2,11 +2,13 @@
 
 Only the image of trainer/Dockerfile.unsloth has Unsloth: parts of it are LGPL and AGPL. When Unsloth is imported, it
 changes transformers, peft and trl, so it must be imported before them: the trainer calls `prepare` first.
-Nothing here was tested on a GPU (docs/how-to/unsloth.md).
+Nothing here was tested on a GPU (docs/how-to/unsloth.md). Without one, Unsloth trains with transformers' own models:
+that is no use to a job, so `prepare` refuses it.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.spec.job import FineTuneJobSpec
@@ -30,6 +32,8 @@ def prepare() -> None:
 
     if not torch.cuda.is_available():
         raise BadConfig("spec.engine: unsloth needs an NVIDIA GPU, and this machine has none. Write engine: native")
+    # Else each load downloads a file that Unsloth counts, and whose name says how much memory the GPU has.
+    os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
     try:
         import unsloth  # type: ignore[import-not-found] # noqa: F401
     except ImportError as error:
