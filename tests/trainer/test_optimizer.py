@@ -81,6 +81,8 @@ def test_an_adapter_resumes_from_a_checkpoint_with_the_state_of_an_8_bit_optimiz
     states = list((folder / "out").rglob("optimizer.pt"))
     assert states
     assert not any(is_torch_adamw_state(state) for state in states), "else this test shows nothing"
+    # It may have been killed in a later step.
+    (folder / "rates.txt").unlink()
     resumed = Noting(folder).wait()
     assert resumed.code == 0, resumed.output
     assert "resuming from step 4 of 6" in resumed.output
@@ -88,7 +90,7 @@ def test_an_adapter_resumes_from_a_checkpoint_with_the_state_of_an_8_bit_optimiz
     assert Noting(straight).wait().code == 0
     rates = [(one / "rates.txt").read_text().split() for one in (folder, straight)]
     assert len(set(rates[1])) > 3
-    assert rates[0] == rates[1], "the learning rate goes on where it was"
+    assert rates[0] == rates[1][4:], "the learning rate goes on where it was"
 
 
 def test_ppo_trains_with_a_fused_optimizer_on_a_gpu_alone(tiny_model_folder):
