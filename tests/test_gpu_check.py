@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from benchmarks.gpu.goals import judge
+from benchmarks.gpu.pack import find_wheel, pack
 from benchmarks.gpu.reft_real import answer
 from benchmarks.gpu.report import MAIN_ROWS, render
 from benchmarks.gpu.settings import CHAINS, Settings
@@ -134,3 +137,39 @@ def test_every_stage_runs_through_on_a_cpu(tmp_path):
             "base model", "warm-up", "SFT", "ReFT"}
     assert (out / "reft-curves.html").read_text().count("<svg class=\"plot\"") >= 2 * 8
     assert f"{out}/report.md" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_stage_runs_in_an_interpreter_of_its_own_as_on_a_gpu(tmp_path):
+    done = call("--here", "machine", GPU_CHECK_DRY="1", GPU_CHECK_OUT=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (versions, card) = (json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines())
+    assert versions["name"] == "versions"
+    assert "torch" in versions
+    assert card == {"stage": "machine", "name": "card", "gpu": "none: a dry run", "totalGiB": 0}
+
+
+def _wheel(folder, name, files):
+    with zipfile.ZipFile(folder / name, "w") as wheel:
+        for path in files:
+            wheel.writestr(path, path)
+
+
+def test_wheels_are_packed_as_they_stand_in_site_packages_without_what_no_check_needs(tmp_path):
+    _wheel(tmp_path, "bitsandbytes-0.50.2-py3-none-any.whl", [
+        "bitsandbytes/__init__.py", "bitsandbytes/libbitsandbytes_cuda130.so",
+        "bitsandbytes/libbitsandbytes_cuda128.so", "bitsandbytes-0.50.2.dist-info/METADATA",
+        "bitsandbytes-0.50.2.dist-info/RECORD"])
+    _wheel(tmp_path, "Typing.Inspection-1.0-py3-none-any.whl", [
+        "typing_inspection-1.0.data/purelib/typing_inspection.py", "typing_inspection-1.0.data/scripts/tool"])
+    archive = tmp_path / "all.tar.xz"
+    size = pack([find_wheel(tmp_path, "bitsandbytes==0.50.2"), find_wheel(tmp_path, "typing-inspection==1.0")], archive)
+    with tarfile.open(archive) as tar:
+        assert tar.getnames() == ["bitsandbytes/__init__.py", "bitsandbytes/libbitsandbytes_cuda130.so",
+                                  "bitsandbytes-0.50.2.dist-info/METADATA", "typing_inspection.py"]
+        assert size == sum(member.size for member in tar)
+
+
+def test_a_wheel_that_is_missing_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"peft==0\.21\.2: 0 wheels"):
+        find_wheel(tmp_path, "peft==0.21.2")

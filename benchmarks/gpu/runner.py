@@ -165,8 +165,11 @@ def _forked(stage: Stage, settings: Settings, environment: Mapping[str, str], lo
 def run_here(stage: Stage, settings: Settings) -> int:
     """Run a stage in this process; 1 if it failed as a whole."""
     from finetune_trainer.run.quiet import silence_libraries
+    from finetune_trainer.run.torch_variables import set_torch_variables
 
     silence_libraries()
+    if stage.name != "unsloth":  # It sets variables of its own.
+        set_torch_variables()
     check = Check(stage.name, settings)
     failed: list[Any] = []
     with check.attempt("the whole stage"):
