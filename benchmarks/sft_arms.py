@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ARMS = {
     "ours": "ours",
     "ours-padded": "ours, packing off",
+    "ours-masked": "ours, packed rows under a mask",
     "ours-one-pass": "ours, the step in one forward pass",
     "ours-all-positions": "ours, every position to the head",
     "ours-checkpointing": "ours, gradient checkpointing on",
@@ -104,6 +105,7 @@ def _ours(arm: _Arm) -> float:
     from finetune_trainer.clock import SystemClock
     from finetune_trainer.data.batches.steps import Layout
     from finetune_trainer.data.rows import PreparedData
+    from finetune_trainer.distributed.collectives import World
     from finetune_trainer.hardware.device import choose_device, make_deterministic
     from finetune_trainer.methods import METHODS
     from finetune_trainer.progress.limits import LimitsFile
@@ -114,6 +116,7 @@ def _ours(arm: _Arm) -> float:
     from finetune_trainer.training import sft
     from finetune_trainer.training.checkpoints import CheckpointStore
     from finetune_trainer.training.complete_checkpoints import Identity
+    from finetune_trainer.training.packing import choose_packing
     from finetune_trainer.training.training_run import TrainingRun
 
     spec = resolve_defaults(parse_job({
@@ -139,10 +142,12 @@ def _ours(arm: _Arm) -> float:
     metrics = MetricsLog(arm.scratch / METRICS, clock)
     state = RunState(clock, Price(Decimal(0), "USD"), observers=(arm.log, metrics))
     state.enter(Stage.TRAINING)
+    packing = choose_packing(spec, arm.model, arm.rows, World(), print)
+    by_rows = packing.by_rows and arm.name != "ours-masked"
     storage = open_storage(spec.output.uri, spec.output.s3)
     with BackgroundUploader() as uploader:
         trained = METHODS[spec.method.type].train(TrainingRun(
-            spec=spec, model=arm.model, tokenizer=arm.tokenizer,
+            spec=packing.spec, by_rows=by_rows, model=arm.model, tokenizer=arm.tokenizer,
             data=PreparedData(train=arm.rows, train_answers=(), held_out=(), findings=(), counts={}), device=device,
             identity=Identity("0" * 64, "0" * 64, "0" * 64, {}),
             checkpoints=CheckpointStore(storage, "throughput", 1, uploader, state.note), uploader=uploader, state=state,
@@ -150,7 +155,8 @@ def _ours(arm: _Arm) -> float:
             scratch=arm.scratch, clock=clock,
         ))
         uploader.drain()
-    layout = Layout(trained.micro_batch_size, spec.training.packing, arm.model.config.get_text_config().hidden_size)
+    layout = Layout(trained.micro_batch_size, packing.spec.training.packing,
+                    arm.model.config.get_text_config().hidden_size, one_line=by_rows)
     return padding_of_layout(arm.rows, arm.work, layout)
 
 

@@ -32,6 +32,15 @@ def _without_determinism() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _with_a_mask() -> Iterator[None]:
+    """A mask keeps packed rows apart."""
+    from finetune_trainer.training import packing
+
+    with patched(packing, "by_rows_refused", lambda model, rows: "is asked to use a mask"):
+        yield
+
+
 @dataclass(frozen=True)
 class Arm:
     """One of our arms.
@@ -56,6 +65,7 @@ ARMS = {
     "dora": Arm("ours, QDoRA", method("DoRA")),
     "dora-peft": Arm("PEFT's QDoRA in our trainer", method("DoRA", keptNorms=False)),
     "ours-unpacked": Arm("ours, packing off", training={"packing": False}),
+    "ours-masked": Arm("ours, packed rows under a mask", changed=_with_a_mask),
     "ours-checkpointing": Arm("ours, gradient checkpointing of every layer", training={
         "gradientCheckpointing": "enabled"}),
     "ours-no-checkpointing": Arm("ours, no gradient checkpointing", training={"gradientCheckpointing": "disabled"}),

@@ -15,6 +15,8 @@ from benchmarks.gpu.settings import Settings
 _STEPS = 3
 _LOSS_TOLERANCE = 2e-2
 """Of a loss in bfloat16, relative to float32: it is a mean over hundreds of tokens, each rounded to eight bits."""
+_ROUNDING = 2e-2
+"""Of attention and its gradients in bfloat16, relative to float32."""
 
 
 def run(check: Check) -> None:
@@ -23,9 +25,14 @@ def run(check: Check) -> None:
         name = f"losses as on the CPU, {quantization}"
         with check.attempt(name):
             check.say(name=name, **_losses(check.settings, quantization))
-    name = "packed rows do not see each other"
-    with check.attempt(name):
-        check.say(name=name, **_rows_apart(check.settings))
+    for name, by_rows in (("packed rows do not see each other under a mask", False),
+                          ("packed rows do not see each other in attention by rows", True)):
+        with check.attempt(name):
+            check.say(name=name, **_rows_apart(check.settings, by_rows))
+    for window in (None, 300):
+        name = f"attention by rows and its gradients, {f'window {window}' if window else 'no window'}"
+        with check.attempt(name):
+            check.say(name=name, **_attention(check.settings, window))
 
 
 def _losses(settings: Settings, quantization: str) -> dict[str, Any]:
@@ -48,9 +55,38 @@ def _train(settings: Settings, quantization: str, on_cpu: bool) -> list[float]:
     return steps.losses
 
 
-def _rows_apart(settings: Settings) -> dict[str, Any]:
+def _rows_apart(settings: Settings, by_rows: bool) -> dict[str, Any]:
     """The trainer's own test of packing, on the device's attention kernels."""
-    from finetune_trainer.training.packing import rows_mix
+    from finetune_trainer.training.packing import by_rows_refused, rows_mix
 
-    base = load_base(settings.small_bf16, "none", device_of(settings))
-    return {"ok": not rows_mix(base.model, random_rows(settings, 8))}
+    base, rows = load_base(settings.small_bf16, "none", device_of(settings)), random_rows(settings, 8)
+    if not by_rows:
+        return {"ok": not rows_mix(base.model, rows)}
+    reason = by_rows_refused(base.model, rows)
+    return {"ok": reason is None, "reason": reason}
+
+
+def _attention(settings: Settings, window: int | None) -> dict[str, Any]:
+    """Attention of rows of 700, 300 and 1,500 tokens with grouped heads, and its gradients, against float32 on the CPU:
+    relative errors of the output and of the gradients of query, key and value.
+    """
+    import torch
+    from finetune_trainer.model.attention_by_rows import NAME, row_edges
+    from transformers import AttentionInterface
+
+    torch.manual_seed(0)
+    device, lengths = device_of(settings), [70, 30, 150] if settings.dry else [700, 300, 1500]
+    values = [torch.randn(1, heads, sum(lengths), 128) for heads in (32, 8, 8)]
+    gradient = torch.randn(1, sum(lengths), 32, 128)
+    attend, results = AttentionInterface()[NAME], []
+    for where, dtype in ((torch.device("cpu"), torch.float32), (device.torch_device, device.dtype)):
+        # Rounded before, so that only the computation differs.
+        inputs = [one.to(device.dtype).to(where, dtype).requires_grad_() for one in values]
+        edges = row_edges(lengths)
+        output, _ = attend(torch.nn.Module(), *inputs, None, scaling=128**-0.5, sliding_window=window,
+                           cu_seq_lens_q=edges["cu_seq_lens_q"].to(where), max_length_q=edges["max_length_q"])
+        results.append([one.float().cpu() for one in (output.detach(), *torch.autograd.grad(
+            output, inputs, gradient.to(where, dtype)))])
+    errors = [float((mine - right).norm() / right.norm()) for right, mine in zip(*results, strict=True)]
+    return {"relativeErrors": [round(error, 5) for error in errors], "tolerance": _ROUNDING,
+            "ok": max(errors) <= _ROUNDING}

@@ -136,6 +136,7 @@ def train(spec: FineTuneJobSpec, base: Base, rows: tuple[TokenRow, ...], steps: 
     from finetune_api.values.uris import Uri
     from finetune_trainer.clock import SystemClock
     from finetune_trainer.data.rows import PreparedData
+    from finetune_trainer.distributed.collectives import World
     from finetune_trainer.errors import StopRequested
     from finetune_trainer.hardware.device import make_deterministic
     from finetune_trainer.methods import METHODS
@@ -147,6 +148,7 @@ def train(spec: FineTuneJobSpec, base: Base, rows: tuple[TokenRow, ...], steps: 
     from finetune_trainer.training import loader, sft
     from finetune_trainer.training.checkpoints import CheckpointStore
     from finetune_trainer.training.complete_checkpoints import Identity
+    from finetune_trainer.training.packing import choose_packing
     from finetune_trainer.training.training_run import TrainingRun
 
     trained, clock = Trained(None), SystemClock()
@@ -170,11 +172,13 @@ def train(spec: FineTuneJobSpec, base: Base, rows: tuple[TokenRow, ...], steps: 
     state.enter(Stage.TRAINING)
     steps.stop = StopFlag()
     steps.began = time.monotonic()
+    with base.device.autocast():
+        packing = choose_packing(spec, base.model, rows, World(), state.note)
     storage = open_storage(Uri("file", "", str(output or scratch / "output")), None)
     with patched(loader, "collate", counting), patched(sft, "StepTrainer", Recorded), BackgroundUploader() as uploader:
         with contextlib.suppress(StopRequested):
             trained.result = METHODS[spec.method.type].train(TrainingRun(
-                spec=spec, model=base.model, tokenizer=base.tokenizer,
+                spec=packing.spec, by_rows=packing.by_rows, model=base.model, tokenizer=base.tokenizer,
                 data=PreparedData(train=rows, train_answers=(), held_out=(), findings=(), counts={}),
                 device=base.device, identity=Identity("0" * 64, "0" * 64, "0" * 64, {}),
                 checkpoints=CheckpointStore(storage, "gpu-check", 1, uploader, state.note), uploader=uploader,

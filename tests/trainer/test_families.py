@@ -23,7 +23,7 @@ from finetune_trainer.model.files.find import ModelFiles
 from finetune_trainer.model.loading.load import load_model
 from finetune_trainer.model.tokenizer import load_tokenizer
 from finetune_trainer.run.local import run_job
-from finetune_trainer.training.packing import packing_if_possible, rows_mix
+from finetune_trainer.training.packing import Packing, choose_packing, rows_mix
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -125,10 +125,10 @@ def test_packing_is_off_everywhere_where_one_process_sees_rows_change_each_other
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
     rows = [TokenRow((5, 6, 7), (8, 9))]
     told = []
-    assert packing_if_possible(spec, model, rows, World(), told.append) == (spec, []) and not told
-    settled, said = packing_if_possible(spec, model, rows, Other(), told.append)
-    assert isinstance(settled, FineTuneJobSpec)
-    assert not settled.training.packing and said == told
+    assert choose_packing(spec, model, rows, World(), told.append) == Packing(spec, by_rows=True) and not told
+    chosen = choose_packing(spec, model, rows, Other(), told.append)
+    assert isinstance(chosen.spec, FineTuneJobSpec)
+    assert not chosen.spec.training.packing and not chosen.by_rows and list(chosen.findings) == told
 
 
 @pytest.mark.parametrize(("family", "settings"), [("lfm2", CONVOLUTION), ("qwen3_5_text", LINEAR),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import torch
+from typing import Any
 
 from finetune_trainer.data.batches.collate import collate
 from finetune_trainer.data.batches.steps import Layout, lay_out, step_rows
@@ -37,10 +36,10 @@ class StepLoader:
         """The number of this process's micro-batches in the whole run, from which the trainer derives its steps."""
         return self._count * self._layout.micro_batches(self._batch_size)
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         for indices in self._plan[self._start:]:
             for lines in lay_out(indices, self._lengths, self._layout)[self._rank::self._layout.processes]:
-                yield collate(lines, self._rows, self._pad_id)
+                yield collate(lines, self._rows, self._pad_id, self._layout.one_line)
 
     def tokens(self, step: int) -> int:
         """The tokens of a step, from 1, over all processes, without padding."""

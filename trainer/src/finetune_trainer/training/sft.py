@@ -112,14 +112,14 @@ def _train(run: TrainingRun, trained_model: TrainedModel, micro_batch: MicroBatc
     """
     model, sharded = trained_model.model, start.untrained is None
     layout = Layout(micro_batch.rows, run.spec.training.packing, model.config.get_text_config().hidden_size,
-                    run.world.size)
+                    run.world.size, one_line=run.by_rows)
     loader = StepLoader(run, layout, start.steps, start.step)
     callback = LoopCallback(run, loader, start.steps, start.step)
     trainer = StepTrainer(model, trl_settings(run, layout, start.steps, micro_batch.checkpointing, sharded),
                           run.tokenizer, callback, TrainerParts(
         loader=loader, learning_rate_factor=trained_model.learning_rate_factor,
         schedule=lambda step: share_of_peak(step, start.steps, run.spec.training), note=run.state.note, sharded=sharded,
-        saves_random_state=run.world.size == 1,
+        saves_random_state=run.world.size == 1, by_rows=run.by_rows,
         answers_only=None if run.device.is_gpu else AnswersOnly(trained_model.causal)))
     if start.untrained:
         # TRL has rounded the adapter of a quantized model to bfloat16, and after an OOM the model is half trained.

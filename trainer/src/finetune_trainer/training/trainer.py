@@ -24,6 +24,7 @@ from finetune_trainer.distributed.sharding import (
     load_optimizer_state,
 )
 from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
+from finetune_trainer.model.attention_by_rows import attending_by_rows
 from finetune_trainer.trained_model import load_trained, save_trained
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loader import StepLoader
@@ -42,6 +43,7 @@ class TrainerParts:
         note: receives notes for people.
         sharded: whether the model is sharded among the processes.
         saves_random_state: whether checkpoints hold random states.
+        by_rows: whether the batches are for attention by rows.
         answers_only: keeps only the positions that predict an answer token; None keeps all.
     """
 
@@ -51,6 +53,7 @@ class TrainerParts:
     note: Callable[[str], None]
     sharded: bool
     saves_random_state: bool
+    by_rows: bool
     answers_only: AnswersOnly | None
 
 
@@ -95,11 +98,11 @@ class StepTrainer(SFTTrainer):
         with self._parts.answers_only.narrowed(inputs) as narrowed:
             return super().compute_loss(model, narrowed, return_outputs, num_items_in_batch)
 
-    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
-                      ) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch forward and backward."""
         run_out_of_memory(int((inputs["position_ids"] == 0).sum()))
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        with attending_by_rows(self.model) if self._parts.by_rows else contextlib.nullcontext():
+            loss = super().training_step(model, inputs, num_items_in_batch)
         return loss * math.nan if loss_becomes_nan(self.state.global_step + 1) else loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

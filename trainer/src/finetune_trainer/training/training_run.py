@@ -47,6 +47,7 @@ class TrainingRun:
         world: the processes that train together.
         reload: loads the base model once more; for methods that shard it.
         judge: scores responses, if the method has a reward.
+        by_rows: whether packed rows are kept apart by attention by rows; otherwise a mask does it.
     """
 
     spec: FineTuneJobSpec
@@ -67,3 +68,4 @@ class TrainingRun:
     world: World = field(default_factory=World)
     reload: Callable[[], PreTrainedModel] | None = None
     judge: Judge | None = None
+    by_rows: bool = False

@@ -25,12 +25,14 @@ class Layout:
         packing: whether several rows may share a line.
         hidden_size: the model's width; it decides how much attention (quadratic in a line's length) costs.
         processes: the number of processes that share each step (the world size).
+        one_line: whether all rows of a micro-batch share one line: there, attention costs a row its own length only.
     """
 
     micro_batch_size: int
     packing: bool
     hidden_size: int
     processes: int = 1
+    one_line: bool = False
 
     def micro_batches(self, batch_size: int) -> int:
         """Forward passes of a step in each process.
@@ -76,6 +78,8 @@ def lay_out(indices: Sequence[int], lengths: Sequence[int], layout: Layout) -> l
         # Rows of similar length together: little padding.
         return [[(index,) for index in by_length[start:end]] for start, end in _even_parts(len(by_length), count)]
     groups = _balance(by_length, lengths, count, layout.micro_batch_size)
+    if layout.one_line:
+        return [[tuple(group)] for group in groups]
     return [_lines(group, lengths, layout.hidden_size) for group in groups]
 
 
@@ -96,7 +100,7 @@ def _balance(by_length: Sequence[int], lengths: Sequence[int], count: int, most:
 
 
 def _lines(group: Sequence[int], lengths: Sequence[int], hidden_size: int) -> list[Line]:
-    """The lines that cost least: fewer lines need less padding, but attention grows with their length.
+    """The lines that cost least under a mask: fewer lines need less padding, but attention grows with their length.
 
     A token's linear layers cost about 24·h² operations and its attention 4·h·width, so a micro-batch costs in
     proportion to lines × width × (6·h + width).

@@ -22,7 +22,7 @@ from finetune_trainer.run.checks.rehearsal import rehearse
 from finetune_trainer.storage import BackgroundUploader
 from finetune_trainer.training.checkpoints import CheckpointStore
 from finetune_trainer.training.complete_checkpoints import resume_source
-from finetune_trainer.training.packing import packing_if_possible
+from finetune_trainer.training.packing import choose_packing
 from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.training_run import TrainingRun
 
@@ -51,12 +51,13 @@ def train(attempt: Attempt, output: JobOutput, inputs: Inputs, loaded: LoadedBas
     with BackgroundUploader() as uploader, inputs.world.training(inputs.device, attempt.stop.check):
         state.enter(Stage.WARM_UP if spec.method.reft else Stage.TRAINING)
         with inputs.device.autocast():
-            settled, findings = packing_if_possible(spec, loaded.model, inputs.data.train, inputs.world, state.note)
+            packing = choose_packing(spec, loaded.model, inputs.data.train, inputs.world, state.note)
         checkpoints = CheckpointStore(output.storage, output.prefix, config.attempt, uploader, state.note,
                                       resume_source(config))
         with rehearsed_on_failure(attempt, inputs):
             result = METHODS[spec.method.type].train(TrainingRun(
-                spec=settled, model=loaded.model, tokenizer=inputs.tokenizer, data=inputs.data, device=inputs.device,
+                spec=packing.spec, model=loaded.model, tokenizer=inputs.tokenizer, data=inputs.data,
+                device=inputs.device, by_rows=packing.by_rows,
                 identity=loaded.identity, checkpoints=checkpoints, uploader=uploader, state=state,
                 metrics=attempt.metrics, limits=attempt.limits, reserve=_reserve(before, state), stop=attempt.stop,
                 scratch=attempt.scratch, clock=attempt.clock, world=inputs.world, reload=loaded.reload,
@@ -65,7 +66,7 @@ def train(attempt: Attempt, output: JobOutput, inputs: Inputs, loaded: LoadedBas
     if result.stopped_early:
         state.note(result.stopped_early)
     reach("trained")
-    return Training(result, findings)
+    return Training(result, list(packing.findings))
 
 
 @contextmanager

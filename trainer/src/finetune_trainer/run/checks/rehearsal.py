@@ -47,7 +47,7 @@ from finetune_trainer.trained_model.peft_adapter import PeftAdapter
 from finetune_trainer.trained_model.whole_model import make_generation_writable
 from finetune_trainer.training.checkpoints import CheckpointStore
 from finetune_trainer.training.complete_checkpoints import Identity
-from finetune_trainer.training.packing import packing_if_possible
+from finetune_trainer.training.packing import choose_packing
 from finetune_trainer.training.training_run import TrainingRun
 
 _CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
@@ -184,9 +184,10 @@ def _run(spec: FineTuneJobSpec, files: ModelFiles, few: PreparedData, special: t
     model = load_model(files, quantization, _CPU)
     storage = LocalStorage(Uri("file", "", str(work / "out")), work / "out")
     with BackgroundUploader() as uploader:
-        settled, findings = packing_if_possible(spec, model, few.train, World(), lambda text: None)
+        packing = choose_packing(spec, model, few.train, World(), lambda text: None)
         trained = METHODS[spec.method.type].train(TrainingRun(
-            spec=settled, model=model, tokenizer=tokenizer, data=few, device=_CPU, identity=_NO_IDENTITY,
+            spec=packing.spec, model=model, tokenizer=tokenizer, data=few, device=_CPU, identity=_NO_IDENTITY,
+            by_rows=packing.by_rows,
             checkpoints=CheckpointStore(storage, "job", 1, uploader, lambda text: None), uploader=uploader, state=state,
             metrics=MetricsLog(work / "metrics.jsonl", clock), limits=LimitsFile(None, Limits()),
             reserve=Decimal(0), stop=StopFlag(), scratch=work, clock=clock,
@@ -204,4 +205,4 @@ def _run(spec: FineTuneJobSpec, files: ModelFiles, few: PreparedData, special: t
     if Export.MERGED in spec.output.exports:
         export_merged(trained_model, published, BaseWeights(files, quantization, _CPU), tokenizer, work / "merged")
         check_base(ModelFiles(work / "merged", "", "the merged model"), Quantization.NONE)
-    return settled.training.packing, findings
+    return packing.spec.training.packing, list(packing.findings)
