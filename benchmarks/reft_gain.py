@@ -121,7 +121,8 @@ def _run(output: Path, job: dict[str, Any]) -> tuple[float, float]:
 def _speed() -> None:
     """Our sampler against `generate(do_sample=True)` on the same prompts: tokens up to each response's end a second."""
     import torch
-    from finetune_trainer.methods.reft.rollout import SamplingSettings, left_padded, sample
+    from finetune_trainer.data.batches.padding import left_padded
+    from finetune_trainer.methods.reft.rollout import SamplingSettings, sample
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with tempfile.TemporaryDirectory(prefix="reft-speed-") as folder, contextlib.redirect_stderr(io.StringIO()):
@@ -136,7 +137,7 @@ def _speed() -> None:
         drawn = sample(model, prompts, SamplingSettings((0,), 1, 64, 1.0), 128, torch.Generator().manual_seed(turn),
                        check=lambda: None)
         ours.append(drawn.tokens / (time.perf_counter() - began))
-        ids, mask = left_padded(prompts, 1, torch.device("cpu"))
+        ids, mask = left_padded(prompts, 1)
         torch.manual_seed(turn)
         began = time.perf_counter()
         with torch.inference_mode():

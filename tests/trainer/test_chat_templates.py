@@ -225,7 +225,9 @@ def test_constrained_decoding_begins_where_the_trained_answer_does():
         chat = ChatFormat(tokenizer, None)
         row = chat.row(Example("train row 1", ({"role": "user", "content": QUESTION},), '{"a": 1}'))
         guide = SchemaGuide(tokenizer, schema, chat.end_of_turn, chat.form.lead)
-        processor = guide.processor(1)
-        for number, token in enumerate(row.answer):
-            ids = torch.tensor([[*row.prompt, *row.answer[:number]]])
-            assert processor(ids, torch.zeros(1, len(tokenizer)))[0, token] == 0
+        choice = guide.choice(1)
+        for token in row.answer:
+            wanted = torch.zeros(1, len(tokenizer))
+            wanted[0, token] = 1.0
+            assert choice.choose(wanted).tolist() == [token]
+            choice.follow([token], None)

@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from finetune_api.status import Rollouts
+from finetune_trainer.data.batches.padding import left_padded, positions
 from finetune_trainer.hardware.device import Device
 from finetune_trainer.methods.reft.advantages import (
     advantages,
@@ -19,7 +20,7 @@ from finetune_trainer.methods.reft.advantages import (
 from finetune_trainer.methods.reft.collapse import ADVICE, PATIENCE, collapsed, remark, stuck
 from finetune_trainer.methods.reft.micro_batches import MicroBatchLimits
 from finetune_trainer.methods.reft.policy import Policy
-from finetune_trainer.methods.reft.rollout import SamplingSettings, left_padded, positions, sample
+from finetune_trainer.methods.reft.rollout import SamplingSettings, sample
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -269,6 +270,6 @@ def test_the_reference_is_the_warm_up_to_the_bit_and_the_policy_comes_back(model
 
 
 def test_padding_on_the_left_counts_no_position():
-    ids, mask = left_padded([(7, 8), (9,)], 1, torch.device("cpu"))
+    ids, mask = left_padded([(7, 8), (9,)], 1)
     assert ids.tolist() == [[7, 8], [1, 9]]
     assert positions(mask).tolist() == [[0, 1], [0, 0]]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import llguidance
 import llguidance.hf
 import llguidance.torch
 import torch
-from transformers import LogitsProcessor, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from finetune_trainer.errors import BadConfig
 
@@ -24,6 +26,7 @@ class SchemaGuide:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, schema: dict[str, Any], end_of_turn: int,
                  lead: str = "") -> None:
         self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, eos_token=end_of_turn)
+        self._executor = llguidance.LLExecutor()
         # At most one blank between tokens: otherwise a model could write blanks without end.
         blanks = {"whitespace_pattern": "[ ]?"}
         self._grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=blanks)
@@ -36,25 +39,45 @@ class SchemaGuide:
                             f"dataset.answerFormat.jsonSchema: {fault.strip().splitlines()[0]}. Simplify the "
                             "schema, or write constrained: false")
 
-    def processor(self, rows: int) -> LogitsProcessor:
-        """A logits processor for a batch of `rows` prompts, used for one generation."""
-        matchers = [llguidance.LLMatcher(self._tokenizer, self._grammar) for _ in range(rows)]
-        return _Guided(self._tokenizer, matchers)
+    def choice(self, rows: int) -> GuidedChoice:
+        """The choice of tokens for a batch of `rows` prompts, used once."""
+        return GuidedChoice(self._tokenizer.vocab_size,
+                            [llguidance.LLMatcher(self._tokenizer, self._grammar) for _ in range(rows)], self._executor)
 
 
-class _Guided(LogitsProcessor):
-    def __init__(self, tokenizer: Any, matchers: list[Any]) -> None:
+class GuidedChoice:
+    """The likeliest token that the grammar allows, for each row (`decoding.loop.Choice`).
+
+    The masks of all rows are computed by several threads, and sent to the device at once.
+    """
+
+    def __init__(self, vocabulary: int, matchers: list[llguidance.LLMatcher], executor: llguidance.LLExecutor) -> None:
+        """
+        Args:
+            vocabulary: the tokens that the grammar knows.
+            matchers: the state of the grammar in each row.
+            executor: the threads.
+        """
         self._matchers = matchers
-        self._bitmask = llguidance.torch.allocate_token_bitmask(len(matchers), tokenizer.vocab_size)
-        self._begun = False
+        self._executor = executor
+        # Pinned where there is a GPU. It is written after the tokens before have come back: the device has read it.
+        self._bitmask = llguidance.torch.allocate_token_bitmask(len(matchers), vocabulary)
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        for row, matcher in enumerate(self._matchers):
-            if self._begun and not matcher.is_stopped():
-                matcher.consume_token(int(input_ids[row, -1]))
-            llguidance.torch.fill_next_token_bitmask(matcher, self._bitmask, row)
-        self._begun = True
-        return scores.masked_fill(~_allowed(self._bitmask.to(scores.device), scores.shape[-1]), -torch.inf)
+    def choose(self, logits: Tensor) -> Tensor:
+        """The likeliest allowed token of each row."""
+        bitmask = self._bitmask[:len(self._matchers)]
+        llguidance.torch.fill_next_token_bitmask_par(
+            self._executor, [(matcher, row) for row, matcher in enumerate(self._matchers)], bitmask)
+        allowed = _allowed(bitmask.to(logits.device, non_blocking=True), logits.shape[-1])
+        return logits.masked_fill(~allowed, -torch.inf).argmax(-1)
+
+    def follow(self, tokens: Sequence[int], rows: Sequence[int] | None) -> None:
+        """The grammar of each row goes on by its token, until the answer has ended."""
+        for matcher, token in zip(self._matchers, tokens, strict=True):
+            if not matcher.is_stopped():
+                matcher.consume_token(token)
+        if rows is not None:
+            self._matchers = [self._matchers[row] for row in rows]
 
 
 def _allowed(bitmask: torch.Tensor, vocabulary: int) -> torch.Tensor:

@@ -205,7 +205,7 @@ class Evaluator:
             model, [row.tokens.prompt for row in self.rows],
             GenerationSettings(tuple(self.end_ids), self._pad_id, self.max_new_tokens,
                                self._batch_size(self.max_new_tokens)),
-            self.check, processor=guide.processor if guide else None,
+            self.check, choice=guide.choice if guide else None,
             report=lambda answered: self.report(answered, len(self.rows)),
         )
         return done, [self.chat.text(ids) for ids in done.answers]

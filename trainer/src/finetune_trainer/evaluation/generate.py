@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from torch import Tensor
 
-from finetune_trainer.data.batches.padding import left_padded
+from finetune_trainer.decoding.loop import Check, Choice, Ends, write
 from finetune_trainer.faults import run_out_of_memory
 from finetune_trainer.hardware.memory import halved
 from finetune_trainer.model.structure.positions import batch_of, room_for_answers
 
-Check = Callable[[], None]
-MakeProcessor = Callable[[int], LogitsProcessor]
-"""Makes a logits processor for a batch of that many rows."""
+MakeChoice = Callable[[int], Choice]
+"""Makes the choice of tokens for a batch of that many rows."""
 
 TOO_LONG = ("the accelerator's memory does not suffice to answer a single held-out row: write a smaller "
             "spec.training.maxLength or spec.evaluation.maxNewTokens, or quantization: nf4")
@@ -62,30 +53,28 @@ class GeneratedAnswers:
     finished: int
 
 
-class _CheckEveryToken(StoppingCriteria):
-    """Calls `check` at every token, so that a request to stop takes effect within a long answer."""
+class _Likeliest:
+    """Each token is the likeliest one."""
 
-    def __init__(self, check: Check) -> None:
-        self._check = check
+    def choose(self, logits: Tensor) -> Tensor:
+        return logits.argmax(-1)
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        self._check()
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+    def follow(self, tokens: Sequence[int], rows: Sequence[int] | None) -> None:
+        pass
 
 
 def generate(model: Any, prompts: Sequence[tuple[int, ...]], settings: GenerationSettings, check: Check,
-             processor: MakeProcessor | None = None, report: Callable[[int], None] | None = None) -> GeneratedAnswers:
+             choice: MakeChoice | None = None, report: Callable[[int], None] | None = None) -> GeneratedAnswers:
     """One greedy answer to each prompt, in the prompts' order.
 
-    Each token is the likeliest one. The model's own generation settings (penalties, beams, forced or forbidden tokens,
-    a time limit) do not apply.
+    Each token is the likeliest one that is allowed, whatever generation settings the model brings along.
 
     Args:
         model: a causal language model with transformers' `generate`. Its generation settings are restored afterwards.
         prompts: token ids.
         settings: end tokens, lengths and batch size.
         check: called at every token; raises to stop.
-        processor: makes the logits processors; None for free answers.
+        choice: chooses the tokens; None for the likeliest.
         report: called after each batch with the number of prompts that are answered.
 
     Raises:
@@ -94,7 +83,6 @@ def generate(model: Any, prompts: Sequence[tuple[int, ...]], settings: Generatio
     # Prompts of similar length together: little padding.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers: list[tuple[int, ...]] = [()] * len(prompts)
-    ends = set(settings.end_ids)
     room = room_for_answers(model)
     batch_size = settings.batch_size
     tokens = finished = start = 0
@@ -102,46 +90,18 @@ def generate(model: Any, prompts: Sequence[tuple[int, ...]], settings: Generatio
         lengths = [len(prompts[index]) for index in order[start:start + batch_size]]
         count, most = batch_of(lengths, batch_size, room, settings.max_new_tokens)
         batch = order[start:start + count]
-        greedy = GenerationConfig(max_new_tokens=most, do_sample=False, num_beams=1, use_cache=True,
-                                  eos_token_id=list(settings.end_ids), pad_token_id=settings.pad_id)
         try:
             run_out_of_memory(len(batch), "oom-answering")
-            new_tokens = _generate_batch(model, [prompts[index] for index in batch], greedy, check, processor)
+            written = write(model, [prompts[index] for index in batch], Ends(settings.end_ids, settings.pad_id, most),
+                            choice(len(batch)) if choice else _Likeliest(), check)
         except torch.OutOfMemoryError as error:
             batch_size = halved(error, len(batch), TOO_LONG)
             continue
-        for index, row in zip(batch, new_tokens, strict=True):
-            length = next((position for position, token in enumerate(row) if token in ends), None)
-            answers[index] = tuple(row if length is None else row[:length])
-            tokens += len(row) if length is None else length + 1
-            finished += length is not None
+        for index, answer in zip(batch, written, strict=True):
+            answers[index] = answer.ids[:-1] if answer.ended else answer.ids
+            tokens += len(answer.ids)
+            finished += answer.ended
         start += len(batch)
         if report:
             report(start)
     return GeneratedAnswers(tuple(answers), tokens, finished)
-
-
-def _generate_batch(model: Any, prompts: Sequence[tuple[int, ...]], greedy: GenerationConfig, check: Check,
-                    processor: MakeProcessor | None) -> list[list[int]]:
-    """The tokens that follow each prompt, padded on the right to the longest answer of the batch."""
-    device = next(model.parameters()).device
-    ids, mask = left_padded(prompts, int(greedy.pad_token_id))
-    with torch.inference_mode(), _generation_config(model, greedy):
-        output = model.generate(
-            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=greedy,
-            stopping_criteria=StoppingCriteriaList([_CheckEveryToken(check)]),
-            logits_processor=LogitsProcessorList([processor(len(prompts))] if processor else []),
-        )
-    new_tokens: list[list[int]] = output[:, ids.shape[1]:].tolist()
-    return new_tokens
-
-
-@contextmanager
-def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Put a configuration in the place of the model's own: transformers takes from that what a call leaves open."""
-    causal = model.get_base_model() if isinstance(model, PeftModel) else model
-    own, causal.generation_config = causal.generation_config, config
-    try:
-        yield
-    finally:
-        causal.generation_config = own

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from finetune_trainer.data.batches.padding import IGNORED, left_padded, padded
+from finetune_trainer.data.batches.padding import IGNORED, left_padded, padded, positions
 from finetune_trainer.data.rows import TokenRow
 from finetune_trainer.evaluation.generate import TOO_LONG
 from finetune_trainer.faults import run_out_of_memory
@@ -64,8 +64,7 @@ def mean_loss(losses: Sequence[float], rows: Sequence[TokenRow]) -> float:
 
 def _summed_losses(model: torch.nn.Module, ids: Tensor, mask: Tensor, labels: Tensor) -> list[float]:
     """The loss of each answer. A function of its own: if it fails, no variable holds its logits any more."""
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions,
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask),
                    logits_to_keep=labels.shape[1] + 1).logits
     # Position i predicts token i + 1.
     scores = logits[:, :-1].float().reshape(-1, logits.shape[-1])

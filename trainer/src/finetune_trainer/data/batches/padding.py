@@ -33,3 +33,8 @@ def left_padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tenso
     The mask is 1 for a token and 0 for padding.
     """
     return padded(rows, pad_id, "left"), padded([[1] * len(row) for row in rows], 0, "left")
+
+
+def positions(mask: torch.Tensor) -> torch.Tensor:
+    """Position ids by an attention mask (rows, width): padding on the left counts no position."""
+    return (mask.cumsum(1) - 1).clamp(min=0)

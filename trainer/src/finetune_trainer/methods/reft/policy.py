@@ -15,8 +15,8 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 
+from finetune_trainer.data.batches.padding import left_padded, positions
 from finetune_trainer.hardware.device import Device
-from finetune_trainer.methods.reft.rollout import left_padded, positions
 from finetune_trainer.trained_model import weights_changed
 
 Weights = dict[str, Tensor]
@@ -119,7 +119,8 @@ class Policy:
 
     def score(self, dialogues: Sequence[Dialogue]) -> Scored:
         """One forward pass over prompts and their responses."""
-        ids, mask = left_padded([prompt + response for prompt, response in dialogues], self._pad_id, self.device)
+        ids, mask = (tensor.to(self.device) for tensor in left_padded(
+            [prompt + response for prompt, response in dialogues], self._pad_id))
         longest = max(len(response) for _, response in dialogues)
         with self.autocast(), _inputs_of(self._head) as hidden:
             output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False,

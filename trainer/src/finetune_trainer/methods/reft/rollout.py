@@ -1,22 +1,19 @@
-"""Sampling responses: batched, padded on the left, with a KV cache, rows leaving the batch as they end."""
+"""Sampling responses, in batches of prompts of like length."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from finetune_trainer.decoding.loop import Ends, Written, write
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.faults import run_out_of_memory
 from finetune_trainer.model.structure.positions import batch_of, room_for_answers
-
-_COMPACT_SHARE = 0.75
-"""The batch shrinks once fewer of its rows than this go on: each time the whole cache is copied."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +66,36 @@ def sample(model: Any, prompts: Sequence[tuple[int, ...]], settings: SamplingSet
     # Prompts of like length together: little padding.
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     room = room_for_answers(model)
-    found: dict[int, tuple[tuple[int, ...], bool]] = {}
+    found: dict[int, Written] = {}
+    choice = _Drawn(settings.temperature, generator)
     start = 0
     while start < len(order):
         count, most = batch_of([len(prompts[index]) for index in order[start:start + batch_size]], batch_size, room,
                                settings.max_new_tokens)
         batch = order[start:start + count]
         start += count
-        drawn = _sample_batch(model, [prompts[index] for index in batch], replace(settings, max_new_tokens=most),
-                              generator, check)
+        run_out_of_memory(len(batch), "oom-sampling")
+        drawn = write(model, [prompts[index] for index in batch], Ends(settings.end_ids, settings.pad_id, most), choice,
+                      check)
         found.update(zip(batch, drawn, strict=True))
-    return Rollout(tuple(found[index][0] for index in range(len(prompts))),
-                   tuple(found[index][1] for index in range(len(prompts))))
+    responses = [found[index] for index in range(len(prompts))]
+    return Rollout(tuple(response.ids for response in responses), tuple(response.ended for response in responses))
+
+
+class _Drawn:
+    """Each token is drawn from the whole distribution."""
+
+    def __init__(self, temperature: float, generator: torch.Generator) -> None:
+        self._temperature = temperature
+        self._generator = generator
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """By the Gumbel-max trick: one pass over the logits, without sorting them or summing them up."""
+        noise = torch.empty_like(logits).exponential_(generator=self._generator)
+        return (logits / self._temperature - noise.log()).argmax(-1)
+
+    def follow(self, tokens: Sequence[int], rows: Sequence[int] | None) -> None:
+        pass
 
 
 def check_sampling(model: Any) -> None:
@@ -101,75 +116,3 @@ def check_sampling(model: Any) -> None:
     if not says_so:
         raise BadConfig(f"spec.method.type: ReFT samples with a cache of keys and values, and {type(model).__name__} "
                         "returns none; choose another method, or a model with attention")
-
-
-def left_padded(rows: Sequence[tuple[int, ...]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and mask, (rows, longest) of int64, every row ending at the right edge."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Position ids: padding on the left doesn't count."""
-    return (mask.cumsum(1) - 1).clamp(min=0)
-
-
-@torch.inference_mode()
-def _sample_batch(model: Any, prompts: Sequence[tuple[int, ...]], settings: SamplingSettings,
-                  generator: torch.Generator, check: Callable[[], None]) -> list[tuple[tuple[int, ...], bool]]:
-    """Ids of each response, and whether an end token ended it. `unfinished` marks the rows that go on."""
-    run_out_of_memory(len(prompts), "oom-sampling")
-    device = next(model.parameters()).device
-    ids, mask = left_padded(prompts, settings.pad_id, device)
-    width = ids.shape[1]
-    mask = torch.cat([mask, mask.new_ones(len(prompts), settings.max_new_tokens)], dim=1)
-    position_ids = positions(mask)
-    end_ids = torch.tensor(sorted(set(settings.end_ids)), device=device)
-    written: list[list[int]] = [[] for _ in prompts]
-    ended = [False] * len(prompts)
-    rows = torch.arange(len(prompts), device=device)
-    cache: Any = None
-    step_ids, step_positions = ids, position_ids[:, :width]
-    unfinished = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    for length in range(settings.max_new_tokens):
-        check()
-        output = model(input_ids=step_ids, attention_mask=mask[:, :width + length], position_ids=step_positions,
-                       past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
-        tokens = _draw(output.logits[:, -1].float() / settings.temperature, generator)
-        stops = torch.isin(tokens, end_ids)
-        for row, token, stop, goes in zip(rows.tolist(), tokens.tolist(), stops.tolist(), unfinished.tolist(),
-                                         strict=True):
-            if goes:
-                written[row].append(token)
-                ended[row] = stop
-        unfinished = unfinished & ~stops
-        left = int(unfinished.sum())
-        if not left:
-            break
-        if left < _COMPACT_SHARE * len(rows) and _can_shrink(cache):
-            keep = unfinished.nonzero().flatten()
-            cache.batch_select_indices(keep)
-            rows, mask, position_ids = rows[keep], mask[keep], position_ids[keep]
-            tokens, unfinished = tokens[keep], unfinished[keep]
-        step_ids = tokens.unsqueeze(1)
-        step_positions = position_ids[:, width + length:width + length + 1]
-    return [(tuple(row), end) for row, end in zip(written, ended, strict=True)]
-
-
-def _can_shrink(cache: Any) -> bool:
-    """Whether rows can be removed from a cache: it holds keys and values only.
-
-    transformers 5.23 can't select rows of other states (Mamba, linear attention, convolutions). There, rows that have
-    ended stay in the batch, and the tokens drawn for them are not used.
-    """
-    return type(cache) is DynamicCache and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)
-                                               for layer in cache.layers)
-
-
-def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One token a row by the Gumbel-max trick: one pass over the logits, without sorting them or summing them up."""
-    noise = torch.empty_like(logits).exponential_(generator=generator)
-    return (logits - noise.log()).argmax(-1)

@@ -1,0 +1,1 @@
+"""Writing text token by token, for evaluations and for roll-outs."""
