@@ -32,8 +32,8 @@ class RowScores(Message):
     answer_tokens: tuple[int, ...]
     """Tokens of the expected answer. The `loss` of a run is the mean over tokens, not over rows."""
 
-    before: Annotated[dict[str, Column], Field(default_factory=dict)]
+    before: dict[str, Column] = Field(default_factory=dict)
     """Scores before training, by metric."""
 
-    after: Annotated[dict[str, Column], Field(default_factory=dict)]
+    after: dict[str, Column] = Field(default_factory=dict)
     """Scores after training, by metric."""

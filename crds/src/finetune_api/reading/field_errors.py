@@ -44,17 +44,18 @@ class FieldError:
         return f"{line}{self.path}{f' is {self.value}' if self.value is not None else ''}: {self.message}"
 
 
-def field_error(details: ErrorDetails, lines: Mapping[str, int]) -> FieldError:
+def field_error(details: ErrorDetails, lines: Mapping[str, int], resource: type[BaseModel] = FineTuneJob) -> FieldError:
     """What pydantic found, as an error that says what to write.
 
     Args:
         details: the error as pydantic describes it.
         lines: line of every key by its dotted path.
+        resource: the model of the whole document.
     """
     parts = [part for part in details["loc"] if part != "[key]"]
     path = ".".join(str(part) for part in parts)
     without_value = details["type"] in ("missing", "json_invalid", "extra_forbidden")
-    return FieldError(path, None if without_value else shown(details["input"]), _advice(details, parts),
+    return FieldError(path, None if without_value else shown(details["input"]), _advice(details, parts, resource),
                       line_of(path, lines))
 
 
@@ -78,7 +79,7 @@ _ADVICE_WITH_LIMIT = {
 }
 
 
-def _advice(details: ErrorDetails, parts: Sequence[int | str]) -> str:
+def _advice(details: ErrorDetails, parts: Sequence[int | str], resource: type[BaseModel]) -> str:
     kind, context = details["type"], details.get("ctx", {})
     if kind in _FIXED_ADVICE:
         return _FIXED_ADVICE[kind]
@@ -92,9 +93,9 @@ def _advice(details: ErrorDetails, parts: Sequence[int | str]) -> str:
         case "string_pattern_mismatch":
             return f"write {describe_form(str(context.get('pattern', '')))}"
         case "extra_forbidden":
-            return f"unknown field: {_instead_of_unknown(parts)}"
+            return f"unknown field: {_instead_of_unknown(parts, resource)}"
         case "missing":
-            return f"missing: {document_field(FineTuneJob, '.'.join(map(str, parts))).description}"
+            return f"missing: {document_field(resource, '.'.join(map(str, parts))).description}"
         case "enum" | "literal_error":
             return _choice(str(context.get("expected", "")), str(details["input"]), str(parts[-1]))
         case "value_error":
@@ -108,13 +109,13 @@ def _plain(limit: Any) -> Any:
     return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
 
-def _instead_of_unknown(parts: Sequence[int | str]) -> str:
+def _instead_of_unknown(parts: Sequence[int | str], resource: type[BaseModel]) -> str:
     """A field of the same mapping with a similar name, or the mappings that have a field of this name."""
-    owner, name = model_at(FineTuneJob, parts[:-1]), str(parts[-1])
+    owner, name = model_at(resource, parts[:-1]), str(parts[-1])
     known = _field_names(owner) if owner else []
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
         return f"did you mean {close[0]}?"
-    elsewhere = [path for path in find_fields(FineTuneJob.model_fields["spec"].annotation, name, "spec")
+    elsewhere = [path for path in find_fields(resource.model_fields["spec"].annotation, name, "spec")
                  if path.count(".") <= len(parts)]
     if 0 < len(elsewhere) <= _MOST_PLACES:
         paths = " or ".join(elsewhere)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from finetune_api.job import KIND, FineTuneJob
 from finetune_api.reading.field_errors import FieldError, field_error, line_of, shown
 from finetune_api.reading.yaml_documents import YamlFault, read_documents
-from finetune_api.rules import STORED_RULES, broken_rules
+from finetune_api.rules import RULES, STORED_RULES, Rule, broken_rules
 
 __all__ = ["FieldError", "InvalidJob", "cluster_errors", "load_job", "parse_job", "parse_job_text",
            "read_document"]
@@ -34,7 +34,7 @@ def load_job(path: Path) -> FineTuneJob:
         InvalidJob: everything that is wrong with it.
         OSError: the file can't be read.
     """
-    return parse_job_text(_read(path), str(path))
+    return parse_job_text(read_text(path), str(path))
 
 
 def read_document(path: Path) -> tuple[Any, Mapping[str, int]]:
@@ -44,7 +44,7 @@ def read_document(path: Path) -> tuple[Any, Mapping[str, int]]:
         InvalidJob: it is no YAML, or holds no job or several.
         OSError: the file can't be read.
     """
-    return _job_document(_read(path), str(path))
+    return document_of(read_text(path), str(path), KIND)
 
 
 def cluster_errors(path: Path) -> tuple[FieldError, ...]:
@@ -54,13 +54,32 @@ def cluster_errors(path: Path) -> tuple[FieldError, ...]:
         InvalidJob: it holds no job.
         OSError: the file can't be read.
     """
-    document, lines = _job_document(_read(path), str(path))
+    document, lines = document_of(read_text(path), str(path), KIND)
     errors = [FieldError(one.path, shown(one.value), one.message, line_of(one.path, lines))
               for one in broken_rules(document, STORED_RULES)]
     return tuple(sorted(errors, key=lambda error: error.line or 0))
 
 
-def _read(path: Path) -> str:
+def kinds(path: Path) -> tuple[Any, ...]:
+    """The kind of each document of a YAML file, as it is written; empty where the file is no YAML.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    try:
+        documents = read_documents(read_text(path))
+    except (YamlFault, InvalidJob):
+        return ()
+    return tuple(document.get("kind") for document, _ in documents if isinstance(document, Mapping))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        InvalidJob: it is not UTF-8.
+        OSError: it can't be read.
+    """
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -74,26 +93,26 @@ def parse_job_text(text: str, origin: str = "input") -> FineTuneJob:
     Raises:
         InvalidJob: everything that is wrong with it.
     """
-    document, lines = _job_document(text, origin)
+    document, lines = document_of(text, origin, KIND)
     return parse_job(document, origin, lines)
 
 
-def _job_document(text: str, origin: str) -> tuple[Any, Mapping[str, int]]:
-    """The one job of a YAML text as plain data, with the line of every key.
+def document_of(text: str, origin: str, kind: str) -> tuple[Any, Mapping[str, int]]:
+    """The one document of a kind in a YAML text as plain data, with the line of every key.
 
     Raises:
-        InvalidJob: it is no YAML, or holds no job or several.
+        InvalidJob: it is no YAML, or holds no such document or several.
     """
     try:
         documents = read_documents(text)
     except YamlFault as fault:
         raise InvalidJob([FieldError("", None, fault.message, fault.line)], origin) from fault
     present = [(document, lines) for document, lines in documents if document is not None]
-    jobs = [pair for pair in present if isinstance(pair[0], Mapping) and pair[0].get("kind") == KIND]
+    jobs = [pair for pair in present if isinstance(pair[0], Mapping) and pair[0].get("kind") == kind]
     if not jobs and len(present) == 1:
         jobs = present
     if len(jobs) != 1:
-        raise InvalidJob([FieldError("", None, f"{len(jobs)} documents of kind {KIND}: write exactly one")], origin)
+        raise InvalidJob([FieldError("", None, f"{len(jobs)} documents of kind {kind}: write exactly one")], origin)
     return jobs[0]
 
 
@@ -103,28 +122,45 @@ def parse_job(document: Any, origin: str = "input", lines: Mapping[str, int] | N
     Raises:
         InvalidJob: everything that is wrong with it.
     """
-    lines = lines or {}
+    job, errors = validated(FineTuneJob, document, RULES, lines or {})
+    if errors or job is None:
+        raise InvalidJob(errors, origin)
+    return job
+
+
+ResourceT = TypeVar("ResourceT", bound=BaseModel)
+
+
+def validated(resource: type[ResourceT], document: Any, rules: Sequence[Rule], lines: Mapping[str, int]
+              ) -> tuple[ResourceT | None, list[FieldError]]:
+    """A document as its resource, and everything that is wrong with it, in the order of its lines.
+
+    Args:
+        resource: the model of the resource, whose name is its kind.
+        document: the document as plain data.
+        rules: the rules that join fields.
+        lines: line of every key by its dotted path.
+    """
+    kind = resource.__name__
     if not isinstance(document, Mapping):
-        raise InvalidJob([FieldError("", shown(document), f"write a mapping with apiVersion, kind: {KIND}, metadata "
-                                                           "and spec")], origin)
+        return None, [FieldError("", shown(document), f"write a mapping with apiVersion, kind: {kind}, metadata "
+                                                      "and spec")]
     errors: list[FieldError] = []
-    for key, expected in (("apiVersion", "finetune.dev/v1alpha1"), ("kind", KIND)):
+    for key, expected in (("apiVersion", "finetune.dev/v1alpha1"), ("kind", kind)):
         if key not in document:
             errors.append(FieldError(key, None, f"missing: write {expected}"))
-    job: FineTuneJob | None = None
+    made: ResourceT | None = None
     try:
-        job = FineTuneJob.model_validate_json(json.dumps(document), by_alias=True, by_name=False)
+        made = resource.model_validate_json(json.dumps(document), by_alias=True, by_name=False)
     except ValidationError as failure:
-        errors += [field_error(details, lines) for details in failure.errors(include_url=False)
+        errors += [field_error(details, lines, resource) for details in failure.errors(include_url=False)
                    if details["loc"] or details["type"] != "value_error"]
     except (TypeError, ValueError, RecursionError) as failure:
         errors.append(FieldError("", None, f"the file has a value that JSON cannot hold ({failure}): write text, "
                                  "a number, true, false, null, a list or a mapping"))
     reported = {error.path for error in errors}
-    for violation in broken_rules(document):
+    for violation in broken_rules(document, tuple(rules)):
         if violation.path not in reported:
             errors.append(FieldError(violation.path, shown(violation.value), violation.message,
                                      line_of(violation.path, lines)))
-    if errors or job is None:
-        raise InvalidJob(sorted(errors, key=lambda error: error.line or 0), origin)
-    return job
+    return made, sorted(errors, key=lambda error: error.line or 0)

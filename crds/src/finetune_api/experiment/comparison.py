@@ -1,0 +1,67 @@
+"""What a comparison of results row by row found: made where the rows' scores are, read where they are ranked."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.values.api_model import Message
+
+
+class VariantComparison(Message):
+    """The score of one variant, and its difference to the best one on the rows that both have."""
+
+    variant: str
+    """Name of the variant."""
+
+    rows: int = 0
+    """Number of different held-out rows that the score is a mean of. 0 where there are no scores of single rows."""
+
+    score: float
+    """The metric after training; with repeats their mean."""
+
+    low: float | None = None
+    """Lower end of the 95 % interval of the score: how it would vary with other held-out rows (bootstrap)."""
+
+    high: float | None = None
+    """Upper end of that interval."""
+
+    spread: float | None = None
+    """Standard deviation of the score over the repeats; None without repeats."""
+
+    difference: float | None = None
+    """Score minus that of the best variant, on the rows that both have; None for the best one, or without such rows."""
+
+    difference_low: float | None = None
+    """Lower end of the interval of the difference (paired bootstrap). Over all variants, it misses in 5 % of cases."""
+
+    difference_high: float | None = None
+    """Upper end of that interval."""
+
+    p_value: float | None = None
+    """Exact McNemar test where rows are right or wrong: how likely such a difference, or a larger one, is by chance,
+    times the number of comparisons (Bonferroni)."""
+
+    @property
+    def is_clear(self) -> bool | None:
+        """Whether the difference to the best one is more than chance; None where that was not measured."""
+        if self.p_value is not None:
+            return self.p_value < SIGNIFICANCE
+        if self.difference_low is None or self.difference_high is None:
+            return None
+        return not self.difference_low <= 0 <= self.difference_high
+
+
+SIGNIFICANCE = 0.05
+"""How often the comparisons of one experiment call a difference real that is none: at most this often."""
+
+
+class Comparison(Message):
+    """The comparison of all variants with a result, the best score first."""
+
+    metric: str
+    """The metric."""
+
+    variants: Annotated[tuple[VariantComparison, ...], Field(max_length=100)]
+    """The variants."""

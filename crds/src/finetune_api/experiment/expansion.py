@@ -1,0 +1,266 @@
+"""From an experiment to its jobs: variants × points of the sweep × repeats, each validated like a job of its own.
+
+Pure. The patches are merged into the spec as the user, or the apiserver, wrote it: defaults are filled in afterwards,
+as for any other job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from finetune_api.experiment.resource import FineTuneExperiment
+from finetune_api.experiment.spec import MOST_RUNS, FineTuneExperimentSpec, Sweep, Variant
+from finetune_api.experiment.sweep import Point, points
+from finetune_api.explain.fields import document_field
+from finetune_api.job import KIND, FineTuneJob
+from finetune_api.methods.method import Method
+from finetune_api.reading.loading import FieldError, InvalidJob, parse_job
+from finetune_api.resolve import resolve_defaults, spec_hash
+from finetune_api.rule import merge_patch
+from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import METHODS
+from finetune_api.values.api_model import GROUP, VERSION
+
+_LONGEST_NAME = 40
+_DIGITS = 8
+_TEMPLATE = "template"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job of an experiment.
+
+    Attributes:
+        variant: the name of its variant.
+        settings: the values of the sweep, as text; empty without a sweep.
+        repeat: the number of the repeat, from 0.
+        rung: the number of the rung, from 0; None for a job that is trained to its end.
+        share: the share of the steps that it trains for; 1 for the whole.
+        job: the job. Its name follows from the experiment, the variant, and everything that decides the result.
+        document: the job as plain data, as it is applied: without the defaults.
+    """
+
+    variant: str
+    settings: str
+    repeat: int
+    rung: int | None
+    share: float
+    job: FineTuneJob
+    document: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of the job."""
+        return self.job.metadata.name
+
+    @property
+    def seed(self) -> int:
+        """The job's `training.seed`."""
+        return self.job.spec.training.seed
+
+
+class InvalidExperiment(InvalidJob):
+    """An experiment that is not valid, or has a variant that is no valid job; `errors` has everything."""
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A variant at a point of the sweep, before it is validated.
+
+    Attributes:
+        index: the number of the variant in the spec; None where there is none.
+        name: its name, with that of the point.
+        settings: the values of the point.
+        spec: the job's spec as plain data.
+        patch: everything that differs from the template.
+    """
+
+    index: int | None
+    name: str
+    settings: str
+    spec: dict[str, Any]
+    patch: dict[str, Any]
+
+
+def expand(experiment: FineTuneExperiment, document: Mapping[str, Any], origin: str = "input") -> tuple[Run, ...]:
+    """The jobs of an experiment, in the order in which they run: those of the first rung, …, those of all steps.
+
+    Args:
+        experiment: the experiment.
+        document: the same as plain data, as it was written.
+        origin: where it is from, for the message.
+
+    Raises:
+        InvalidExperiment: a variant is no valid job, there are too many, or two are the same; each error names variant,
+            field and cure.
+    """
+    spec = experiment.spec
+    drafts = _drafts(spec, document["spec"]["template"]["spec"], origin)
+    runs: list[Run] = []
+    errors: dict[str, list[FieldError]] = {}
+    for draft in drafts:
+        try:
+            runs += _runs_of(experiment, draft)
+        except InvalidJob as invalid:
+            errors[draft.name] = list(invalid.errors)
+    if errors:
+        raise InvalidExperiment(_of_variants(drafts, errors), origin)
+    if len(runs) > MOST_RUNS:
+        raise InvalidExperiment([FieldError(
+            "spec", None, f"{len(drafts)} variants with {spec.repeats} repeats"
+            f"{' and the rungs of earlyStop' if spec.early_stop else ''} are {len(runs)} jobs; an experiment has at "
+            f"most {MOST_RUNS}. Write fewer variants, values, samples or repeats")], origin)
+    if unmeasured := [run for run in runs if spec.rank_by.metric not in
+                      (resolve_defaults(run.job.spec).evaluation.metrics or ())]:
+        raise InvalidExperiment([FieldError(
+            "spec.rankBy.metric", f'"{spec.rank_by.metric}"', f"variant {unmeasured[0].variant} does not measure it: "
+            "add it to the template's evaluation.metrics, or rank by a metric that every variant has")], origin)
+    # All variants meet the same rung before any meets the next.
+    return tuple(sorted(runs, key=lambda run: (run.rung is None, run.rung or 0)))
+
+
+def _drafts(spec: FineTuneExperimentSpec, template: Mapping[str, Any], origin: str) -> list[_Draft]:
+    if unknown := _unknown_fields(spec.sweep):
+        raise InvalidExperiment(unknown, origin)
+    try:
+        swept: Sequence[Point | None] = points(spec.sweep) if spec.sweep else (None,)
+    except ValueError as error:
+        raise InvalidExperiment([FieldError("spec.sweep", None, str(error))], origin) from error
+    variants: Sequence[Variant | None] = spec.variants or (None,)
+    if len(swept) * len(variants) > MOST_RUNS:
+        raise InvalidExperiment([FieldError(
+            "spec.sweep", None, f"{len(variants)} variants × {len(swept)} points are too many; an experiment has at "
+            f"most {MOST_RUNS} jobs. Write fewer variants, values or samples")], origin)
+    drafts = []
+    for index, variant in enumerate(variants):
+        for point in swept:
+            patch = variant.patch if variant else {}
+            merged = patched(patched(template, patch), point.patch if point else {})
+            named = variant.name if variant else _TEMPLATE
+            drafts.append(_Draft(index if variant else None, f"{named}-{point.name}" if point else named,
+                                 point.words if point else "", merged,
+                                 merge_patch(patch, point.patch if point else {})))
+    return drafts
+
+
+def _unknown_fields(sweep: Sweep | None) -> list[FieldError]:
+    """The fields of a sweep that no job has."""
+    if sweep is None:
+        return []
+    where = "grid" if sweep.grid else "random.fields"
+    found = []
+    for path in sweep.grid or (sweep.random.fields if sweep.random else ()):
+        try:
+            document_field(FineTuneJobSpec, path)
+        except KeyError as error:
+            found.append(FieldError(f"spec.sweep.{where}.{path}", None, f"{error.args[0]} (below a job's spec)"))
+    return found
+
+
+_EXCLUSIVE: tuple[tuple[str, tuple[frozenset[str], ...]], ...] = (
+    ("training", (frozenset({"epochs"}), frozenset({"maxSteps"}))),
+    ("dataset", (frozenset({"evaluationSplit"}), frozenset({"evaluationFraction"}))),
+    ("dataset", (frozenset({"prompt", "completion"}), frozenset({"messages"}))),
+)
+"""Sections, and the groups of fields in them that exclude each other."""
+
+
+def patched(spec: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec with a merge patch. What the patch sets removes the spec's own field that excludes it.
+
+    So `training: {maxSteps: 10}` is enough where the spec has `epochs`. A null says the same, but `kubectl apply` loses
+    a null in an update.
+    """
+    merged = merge_patch(spec, patch)
+    for section, groups in _EXCLUSIVE:
+        written = _section(patch, section)
+        for group in groups:
+            if any(written.get(name) is not None for name in group):
+                others = frozenset().union(*groups) - group - {key for key in written if written[key] is not None}
+                merged[section] = {key: value for key, value in merged[section].items() if key not in others}
+    return _without_other_methods(merged, _section(patch, "method"))
+
+
+def _without_other_methods(spec: dict[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec without settings of other methods than its own, except those that the patch has."""
+    chosen: Method[Any] | None = next((method for name, method in METHODS.items() if written.get("type") == name), None)
+    if chosen is None:
+        return spec
+    others = {method.block for method in METHODS.values()} - {chosen.block} - set(written)
+    return {**spec, "method": {key: value for key, value in spec["method"].items() if key not in others}}
+
+
+def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = tree.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _runs_of(experiment: FineTuneExperiment, draft: _Draft) -> Iterator[Run]:
+    """The jobs of a variant.
+
+    Raises:
+        InvalidJob: it is no valid job.
+    """
+    base = Run(draft.name, draft.settings, 0, None, 1.0, *_job(experiment, draft, draft.spec))
+    shares = experiment.spec.early_stop.rungs if experiment.spec.early_stop else ()
+    for rung, share in enumerate(shares):
+        spec = merge_patch(draft.spec, {"training": _shorter(base.job, share)})
+        job, document = _job(experiment, draft, spec)
+        yield replace(base, rung=rung, share=share, job=job, document=document)
+    for repeat in range(experiment.spec.repeats):
+        spec = merge_patch(draft.spec, {"training": {"seed": base.seed + repeat}}) if repeat else draft.spec
+        job, document = _job(experiment, draft, spec)
+        yield replace(base, repeat=repeat, job=job, document=document)
+
+
+def _shorter(job: FineTuneJob, share: float) -> dict[str, Any]:
+    """The part of a training section that trains for a share of the steps."""
+    training = resolve_defaults(job.spec).training
+    if training.max_steps is not None:
+        return {"maxSteps": max(1, round(training.max_steps * share))}
+    return {"epochs": round((training.epochs or 1.0) * share, 4)}
+
+
+def _job(experiment: FineTuneExperiment, draft: _Draft, spec: dict[str, Any]) -> tuple[FineTuneJob, dict[str, Any]]:
+    """A job, and the same as plain data.
+
+    Raises:
+        InvalidJob: it is no valid job.
+    """
+    metadata = {"name": "unnamed", "namespace": experiment.metadata.namespace}
+    document = {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": metadata, "spec": spec}
+    job = parse_job(document)
+    metadata["name"] = job_name(experiment.metadata.name, draft.name, spec_hash(resolve_defaults(job.spec)))
+    return job.model_copy(update={"metadata": job.metadata.model_copy(update={"name": metadata["name"]})}), document
+
+
+def job_name(experiment: str, variant: str, digest: str) -> str:
+    """The name of a job: readable, at most 40 characters, and another one where anything differs.
+
+    Args:
+        experiment: the experiment's name.
+        variant: the variant's name.
+        digest: the digest of everything that decides the result.
+    """
+    own = hashlib.sha256(f"{experiment}/{variant}/{digest}".encode()).hexdigest()[:_DIGITS]
+    readable = f"{experiment}-{variant}"[:_LONGEST_NAME - _DIGITS - 1].rstrip("-")
+    return f"{readable}-{own}"
+
+
+def _of_variants(drafts: Sequence[_Draft], errors: Mapping[str, list[FieldError]]) -> list[FieldError]:
+    """The errors of jobs as errors of the experiment; what is wrong with every variant is the template's."""
+    def same(error: FieldError) -> tuple[str, str | None, str]:
+        return error.path, error.value, error.message
+
+    everywhere = set.intersection(*({same(error) for error in errors.get(draft.name, ())} for draft in drafts))
+    found = [FieldError(f"spec.template.{path}" if path.startswith("spec") else "spec.template.spec", value, message)
+             for path, value, message in sorted(everywhere, key=str)] if len(drafts) > 1 else []
+    for draft in drafts:
+        for error in errors.get(draft.name, ()):
+            if len(drafts) == 1 or same(error) not in everywhere:
+                where = f"variant {draft.name}" + (f" ({draft.settings})" if draft.settings else "")
+                found.append(replace(error, path=f"{where}: {error.path}"))
+    return found

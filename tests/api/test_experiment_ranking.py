@@ -1,0 +1,74 @@
+"""Who wins an experiment, and why, in words."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from finetune_api.experiment.comparison import Comparison, VariantComparison
+from finetune_api.experiment.ranking import rank
+from finetune_api.experiment.spec import RankBy
+from finetune_api.spec.evaluation import Metric
+
+BEST = VariantComparison(variant="qdora", rows=100, score=0.83, low=0.75, high=0.9)
+
+
+def other(name, score, low, high, p_value=None):
+    return VariantComparison(variant=name, rows=100, score=score, difference=round(score - 0.83, 3),
+                             difference_low=low, difference_high=high, p_value=p_value)
+
+
+def ranked(*others, tolerance=None, metric=Metric.FIELDS_MATCH, costs=None):
+    variants = (BEST, *others)
+    prices = {one.variant: Decimal(str((costs or {}).get(one.variant, 1))) for one in variants}
+    return rank(Comparison(metric=metric, variants=variants), prices, RankBy(metric=metric, tolerance=tolerance), "EUR")
+
+
+def test_the_best_wins_where_every_difference_is_more_than_chance():
+    found = ranked(other("qlora", 0.7, -0.2, -0.06, 0.003), other("ia3", 0.5, -0.45, -0.2, 0.0001))
+    assert (found.winner, [one.variant for one in found.variants]) == ("qdora", ["qdora", "qlora", "ia3"])
+    assert found.conclusion == ("qdora wins: fieldsMatch 0.83. The next, qlora, is worse by 0.13 (interval of the "
+                                "difference -0.2 to -0.06, McNemar p 0.003).")
+    assert found.variants[0].verdict == "the best score"
+    assert found.variants[1].verdict.startswith("worse than qdora by 0.13")
+
+
+@pytest.mark.parametrize("near", [other("qlora", 0.8, -0.1, 0.04), other("qlora", 0.8, -0.1, -0.01, 0.06),
+                                  VariantComparison(variant="qlora", score=0.8)],
+                         ids=["the interval has 0", "the test says chance", "not measured"])
+def test_there_is_no_clear_winner_where_a_difference_can_be_chance(near):
+    found = ranked(near, other("ia3", 0.5, -0.45, -0.2), costs={"qlora": "0.5"})
+    assert found.winner is None
+    assert found.conclusion.startswith("No clear winner: qdora has the best fieldsMatch (0.83), but its difference to "
+                                       "qlora can be chance")
+    assert found.conclusion.endswith("The cheapest of these is qlora (0.5 EUR).")
+    assert "cheapest" not in ranked(near).conclusion, "all cost the same"
+
+
+def test_the_test_decides_where_there_is_one():
+    assert ranked(other("qlora", 0.8, -0.1, 0.0, 0.04)).winner == "qdora"
+    assert ranked(other("qlora", 0.8, -0.1, -0.01, 0.05)).winner is None
+
+
+def test_within_a_tolerance_the_cheapest_wins():
+    others = other("qlora", 0.81, -0.05, -0.01), other("ia3", 0.7, -0.3, -0.1)
+    costs = {"qdora": 3, "qlora": 2, "ia3": 1}
+    assert ranked(*others, tolerance=0.02, costs=costs).winner == "qlora"
+    assert ranked(*others, tolerance=0.2, costs=costs).winner == "ia3"
+    assert ranked(*others, tolerance=0.019, costs=costs).winner == "qdora"
+    assert ranked(*others, tolerance=0.2).winner == "qdora", "of equal costs the better score"
+    assert ranked(*others, tolerance=0.02, costs=costs).conclusion == (
+        "qlora wins: it is the cheapest (2 EUR) of the 2 variants within 0.02 of the best fieldsMatch (qdora: 0.83; "
+        "qlora: 0.81).")
+
+
+def test_a_lower_loss_is_within_the_tolerance_of_a_loss():
+    worse = VariantComparison(variant="qlora", score=0.85)
+    assert ranked(worse, tolerance=0.02, metric=Metric.LOSS, costs={"qlora": "0.1"}).winner == "qlora"
+    assert ranked(worse, tolerance=0.01, metric=Metric.LOSS, costs={"qlora": "0.1"}).winner == "qdora"
+
+
+def test_one_result_wins_and_none_does_not():
+    assert ranked().winner == "qdora"
+    nothing = rank(Comparison(metric="loss", variants=()), {}, RankBy(metric=Metric.LOSS))
+    assert (nothing.variants, nothing.winner, nothing.conclusion) == ((), None, "No variant has a result.")
