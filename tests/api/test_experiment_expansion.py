@@ -13,8 +13,8 @@ from finetune_api.rule import merge_patch
 
 from tests.api.experiments import errors_with, experiment, experiment_document, experiment_errors
 
-QLORA: dict[str, Any] = {"template": {"spec": {"method": {"type": "LoRA", "quantization": "nf4", "lora": {"rank": 8, "alpha": 32}},
-                               "training": {"epochs": 2}}}}
+QLORA: dict[str, Any] = {"template": {"spec": {
+    "method": {"type": "LoRA", "quantization": "nf4", "lora": {"rank": 8, "alpha": 32}}, "training": {"epochs": 2}}}}
 
 
 def test_each_variant_is_the_template_with_its_patch():
