@@ -6,6 +6,7 @@ The packages are downloaded and read, never installed or imported.
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
 import subprocess
@@ -13,10 +14,22 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from finetune_api import FineTuneJobSpec, resolve_defaults
+from finetune_api.spec.method import Engine
+from finetune_trainer.data.batches.collate import collate
+from finetune_trainer.data.batches.steps import lay_out
+from finetune_trainer.data.rows import TokenRow
+from finetune_trainer.distributed.collectives import World
+from finetune_trainer.training import packing
+from finetune_trainer.training.packing import Packing, choose_packing
+from finetune_trainer.training.sft import layout_of
 
+from tests.api.jobs import SMALLEST_SPEC
 from tests.cluster.cache import cache_folder, locked
 from tests.trainer.runs import run, workshop
 
@@ -179,3 +192,60 @@ def test_unsloth_counts_no_load_of_ours(monkeypatch, wheels):
     monkeypatch.delenv(switch)
     unsloth.prepare()
     assert os.environ[switch] == "1"
+
+
+def rows_that_unsloth_finds(wheel, positions):
+    """The edges of the rows in a batch, by Unsloth's own function; None where it sees none."""
+    tree = tree_of(wheel, "unsloth/utils/packing.py")
+    wanted = ("_varlen_from_position_ids", "_seq_idx_from_cu_seqlens")
+    functions: list[ast.stmt] = [node for node in tree.body
+                                 if isinstance(node, ast.FunctionDef) and node.name in wanted]
+    names: dict = {"torch": torch}
+    exec(compile(ast.Module(functions, []), "packing.py", "exec"), names)
+    found = names[wanted[0]](positions)
+    return None if found is None else found[0].tolist()
+
+
+def test_every_micro_batch_is_one_line_whose_rows_unsloth_finds(wheels):
+    spec = resolve_defaults(FineTuneJobSpec.model_validate({**SMALLEST_SPEC, "engine": "unsloth"}, strict=False))
+    assert spec.training.packing
+    rows = [TokenRow(tuple(range(1, length)), (7, 7)) for length in (9, 3, 30, 4, 17, 5, 6, 25)]
+    lengths = [len(row) for row in rows]
+
+    def batches(engine):
+        run: Any = SimpleNamespace(spec=spec.model_copy(update={"engine": engine}), world=World(), by_rows=False)
+        return lay_out(range(len(rows)), lengths, layout_of(run, 4, 1))
+
+    assert [len(lines) for lines in batches(Engine.UNSLOTH)] == [1, 1]
+    for (line,) in batches(Engine.UNSLOTH):
+        edges = [0, *itertools.accumulate(lengths[index] for index in line)]
+        assert rows_that_unsloth_finds(wheels["unsloth"], collate([line], rows, 0)["position_ids"]) == edges
+    # The native engine's lines: Unsloth would let their rows influence each other.
+    several = max(batches(Engine.NATIVE), key=len)
+    assert len(several) > 1
+    assert rows_that_unsloth_finds(wheels["unsloth"], collate(several, rows, 0)["position_ids"]) is None
+
+
+def test_unsloth_looks_for_rows_in_a_batch_of_one_line_without_a_mask(wheels):
+    tree = tree_of(wheels["unsloth"], "unsloth/models/llama.py")
+    (forward,) = [node for node in tree.body if isinstance(node, ast.FunctionDef)
+                  and node.name == "LlamaModel_fast_forward"]
+    conditions = [ast.unparse(node.test) for node in ast.walk(forward) if isinstance(node, ast.If)
+                  and "get_packed_info_from_kwargs" in ast.unparse(ast.Module(node.body, []))]
+    assert conditions == [
+        "kwargs.get('packed_seq_lengths') is None and batch_size == 1 and (attention_mask is None) and "
+        "(past_key_values is None) and (position_ids is not None) and (get_cp_manager() is None)"]
+
+
+def test_the_model_is_asked_whether_it_keeps_the_rows_of_a_line_apart(tiny_model_folder):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    spec = resolve_defaults(FineTuneJobSpec.model_validate({**SMALLEST_SPEC, "engine": "unsloth"}, strict=False))
+    rows, notes = [TokenRow((5, 6, 7), (8, 9))] * 4, []
+    assert choose_packing(spec, model, rows, World(), notes.append) == Packing(spec)
+    assert not notes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "rows_mix", lambda *_: True)
+        assert not choose_packing(spec, model, rows, World(), notes.append).spec.training.packing
+    assert len(notes) == 1

@@ -9,7 +9,6 @@ from typing import Any
 from finetune_api.spec.dataset import AnswerType
 from finetune_api.spec.evaluation import JSON_METRICS, Metric
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.method import Engine
 from finetune_api.spec.training import Toggle
 
 DEFAULT_EVALUATION_FRACTION = 0.1
@@ -27,8 +26,7 @@ def resolve_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
         training = training.model_copy(update={"epochs": definition.epochs})
     if training.learning_rate is None:
         training = training.model_copy(update={"learning_rate": definition.learning_rate(method.settings)})
-    # Whether Unsloth's attention keeps packed rows apart has not been tested.
-    if spec.engine is Engine.UNSLOTH or not definition.packs_rows(method.settings):
+    if not definition.packs_rows(method.settings):
         training = training.model_copy(update={"packing": False})
     if not definition.allows_checkpointing(method.settings):
         training = training.model_copy(update={"gradient_checkpointing": Toggle.DISABLED})

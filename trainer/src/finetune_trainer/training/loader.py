@@ -31,6 +31,7 @@ class StepLoader:
         self._plan = list(step_rows(len(self._rows), training.batch_size, training.seed, steps))
         self._batch_size = training.batch_size
         self._rank = run.world.rank
+        self._by_rows = run.by_rows
 
     def __len__(self) -> int:
         """The number of this process's micro-batches in the whole run, from which the trainer derives its steps."""
@@ -39,7 +40,7 @@ class StepLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for indices in self._plan[self._start:]:
             for lines in lay_out(indices, self._lengths, self._layout)[self._rank::self._layout.processes]:
-                yield collate(lines, self._rows, self._pad_id, self._layout.one_line)
+                yield collate(lines, self._rows, self._pad_id, self._by_rows)
 
     def tokens(self, step: int) -> int:
         """The tokens of a step, from 1, over all processes, without padding."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import Engine
 from transformers import PreTrainedModel
 
 from finetune_trainer.data.batches.collate import collate
@@ -53,11 +54,15 @@ def choose_packing(spec: FineTuneJobSpec, model: PreTrainedModel, rows: Sequence
     """
     if not spec.training.packing:
         return Packing(spec)
-    reason = by_rows_refused(model, rows)
+    # Unsloth has attention of its own, and gets one line at a time (`layout_of`), as in the test below.
+    unsloth = spec.engine is Engine.UNSLOTH
+    reason = "is Unsloth's" if unsloth else by_rows_refused(model, rows)
     if not world.any(reason is not None):
         return Packing(spec, by_rows=True)
     name = type(model).__name__
     if not world.any(rows_mix(model, rows)):
+        if unsloth:
+            return Packing(spec)
         tell(f"spec.training.packing: a mask keeps packed rows apart, which costs time and memory: {name} "
              f"{reason or 'does not attend by rows in another process'}")
         return Packing(spec)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from finetune_api.spec.method import Engine
 from torch.nn.parallel import DistributedDataParallel
 
 from finetune_trainer.data.batches.steps import Layout, total_steps
@@ -111,8 +112,7 @@ def _train(run: TrainingRun, trained_model: TrainedModel, micro_batch: MicroBatc
         The steps that are done, and why training stopped early, or None.
     """
     model, sharded = trained_model.model, start.untrained is None
-    layout = Layout(micro_batch.rows, run.spec.training.packing, model.config.get_text_config().hidden_size,
-                    run.world.size, one_line=run.by_rows)
+    layout = layout_of(run, micro_batch.rows, model.config.get_text_config().hidden_size)
     loader = StepLoader(run, layout, start.steps, start.step)
     callback = LoopCallback(run, loader, start.steps, start.step)
     trainer = StepTrainer(model, trl_settings(run, layout, start.steps, micro_batch.checkpointing, sharded),
@@ -139,6 +139,19 @@ def _train(run: TrainingRun, trained_model: TrainedModel, micro_batch: MicroBatc
         raise StopRequested(f"training stopped at step {step} of {start.steps}; the checkpoint of that step is in the "
                             "output")
     return step, callback.stopped_early
+
+
+def layout_of(run: TrainingRun, micro_batch_size: int, hidden_size: int) -> Layout:
+    """How a run lays out its rows.
+
+    Args:
+        run: the training run.
+        micro_batch_size: the most rows in one forward pass.
+        hidden_size: the model's width.
+    """
+    # Unsloth finds the rows of a line by their positions, but only if the line is alone in its batch.
+    return Layout(micro_batch_size, run.spec.training.packing, hidden_size, run.world.size,
+                  one_line=run.by_rows or run.spec.engine is Engine.UNSLOTH)
 
 
 def _check_precision(model: torch.nn.Module) -> None:
