@@ -28,6 +28,7 @@ def run(check: Check) -> None:
         return
     began = time.monotonic()
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(check.settings.work / "unsloth-compiled"))
     import unsloth  # First of all: it replaces parts of the others.
 
     check.say(name="import", seconds=round(time.monotonic() - began, 1), unsloth=unsloth.__version__)
