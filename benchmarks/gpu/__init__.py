@@ -7,6 +7,7 @@
     our_training  a TrainingRun through METHODS         arms          our arms: the product and its ablations
     peers         Trainer + PEFT of 2024, TRL           unsloth_arm   Unsloth, and our engine: unsloth
     correctness   attention, adapters, kernels, losses  estimate      the estimate against the allocator
+    adapters      fused adapters and PEFT's             kernels       Liger's kernels against torch
     resume        resume, memory trouble                merge         merging nf4, DoRA's rounding
     sampler       ReFT's sampler against `generate`     jobs          every method as a whole tiny job
     reft_real     ReFT against SFT on a real model      reft_curves   its curves, in SVG

@@ -73,3 +73,11 @@ def read(out: Path) -> list[Finding]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def forget(out: Path, stage: str) -> None:
+    """Drop what a stage found before: it runs again."""
+    kept = [one for one in read(out) if one["stage"] != stage]
+    if kept or (out / "results.jsonl").exists():
+        (out / "results.jsonl").write_text("".join(json.dumps(one, default=str) + "\n" for one in kept),
+                                           encoding="utf-8")

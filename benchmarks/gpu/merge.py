@@ -16,6 +16,9 @@ from benchmarks.gpu.settings import Settings
 _CHANGES = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01)
 """Relative changes of DoRA's magnitudes; bfloat16 has a step of 0.004 to 0.008."""
 
+_TOKENS = 512
+"""More than a pass of generation has: such a pass is rounded once more (`Layer.scaled_product`)."""
+
 _ROUNDING_TOLERANCE = 0.2
 """Of such a change in the output, relative: outputs are in bfloat16, magnitudes must not be."""
 
@@ -85,7 +88,7 @@ def _change_of_output(settings: Settings, ours: bool) -> dict[float, float]:
         start_at_norms(adapted)
     layer = adapted.base_model.model.model.layers[0].mlp.down_proj.eval()
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 256, layer.in_features, generator=generator).to(base.model.device, base.model.dtype)
+    x = torch.randn(1, _TOKENS, layer.in_features, generator=generator).to(base.model.device, base.model.dtype)
     magnitude, ratios = layer.lora_magnitude_vector["default"].weight, {}
     with torch.autocast(x.device.type, torch.bfloat16), torch.no_grad():
         start = layer(x).float()

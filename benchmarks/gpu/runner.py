@@ -74,6 +74,8 @@ class Runner:
             _import_everything()
         waiting: list[tuple[Stage, _Process, float]] = []
         for stage in stages:
+            findings.forget(self._settings.out, stage.name)
+        for stage in stages:
             left = self._limit - (time.monotonic() - self._began)
             if left < _LEAST_SECONDS:
                 self._end(stage, "no time left")
