@@ -9,9 +9,11 @@ from finetune_api.estimate import (
     Accelerators,
     ForwardPass,
     Machine,
+    RowLengths,
     UnknownArchitecture,
     advise_change,
     checkpoint_bytes,
+    checkpointing_in_words,
     choose_plan,
     estimate_duration,
     estimate_memory,
@@ -32,6 +34,7 @@ L4 = 24 * GIB
 CATALOGUE = {"nvidia-t4": 16 * GIB, "nvidia-l4": L4, "nvidia-a100-40": 40 * GIB, "nvidia-a100-80": 80 * GIB}
 GPU = machine_for("nvidia-l4", Precision.AUTO)
 ONE_L4 = Accelerators(GPU, L4)
+ALL = 32
 
 MISTRAL = {"model_type": "mistral", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
            "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 32000, "tie_word_embeddings": False}
@@ -81,7 +84,6 @@ def test_full_fine_tuning_of_seven_billion_fits_on_eight_l4_which_divide_it():
     model = read_architecture(MISTRAL)
     plan = choose_plan(spec("Full"), model, Accelerators(GPU, L4, 8))
     assert plan.fits
-    assert plan.gradient_checkpointing
     memory, numbers = plan.memory, model.parameters / 8
     # 32 bits each of the weights, of the gradients, and of the two moments, since no 8-bit optimizer takes parts.
     assert (memory.weights, memory.gradients, memory.optimizer) == (4 * numbers, 4 * numbers, 8 * numbers)
@@ -94,13 +96,13 @@ def test_what_is_gathered_for_a_while_is_reckoned_with_a_block_at_a_time():
     model, more = read_architecture(MISTRAL), read_architecture({**MISTRAL, "num_hidden_layers": 64})
     method, forward_pass = spec("Full").method, ForwardPass(1024, 1024)
     block, outside = model.block_parameters, 2 * 32_000 * 4096 + 4096
-    four = [estimate_memory(one, method, forward_pass, True, GPU, 4) for one in (model, more)]
+    four = [estimate_memory(one, method, forward_pass, ALL, GPU, 4) for one in (model, more)]
     assert {memory.buffers for memory in four} == {block * 14 + outside * 8}, "however many blocks there are"
 
 
 def test_a_model_that_is_divided_among_many_still_has_to_be_whole_in_the_first_process():
     model = read_architecture(MISTRAL)
-    memory = estimate_memory(model, spec("Full").method, ForwardPass(256, 256), True, GPU, 64)
+    memory = estimate_memory(model, spec("Full").method, ForwardPass(256, 256), ALL, GPU, 64)
     assert memory.total >= 2 * model.parameters
     deep = read_architecture({**MISTRAL, "num_hidden_layers": 64})
     assert not choose_plan(spec("Full"), deep, Accelerators(GPU, L4, 64)).fits
@@ -109,10 +111,10 @@ def test_a_model_that_is_divided_among_many_still_has_to_be_whole_in_the_first_p
 def test_an_adapters_base_is_whole_in_every_process_and_the_chosen_weights_of_a_model_are_divided():
     model, forward_pass = read_architecture(MISTRAL), ForwardPass(1024, 1024)
     method = spec().method
-    whole = estimate_memory(model, method, forward_pass, True, GPU)
-    assert estimate_memory(model, method, forward_pass, True, GPU, 8) == whole
+    whole = estimate_memory(model, method, forward_pass, ALL, GPU)
+    assert estimate_memory(model, method, forward_pass, ALL, GPU, 8) == whole
     partial = method.model_copy(update={"type": MethodType.PARTIAL, "partial": PartialSpec(last_layers=4)})
-    one, eight = (estimate_memory(model, partial, forward_pass, True, GPU, processes) for processes in (1, 8))
+    one, eight = (estimate_memory(model, partial, forward_pass, ALL, GPU, processes) for processes in (1, 8))
     assert eight.weights < one.weights / 8
     assert eight.gradients == one.gradients / 8
 
@@ -142,23 +144,72 @@ def test_the_change_that_is_named_does_make_it_fit():
 def test_a_small_model_needs_no_checkpointing_and_a_large_one_does():
     small = choose_plan(spec(), read_architecture(SMOLLM), ONE_L4)
     large = choose_plan(spec(), read_architecture(MISTRAL), ONE_L4)
-    assert (small.micro_batch_size, small.gradient_checkpointing) == (16, False)
-    assert (large.micro_batch_size, large.gradient_checkpointing) == (8, True)
+    assert (small.micro_batch_size, small.checkpointed_layers) == (16, 0)
+    assert (large.micro_batch_size, large.checkpointed_layers) == (1, 0)
+
+
+def test_as_many_layers_keep_their_activations_as_memory_allows():
+    model, job = read_architecture(MISTRAL), spec("LoRA", "nf4", maxLength=2048, microBatchSize=2)
+    counts = [choose_plan(job, model, Accelerators(GPU, gib * GIB), RowLengths(2048, 1190)).checkpointed_layers
+              for gib in (12, 16, 24, 32)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > 20
+    assert counts[2] <= 8, "an L4 with two rows of 1,190 tokens"
+    assert counts[3] == 0
+    plan = choose_plan(job, model, ONE_L4, RowLengths(2048, 1190))
+    forward_pass = ForwardPass(3238, 2048, packed=True)
+    one_less = estimate_memory(model, job.method, forward_pass, plan.checkpointed_layers - 1, GPU)
+    assert plan.memory.total <= 0.92 * L4 < one_less.total
+
+
+def test_of_plans_that_fit_the_fastest_is_chosen():
+    model = read_architecture(MISTRAL)
+    # Checkpointing all layers for a pass of 16 short rows would take half as long again.
+    plan = choose_plan(spec("LoRA", "nf4"), model, ONE_L4, RowLengths(1024, 300))
+    assert (plan.micro_batch_size, plan.checkpointed_layers < 8) == (8, True)
+    # A pass of one short row costs more by the weights that it reads than checkpointing by what it computes again.
+    narrow = choose_plan(spec("LoRA", "nf4", maxLength=128), model, Accelerators(GPU, 6 * GIB), RowLengths(128, 100))
+    assert narrow.micro_batch_size > 1
+    assert narrow.checkpointed_layers > 0
+
+
+@pytest.mark.parametrize(("toggle", "layers"), [("enabled", 32), ("disabled", 0)])
+def test_a_job_that_says_so_checkpoints_all_layers_or_none(toggle, layers):
+    plan = choose_plan(spec("LoRA", "nf4", gradientCheckpointing=toggle), read_architecture(MISTRAL), ONE_L4)
+    assert plan.checkpointed_layers == layers
+
+
+def test_a_sharded_model_checkpoints_all_layers_or_none():
+    plan = choose_plan(spec("Full"), read_architecture(MISTRAL), Accelerators(GPU, 40 * GIB, 8))
+    assert plan.checkpointed_layers in (0, 32)
+
+
+def test_hours_follow_the_number_of_checkpointed_layers():
+    model, method = read_architecture(MISTRAL), spec("LoRA", "nf4").method
+    none, half, every = (operations_per_token(model, method, layers) for layers in (0, 16, 32))
+    assert (half / none, every / none) == (pytest.approx(1.25), pytest.approx(1.5))
+    last = method.model_copy(update={"type": MethodType.PARTIAL, "partial": PartialSpec(last_layers=4)})
+    assert operations_per_token(model, last, 28) == operations_per_token(model, last, 0), "frozen layers below"
+
+
+@pytest.mark.parametrize(("layers", "words"), [(0, "off"), (4, "in 4 of 32 layers"), (32, "in all layers")])
+def test_checkpointing_is_said_in_words(layers, words):
+    assert checkpointing_in_words(layers, 32) == words
 
 
 def test_what_the_job_writes_is_not_chosen_otherwise():
     plan = choose_plan(spec(microBatchSize=2, gradientCheckpointing="enabled"), read_architecture(SMOLLM), ONE_L4)
-    assert (plan.micro_batch_size, plan.gradient_checkpointing, plan.fits) == (2, True, True)
+    assert (plan.micro_batch_size, plan.checkpointed_layers, plan.fits) == (2, 30, True)
 
 
 def test_each_cause_moves_its_own_term():
     model, method = read_architecture(MISTRAL), spec().method
-    base = estimate_memory(model, method, ForwardPass(4096, 1024), False, GPU)
-    assert estimate_memory(model, method, ForwardPass(8192, 1024), False, GPU).activations == 2 * base.activations
-    assert estimate_memory(model, method, ForwardPass(4096, 1024), True, GPU).activations < base.activations / 10
-    packed = estimate_memory(model, method, ForwardPass(4096, 1024, packed=True), False, GPU)
+    base = estimate_memory(model, method, ForwardPass(4096, 1024), 0, GPU)
+    assert estimate_memory(model, method, ForwardPass(8192, 1024), 0, GPU).activations == 2 * base.activations
+    assert estimate_memory(model, method, ForwardPass(4096, 1024), ALL, GPU).activations < base.activations / 10
+    packed = estimate_memory(model, method, ForwardPass(4096, 1024, packed=True), 0, GPU)
     assert packed.activations > base.activations
-    on_cpu = estimate_memory(model, method, ForwardPass(4096, 1024), False, Machine(False, 4))
+    on_cpu = estimate_memory(model, method, ForwardPass(4096, 1024), 0, Machine(False, 4))
     assert (on_cpu.context, on_cpu.weights) == (0, 2 * base.weights)
     assert on_cpu.optimizer == base.optimizer, "an adapter's moments have 32 bits everywhere"
 
@@ -179,8 +230,8 @@ def test_a_model_of_an_unknown_shape_is_said_to_be_one(config, words):
     assert words in str(caught.value)
 
 
-def duration(tokens, model, method, accelerator, price, checkpointing=True):
-    return estimate_duration(tokens, operations_per_token(model, method, checkpointing),
+def duration(tokens, model, method, accelerator, price, checkpointed=ALL):
+    return estimate_duration(tokens, operations_per_token(model, method, checkpointed),
                              operations_per_second(model, accelerator, cores=1), price)
 
 
@@ -196,7 +247,7 @@ def test_hours_follow_from_tokens_accelerators_and_price():
 
 def test_the_speed_of_a_cpu_is_the_one_that_was_measured():
     free = Price(Decimal(0), "USD")
-    rate = duration(1000, read_architecture(SMOLLM), spec().method, "cpu", free, checkpointing=False)
+    rate = duration(1000, read_architecture(SMOLLM), spec().method, "cpu", free, checkpointed=0)
     assert rate.tokens_per_second == pytest.approx(112, rel=0.01)
 
 
@@ -225,7 +276,7 @@ def reft(quantization="none", **changes):
 def test_reft_reckons_with_the_frozen_start_and_with_a_response_whose_activations_are_all_kept():
     model = read_architecture(SMOLLM)
     adapter, full = (choose_plan(reft(policy=policy), model, ONE_L4).memory for policy in ("LoRA", "Full"))
-    base = estimate_memory(model, spec().method, ForwardPass(1, 1), True, GPU)
+    base = estimate_memory(model, spec().method, ForwardPass(1, 1), ALL, GPU)
     assert adapter.weights - base.weights == adapter.adapter
     # Policy and reference in float32, and two moments of float32 for every weight.
     assert full.weights >= 2 * 4 * model.parameters
@@ -257,12 +308,12 @@ def test_gradients_take_no_place_of_activations_where_ddp_keeps_buffers_for_them
     model, method = read_architecture(LLAMA_3), spec("LoRA", "nf4").method
     def total(alone, processes):
         forward_pass = ForwardPass(2048, 2048, alone=alone)
-        return estimate_memory(model, method, forward_pass, True, GPU, processes).total
+        return estimate_memory(model, method, forward_pass, ALL, GPU, processes).total
     assert total(True, 1) < total(False, 1)
     assert total(True, 8) == total(False, 8) >= total(False, 1)
 
 
 def test_the_first_blocks_activations_are_there_beside_nearly_all_gradients():
-    memory = estimate_memory(read_architecture(SMOLLM), spec("Full").method, ForwardPass(4096, 4096, alone=True), True,
+    memory = estimate_memory(read_architecture(SMOLLM), spec("Full").method, ForwardPass(4096, 4096, alone=True), 30,
                              GPU)
     assert memory.activations > 0

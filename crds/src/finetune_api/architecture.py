@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _BIASED_ATTENTION = {"qwen2"}
-_HEAD_NORMS = {"qwen3"}
+_HEAD_NORMS = {"qwen3", "gemma3_text"}
 _FOUR_NORMS = {"gemma2", "gemma3_text"}
 _FUSED = {"phi3"}
 _TIED = {"gemma", "gemma2", "gemma3_text"}
@@ -62,6 +62,10 @@ class Architecture:
         linears: the linear layers of one block.
         experts: numbers of a block's experts, which are no linear layers; 0 without.
         norms: numbers of a block's norms.
+        hidden_norms: norms of a block over the residual stream's width.
+        head_norms: whether queries and keys are normalized too.
+        head_size: width of one head.
+        softcap: whether attention's scores are capped.
     """
 
     hidden: int
@@ -74,6 +78,10 @@ class Architecture:
     linears: tuple[Linear, ...]
     experts: int
     norms: int
+    hidden_norms: int
+    head_norms: bool
+    head_size: int
+    softcap: bool
 
     @property
     def block_weights(self) -> int:
@@ -117,13 +125,13 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     linears = _attention(hidden, attention, key_values, in_bias, out_bias, family)
     if not experts:
         linears += _feed_forward(hidden, intermediate, mlp_bias, family)
-    norms = hidden * (4 if family in _FOUR_NORMS else 2)
-    if family in _HEAD_NORMS or family == "gemma3_text":
-        norms += 2 * size
+    hidden_norms, head_norms = 4 if family in _FOUR_NORMS else 2, family in _HEAD_NORMS
     return Architecture(
         hidden=hidden, layers=layers, attention=attention, key_values=key_values, intermediate=intermediate,
         vocabulary=vocabulary, tied=bool(config.get("tie_word_embeddings", family in _TIED)), linears=linears,
-        experts=experts * hidden * (3 * intermediate + 1), norms=norms,
+        experts=experts * hidden * (3 * intermediate + 1),
+        norms=hidden_norms * hidden + (2 * size if head_norms else 0), hidden_norms=hidden_norms,
+        head_norms=head_norms, head_size=size, softcap=bool(config.get("attn_logit_softcapping")),
     )
 
 

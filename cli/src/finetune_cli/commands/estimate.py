@@ -19,6 +19,7 @@ from finetune_api.estimate import (
     RowLengths,
     TrainingRows,
     UnknownArchitecture,
+    checkpointing_in_words,
     estimate_job,
     mapped_weights_bytes,
     read_architecture,
@@ -170,7 +171,8 @@ def _document(model: Architecture, target: EstimateTarget, estimated: HostEstima
     return {
         "parameters": model.parameters, "accelerator": target.name, "acceleratorBytes": target.memory_bytes,
         "memoryBytes": estimated.total, "terms": dict(estimated.terms), "fits": estimated.fits,
-        "microBatchSize": plan.micro_batch_size, "gradientCheckpointing": plan.gradient_checkpointing,
+        "microBatchSize": plan.micro_batch_size, "gradientCheckpointing": plan.checkpointed_layers > 0,
+        "checkpointedLayers": plan.checkpointed_layers,
         "change": estimated.change, "tokens": duration and duration.tokens,
         "tokensPerSecond": duration and round(duration.tokens_per_second, 1),
         "hours": duration and round(duration.hours, 3), "cost": duration and str(duration.cost),
@@ -189,7 +191,7 @@ def _show(spec: FineTuneJobSpec, model: Architecture, target: EstimateTarget, es
     table.add_row("  together", f"{estimated.total / _GIB:8.2f} GiB", _available(target, machine))
     Console(highlight=False, soft_wrap=True).print(table)
     say(f"Plan: {plan.micro_batch_size} rows in a forward pass, gradient checkpointing "
-        f"{'on' if plan.gradient_checkpointing else 'off'}")
+        f"{checkpointing_in_words(plan.checkpointed_layers, model.layers)}")
     say("It fits." if estimated.fits else f"It does not fit: {estimated.change}")
     if duration is None:
         say("Hours and cost: not known without the number of rows; give --rows N")

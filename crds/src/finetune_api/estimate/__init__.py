@@ -2,9 +2,10 @@
 
     architecture   config.json -> the sizes of the model's layers
     trained        which of the model's parameters a method trains
+    activations    what a forward pass stores
     optimizer      which AdamW trains, and what its state needs
     memory         sizes, method, forward pass -> bytes by term
-    plan           which micro-batch size and checkpointing fit
+    plan           which micro-batch size and checkpointing fit and are fastest
     advice         what to change if nothing fits
     host           what publishing needs of the host's memory
     speed          tokens -> hours -> money
@@ -12,6 +13,7 @@
 """
 
 from finetune_api.architecture import Architecture, UnknownArchitecture, read_architecture
+from finetune_api.estimate.activations import Machine
 from finetune_api.estimate.advice import advise_change
 from finetune_api.estimate.host import (
     PROCESS,
@@ -24,14 +26,13 @@ from finetune_api.estimate.host import (
 from finetune_api.estimate.job import Estimate, EstimateTarget, TrainingRows, estimate_job
 from finetune_api.estimate.memory import (
     ForwardPass,
-    Machine,
     MemoryEstimate,
     checkpoint_bytes,
     estimate_memory,
     machine_for,
 )
 from finetune_api.estimate.optimizer import MANY_PARAMETERS, Optimizer, choose_optimizer
-from finetune_api.estimate.plan import Accelerators, MemoryPlan, RowLengths, choose_plan
+from finetune_api.estimate.plan import Accelerators, MemoryPlan, RowLengths, checkpointing_in_words, choose_plan
 from finetune_api.estimate.speed import TrainingDuration, estimate_duration, operations_per_second, operations_per_token
 from finetune_api.estimate.trained import trained_by
 from finetune_api.methods.trained_parameters import TrainedParameters
@@ -57,6 +58,7 @@ __all__ = [
     "UnknownArchitecture",
     "advise_change",
     "checkpoint_bytes",
+    "checkpointing_in_words",
     "choose_optimizer",
     "choose_plan",
     "estimate_duration",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from finetune_api.architecture import Architecture
-from finetune_api.estimate.memory import FLOAT32, Machine
+from finetune_api.estimate.activations import FLOAT32, Machine
 
 PROCESS = 4 * 1024**3
 """Assumed bytes of a trainer's process without the model: libraries, CUDA, rows."""

@@ -83,6 +83,6 @@ def estimate_job(spec: FineTuneJobSpec, model: Architecture, target: EstimateTar
     if rows.tokens:
         cores = float(spec.compute.cpu.value) if spec.compute.cpu else _CORES
         duration = estimate_duration(
-            rows.tokens, operations_per_token(model, spec.method, plan.gradient_checkpointing),
+            rows.tokens, operations_per_token(model, spec.method, plan.checkpointed_layers),
             operations_per_second(model, target.name, cores), target.price)
     return Estimate(plan, change, duration, checkpoint_bytes(model, spec.method, machine, count))

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from finetune_api.architecture import Architecture, Linear
+from finetune_api.estimate.activations import FLOAT32, BlockPass, Machine, StoredActivations
 from finetune_api.estimate.optimizer import optimizer_bytes
 from finetune_api.estimate.trained import trained_by
 from finetune_api.methods.trained_parameters import TrainedParameters
 from finetune_api.spec.method import MethodSpec, Quantization
 from finetune_api.spec.training import Precision
 
-FLOAT32 = 4
 BFLOAT16 = 2
 CONTEXT = 600 * 1024**2
 """Assumed bytes of CUDA's context, cuBLAS' workspaces and the loaded kernels on a GPU."""
@@ -30,19 +30,6 @@ _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 _TILE_TOKENS = 4096
 _TILE_WORDS = 32_768
 _TILES = 8
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The kind of device that trains.
-
-    Attributes:
-        gpu: whether it is a GPU, else a CPU.
-        dtype_bytes: bytes of a number in the computation.
-    """
-
-    gpu: bool
-    dtype_bytes: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +82,7 @@ def machine_for(accelerator: str, precision: Precision) -> Machine:
     return Machine(gpu, FLOAT32 if exact else BFLOAT16)
 
 
-def estimate_memory(model: Architecture, method: MethodSpec, forward_pass: ForwardPass, checkpointing: bool,
+def estimate_memory(model: Architecture, method: MethodSpec, forward_pass: ForwardPass, checkpointed_layers: int,
                     machine: Machine, processes: int = 1) -> MemoryEstimate:
     """The peak memory of a training step in one process, in bytes.
 
@@ -103,41 +90,36 @@ def estimate_memory(model: Architecture, method: MethodSpec, forward_pass: Forwa
         model: the model's sizes.
         method: the method, its settings and the quantization.
         forward_pass: what one forward pass holds.
-        checkpointing: whether the backward pass computes activations again.
+        checkpointed_layers: how many layers, from the first on, store only their input in the forward pass. The
+            backward pass computes their activations again.
         machine: the device of each process.
         processes: the world size. If the model's own weights are trained, the processes shard them.
     """
     trained = trained_by(method, model)
     shares = _shares(trained, processes)
-    block = forward_pass.tokens * _kept_of_a_block(model, trained, forward_pass, machine)
-    # Checkpointing stores the input of every block, and all activations of the block in the backward pass.
-    kept = forward_pass.tokens * trained.depth * model.hidden * machine.dtype_bytes + block if checkpointing else \
-        trained.depth * block
-    working = forward_pass.tokens * _working_of_a_block(model, trained, machine)
-    loss = _loss(model, forward_pass, machine)
-    # The loss is freed before the first block's backward pass begins: the larger of the two is the peak.
-    if checkpointing:
-        loss = max(0, loss - block - working)
+    blocks = BlockPass(model, trained, method.quantization, machine, _masked(model, forward_pass, machine),
+                       shares > 1)
+    stored = StoredActivations(blocks, forward_pass.tokens, checkpointed_layers)
     gradients = math.ceil(trained.parameters * FLOAT32 / shares)
-    activations = kept + working + _mask(forward_pass, machine)
+    activations = stored.at_peak
     partial = trained.own and not trained.embeddings
     if forward_pass.alone and processes == 1 and not partial:
         # Gradients reuse the memory of freed activations, except those of embeddings and head, which come first.
         # After an earlier forward pass of the same step, gradients exist already. If only a few layers are trained as
-        # a whole, one layer's gradients come before many activations are freed. The first block's activations are
-        # freed last, after all gradients but its own exist.
-        last = block + working - FLOAT32 * (trained.parameters - trained.embeddings) // trained.depth
-        activations = max(last, activations - gradients + FLOAT32 * trained.embeddings, 0)
+        # a whole, one layer's gradients come before many activations are freed.
+        activations = stored.at_peak_beside(gradients, FLOAT32 * trained.embeddings)
     elif processes > 1 and shares == 1:
         # DDP reduces gradients in separate buffers, which stay allocated during the forward and the backward pass.
         activations = max(activations, gradients)
+    mask = _mask(forward_pass, machine) if blocks.masked else 0
     memory = MemoryEstimate(
         weights=_weights(model, method.quantization, trained, machine, shares) + FLOAT32 * trained.reference,
         adapter=trained.added * FLOAT32,
         gradients=gradients,
         optimizer=optimizer_bytes(trained, machine.gpu, shares),
-        activations=activations,
-        loss=loss if checkpointing else max(0, loss - working),
+        activations=activations + mask,
+        # The loss is freed before the backward pass of the first block begins: the larger of the two is the peak.
+        loss=max(0, _loss(model, forward_pass, machine) - stored.transient),
         buffers=_buffers(model, method.quantization, trained, machine) if shares == 1 else _gathered(model, machine),
         context=CONTEXT if machine.gpu else 0,
     )
@@ -159,7 +141,7 @@ def estimate_reinforcement(model: Architecture, method: MethodSpec, tokens: int,
         response: tokens of the longest response.
         machine: the device of each process.
     """
-    memory = estimate_memory(model, method, ForwardPass(tokens, tokens, 0), False, machine)
+    memory = estimate_memory(model, method, ForwardPass(tokens, tokens, 0), 0, machine)
     # Logits in the computation's type and in float32, log-probabilities, and buffers of entropy and backward pass.
     return replace(memory, loss=response * model.vocabulary * (machine.dtype_bytes + 4 * FLOAT32))
 
@@ -209,47 +191,14 @@ def _gathered(model: Architecture, machine: Machine) -> int:
     return outside * (2 * size + FLOAT32) + block * (5 * size + FLOAT32)
 
 
-def _kept_of_a_block(model: Architecture, trained: TrainedParameters, forward_pass: ForwardPass, machine: Machine
-                     ) -> int:
-    """Bytes per token that one block stores for its backward pass."""
-    size = machine.dtype_bytes
-    # Both norms store their input in float32.
-    total = 2 * model.hidden * FLOAT32
-    # Queries, keys, values and the output of attention. With a mask, keys are repeated for each group of heads.
-    keys = model.attention if forward_pass.packed or not machine.gpu else model.key_values
-    total += (2 * model.attention + 2 * keys) * size
-    # Gate, its activation, and the up projection.
-    total += 3 * model.intermediate * size
-    sources = set()
-    for linear in model.linears:
-        if linear.name not in trained.layers:
-            continue
-        # On a GPU each adapter casts its own copy of the input.
-        if (machine.gpu and trained.rank) or linear.source not in sources:
-            already = linear.source == "attention" and not (machine.gpu and trained.rank)
-            total += 0 if already else linear.inputs * size
-        sources.add(linear.source)
-        total += trained.rank * size
-        if trained.dropout:
-            total += linear.inputs * (size + 1)
-        if trained.dense:
-            total += 2 * linear.outputs * size
-        elif trained.magnitude and linear.source in ("attention", "product"):
-            # The next operation stores the output of the other layers.
-            total += linear.outputs * size
-    if trained.own:
-        total += 2 * model.hidden * size
-    return total
+def _masked(model: Architecture, forward_pass: ForwardPass, machine: Machine) -> bool:
+    """Whether a mask separates the rows of a line."""
+    return forward_pass.packed
 
 
 def _mask(forward_pass: ForwardPass, machine: Machine) -> int:
-    """Bytes of the mask that separates the rows of a line: one for all blocks, as booleans and as numbers to add."""
-    return forward_pass.tokens * forward_pass.length * (1 + machine.dtype_bytes) if forward_pass.packed else 0
-
-
-def _working_of_a_block(model: Architecture, trained: TrainedParameters, machine: Machine) -> int:
-    """Bytes per token of temporary gradients in one block: of the residual stream, the gate and the up projection."""
-    return (2 * model.hidden + 2 * model.intermediate) * machine.dtype_bytes
+    """Bytes of that mask: one for all blocks, as booleans and as numbers to add."""
+    return forward_pass.tokens * forward_pass.length * (1 + machine.dtype_bytes)
 
 
 def _loss(model: Architecture, forward_pass: ForwardPass, machine: Machine) -> int:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from finetune_api.architecture import Architecture
+from finetune_api.estimate.activations import Machine
 from finetune_api.estimate.memory import (
     ForwardPass,
-    Machine,
     MemoryEstimate,
     estimate_memory,
     estimate_reinforcement,
 )
+from finetune_api.estimate.speed import operations_per_token
+from finetune_api.estimate.trained import trained_by
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import Engine, Quantization
 from finetune_api.spec.training import Toggle
 
 USABLE = 0.92
@@ -23,10 +27,13 @@ GiB L4 shows 22.5)."""
 FULL_PASS = 16_384
 """Tokens that fill a forward pass on a GPU."""
 
-WORTHWHILE_PASS = 2_048
-"""Tokens below which a larger pass with checkpointing is faster than this one without."""
-
 SHORTEST = 256
+"""Tokens that fill a forward pass on a CPU."""
+
+_PASS_TOKENS = {Quantization.NF4: 320, Quantization.INT8: 192, Quantization.NONE: 64}
+"""Tokens whose computation takes as long as what a pass through the weights costs once: to read them, to expand nf4 and
+int8, to start the kernels. Assumed, from the data sheet of an L4: for each nf4 weight 4.5 bytes are moved at 300 GB/s,
+and each token takes 2 operations at 42 × 10^12 per second."""
 
 @dataclass(frozen=True)
 class Accelerators:
@@ -56,27 +63,37 @@ class RowLengths:
     typical: float | None = None
 
 
-
 @dataclass(frozen=True)
 class MemoryPlan:
     """How a job is computed, and the memory that this needs.
 
     Attributes:
         micro_batch_size: rows in one forward pass.
-        gradient_checkpointing: whether the backward pass computes activations again.
+        checkpointed_layers: how many layers, from the first on, store only their input in the forward pass, so that the
+            backward pass computes their activations again.
         memory: bytes that each accelerator needs.
         fits: whether the accelerator has them; true where its memory is not known.
     """
 
     micro_batch_size: int
-    gradient_checkpointing: bool
+    checkpointed_layers: int
     memory: MemoryEstimate
     fits: bool
 
 
+def checkpointing_in_words(checkpointed: int, layers: int) -> str:
+    """Which of a model's layers are checkpointed: `off`, `in all layers`, `in 4 of 32 layers`."""
+    if not checkpointed:
+        return "off"
+    return "in all layers" if checkpointed >= layers else f"in {checkpointed} of {layers} layers"
+
+
 def choose_plan(spec: FineTuneJobSpec, model: Architecture, accelerators: Accelerators,
                 rows: RowLengths = RowLengths()) -> MemoryPlan:
-    """The first plan that fits, the fastest first; the smallest one where none fits.
+    """The fastest plan that fits; the smallest one where none fits.
+
+    Of each size of micro-batch, the plan checkpoints as few layers as memory allows. The last layers keep their
+    activations: the backward pass frees those first, and needs the memory for layers that it computes again only then.
 
     Args:
         spec: the job's spec with its defaults resolved.
@@ -84,44 +101,75 @@ def choose_plan(spec: FineTuneJobSpec, model: Architecture, accelerators: Accele
         accelerators: what the job trains on.
         rows: lengths of the rows, as far as they are known.
     """
-    training, available = spec.training, accelerators.memory_bytes
+    training = spec.training
     longest = min(rows.longest or training.max_length, training.max_length)
     typical = min(rows.typical or longest, longest)
-    candidates = _candidates(spec, accelerators, typical if training.packing else longest)
-    for micro_batch_size, checkpointing in candidates:
-        others = typical if training.packing else longest
-        # A forward pass may hold the longest row among ordinary ones.
-        tokens = round(longest + (micro_batch_size - 1) * others)
-        forward_pass = ForwardPass(tokens, min(tokens, longest), packed=training.packing and micro_batch_size > 1,
-                                   alone=micro_batch_size * accelerators.count >= training.batch_size)
-        memory = estimate_memory(model, spec.method, forward_pass, checkpointing, accelerators.machine,
-                                 accelerators.count)
-        if rollout := spec.method.definition.rollout_tokens(spec.method.settings, longest):
+    row_tokens = typical if training.packing else longest
+    allowed = _checkpointed(spec, model, accelerators)
+    plans = []
+    for size in _sizes(spec, accelerators, row_tokens):
+        plan_with = _planned(spec, model, accelerators, (size, longest, round(longest + (size - 1) * row_tokens)))
+        # More checkpointed layers never need more memory.
+        first = bisect_left(allowed, True, key=lambda layers: plan_with(layers).fits)
+        plans.append(plan_with(allowed[min(first, len(allowed) - 1)]))
+    fitting = [plan for plan in plans if plan.fits]
+    return min(fitting, key=lambda plan: _pass_cost(spec, model, plan, row_tokens)) if fitting else plans[-1]
+
+
+def _planned(spec: FineTuneJobSpec, model: Architecture, accelerators: Accelerators, lengths: tuple[int, int, int]
+             ) -> Callable[[int], MemoryPlan]:
+    """The plan with a number of checkpointed layers, as a function of that number.
+
+    Args:
+        spec: the job's spec.
+        model: the model's sizes.
+        accelerators: what the job trains on.
+        lengths: rows of a micro-batch, tokens of the longest row, and tokens of the longest row among ordinary ones.
+    """
+    training, available = spec.training, accelerators.memory_bytes
+    size, longest, tokens = lengths
+    virtual = spec.method.definition.virtual_tokens(spec.method.settings)
+    forward_pass = ForwardPass(tokens + size * virtual, min(tokens, longest), packed=training.packing and size > 1,
+                               alone=size * accelerators.count >= training.batch_size)
+    rollout = spec.method.definition.rollout_tokens(spec.method.settings, longest)
+
+    def plan(layers: int) -> MemoryPlan:
+        memory = estimate_memory(model, spec.method, forward_pass, layers, accelerators.machine, accelerators.count)
+        if rollout:
             reinforcement = estimate_reinforcement(model, spec.method, *rollout, accelerators.machine)
             memory = max(memory, reinforcement, key=lambda one: one.total)
-        plan = MemoryPlan(micro_batch_size, checkpointing, memory,
-                          fits=available is None or memory.total <= USABLE * available)
-        if plan.fits:
-            break
+        return MemoryPlan(size, layers, memory, fits=available is None or memory.total <= USABLE * available)
+
     return plan
 
 
-def _candidates(spec: FineTuneJobSpec, accelerators: Accelerators, row_tokens: float) -> Iterator[tuple[int, bool]]:
-    """Micro-batch size and checkpointing of each plan, the fastest first; there is at least one."""
-    training, machine = spec.training, accelerators.machine
-    rows = max(1, training.batch_size // accelerators.count)
+def _sizes(spec: FineTuneJobSpec, accelerators: Accelerators, row_tokens: float) -> list[int]:
+    """Sizes of micro-batches to consider, the largest first."""
+    training = spec.training
     if training.micro_batch_size:
-        sizes = [training.micro_batch_size]
-    else:
-        passes = -(-rows // max(1, int((FULL_PASS if machine.gpu else SHORTEST) / row_tokens)))
-        sizes = [-(-rows // passes)]
-        while sizes[-1] > 1:
-            sizes.append(-(-sizes[-1] // 2))
-    wanted = training.gradient_checkpointing
-    if wanted is Toggle.AUTO and not machine.gpu:
-        wanted = Toggle.DISABLED
-    if wanted is not Toggle.ENABLED:
-        yield from ((size, False) for size in sizes
-                    if wanted is Toggle.DISABLED or size == sizes[0] or size * row_tokens >= WORTHWHILE_PASS)
-    if wanted is not Toggle.DISABLED:
-        yield from ((size, True) for size in sizes)
+        return [training.micro_batch_size]
+    rows = max(1, training.batch_size // accelerators.count)
+    passes = -(-rows // max(1, int((FULL_PASS if accelerators.machine.gpu else SHORTEST) / row_tokens)))
+    sizes = [-(-rows // passes)]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    return sizes
+
+
+def _checkpointed(spec: FineTuneJobSpec, model: Architecture, accelerators: Accelerators) -> Sequence[int]:
+    """The numbers of checkpointed layers that the job allows, the smallest first."""
+    wanted = spec.training.gradient_checkpointing
+    if wanted is Toggle.DISABLED or (wanted is Toggle.AUTO and not accelerators.machine.gpu):
+        return (0,)
+    if wanted is Toggle.ENABLED:
+        return (model.layers,)
+    # Unsloth checkpoints all layers by itself, or none. What FSDP gathers is not known well enough to fill the rest.
+    sharded = accelerators.count > 1 and trained_by(spec.method, model).own
+    return (0, model.layers) if sharded or spec.engine is not Engine.NATIVE else range(model.layers + 1)
+
+
+def _pass_cost(spec: FineTuneJobSpec, model: Architecture, plan: MemoryPlan, row_tokens: float) -> float:
+    """What training costs for each token, up to a factor: operations, and what each pass through the weights costs."""
+    tokens = plan.micro_batch_size * row_tokens
+    passes = operations_per_token(model, spec.method, plan.checkpointed_layers)
+    return passes * (1 + _PASS_TOKENS[spec.method.quantization] / tokens)

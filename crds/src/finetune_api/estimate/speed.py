@@ -67,15 +67,18 @@ def estimate_duration(tokens: int, operations_per_token: float, operations_per_s
     return TrainingDuration(tokens, rate, hours, estimated_amount(cost_of(timedelta(hours=hours), price)))
 
 
-def operations_per_token(model: Architecture, method: MethodSpec, checkpointing: bool) -> float:
+def operations_per_token(model: Architecture, method: MethodSpec, checkpointed_layers: int) -> float:
     """Operations that training does for one token; those on quantized weights count for more.
 
     Args:
         model: the model's sizes.
         method: the method and its quantization.
-        checkpointing: whether the backward pass computes activations again.
+        checkpointed_layers: the layers, from the first on, whose activations the backward pass computes again.
     """
-    passes = 2 + (1 if trained_by(method, model).own else 0) + (1 if checkpointing else 0)
+    trained = trained_by(method, model)
+    # Below the lowest trained layer nothing is computed again.
+    again = max(0, checkpointed_layers - (model.layers - trained.depth)) / model.layers
+    passes = 2 + (1 if trained.own else 0) + again
     slower = 1.0 if method.quantization is Quantization.NONE else _DEQUANTISING
     return 2.0 * passes * model.parameters * slower
 

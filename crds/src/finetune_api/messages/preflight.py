@@ -30,7 +30,7 @@ class JobEstimate(Message):
     """Rows per forward pass that the estimate assumes."""
 
     gradient_checkpointing: bool
-    """Whether the backward pass computes activations again."""
+    """Whether the backward pass computes activations of some layers again."""
 
     tokens: int
     """Tokens to train on, over all epochs."""
@@ -43,6 +43,9 @@ class JobEstimate(Message):
 
     checkpoint_bytes: int | None = None
     """Size of a checkpoint in bytes."""
+
+    checkpointed_layers: int | None = None
+    """Layers, from the first on, whose activations the backward pass computes again."""
 
 
 class PreflightResult(Message):

@@ -153,9 +153,9 @@ class Additive(Method[AdditiveSpec]):
         if settings.technique is Technique.BOTTLENECK:
             size = settings.bottleneck_size or DEFAULT_BOTTLENECK_SIZE
             one = 2 * size * model.hidden + size + model.hidden
-            return TrainedParameters(2 * one * model.layers, 0, frozenset(), model.layers, rank=2 * size)
+            return TrainedParameters(2 * one * model.layers, 0, frozenset(), model.layers, bottleneck=size)
         names = settings.target_modules or _IA3_LAYERS
         scaled = [linear for linear in model.linears if linear.name in names]
         # Each factor scales the layer's outputs; in the feed-forward's last layer it scales the inputs.
         added = model.layers * sum(linear.inputs if linear.source == "product" else linear.outputs for linear in scaled)
-        return TrainedParameters(added, 0, frozenset(linear.name for linear in scaled), model.layers)
+        return TrainedParameters(added, 0, frozenset(linear.name for linear in scaled), model.layers, factors=True)

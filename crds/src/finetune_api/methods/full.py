@@ -27,4 +27,4 @@ class Full(Method[ApiModel]):
 def all_parameters(model: Architecture) -> TrainedParameters:
     """All weights of a model, as trained parameters."""
     return TrainedParameters(0, model.parameters, frozenset(linear.name for linear in model.linears), model.layers,
-                             embeddings=model.vocabulary * model.hidden)
+                             embeddings=model.vocabulary * model.hidden, norms=True)

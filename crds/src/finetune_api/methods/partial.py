@@ -82,7 +82,9 @@ class Partial(Method[PartialSpec]):
         linears = {linear.name for linear in model.linears for name, _, _ in chosen if f".{linear.name}.weight" in name}
         return TrainedParameters(0, sum(size for _, size, _ in chosen), frozenset(linears),
                                  model.layers - max(0, lowest),
-                                 embeddings=sum(size for _, size, layer in chosen if layer < 0))
+                                 embeddings=sum(size for _, size, layer in chosen if layer < 0),
+                                 norms=any(name.endswith("norms_layernorm.weight") for name, _, _ in chosen),
+                                 blocks=len({layer for _, _, layer in chosen if 0 <= layer < model.layers}))
 
 
 def _named(model: Architecture) -> Iterator[tuple[str, int, int]]:

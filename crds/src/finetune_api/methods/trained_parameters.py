@@ -20,6 +20,10 @@ class TrainedParameters:
         dense: whether DoRA's norms are computed from the whole updated weight, as PEFT does.
         reference: numbers of the frozen copy that the policy is compared with (ReFT).
         embeddings: numbers of `own` that belong to the embeddings of the vocabulary.
+        norms: whether norms of blocks are trained.
+        blocks: blocks with trained parameters; None for all that the backward pass goes through.
+        factors: whether layers are multiplied by a trained vector (IA3).
+        bottleneck: width of the small network behind attention and feed-forward part; 0 without.
     """
 
     added: int
@@ -32,6 +36,10 @@ class TrainedParameters:
     dense: bool = False
     reference: int = 0
     embeddings: int = 0
+    norms: bool = False
+    blocks: int | None = None
+    factors: bool = False
+    bottleneck: int = 0
 
     @property
     def parameters(self) -> int:

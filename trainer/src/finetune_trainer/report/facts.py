@@ -95,6 +95,7 @@ class RunFacts:
         remark: another sentence about the result, or None.
         rollouts: sampled responses with their rewards, from the first and the last PPO step.
         missing: sentences about optional parts of the run that failed.
+        checkpointing: which layers were checkpointed, in words; None if none were.
         prompt_code: how to ask the model a question, for the code in the card.
     """
 
@@ -129,6 +130,7 @@ class RunFacts:
     remark: str | None = None
     rollouts: Sequence[RolloutExample] = ()
     missing: Sequence[str] = ()
+    checkpointing: str | None = None
     prompt_code: PromptCode | None = None
 
     @property

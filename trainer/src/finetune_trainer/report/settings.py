@@ -17,6 +17,7 @@ def settings(facts: RunFacts) -> list[tuple[str, str]]:
         ("steps", f"{facts.step:,} of {facts.total_steps:,}" +
          (f" ({training.epochs:g} epochs)" if training.epochs else "")),
         ("rows per step", f"{training.batch_size:,}, {facts.micro_batch_size:,} per forward pass"),
+        *([("gradient checkpointing", facts.checkpointing)] if facts.checkpointing else ()),
         ("learning rate", f"{training.learning_rate:g}, {training.scheduler}, warm-up {100 * training.warmup:g} %"
          if training.learning_rate else "–"),
         ("maximum row length", f"{training.max_length:,} tokens"),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import numpy
 import torch
 from finetune_api.messages.layout import METRICS
-from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune_trainer.errors import Diverged
@@ -77,10 +76,6 @@ class LoopCallback(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Read the losses from before a resume."""
-        if args.gradient_checkpointing and not isinstance(self._trainer.model, PeftModel):
-            # Only reentrant checkpointing needs inputs with gradients. With them, frozen layers below the trained ones
-            # would be computed again and differentiated for nothing.
-            self._trainer.model.disable_input_require_grads()
         self._losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

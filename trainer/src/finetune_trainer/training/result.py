@@ -40,6 +40,7 @@ class TrainingResult:
         stopped_early: why training ended before the last step, or None.
         remark: a sentence that belongs to the result, or None.
         rollouts: sampled responses to show.
+        checkpointing: which layers were checkpointed at the end, in words; None if none were.
     """
 
     trained_model: TrainedModel
@@ -51,3 +52,4 @@ class TrainingResult:
     stopped_early: str | None
     remark: str | None = None
     rollouts: tuple[RolloutExample, ...] = ()
+    checkpointing: str | None = None

@@ -75,6 +75,7 @@ def fine_tune(run: TrainingRun, trained_model: TrainedModel) -> TrainingResult:
     return TrainingResult(
         trained_model=trained_model, step=step, total_steps=start.steps,
         resumed_from_step=run.state.resumed_from_step, micro_batch_size=micro_batch.rows,
+        checkpointing=micro_batch.checkpointing_in_words(run),
         trainable_parameters=count_trained(trained_model.model), stopped_early=reason,
     )
 
@@ -115,12 +116,13 @@ def _train(run: TrainingRun, trained_model: TrainedModel, micro_batch: MicroBatc
     layout = layout_of(run, micro_batch.rows, model.config.get_text_config().hidden_size)
     loader = StepLoader(run, layout, start.steps, start.step)
     callback = LoopCallback(run, loader, start.steps, start.step)
-    trainer = StepTrainer(model, trl_settings(run, layout, start.steps, micro_batch.checkpointing, sharded),
+    trainer = StepTrainer(model, trl_settings(run, layout, start.steps, micro_batch.checkpointed_layers > 0, sharded),
                           run.tokenizer, callback, TrainerParts(
         loader=loader, learning_rate_factor=trained_model.learning_rate_factor,
         schedule=lambda step: share_of_peak(step, start.steps, run.spec.training), note=run.state.note, sharded=sharded,
         saves_random_state=run.world.size == 1, by_rows=run.by_rows,
-        answers_only=None if run.device.is_gpu else AnswersOnly(trained_model.causal)))
+        answers_only=None if run.device.is_gpu else AnswersOnly(trained_model.causal),
+        checkpointed_layers=micro_batch.checkpointed_layers))
     if start.untrained:
         # TRL has rounded the adapter of a quantized model to bfloat16, and after an OOM the model is half trained.
         load_trained(model, start.untrained)

@@ -27,6 +27,7 @@ from finetune_trainer.faults import loss_becomes_nan, run_out_of_memory
 from finetune_trainer.model.attention_by_rows import attending_by_rows
 from finetune_trainer.trained_model import load_trained, save_trained
 from finetune_trainer.training.answers_only import AnswersOnly
+from finetune_trainer.training.checkpointed_layers import CheckpointedLayers
 from finetune_trainer.training.loader import StepLoader
 from finetune_trainer.training.loop import LoopCallback
 from finetune_trainer.training.resumed_progress import OPTIMIZER
@@ -45,6 +46,7 @@ class TrainerParts:
         saves_random_state: whether checkpoints hold random states.
         by_rows: whether the batches are for attention by rows.
         answers_only: keeps only the positions that predict an answer token; None keeps all.
+        checkpointed_layers: how many layers are checkpointed, from the first on.
     """
 
     loader: StepLoader
@@ -55,6 +57,7 @@ class TrainerParts:
     saves_random_state: bool
     by_rows: bool
     answers_only: AnswersOnly | None
+    checkpointed_layers: int = 0
 
 
 class StepTrainer(SFTTrainer):
@@ -76,7 +79,8 @@ class StepTrainer(SFTTrainer):
         text = model.config.get_text_config()
         coefficient = getattr(text, "router_aux_loss_coef", None)
         # TRL wants a data set; the loader takes its place.
-        super().__init__(model=model, args=settings, processing_class=tokenizer, callbacks=[callback],
+        super().__init__(model=model, args=settings, processing_class=tokenizer,
+                         callbacks=[callback, CheckpointedLayers(parts.checkpointed_layers)],
                          train_dataset=Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}))
         if coefficient is not None:
             # TRL has overwritten it, and the configuration may be published.

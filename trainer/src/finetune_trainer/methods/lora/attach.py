@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from finetune_api.spec.method import Engine, LowRankSpec
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.layer import LoraLayer
 from transformers import set_seed
 
 from finetune_trainer.engines import unsloth
@@ -46,4 +48,10 @@ def attach(run: TrainingRun, settings: LowRankSpec, field: str, dora: bool = Fal
     # autocast_adapter_dtype keeps the adapter in float32, whatever type the base computes in.
     adapted = get_peft_model(run.model, config, autocast_adapter_dtype=True)
     fuse(adapted)
+    if run.device.dtype is not torch.float32:
+        for module in adapted.modules():
+            if isinstance(module, LoraLayer):
+                # Autocast casts what a layer computes with. PEFT would cast x to float32 first, and each layer would
+                # then store a copy of its own.
+                module.cast_input_dtype_enabled = False
     return adapted

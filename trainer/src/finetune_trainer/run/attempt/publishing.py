@@ -107,7 +107,7 @@ def run_facts(attempt: Attempt, inputs: Inputs, loaded: LoadedBase, training: Tr
         peak_memory_bytes=peak_memory_bytes(inputs.device), device=environment(inputs.device)["machine"],
         cost=state.spending().spent, currency=state.price.currency, hourly_rate=state.price.per_hour,
         packages=package_versions(), gate=gate.words if gate else None, remark=result.remark,
-        rollouts=result.rollouts, missing=missing,
+        rollouts=result.rollouts, missing=missing, checkpointing=result.checkpointing,
     )
 
 

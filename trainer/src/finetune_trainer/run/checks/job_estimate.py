@@ -73,7 +73,8 @@ def estimate_training(config: RunConfig, model_config: Mapping[str, Any], length
         raise ValueError("the job has no tokens to train on")
     return JobEstimate(
         memory_bytes=plan.memory.total, micro_batch_size=plan.micro_batch_size,
-        gradient_checkpointing=plan.gradient_checkpointing, tokens=tokens, hours=round(duration.hours, 3),
+        gradient_checkpointing=plan.checkpointed_layers > 0,
+        checkpointed_layers=plan.checkpointed_layers, tokens=tokens, hours=round(duration.hours, 3),
         cost=duration.cost, checkpoint_bytes=estimate.checkpoint_bytes)
 
 
