@@ -31,7 +31,7 @@ class Case:
     vocabulary: int = 8192
     method: str = "LoRA"
     quantization: str = "none"
-    checkpointing: bool = False
+    checkpointed: int = 0
     rows: int = 4
     length: int = 128
     answer: int = 32
@@ -43,30 +43,32 @@ class Case:
 
 CASES = (
     Case("LoRA"),
-    Case("LoRA, checkpointing", checkpointing=True),
+    Case("LoRA, checkpointing", checkpointed=6),
     Case("LoRA, 4 × 512 tokens", length=512),
     Case("LoRA, 1 × 1024 tokens", rows=1, length=1024),
-    Case("LoRA, 4 × 512, checkpointing", length=512, checkpointing=True),
+    Case("LoRA, 4 × 512, checkpointing", length=512, checkpointed=6),
+    Case("LoRA, 4 × 512, 2 of 6 layers ckpt.", length=512, checkpointed=2),
     Case("LoRA, answers 3/4, vocabulary 32k", answer=96, vocabulary=32_000),
     Case("LoRA on q and v", targets=("q_proj", "v_proj")),
     Case("LoRA, dropout", dropout=0.1),
     Case("LoRA, 12 layers, no groups", layers=12, key_value_heads=8),
     Case("QLoRA", quantization="nf4"),
-    Case("QLoRA, checkpointing", quantization="nf4", checkpointing=True),
-    Case("QLoRA, 4 × 512, checkpointing", quantization="nf4", length=512, checkpointing=True),
+    Case("QLoRA, checkpointing", quantization="nf4", checkpointed=6),
+    Case("QLoRA, 4 × 512, checkpointing", quantization="nf4", length=512, checkpointed=6),
     Case("LoRA int8", quantization="int8"),
     Case("DoRA", method="DoRA"),
-    Case("QDoRA, checkpointing", method="DoRA", quantization="nf4", checkpointing=True),
+    Case("QDoRA, checkpointing", method="DoRA", quantization="nf4", checkpointed=6),
     Case("Full, two passes a step", method="Full", passes=2),
-    Case("Full, two, 4 × 512, checkpointing", method="Full", length=512, checkpointing=True, passes=2),
+    Case("Full, two, 4 × 512, checkpointing", method="Full", length=512, checkpointed=6, passes=2),
     Case("Full, one pass a step", method="Full"),
-    Case("Full, one, checkpointing", method="Full", checkpointing=True),
-    Case("Full, one, 4 × 512, checkpointing", method="Full", length=512, checkpointing=True),
-    Case("Full, one, 4 × 512, ckpt., 16 layers", method="Full", length=512, checkpointing=True, layers=16,
+    Case("Full, one, checkpointing", method="Full", checkpointed=6),
+    Case("Full, one, 4 × 512, checkpointing", method="Full", length=512, checkpointed=6),
+    Case("Full, one, 4 × 512, 3 of 6 ckpt.", method="Full", length=512, checkpointed=3),
+    Case("Full, one, 4 × 512, ckpt., 16 layers", method="Full", length=512, checkpointed=16, layers=16,
          vocabulary=2048),
-    Case("LoRA rank 256, checkpointing", rank=256, checkpointing=True),
+    Case("LoRA rank 256, checkpointing", rank=256, checkpointed=6),
     Case("Partial, last 2 layers", method="Partial"),
-    Case("Partial, last 2, 4 × 512, checkpointing", method="Partial", length=512, checkpointing=True),
+    Case("Partial, last 2, 4 × 512, checkpointing", method="Partial", length=512, checkpointed=6),
 )
 
 
@@ -90,8 +92,10 @@ def measure(case: Case) -> tuple[int, int]:
     from finetune_trainer.progress.state import RunState
     from finetune_trainer.progress.stopping import StopFlag
     from finetune_trainer.storage import BackgroundUploader, open_storage
+    from finetune_trainer.training import sft
     from finetune_trainer.training.checkpoints import CheckpointStore
     from finetune_trainer.training.complete_checkpoints import Identity
+    from finetune_trainer.training.micro_batch import MicroBatch
     from finetune_trainer.training.training_run import TrainingRun
 
     with tempfile.TemporaryDirectory(prefix="memory-estimate-") as name, BackgroundUploader() as uploader:
@@ -109,8 +113,7 @@ def measure(case: Case) -> tuple[int, int]:
                 "output": {"uri": f"file://{folder}/output"},
                 "method": {"type": case.method, "quantization": case.quantization, **block},
                 "training": {"maxSteps": 2, "batchSize": case.rows * case.passes, "microBatchSize": case.rows,
-                             "maxLength": case.length, "packing": False,
-                             "gradientCheckpointing": "enabled" if case.checkpointing else "disabled"},
+                             "maxLength": case.length, "packing": False},
             },
         }).spec)
         device, clock = choose_device(spec.training.precision, wants_gpu=False), SystemClock()
@@ -130,6 +133,7 @@ def measure(case: Case) -> tuple[int, int]:
             uploader=uploader, state=state, metrics=_NoMetrics(folder), limits=LimitsFile(None, Limits()),  # type: ignore[arg-type]
             reserve=Decimal(0), stop=StopFlag(), scratch=folder, clock=clock,
         )
+        sft.first_micro_batch = lambda run: MicroBatch(case.rows, case.checkpointed)  # type: ignore[assignment]
         loaded = _held_bytes(model)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             METHODS[spec.method.type].train(run)
@@ -137,7 +141,7 @@ def measure(case: Case) -> tuple[int, int]:
         peak = loaded + _allocated_peak(profile)
         forward_pass = ForwardPass(case.rows * case.length, case.length, case.rows * case.answer,
                                    alone=case.passes == 1)
-        memory = estimate_memory(read_architecture(config), spec.method, forward_pass, case.checkpointing,
+        memory = estimate_memory(read_architecture(config), spec.method, forward_pass, case.checkpointed,
                                  Machine(False, 4))
     return memory.total, peak
 

@@ -103,7 +103,7 @@ def _estimates(spec: Any, config: dict[str, Any], trained: Trained, lengths: lis
                                alone=seen.passes <= len(lengths) // spec.training.batch_size)
     real = estimate_memory(architecture, spec.method, forward_pass, trained.checkpointing, machine)
     planned, estimated = (one.total - CONTEXT for one in (plan.memory, real))
-    return {"planned": [plan.micro_batch_size, plan.gradient_checkpointing], "planMiB": round(planned / MIB),
+    return {"planned": [plan.micro_batch_size, plan.checkpointed_layers], "planMiB": round(planned / MIB),
             "estimateMiB": round(estimated / MIB), "planToMeasured": round(planned / measured, 3) if measured else None,
             "estimateToMeasured": round(estimated / measured, 3) if measured else None,
             "terms": {name: round(size / MIB) for name, size in real.terms()}}

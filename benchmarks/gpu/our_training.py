@@ -58,8 +58,8 @@ class Trained:
 
     @property
     def checkpointing(self) -> Any:
-        """How the last trainer checkpointed: False, True, or the number of layers that it did so for."""
-        return getattr(self.trainer, "checkpointed_layers", self.trainer.args.gradient_checkpointing)
+        """How many layers the last trainer checkpointed, from the first on."""
+        return self.trainer.checkpointed_layers
 
     @property
     def optimizer(self) -> Any:

@@ -38,27 +38,29 @@ def gpu_memory(monkeypatch):
     return has
 
 
-def test_more_memory_means_larger_passes_and_then_no_checkpointing(tmp_path, gpu_memory):
+def test_more_memory_means_fewer_checkpointed_layers(tmp_path, gpu_memory):
     seen = []
-    for gib in (16, 24, 80):
+    for gib in (16, 18, 24, 80):
         gpu_memory(gib)
         seen.append(first_micro_batch(run(tmp_path, GPU)))
-    assert seen == [(1, True), (8, True), (8, False)]
+    assert [one.rows for one in seen] == [1, 1, 1, 8]
+    assert 32 > seen[0].checkpointed_layers > seen[1].checkpointed_layers > seen[2].checkpointed_layers == 0
+    assert seen[-1].checkpointed_layers == 0
 
 
 def test_what_the_job_writes_is_taken(tmp_path, gpu_memory):
     gpu_memory(24)
-    assert first_micro_batch(run(tmp_path, GPU, microBatchSize=2, gradientCheckpointing="enabled")) == (2, True)
+    assert first_micro_batch(run(tmp_path, GPU, microBatchSize=2, gradientCheckpointing="enabled")) == (2, 32)
 
 
 def test_a_model_of_an_unknown_family_gets_a_full_pass_with_checkpointing(tmp_path, gpu_memory):
     gpu_memory(24)
-    assert first_micro_batch(run(tmp_path, GPU, GPT2Config())) == (16, True)
+    assert first_micro_batch(run(tmp_path, GPU, GPT2Config())) == (16, 12)
 
 
 @pytest.mark.parametrize(("length", "rows"), [(64, 4), (1024, 1)])
 def test_a_cpu_gets_small_passes_without_checkpointing(tmp_path, length, rows):
-    assert first_micro_batch(run(tmp_path, CPU, length=length)) == (rows, False)
+    assert first_micro_batch(run(tmp_path, CPU, length=length)) == (rows, 0)
 
 
 def _after(tmp_path, current, device=GPU, processes=1, **training):
@@ -67,17 +69,18 @@ def _after(tmp_path, current, device=GPU, processes=1, **training):
     return next_micro_batch(asked, MicroBatch(*current)), notes
 
 
-def test_after_an_oom_checkpointing_is_tried_first_and_then_half_the_rows(tmp_path):
-    assert _after(tmp_path, (8, False)) == (
-        (8, True), ["out of accelerator memory: training continues with gradient checkpointing"])
-    assert _after(tmp_path, (8, True))[0] == (4, True)
-    assert _after(tmp_path, (8, False), gradientCheckpointing="disabled")[0] == (4, False)
-    assert _after(tmp_path, (3, False), CPU)[0] == (1, False)
+def test_after_an_oom_all_layers_are_checkpointed_first_and_then_half_the_rows(tmp_path):
+    for layers in (0, 6):
+        assert _after(tmp_path, (8, layers)) == (
+            (8, 32), ["out of accelerator memory: training continues with gradient checkpointing in all layers"])
+    assert _after(tmp_path, (8, 32))[0] == (4, 32)
+    assert _after(tmp_path, (8, 0), gradientCheckpointing="disabled")[0] == (4, 0)
+    assert _after(tmp_path, (3, 0), CPU)[0] == (1, 0)
 
 
 @pytest.mark.parametrize(("current", "processes", "words"), [
-    ((1, True), 1, "spec.training.maxLength: a single row does not fit into the accelerator's memory. Lower maxLength"),
-    ((4, False), 2, "spec.training.microBatchSize: 4 rows per forward pass do not fit into the accelerator's memory"),
+    ((1, 32), 1, "spec.training.maxLength: a single row does not fit into the accelerator's memory. Lower maxLength"),
+    ((4, 0), 2, "spec.training.microBatchSize: 4 rows per forward pass do not fit into the accelerator's memory"),
 ])
 def test_when_nothing_smaller_can_be_tried_the_error_names_the_field_to_change(tmp_path, current, processes, words):
     with pytest.raises(OutOfMemory, match=words):

@@ -28,9 +28,18 @@ from transformers import PreTrainedModel
 
 
 @contextmanager
-def training_run(spec: FineTuneJobSpec, model: PreTrainedModel, data: PreparedData, device: Device, folder: Path
-                 ) -> Iterator[TrainingRun]:
-    """A run that trains from the beginning; `folder` has the tokenizer, in `model`."""
+def training_run(spec: FineTuneJobSpec, model: PreTrainedModel, data: PreparedData, device: Device, folder: Path,
+                 name: str | None = None) -> Iterator[TrainingRun]:
+    """A run on a model that is loaded.
+
+    Args:
+        spec: the job's spec with its defaults resolved.
+        model: the base model.
+        data: the rows.
+        device: the device of the model.
+        folder: has the tokenizer, in `model`.
+        name: the job's name: a run of the same name resumes. Left out, the run starts anew.
+    """
     clock = SystemClock()
     state = RunState(clock, Price(Decimal(0), "USD"))
     state.enter(Stage.TRAINING)
@@ -38,7 +47,7 @@ def training_run(spec: FineTuneJobSpec, model: PreTrainedModel, data: PreparedDa
         yield TrainingRun(
             spec=spec, model=model, tokenizer=load_tokenizer(ModelFiles(folder / "model", "")), data=data,
             device=device, identity=Identity("0" * 64, "0" * 64, "0" * 64, {}),
-            checkpoints=CheckpointStore(open_storage(spec.output.uri, None), Path(scratch).name, 1, uploader,
+            checkpoints=CheckpointStore(open_storage(spec.output.uri, None), name or Path(scratch).name, 1, uploader,
                                         state.note),
             uploader=uploader, state=state, metrics=MetricsLog(Path(scratch) / "metrics.jsonl", clock),
             limits=LimitsFile(None, Limits()), reserve=Decimal(0), stop=StopFlag(), scratch=Path(scratch), clock=clock)

@@ -61,7 +61,11 @@ class TrainerParts:
 
 
 class StepTrainer(SFTTrainer):
-    """TRL's trainer with the project's loader, schedule and checkpoints."""
+    """TRL's trainer with the project's loader, schedule and checkpoints.
+
+    Attributes:
+        checkpointed_layers: how many layers are checkpointed, from the first on.
+    """
 
     def __init__(self, model: Any, settings: SFTConfig, tokenizer: PreTrainedTokenizerBase, callback: LoopCallback,
                  parts: TrainerParts) -> None:
@@ -74,6 +78,7 @@ class StepTrainer(SFTTrainer):
             parts: the parts that are not TRL's.
         """
         self._parts = parts
+        self.checkpointed_layers = parts.checkpointed_layers
         self._callback = callback
         _unwrap(model)
         text = model.config.get_text_config()
