@@ -40,7 +40,7 @@ def gpu_memory(monkeypatch):
 
 def test_more_memory_means_fewer_checkpointed_layers(tmp_path, gpu_memory):
     seen = []
-    for gib in (16, 18, 24, 80):
+    for gib in (17, 18, 24, 80):
         gpu_memory(gib)
         seen.append(first_micro_batch(run(tmp_path, GPU)))
     assert [one.rows for one in seen] == [1, 1, 1, 8]
