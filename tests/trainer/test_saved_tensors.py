@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -51,14 +50,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-def saved_bytes(folder, monkeypatch, method: dict[str, Any], checkpointed: int = 0, rows: int = 1):
+def saved_bytes(folder, monkeypatch, method: dict[str, Any], checkpointed: int = 0):
     """The resolved method, and the bytes that its first forward pass saves in the backbone of the model."""
     spec = resolve_defaults(parse_job(tiny_job(folder, method={"lora": None, **method}, training={
-        "maxSteps": 1, "batchSize": rows, "microBatchSize": rows, "maxLength": 1024})).spec)
-    monkeypatch.setattr(sft, "first_micro_batch", lambda run: MicroBatch(rows, checkpointed))
+        "maxSteps": 1, "batchSize": 1, "microBatchSize": 1, "maxLength": 1024})).spec)
+    monkeypatch.setattr(sft, "first_micro_batch", lambda run: MicroBatch(1, checkpointed))
     model = load_model(ModelFiles(folder / "model", ""), Quantization(spec.method.quantization), IN_BFLOAT16)
     row = TokenRow(tuple(20 + index % 200 for index in range(TOKENS - 8)), tuple(range(10, 18)))
-    data = PreparedData(train=(row,) * rows, train_answers=(), held_out=(), findings=(), counts={})
+    data = PreparedData(train=(row,), train_answers=(), held_out=(), findings=(), counts={})
     saved = SavedTensors()
     _count_backbone(model, saved)
     with as_on_a_gpu(), training_run(spec, model, data, IN_BFLOAT16, folder) as run, pytest.raises(Counted) as counted:
@@ -83,11 +82,12 @@ def _count_backbone(model: PreTrainedModel, saved: SavedTensors) -> None:
     model.base_model.register_forward_hook(end)
 
 
-def estimated(method, checkpointed: int = 0, rows: int = 1, **changes: Any) -> int:
+def estimated(method, checkpointed: int = 0) -> int:
     model = read_architecture({"model_type": "llama", **CONFIG})
-    blocks = dataclasses.replace(BlockPass(model, trained_by(method, model), method.quantization, GPU), **changes)
+    trained = trained_by(method, model)
+    blocks = BlockPass(model, trained, method.quantization, GPU, masked=trained.prefix)
     # A prefix has keys and values, but goes through no block.
-    tokens = rows * TOKENS * (2 if method.display_name == "PromptTuning" else 1)
+    tokens = TOKENS * (2 if method.display_name == "PromptTuning" else 1)
     return StoredActivations(blocks, tokens, checkpointed).in_forward_pass
 
 
@@ -102,6 +102,7 @@ CASES: dict[str, dict[str, Any]] = {
     "QLoRA, dropout": {"type": "LoRA", "lora": {**LORA, "dropout": 0.1}, "quantization": "nf4"},
     "DoRA": {"type": "DoRA", "dora": LORA},
     "DoRA, dropout": {"type": "DoRA", "dora": {**LORA, "dropout": 0.1}},
+    "DoRA int8, dropout": {"type": "DoRA", "dora": {**LORA, "dropout": 0.1}, "quantization": "int8"},
     "DoRA int8": {"type": "DoRA", "dora": LORA, "quantization": "int8"},
     "QDoRA": {"type": "DoRA", "dora": LORA, "quantization": "nf4"},
     "PEFT's DoRA": {"type": "DoRA", "dora": PEFT_DORA},

@@ -146,8 +146,12 @@ class BlockPass:
 
     def _output(self, linear: Linear, keys: int) -> int:
         """Numbers of a layer's output that are stored for its own sake, and not by the operation that follows."""
-        if not self.trained.magnitude or linear.source == "middle":
+        if not self.trained.magnitude:
             return 0
+        # Beside int8, and with dropout, the sum that is stored is not the layer's output itself.
+        sums = (self.quantization is Quantization.INT8) + self.trained.dropout
+        if sums or linear.source == "middle":
+            return sums * linear.outputs
         # Attention stores the values, unless it repeats them for each group of heads.
         values = self.model.key_values if keys == self.model.key_values else 0
         return linear.outputs - (values if linear.name in ("v_proj", "qkv_proj") else 0)

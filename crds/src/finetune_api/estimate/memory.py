@@ -97,7 +97,7 @@ def estimate_memory(model: Architecture, method: MethodSpec, forward_pass: Forwa
     """
     trained = trained_by(method, model)
     shares = _shares(trained, processes)
-    blocks = BlockPass(model, trained, method.quantization, machine, _masked(model, forward_pass, machine),
+    blocks = BlockPass(model, trained, method.quantization, machine, _masked(forward_pass, trained),
                        shares > 1)
     stored = StoredActivations(blocks, forward_pass.tokens, checkpointed_layers)
     gradients = math.ceil(trained.parameters * FLOAT32 / shares)
@@ -191,9 +191,9 @@ def _gathered(model: Architecture, machine: Machine) -> int:
     return outside * (2 * size + FLOAT32) + block * (5 * size + FLOAT32)
 
 
-def _masked(model: Architecture, forward_pass: ForwardPass, machine: Machine) -> bool:
-    """Whether a mask separates the rows of a line."""
-    return forward_pass.packed
+def _masked(forward_pass: ForwardPass, trained: TrainedParameters) -> bool:
+    """Whether attention gets a mask: for the rows of a line, or for a prefix."""
+    return forward_pass.packed or trained.prefix
 
 
 def _mask(forward_pass: ForwardPass, machine: Machine) -> int:

@@ -149,7 +149,8 @@ class Additive(Method[AdditiveSpec]):
         if settings.technique is Technique.PROMPT_TUNING:
             return TrainedParameters(tokens * model.hidden, 0, frozenset(), model.layers)
         if settings.technique is Technique.PREFIX_TUNING:
-            return TrainedParameters(2 * tokens * model.key_values * model.layers, 0, frozenset(), model.layers)
+            return TrainedParameters(2 * tokens * model.key_values * model.layers, 0, frozenset(), model.layers,
+                                     prefix=True)
         if settings.technique is Technique.BOTTLENECK:
             size = settings.bottleneck_size or DEFAULT_BOTTLENECK_SIZE
             one = 2 * size * model.hidden + size + model.hidden

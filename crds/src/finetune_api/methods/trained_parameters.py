@@ -23,6 +23,7 @@ class TrainedParameters:
         norms: whether norms of blocks are trained.
         blocks: blocks with trained parameters; None for all that the backward pass goes through.
         factors: whether layers are multiplied by a trained vector (IA3).
+        prefix: whether trained keys and values stand before those of the text, which needs a mask.
         bottleneck: width of the small network behind attention and feed-forward part; 0 without.
     """
 
@@ -39,6 +40,7 @@ class TrainedParameters:
     norms: bool = False
     blocks: int | None = None
     factors: bool = False
+    prefix: bool = False
     bottleneck: int = 0
 
     @property
