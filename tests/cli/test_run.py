@@ -62,11 +62,11 @@ def test_without_the_trainer_it_says_what_to_install(tmp_path, monkeypatch):
 
 def test_only_the_plugins_that_the_command_names_are_allowed(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("finetune_trainer.run.local.run_job", lambda job, **options: seen.append(options) or 0)
+    monkeypatch.setattr("finetune_trainer.run.local.run_job", lambda job, console, options: seen.append(options) or 0)
     path = write_job(tmp_path / "job.yaml")
     assert call("run", path).exit_code == 0
     assert call("run", path, "--allow-plugin", "by-length", "--allow-plugin", "other").exit_code == 0
-    assert [options["allowed_plugins"] for options in seen] == [(), ("by-length", "other")]
+    assert [options.allowed_plugins for options in seen] == [(), ("by-length", "other")]
 
 
 def test_locations_of_files_become_absolute_relative_to_the_yaml_file(tmp_path):

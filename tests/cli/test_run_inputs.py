@@ -72,7 +72,7 @@ def test_a_published_job_answers_without_torch_and_says_that_nothing_was_trained
 
 
 def test_a_stopped_run_prints_the_command_that_goes_on(job, monkeypatch):
-    monkeypatch.setattr("finetune_trainer.run.local.run_job", lambda job, **options: 75)
+    monkeypatch.setattr("finetune_trainer.run.local.run_job", lambda job, console, options: 75)
     path = job()
     result = call("run", path, "--rerun", "--port", "0", "--allow-plugin", "by length")
     assert (result.exit_code, result.stdout) == (

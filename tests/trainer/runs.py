@@ -151,11 +151,11 @@ def assert_the_next_run_is_the_same_to_the_bit(stopped: Path, straight: Path, **
 def _child(job: dict, environment: dict[str, str], log: Path, port: int | None) -> None:
     _become(environment, log)
     from finetune_api import parse_job
-    from finetune_trainer.run.local import run_job
+    from finetune_trainer.run.local import LocalOptions, run_job
     from rich.console import Console
 
-    code = run_job(parse_job(job), port=port, rerun=False, console=Console(file=os.fdopen(1, "w"), width=200),
-                   allowed_plugins=("by-letters",))
+    code = run_job(parse_job(job), Console(file=os.fdopen(1, "w"), width=200),
+                   LocalOptions(port=port, allowed_plugins=("by-letters",)))
     sys.stdout.flush()
     os._exit(code)
 

@@ -195,8 +195,8 @@ RUN = """
 import sys, yaml
 from rich.console import Console
 from finetune_api import parse_job
-from finetune_trainer.run.local import run_job
-sys.exit(run_job(parse_job(yaml.safe_load(open(sys.argv[1]))), port=None, rerun=False, console=Console()))
+from finetune_trainer.run.local import LocalOptions, run_job
+sys.exit(run_job(parse_job(yaml.safe_load(open(sys.argv[1]))), Console(), LocalOptions()))
 """
 
 

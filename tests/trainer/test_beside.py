@@ -31,7 +31,7 @@ def _child(job, environment, log):
     from finetune_api import parse_job
     from finetune_trainer.publish import export
     from finetune_trainer.run.attempt import evaluating, publishing
-    from finetune_trainer.run.local import run_job
+    from finetune_trainer.run.local import LocalOptions, run_job
     from rich.console import Console
 
     def broken(*_, **__):
@@ -46,7 +46,7 @@ def _child(job, environment, log):
     evaluating.Evaluator.evaluate = evaluating.majority_scores = broken  # type: ignore[attr-defined,method-assign]
     publishing.render_card = publishing.render_report = broken  # type: ignore[attr-defined]
     publishing.export_merged = half  # type: ignore[attr-defined]
-    code = run_job(parse_job(job), port=None, rerun=False, console=Console(file=os.fdopen(1, "w"), width=200))
+    code = run_job(parse_job(job), Console(file=os.fdopen(1, "w"), width=200), LocalOptions())
     sys.stdout.flush()
     os._exit(code)
 

@@ -12,7 +12,7 @@ from finetune_api import parse_job
 from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.rows import EvaluationRow, Example
 from finetune_trainer.report.code import find_prompt_code
-from finetune_trainer.run.local import run_job
+from finetune_trainer.run.local import LocalOptions, run_job
 from rich.console import Console
 
 from tests.models import CHATML, NO_SYSTEM, save_tiny_gguf, save_tiny_model, tiny_job, tiny_tokenizer, write_rows
@@ -42,7 +42,7 @@ def run_here(place, tmp_path, monkeypatch, **sections):
                              dataset={"system": SYSTEM}, **sections))
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert run_job(job, port=None, rerun=True, console=Console(quiet=True)) == 0
+        assert run_job(job, Console(quiet=True), LocalOptions(rerun=True)) == 0
     finally:
         signal.signal(signal.SIGTERM, before)
     folder = published(tmp_path) / FOLDERS.get(sections["method"]["type"], "adapter")

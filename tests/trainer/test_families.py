@@ -22,7 +22,7 @@ from finetune_trainer.methods.reft.rollout import SamplingSettings, check_sampli
 from finetune_trainer.model.files.find import ModelFiles
 from finetune_trainer.model.loading.load import load_model
 from finetune_trainer.model.tokenizer import load_tokenizer
-from finetune_trainer.run.local import run_job
+from finetune_trainer.run.local import LocalOptions, run_job
 from finetune_trainer.training.packing import Packing, choose_packing, rows_mix
 from rich.console import Console
 from safetensors.torch import load_file
@@ -40,7 +40,7 @@ def run_here(folder, **sections):
     folder = Path(str(job.spec.output.uri).removeprefix("file://")).parent
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert run_job(job, port=None, rerun=True, console=Console(quiet=True)) == 0
+        assert run_job(job, Console(quiet=True), LocalOptions(rerun=True)) == 0
     finally:
         signal.signal(signal.SIGTERM, before)
     lines = (published(folder) / "metrics.jsonl").read_text().splitlines()

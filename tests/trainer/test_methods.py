@@ -22,7 +22,7 @@ from finetune_trainer.methods import METHODS as METHODS_BY_TYPE
 from finetune_trainer.model.files.find import ModelFiles
 from finetune_trainer.model.loading.load import load_model, weights_digest
 from finetune_trainer.model.tokenizer import load_tokenizer
-from finetune_trainer.run.local import run_job
+from finetune_trainer.run.local import LocalOptions, run_job
 from finetune_trainer.training.answers_only import AnswersOnly
 from rich.console import Console
 from safetensors.torch import load_file
@@ -158,7 +158,7 @@ def run_here(place, tmp_path, monkeypatch):
         job = parse_job(tiny_job(place, method=method, output={"uri": f"file://{tmp_path}/out"}, **sections))
         before = signal.getsignal(signal.SIGTERM)
         try:
-            assert run_job(job, port=None, rerun=True, console=Console(quiet=True)) == 0
+            assert run_job(job, Console(quiet=True), LocalOptions(rerun=True)) == 0
         finally:
             signal.signal(signal.SIGTERM, before)
             monkeypatch.undo()

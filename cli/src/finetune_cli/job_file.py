@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from finetune_api import ExitCode, FineTuneJob, load_job
+from finetune_api.experiment.reading import Experiment, is_experiment, load_experiment
 
 from finetune_cli.errors import CommandFailed
 
@@ -36,6 +38,23 @@ def read_job(path: Path) -> FineTuneJob:
     """
     with opening(path):
         return load_job(path)
+
+
+def read_experiment(path: Path) -> Experiment | None:
+    """Read the experiment of a file; None where the file holds none, and so should hold a job.
+
+    Raises:
+        InvalidJob: everything that is wrong with it.
+        CommandFailed: the file isn't there or can't be opened.
+    """
+    with opening(path):
+        return load_experiment(path) if is_experiment(path) else None
+
+
+def with_absolute_jobs(experiment: Experiment, folder: Path) -> Experiment:
+    """The experiment with every `file://./…` location of its jobs made absolute against `folder`."""
+    runs = tuple(replace(run, job=with_absolute_locations(run.job, folder)) for run in experiment.runs)
+    return replace(experiment, runs=runs)
 
 
 def with_absolute_locations(job: FineTuneJob, folder: Path) -> FineTuneJob:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api import ExitCode, FineTuneJob, FineTuneJobSpec
+from finetune_api.experiment.reading import Experiment
 
 from finetune_cli.errors import CommandFailed
 
@@ -46,12 +48,21 @@ class RunOptions:
         rerun: train again even if the same job is published already.
         debug: show the traceback of an error.
         allowed_plugins: reward plug-ins that the job may name.
+        result: the file that gets the result as JSON; None writes none.
     """
 
     port: int | None
     rerun: bool
     debug: bool
     allowed_plugins: tuple[str, ...]
+    result: Path | None = None
+
+    @property
+    def as_arguments(self) -> list[str]:
+        """The same on a command line, without the result."""
+        return [*(["--rerun"] if self.rerun else []), *(["--debug"] if self.debug else []),
+                *(["--port", str(self.port)] if self.port is not None else []),
+                *(word for name in self.allowed_plugins for word in ("--allow-plugin", name))]
 
 
 def run_job(job: FineTuneJob, file: Path, options: RunOptions) -> int:
@@ -67,9 +78,32 @@ def run_job(job: FineTuneJob, file: Path, options: RunOptions) -> int:
     """
     with _importing(f", or run the job on a cluster with kubectl apply -f {file}", options.debug):
         from finetune_trainer.progress.terminal import Terminal
+        from finetune_trainer.run.local import LocalOptions
         from finetune_trainer.run.local import run_job as run
-    return run(job, port=options.port, rerun=options.rerun, console=Terminal(), debug=options.debug,
-               allowed_plugins=options.allowed_plugins)
+    return run(job, Terminal(), LocalOptions(**vars(options)))
+
+
+def run_experiment(experiment: Experiment, options: RunOptions) -> int:
+    """Run an experiment on this machine, each job by `finetune run` in a process of its own.
+
+    Args:
+        experiment: the experiment; `file://` locations of its jobs are absolute.
+        options: how to run each job.
+
+    Raises:
+        CommandFailed: the trainer isn't installed.
+    """
+    with _importing(debug=options.debug):
+        from finetune_trainer.progress.terminal import Terminal
+        from finetune_trainer.run.experiment.local import ExperimentOptions
+        from finetune_trainer.run.experiment.local import run_experiment as run
+
+    def command(job: Path, result: Path) -> list[str]:
+        # -P: nothing in the working folder is imported.
+        return [sys.executable, "-P", "-m", "finetune_cli", "run", *options.as_arguments, "--result", str(result),
+                str(job)]
+
+    return run(experiment, Terminal(), ExperimentOptions(command, options.allowed_plugins))
 
 
 def check_inputs(spec: FineTuneJobSpec, *, model: bool, data: bool, allowed_plugins: Sequence[str]) -> InputCheck:
@@ -87,6 +121,22 @@ def check_inputs(spec: FineTuneJobSpec, *, model: bool, data: bool, allowed_plug
     with _importing():
         from finetune_trainer.run.local_check import check_inputs as check
     return check(spec, allowed_plugins, model=model, data=data)
+
+
+def input_faults(experiment: Experiment, allowed_plugins: Sequence[str]) -> list[tuple[str, ExitCode]]:
+    """What is wrong with the models, rows and outputs of an experiment's jobs, in words, without torch.
+
+    Args:
+        experiment: the experiment; `file://` locations of its jobs are absolute.
+        allowed_plugins: reward plug-ins that the jobs may name.
+
+    Raises:
+        CommandFailed: the trainer isn't installed.
+    """
+    with _importing():
+        from finetune_trainer.run.experiment.inputs import input_faults as check
+    return [(f"variant {variant}: {fault.message}", fault.exit_code)
+            for variant, fault in check(experiment.runs, allowed_plugins, quick=False)]
 
 
 def rows_to_learn_from(spec: FineTuneJobSpec) -> int | None:

@@ -26,6 +26,7 @@ from finetune_api.estimate import (
 )
 from finetune_api.estimate.catalogue import KNOWN_ACCELERATORS
 from finetune_api.estimate.plan import USABLE
+from finetune_api.experiment.expansion import Run
 from finetune_api.spec.method import Quantization
 from finetune_api.values.quantities import Quantity
 from rich.console import Console
@@ -33,8 +34,9 @@ from rich.table import Table
 
 from finetune_cli import trainer
 from finetune_cli.errors import CommandFailed
-from finetune_cli.estimate_target import CPU, TargetOptions, choose_target
-from finetune_cli.job_file import read_job, with_absolute_locations
+from finetune_cli.estimate_target import CPU, ChosenTarget, TargetOptions, choose_target
+from finetune_cli.experiment_estimate import EstimatedRun, show_experiment_estimate
+from finetune_cli.job_file import read_experiment, read_job, with_absolute_jobs, with_absolute_locations
 from finetune_cli.terminal import say
 from finetune_cli.this_machine import ThisMachine
 
@@ -84,21 +86,20 @@ class HostEstimate:
 @click.pass_context
 def estimate(context: click.Context, /, file: Path, as_json: bool, rows: int | None, row_tokens: int | None,
              **target: Any) -> None:
-    """Estimate memory, hours and cost of the FineTuneJob in FILE.
+    """Estimate memory, hours and cost of the FineTuneJob in FILE, or of each job of a FineTuneExperiment and of all.
 
     Without --accelerator the estimate is for finetune run on this machine: its GPU, or its processors and memory. With
     --accelerator it is for a cluster that has this accelerator. Reads the model's configuration, but no weights; needs
-    no cluster. Exits with 71 if the job does not fit, with 66 if the configuration can't be had.
+    no cluster. Exits with 71 if a job does not fit, with 66 if the configuration can't be had.
     """
+    options = TargetOptions(**target)
+    experiment = read_experiment(file)
+    if experiment is not None:
+        jobs = [_of_run(run, options, rows, row_tokens) for run in with_absolute_jobs(experiment, file.parent).runs]
+        show_experiment_estimate(jobs, experiment.resource.spec.budget.max_cost, as_json)
+        context.exit(ExitCode.OK if all(job.fits for job in jobs) else ExitCode.OUT_OF_MEMORY)
     spec = resolve_defaults(with_absolute_locations(read_job(file), file.parent).spec)
-    chosen = choose_target(spec, TargetOptions(**target))
-    try:
-        model = read_architecture(_model_config(spec))
-    except UnknownArchitecture as error:
-        raise CommandFailed(f"spec.model.source: {spec.model.source} can't be estimated: {error}",
-                            ExitCode.BAD_CONFIG) from error
-    found = _estimate(_with_processors(spec, chosen.machine), model, chosen.target, chosen.machine,
-                      TrainingRows(_tokens(spec, rows, row_tokens), RowLengths(typical=row_tokens)))
+    model, chosen, found = _estimated(spec, options, rows, row_tokens)
     if as_json:
         say(json.dumps(_document(model, chosen.target, found), indent=2))
     else:
@@ -106,6 +107,31 @@ def estimate(context: click.Context, /, file: Path, as_json: bool, rows: int | N
         if chosen.machine:
             say(f"For a cluster: finetune estimate --accelerator {spec.compute.accelerator} {file}")
     context.exit(ExitCode.OK if found.fits else ExitCode.OUT_OF_MEMORY)
+
+
+def _estimated(spec: FineTuneJobSpec, options: TargetOptions, rows: int | None, row_tokens: int | None
+               ) -> tuple[Architecture, ChosenTarget, HostEstimate]:
+    """The model's sizes, what is estimated for, and the estimate of a job.
+
+    Raises:
+        CommandFailed: the model's configuration can't be had, or does not give its sizes.
+    """
+    chosen = choose_target(spec, options)
+    try:
+        model = read_architecture(_model_config(spec))
+    except UnknownArchitecture as error:
+        raise CommandFailed(f"spec.model.source: {spec.model.source} can't be estimated: {error}",
+                            ExitCode.BAD_CONFIG) from error
+    return model, chosen, _estimate(_with_processors(spec, chosen.machine), model, chosen.target, chosen.machine,
+                                    TrainingRows(_tokens(spec, rows, row_tokens), RowLengths(typical=row_tokens)))
+
+
+def _of_run(run: Run, options: TargetOptions, rows: int | None, row_tokens: int | None) -> EstimatedRun:
+    spec = resolve_defaults(run.job.spec)
+    _, chosen, found = _estimated(spec, options, rows, row_tokens)
+    duration = found.found.duration
+    return EstimatedRun(run, spec.method.display_name, chosen.target, found.total, found.fits, found.change,
+                        duration.hours if duration else None, duration.cost if duration else None)
 
 
 def _with_processors(spec: FineTuneJobSpec, machine: ThisMachine | None) -> FineTuneJobSpec:

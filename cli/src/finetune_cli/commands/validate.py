@@ -1,4 +1,4 @@
-"""`finetune validate`: whether files hold jobs that can run."""
+"""`finetune validate`: whether files hold jobs, or experiments, that can run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import click
 from finetune_api import ExitCode, InvalidJob, cluster_errors
+from finetune_api.experiment.reading import Experiment
 
 from finetune_cli.errors import CommandFailed
-from finetune_cli.job_file import read_job
+from finetune_cli.job_file import read_experiment, read_job, with_absolute_jobs
 from finetune_cli.job_inputs import check_job
 from finetune_cli.terminal import say
+from finetune_cli.trainer import input_faults
 
 
 @click.command()
@@ -24,7 +26,9 @@ from finetune_cli.terminal import say
                    "repeated.")
 @click.pass_context
 def validate(context: click.Context, files: tuple[Path, ...], with_data: bool, plugins: tuple[str, ...]) -> None:
-    """Check the FineTuneJob in each FILE, and show every error.
+    """Check the FineTuneJob or the FineTuneExperiment in each FILE, and show every error.
+
+    Every variant of an experiment is checked like a job. An error names the variant.
 
     Without --data it reads FILE alone: no model, data, network or cluster. With --data it also reads the rows, and
     takes seconds; torch is not loaded. Token lengths and memory are checked by finetune run and by the cluster's
@@ -51,12 +55,24 @@ def _reported(check: Callable[[], int]) -> int:
 
 
 def _check(path: Path) -> int:
+    experiment = read_experiment(path)
+    if experiment is not None:
+        _show_experiment(path, experiment)
+        return ExitCode.OK
     read_job(path)
     _show_valid(path)
     return ExitCode.OK
 
 
 def _check_with_data(path: Path, plugins: tuple[str, ...]) -> int:
+    experiment = read_experiment(path)
+    if experiment is not None:
+        faults = input_faults(with_absolute_jobs(experiment, path.parent), plugins)
+        if faults:
+            say("\n".join([f"{path}: {len(faults)} errors", *(f"  {words}" for words, _ in faults)]), err=True)
+        else:
+            _show_experiment(path, experiment)
+        return min((code for _, code in faults), default=ExitCode.OK)
     checked = check_job(path, plugins)
     if checked.errors:
         say(str(InvalidJob(checked.errors, str(path))), err=True)
@@ -74,6 +90,14 @@ def _in_words(counts: Mapping[str, int]) -> str:
     if "train" in counts:
         words += f", {counts['train']} to learn from, {counts['heldOut']} held out"
     return words
+
+
+def _show_experiment(path: Path, experiment: Experiment) -> None:
+    say(f"{path}: OK, {len(experiment.runs)} jobs:")
+    for run in experiment.runs:
+        details = ", ".join(filter(None, (run.settings, f"seed {run.seed}" if run.repeat else "",
+                                          f"{run.share:g} of the steps" if run.rung is not None else "")))
+        say(f"  {run.name}" + (f" ({details})" if details else ""))
 
 
 def _show_valid(path: Path) -> None:

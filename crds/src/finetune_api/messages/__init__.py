@@ -1,6 +1,7 @@
 """What operator and trainer send each other, and what a trainer writes into the output."""
 
 from finetune_api.messages.field_types import Date, Sentence, Timestamp
+from finetune_api.messages.local_end import LocalEnd
 from finetune_api.messages.manifest import CheckpointManifest, Manifest, PublishedFile, RunFigures
 from finetune_api.messages.preflight import JobEstimate, PreflightResult, PreflightVerdict
 from finetune_api.messages.progress import ProgressMessage, Stage
@@ -17,6 +18,7 @@ __all__ = [
     "Date",
     "JobEstimate",
     "Limits",
+    "LocalEnd",
     "Manifest",
     "Outcome",
     "PreflightResult",

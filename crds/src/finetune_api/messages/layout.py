@@ -17,6 +17,8 @@ REPORT = "report.html"
 METRICS = "metrics.jsonl"
 ROW_SCORES = "row-scores.json"
 PROBE = "probe"
+# The status of an experiment that ran without a cluster, below <uri>/<namespace>/<experiment>.
+EXPERIMENT = "experiment.json"
 
 RUN_FILE = "run.json"
 LIMITS_FILE = "limits.json"

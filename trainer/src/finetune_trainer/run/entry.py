@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune_api.exit_codes import ExitCode
-from finetune_api.messages import Limits, Result, RunConfig
+from finetune_api.messages import Limits, Result, RunConfig, RunFigures
 from finetune_api.messages.layout import METRICS
 from finetune_api.reasons import Outcome
 from finetune_api.spec.method import Engine
@@ -84,14 +84,14 @@ def run(config: RunConfig, settings: RunSettings, clock: Clock, stop: StopFlag) 
                           rank, settings.rendezvous_seconds)
         with ProgressServer(state, prometheus, *settings.address) if settings.address else nullcontext():
             done = run_attempt(attempt)
-        return RunEnd(ExitCode.OK, done.result, done.facts, done.report)
+        return RunEnd(ExitCode.OK, done.result, done.facts, done.report, _figures(state))
     except Exception as error:
         if settings.debug:
             say("".join(traceback.format_exception(error)), file=sys.stderr)
         failure = failure_of(error, " (--debug prints the traceback)")
         if less_memory and failure.outcome is Outcome.OUT_OF_MEMORY:
             failure = replace(failure, message=f"{failure.message}. {less_memory}")
-        return RunEnd(failure.exit_code, _result(failure, state))
+        return RunEnd(failure.exit_code, _result(failure, state), figures=_figures(state))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -102,6 +102,12 @@ def _price(config: RunConfig, limits: Limits) -> Price:
     if limits.hourly_rate is None:
         return config.accelerator.price(count)
     return Price(limits.hourly_rate / count, config.accelerator.currency, count)
+
+
+def _figures(state: RunState) -> RunFigures:
+    """What a run has taken, whether it succeeded or not."""
+    return RunFigures(cost=state.spending().spent, currency=state.price.currency,
+                      seconds=round(state.trained_seconds(), 3))
 
 
 def _result(failure: Failure, state: RunState) -> Result:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.job import FineTuneJob
-from finetune_api.messages import Accelerator, RunConfig
+from finetune_api.messages import Accelerator, LocalEnd, Result, RunConfig
 from finetune_api.messages.layout import job_prefix
-from finetune_api.reasons import Outcome
 from rich.console import Console
 
 from finetune_trainer.clock import SystemClock
@@ -22,7 +23,7 @@ from finetune_trainer.publish.adoption import published_report, published_result
 from finetune_trainer.report.run_end import RunEnd
 from finetune_trainer.report.terminal import show_end
 from finetune_trainer.run.entry import RunSettings, run
-from finetune_trainer.run.local_check import check_inputs
+from finetune_trainer.run.local_check import InputFault, check_inputs
 from finetune_trainer.run.local_identity import run_config_without_accelerator
 from finetune_trainer.run.quiet import silence_libraries
 from finetune_trainer.run.torch_variables import set_torch_variables
@@ -34,21 +35,44 @@ L4_HOURLY_RATE = Decimal("1.00")
 """The price of a GPU per hour in USD if the job gives none: about that of an NVIDIA L4."""
 
 
-def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console, debug: bool = False,
-            allowed_plugins: Sequence[str] = ()) -> int:
+@dataclass(frozen=True)
+class LocalOptions:
+    """How a job runs on this machine.
+
+    Attributes:
+        port: port of `/progress` and `/metrics` on the loopback interface; None serves nothing.
+        rerun: whether to train again even if the same job is published already.
+        debug: whether to print the traceback of a failure.
+        allowed_plugins: reward plug-ins that the job may name.
+        result: the file that gets the result (`LocalEnd`); None writes none.
+    """
+
+    port: int | None = None
+    rerun: bool = False
+    debug: bool = False
+    allowed_plugins: Sequence[str] = ()
+    result: Path | None = None
+
+
+def run_job(job: FineTuneJob, console: Console, options: LocalOptions) -> int:
     """Run a job to its end, and show its progress and its result.
 
     Args:
         job: the job; its `file://` locations are absolute.
-        port: port of `/progress` and `/metrics` on the loopback interface; None serves nothing.
-        rerun: whether to train again even if the same job is published already.
         console: where to show progress and result.
-        debug: whether to print the traceback of a failure.
-        allowed_plugins: reward plug-ins that the job may name.
+        options: how to run it.
 
     Returns:
         The exit code, one of `ExitCode`.
     """
+    end = _run_to_end(job, console, options)
+    if options.result is not None and end.result is not None:
+        written = LocalEnd(exit_code=end.exit_code, result=end.result, figures=end.figures, report=end.report)
+        options.result.write_text(written.model_dump_json(exclude_none=True), encoding="utf-8")
+    return end.exit_code
+
+
+def _run_to_end(job: FineTuneJob, console: Console, options: LocalOptions) -> RunEnd:
     silence_libraries()
     set_torch_variables()
     clock, stop = SystemClock(), StopFlag()
@@ -59,35 +83,35 @@ def run_job(job: FineTuneJob, *, port: int | None, rerun: bool, console: Console
 
     try:
         # Nothing here needs torch, which takes seconds to load.
-        config = run_config_without_accelerator(job, rerun, show)
-        config = config.model_copy(update={"allowed_plugins": tuple(allowed_plugins)})
+        config = run_config_without_accelerator(job, options.rerun, show)
+        config = config.model_copy(update={"allowed_plugins": tuple(options.allowed_plugins)})
         published = _published(config)
     except TrainerError as error:
-        _show_fault(console, error.outcome, str(error))
-        return error.exit_code
+        return _refused(console, [InputFault(error.outcome, error.exit_code, str(error))])
     if published is not None:
         show_end(console, published)
         show(_NOTHING_TRAINED)
-        return ExitCode.OK
-    faults = check_inputs(config.spec, allowed_plugins, quick=True).faults
-    for fault in faults:
-        _show_fault(console, fault.outcome, fault.message)
-    if faults:
-        return min(fault.exit_code for fault in faults)
+        return published
+    if faults := check_inputs(config.spec, options.allowed_plugins, quick=True).faults:
+        return _refused(console, faults)
     observer = ConsoleObserver(console, clock)
     config = config.model_copy(update={"accelerator": _accelerator(config.spec.budget.hourly_rate)})
     if warning := _uncounted_cost(config):
         show(warning)
     limits = local_limits(config.spec.budget, config.accelerator.hourly_rate, clock)
-    address = ("127.0.0.1", port) if port is not None else None
-    end = run(config, RunSettings(limits, None, [observer], address, debug), clock, stop)
+    address = ("127.0.0.1", options.port) if options.port is not None else None
+    end = run(config, RunSettings(limits, None, [observer], address, options.debug), clock, stop)
     observer.close()
     show_end(console, end)
-    return end.exit_code
+    return end
 
 
-def _show_fault(console: Console, outcome: Outcome, message: str) -> None:
-    console.print(f"{outcome}: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+def _refused(console: Console, faults: Sequence[InputFault]) -> RunEnd:
+    """Show why the job cannot run."""
+    for fault in faults:
+        console.print(f"{fault.outcome}: {fault.message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    first = min(faults, key=lambda fault: fault.exit_code)
+    return RunEnd(first.exit_code, Result(outcome=first.outcome, message="; ".join(one.message for one in faults)))
 
 
 def _published(config: RunConfig) -> RunEnd | None:

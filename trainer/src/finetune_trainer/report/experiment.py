@@ -1,0 +1,65 @@
+"""The end of an experiment on a terminal: the ranked table, who won and why, and what has no result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from finetune_api.experiment.resource import FineTuneExperiment
+from finetune_api.experiment.status import ExperimentRun, FineTuneExperimentStatus, RankedVariant, RunPhase
+from rich.console import Console
+from rich.table import Table
+
+from finetune_trainer.report.facts import human_bytes, human_seconds
+
+
+def show_experiment(console: Console, experiment: FineTuneExperiment, status: FineTuneExperimentStatus) -> None:
+    """Show how an experiment ended."""
+    if status.ranking:
+        console.print(ranking_table(experiment, status))
+    for line in _lines(status):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def ranking_table(experiment: FineTuneExperiment, status: FineTuneExperimentStatus) -> Table:
+    """The table of the ranking: a line for each variant with a result."""
+    metric, currency = str(experiment.spec.rank_by.metric), status.cost.currency if status.cost else "USD"
+    table = Table(title=f"{experiment.metadata.name}: ranked by {metric}", title_justify="left")
+    table.add_column("")
+    table.add_column("variant")
+    for title in ("before", metric, "95 % interval", f"cost ({currency})", "time", "tokens/s", "memory"):
+        table.add_column(title, justify="right")
+    for one in status.ranking:
+        runs = [run for run in status.runs if run.variant == one.variant and run.phase is RunPhase.SUCCEEDED]
+        table.add_row(str(one.rank), one.variant, *_cells(one, runs))
+    return table
+
+
+def _cells(one: RankedVariant, runs: Sequence[ExperimentRun]) -> Iterator[str]:
+    whole = [run for run in runs if run.rung is None]
+    befores = [run.before for run in whole if run.before is not None]
+    yield f"{sum(befores) / len(befores):.4f}" if befores else "–"
+    yield f"{one.score:.4f}" + (f" ± {one.spread:.4f}" if one.spread is not None else "")
+    yield f"{one.low:.4f} to {one.high:.4f}" if one.low is not None and one.high is not None else "–"
+    yield f"{one.cost:.4f}"
+    yield human_seconds(3600 * sum(run.hours or 0.0 for run in runs))
+    speeds = [run.tokens_per_second for run in whole if run.tokens_per_second]
+    yield f"{sum(speeds) / len(speeds):.0f}" if speeds else "–"
+    peaks = [run.peak_bytes for run in whole if run.peak_bytes]
+    yield human_bytes(max(peaks)) if peaks else "–"
+
+
+def _lines(status: FineTuneExperimentStatus) -> Iterator[str]:
+    for one in status.ranking[1:]:
+        yield f"{one.variant}: {one.verdict}"
+    yield from dict.fromkeys(f"{run.variant} is {run.settings}" for run in status.runs if run.settings)
+    for run in status.runs:
+        if run.phase in (RunPhase.FAILED, RunPhase.SKIPPED):
+            yield f"{run.variant} ({run.job}): {run.phase}, {run.reason}: {run.message}"
+    if status.conclusion:
+        yield status.conclusion
+    if status.cost and status.cost.saved:
+        yield f"early stop saved about {status.cost.saved:f} {status.cost.currency}"
+    winner = next((run for run in status.runs if run.variant == status.winner and run.adapter and run.rung is None),
+                  None)
+    if winner and winner.adapter:
+        yield f"{'winner':<12}{winner.adapter.removeprefix('file://')}"

@@ -1,0 +1,103 @@
+"""Runs an experiment on this machine, for `finetune run`: checks everything first, then one job after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_api.exit_codes import ExitCode
+from finetune_api.experiment.expansion import Run
+from finetune_api.experiment.plan import CreateJob
+from finetune_api.experiment.reading import Experiment
+from finetune_api.experiment.status import ExperimentReason, RunPhase
+from finetune_api.experiment.summary import row_of
+from rich.console import Console
+
+from finetune_trainer.clock import SystemClock
+from finetune_trainer.errors import BadConfig, TrainerError
+from finetune_trainer.progress.stopping import StopFlag
+from finetune_trainer.report.experiment import show_experiment
+from finetune_trainer.run.experiment.inputs import input_faults
+from finetune_trainer.run.experiment.job_process import Command, run_in_process
+from finetune_trainer.run.experiment.state import LocalExperiment
+
+
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """How an experiment runs on this machine.
+
+    Attributes:
+        command: runs one job.
+        allowed_plugins: reward plug-ins that the jobs may name.
+    """
+
+    command: Command
+    allowed_plugins: Sequence[str] = ()
+
+
+def run_experiment(experiment: Experiment, console: Console, options: ExperimentOptions) -> int:
+    """Run an experiment to its end, and show its ranking. A failed variant does not end the others.
+
+    Args:
+        experiment: the experiment; `file://` locations of its jobs are absolute.
+        console: where to show progress and result.
+        options: how to run it.
+
+    Returns:
+        0 if every job has a result or was skipped; 75 or 130 if it was asked to stop; else the smallest exit code of
+        the jobs that failed.
+    """
+    clock, stop = SystemClock(), StopFlag()
+    stop.listen()
+    try:
+        if experiment.resource.spec.suspend:
+            raise BadConfig("spec.suspend is true; nothing is run. Set it to false")
+        if faults := input_faults(experiment.runs, options.allowed_plugins, quick=True):
+            for variant, fault in faults:
+                _say(console, f"variant {variant}: {fault.outcome}: {fault.message}", "red")
+            return min(fault.exit_code for _, fault in faults)
+        state = LocalExperiment(experiment, clock)
+        state.read_earlier()
+        return _run(state, console, options, stop)
+    except TrainerError as error:
+        _say(console, f"{error.outcome}: {error}", "red")
+        return error.exit_code
+
+
+def _run(state: LocalExperiment, console: Console, options: ExperimentOptions, stop: StopFlag) -> int:
+    runs = state.experiment.runs
+    _say(console, f"{len(runs)} jobs, one after the other. Everything that can be checked beforehand is right.")
+    while True:
+        decided = state.decide()
+        started = next((action for action in decided.actions if isinstance(action, CreateJob)), None)
+        if started is None:
+            break
+        run = started.run
+        running = row_of(run, RunPhase.RUNNING, ExperimentReason.RUNNING).model_copy(update={
+            "max_cost": started.max_cost})
+        state.write(state.status(decided, [running]))
+        _say(console, _headline(run, len(state.ends) + 1, len(runs)), "bold")
+        end = run_in_process(run, started.max_cost, state.spec.rank_by.metric, options.command, stop, state.clock)
+        state.ends[run.name] = end
+        if end.was_stopped:
+            state.write(state.status(state.decide()))
+            return end.exit_code
+        if end.row.phase is RunPhase.FAILED:
+            _say(console, f"variant {run.variant} failed ({end.row.reason}); the others go on", "red")
+    status = state.status(decided)
+    state.write(status)
+    show_experiment(console, state.experiment.resource, status)
+    _say(console, f"status      {state.location.removeprefix('file://')}")
+    codes = [end.exit_code for end in state.ends.values() if end.row.phase is RunPhase.FAILED and end.exit_code]
+    return min(codes, default=int(ExitCode.OK))
+
+
+def _headline(run: Run, number: int, count: int) -> str:
+    details = [run.settings, f"seed {run.seed}" if run.repeat else "",
+               f"{run.share:g} of the steps" if run.rung is not None else ""]
+    words = ", ".join(filter(None, details))
+    return f"\n[{number}/{count}] {run.variant}" + (f" ({words})" if words else "") + f": job {run.name}"
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

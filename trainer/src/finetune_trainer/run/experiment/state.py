@@ -1,0 +1,137 @@
+"""What is known of an experiment on this machine: the ends of its jobs, and the file with its status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from finetune_api.experiment.observed import ENDED, ObservedExperiment, ObservedJob
+from finetune_api.experiment.plan import ExperimentPlan, plan
+from finetune_api.experiment.ranking import Ranking, rank
+from finetune_api.experiment.reading import Experiment
+from finetune_api.experiment.spec import FineTuneExperimentSpec
+from finetune_api.experiment.status import ExperimentRun, FineTuneExperimentStatus, RunPhase
+from finetune_api.experiment.summary import KnownRuns, summarize, variant_costs
+from finetune_api.messages.layout import EXPERIMENT
+from pydantic import ValidationError
+
+from finetune_trainer.clock import Clock
+from finetune_trainer.evaluation.comparison import VariantResult, compare
+from finetune_trainer.run.experiment.job_process import JobEnd
+from finetune_trainer.storage import Storage, as_output, open_storage
+
+
+@dataclass
+class LocalExperiment:
+    """An experiment that runs on this machine.
+
+    Attributes:
+        experiment: the experiment; `file://` locations of its jobs are absolute.
+        clock: the time.
+        ends: the ends of jobs in this run, by name.
+        earlier: the status that an earlier run of the same experiment wrote.
+    """
+
+    experiment: Experiment
+    clock: Clock
+    ends: dict[str, JobEnd] = field(default_factory=dict)
+    earlier: FineTuneExperimentStatus | None = None
+
+    def __post_init__(self) -> None:
+        output = self.experiment.runs[0].job.spec.output
+        metadata = self.experiment.resource.metadata
+        self._storage: Storage = open_storage(output.uri, output.s3)
+        self._key = f"{metadata.namespace}/{metadata.name}/{EXPERIMENT}"
+
+    @property
+    def spec(self) -> FineTuneExperimentSpec:
+        """The spec, with the one job at a time that this machine runs."""
+        return self.experiment.resource.spec.model_copy(update={"parallelism": 1})
+
+    @property
+    def location(self) -> str:
+        """The location of the status."""
+        return str(self._storage.root.join(self._key))
+
+    def read_earlier(self) -> None:
+        """Read the status that an earlier run wrote; one that cannot be read is none.
+
+        Raises:
+            OutputNotWritable: the output cannot be read.
+        """
+        with as_output():
+            content = self._storage.get_bytes(self._key)
+        try:
+            written = json.loads(content or b"{}").get("status")
+            self.earlier = FineTuneExperimentStatus.read(json.dumps(written)) if written else None
+        except (ValueError, ValidationError, AttributeError, RecursionError):
+            self.earlier = None
+
+    @property
+    def spent_before(self) -> Decimal:
+        """What earlier runs spent on jobs without a result, and on jobs that are not in the experiment any more.
+
+        A job with a result is found in the output again, with its cost.
+        """
+        if self.earlier is None:
+            return Decimal(0)
+        removed = self.earlier.cost.removed if self.earlier.cost else None
+        wanted = {run.name for run in self.experiment.runs}
+        return (removed or Decimal(0)) + sum(
+            (row.cost or Decimal(0) for row in self.earlier.runs
+             if row.phase is RunPhase.FAILED or row.job not in wanted), Decimal(0))
+
+    @property
+    def rows(self) -> dict[str, ExperimentRun]:
+        """What is known of the jobs that have ended, or were stopped, by name."""
+        return {name: end.row for name, end in self.ends.items()}
+
+    def decide(self) -> ExperimentPlan:
+        """What happens next."""
+        jobs = {name: ObservedJob(row.phase, row.cost or Decimal(0), row.max_cost, row.after)
+                for name, row in self.rows.items() if row.phase in ENDED}
+        return plan(self.spec, self.experiment.runs, ObservedExperiment(jobs, self.spent_before))
+
+    def ranking(self) -> Ranking:
+        """The ranking of the variants that have a result."""
+        costs = variant_costs(list(self.rows.values()))
+        results = sorted(self._results(), key=lambda result: costs[result.variant])
+        rank_by = self.spec.rank_by
+        return rank(compare(results, rank_by.metric), costs, rank_by, self.currency)
+
+    @property
+    def currency(self) -> str:
+        """Currency of the costs."""
+        return next((end.currency for end in self.ends.values()), "USD")
+
+    def _results(self) -> list[VariantResult]:
+        by_variant: dict[str, list[JobEnd]] = {}
+        for end in self.ends.values():
+            if end.row.phase is RunPhase.SUCCEEDED and end.row.rung is None and end.row.after is not None:
+                by_variant.setdefault(end.row.variant, []).append(end)
+        return [VariantResult(variant, [end.row.after or 0.0 for end in ends], [end.rows for end in ends])
+                for variant, ends in by_variant.items()]
+
+    def status(self, decided: ExperimentPlan, running: Sequence[ExperimentRun] = ()) -> FineTuneExperimentStatus:
+        """The status.
+
+        Args:
+            decided: what happens next.
+            running: the job that is about to run.
+        """
+        known = KnownRuns(self.experiment.runs, {**self.rows, **{row.job: row for row in running}}, decided,
+                          self.ranking() if self.ends and not running else None, self.spent_before, self.currency)
+        return summarize(known, False, self.earlier, 1, self.clock.now().replace(microsecond=0))
+
+    def write(self, status: FineTuneExperimentStatus) -> None:
+        """Write the experiment with its status beside the outputs.
+
+        Raises:
+            OutputNotWritable: it cannot be written.
+        """
+        document = {key: self.experiment.document.get(key) for key in ("apiVersion", "kind", "metadata", "spec")}
+        document["status"] = status.model_dump(mode="json", exclude_none=True)
+        with as_output():
+            self._storage.put_bytes(self._key, json.dumps(document, indent=2, ensure_ascii=False).encode())
