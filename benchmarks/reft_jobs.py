@@ -34,12 +34,12 @@ def run_to_manifest(output: Path, job: dict[str, Any]) -> Path:
     Raises:
         AssertionError: it did not succeed; the text is what it said.
     """
-    from finetune_trainer.run.local import run_job
+    from finetune_trainer.run.local import LocalOptions, run_job
     from rich.console import Console
 
     said = io.StringIO()
     job = merge_patch(job, {"spec": {"output": {"uri": f"file://{output}"}}})
-    code = run_job(parse_job(job), port=None, rerun=False, console=Console(file=said, width=200))
+    code = run_job(parse_job(job), Console(file=said, width=200), LocalOptions())
     assert code == ExitCode.OK, said.getvalue()
     return next(output.rglob("manifest.json"))
 

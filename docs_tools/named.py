@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import yaml
+from finetune_api.experiment.resource import FineTuneExperiment
 from finetune_api.explain.fields import document_field
 from finetune_api.job import FineTuneJob
 from finetune_cli.main import finetune
@@ -126,12 +127,13 @@ def make_targets() -> frozenset[str]:
 
 
 def is_job_field(path: str) -> bool:
-    """Whether `training.batchSize`, `spec.…` or `status.…` is a field of a FineTuneJob."""
+    """Whether `training.batchSize`, `spec.…` or `status.…` is a field of a FineTuneJob or a FineTuneExperiment."""
     first = path.partition(".")[0]
     if first in ("spec", "status"):
-        return _has(FineTuneJob, path)
+        return _has(FineTuneJob, path) or _has(FineTuneExperiment, path)
     sections = ("spec", "spec.method", "spec.method.reft", "status")
-    return any(_has(FineTuneJob, f"{section}.{path}") for section in sections)
+    return _has(FineTuneExperiment, f"spec.{path}") or any(
+        _has(FineTuneJob, f"{section}.{path}") for section in sections)
 
 
 def is_setting(path: str) -> bool:

@@ -87,15 +87,14 @@ def _in_this_process(task: tuple[Job, str]) -> dict[str, Any]:
 def run_job_here(job: Job, folder: Path) -> dict[str, Any]:
     """Run a job in this process: its exit code, its losses before and after, and what it said if it failed."""
     from finetune_api import parse_job
-    from finetune_trainer.run.local import run_job
+    from finetune_trainer.run.local import LocalOptions, run_job
     from rich.console import Console
 
     folder.mkdir(parents=True)
     said, began = io.StringIO(), time.monotonic()
     try:
         document = _reft_job(job, folder) if job.reft else _tiny_job(job, folder)
-        code: Any = int(run_job(parse_job(document), port=None, rerun=False, debug=True,
-                                console=Console(file=said, width=160)))
+        code: Any = int(run_job(parse_job(document), Console(file=said, width=160), LocalOptions(debug=True)))
     except (Exception, SystemExit) as error:
         code = f"{type(error).__name__}: {error}"[:500]
         said.write(traceback.format_exc())

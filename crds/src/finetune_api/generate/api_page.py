@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel
 
+from finetune_api.experiment.resource import FineTuneExperiment
+from finetune_api.experiment.rules import RULES as EXPERIMENT_RULES
 from finetune_api.explain.fields import FieldDoc, document_field
 from finetune_api.job import FineTuneJob
 from finetune_api.rules import RULES, STORED_RULES
@@ -26,13 +28,31 @@ def reference() -> str:
     return "\n".join(lines) + "\n"
 
 
-def field_tables(model: type[BaseModel], section: FieldDoc, root: str = "") -> Iterator[str]:
+def experiment_reference() -> str:
+    """Every field of a FineTuneExperiment, and the rules that join fields. Those of its template are a job's."""
+    lines = ["# FineTuneExperiment (finetune.dev/v1alpha1)", "",
+             "Generated from finetune_api by `make generate`; edit the models instead. `finetune explain fte.FIELD` "
+             "shows the same in a shell. [Compare methods and settings](../how-to/experiments.md) shows how it is used: "
+             "with `finetune run`. No operator runs it yet, and there is no CustomResourceDefinition of it.", ""]
+    for section in document_field(FineTuneExperiment, "").fields:
+        if section.path in ("spec", "status"):
+            lines += field_tables(FineTuneExperiment, document_field(FineTuneExperiment, section.path),
+                                  elsewhere={"spec.template": "[FineTuneJob](api.md)"})
+    lines += ["## Rules", "", "Beside the limits of single fields, and the rules of each job.", "", "| field | rule |",
+              "|---|---|"]
+    lines += [f"| `{rule.path}` | {_cell(rule.message)} |" for rule in EXPERIMENT_RULES]
+    return "\n".join(lines) + "\n"
+
+
+def field_tables(model: type[BaseModel], section: FieldDoc, root: str = "",
+                 elsewhere: Mapping[str, str] | None = None) -> Iterator[str]:
     """The lines of a section's heading and table, and after it those of the sections below it.
 
     Args:
         model: the model that the paths of the fields start from.
         section: the documentation of one of its sections.
         root: what stands before each path in the headings.
+        elsewhere: where the fields of a section are described, by its path; they are not listed again.
     """
     heading = ".".join(filter(None, (root, section.path)))
     yield from (f"## {heading}", "", section.description, "", "| field | type | default | meaning |",
@@ -43,13 +63,15 @@ def field_tables(model: type[BaseModel], section: FieldDoc, root: str = "") -> I
         choices = ", ".join(f"`{choice}`" for choice in field.choices)
         facts = [field.description, f"One of {choices}." if choices else "", _limits(field.limits)]
         default = "needed" if field.required else f"`{field.default}`" if field.default else ""
+        if section.path in (elsewhere or {}):
+            facts.append(f"Its fields are those of {(elsewhere or {})[section.path]}.")
         yield f"| `{name}` | {field.type} | {_cell(default)} | {_cell(' '.join(filter(None, facts)))} |"
         deep = document_field(model, field.path)
-        if deep.fields:
+        if deep.fields and section.path not in (elsewhere or {}):
             below.append(deep)
     yield ""
     for deep in below:
-        yield from field_tables(model, deep, root)
+        yield from field_tables(model, deep, root, elsewhere)
 
 
 def _limits(words: str | None) -> str:

@@ -8,7 +8,7 @@ import re
 import yaml
 
 from finetune_api.definition.crd import PLURAL, crd, editor_schema
-from finetune_api.generate.api_page import reference
+from finetune_api.generate.api_page import experiment_reference, reference
 from finetune_api.generate.enums import exit_codes_module, reasons_module
 from finetune_api.generate.reason_tables import alert_table, exit_code_table, failed_job_alerts, reason_tables
 from finetune_api.values.api_model import GROUP
@@ -23,6 +23,7 @@ def generated_files() -> dict[str, str]:
         f"crds/{GROUP}_{PLURAL}.yaml": _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True),
         "crds/finetunejob.schema.json": json.dumps(editor_schema(), indent=2, ensure_ascii=False) + "\n",
         "docs/reference/api.md": reference(),
+        "docs/reference/experiment.md": experiment_reference(),
         f"{_SOURCE}/generated/reasons.py": reasons_module(),
         f"{_SOURCE}/generated/exit_codes.py": exit_codes_module(),
     }
