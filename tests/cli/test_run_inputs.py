@@ -78,6 +78,7 @@ def test_a_stopped_run_prints_the_command_that_goes_on(job, monkeypatch):
     assert (result.exit_code, result.stdout) == (
         75, f"To go on: finetune run --rerun --port 0 --allow-plugin 'by length' {path}\n")
     assert call("run", path).stdout == f"To go on: finetune run {path}\n"
+    assert call("run", path, "--result", path.parent / "end.json").stdout == ""
 
 
 @pytest.mark.parametrize(("budget", "warned"), [

@@ -109,7 +109,7 @@ def test_a_stopped_job_stops_the_experiment_and_the_next_run_goes_on(place):
     assert (code, jobs) == (75, ["a", "b"])
     found = status(place)
     assert [run.phase for run in found.runs] == ["Succeeded", "Pending", "Pending"]
-    assert (found.phase, found.completion_time) == ("Running", None)
+    assert (found.phase, found.completion_time, found.ranking, found.winner) == ("Running", None, (), None)
     started = found.start_time
     code, _, jobs = run_with(place, "a b c", {name: {"score": 0.5} for name in "abc"})
     assert (code, jobs) == (0, ["a", "b", "c"]), "each asks its own output whether it is published"
@@ -132,7 +132,7 @@ def test_money_of_failed_tries_stays_spent(place):
                              budget={"maxCost": 9})
     assert (code, jobs[0]) == (0, "a '2.0000'"), "half of what 5 leave of 9"
     cost = status(place).cost
-    assert (cost.removed, cost.spent) == (5, 7)
+    assert [cost.removed, cost.spent] == [5, 7]
 
 
 def test_only_the_better_half_of_a_rung_is_trained_to_its_end(place):

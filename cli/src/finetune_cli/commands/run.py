@@ -49,7 +49,7 @@ def run(context: click.Context, /, file: Path, plugins: tuple[str, ...], **optio
                             ExitCode.BAD_CONFIG)
     else:
         code = run_experiment(with_absolute_jobs(experiment, file.parent), chosen)
-    if code == ExitCode.STOPPED:
+    if code == ExitCode.STOPPED and chosen.result is None:  # Who asked for a file reads there how it ended.
         again = [one for one in chosen.as_arguments if one != "--debug"]
         say(f"To go on: {shlex.join(['finetune', 'run', *again, str(file)])}")
     context.exit(code)

@@ -203,8 +203,7 @@ def _start(spec: FineTuneExperimentSpec, pending: Sequence[Run], observed: Obser
             busy, left = busy + 1, None if left is None else left - (limit or Decimal(0))
             del candidates[run.name]
         elif payable:
-            not_started[run.name] = NotStarted(ExperimentReason.WAITING, f"{spec.parallelism} jobs run, as many as "
-                                               "spec.parallelism allows")
+            not_started[run.name] = NotStarted(ExperimentReason.WAITING, "it waits for its turn")
         elif busy:
             not_started[run.name] = NotStarted(ExperimentReason.WAITING, "it waits for money that running jobs may "
                                                "leave")
