@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from finetune_api import load_job
+from finetune_api.experiment.reading import is_experiment, load_experiment
 from finetune_api.rules import merge_patch
 from finetune_api.spec.method import Technique
 from finetune_trainer.methods import METHODS as TRAINED
@@ -31,7 +32,15 @@ def _judgments():
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
 def test_a_sample_is_valid(path):
-    load_job(path)
+    _ = load_experiment(path) if is_experiment(path) else load_job(path)
+
+
+def test_the_experiments_template_is_the_quickstart_and_its_variants_differ_in_the_method():
+    quickstart = yaml.safe_load((ROOT / "deploy" / "samples" / "quickstart.yaml").read_text())
+    experiment = load_experiment(ROOT / "deploy" / "samples" / "experiment.yaml")
+    template = experiment.document["spec"]["template"]["spec"]
+    assert {**template, "evaluation": None} == {**quickstart["spec"], "evaluation": None}
+    assert [run.job.spec.method.display_name for run in experiment.runs] == ["QLoRA", "QDoRA", "IA3 (nf4)"]
 
 
 def test_the_s3_sample_is_the_quickstart_with_another_output():
