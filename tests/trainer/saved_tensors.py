@@ -3,7 +3,7 @@
 A CPU runs the same Python under the same autocast, and saves the same tensors, with four exceptions that are replaced
 here by what a GPU's kernels save (`as_on_a_gpu`):
 
-- attention: the flash kernel saves queries, keys, values (of grouped heads once), its output, and the logarithm of each
+- attention: the flash kernel, for rows that share a line too, saves queries, keys, values (of grouped heads once), its output, and the logarithm of each
   query's sum. A CPU's kernel may save copies and a float32 sum of another shape.
 - nf4: PEFT asks whether CUDA's autocast is on, to decide whether an input has to be cast.
 - dropout: a GPU saves a mask of booleans, a CPU one of numbers.
@@ -19,7 +19,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import bitsandbytes
 import torch
+from bitsandbytes.nn import modules
+from finetune_trainer.model import attention_by_rows
+from transformers.models.llama import modeling_llama
 
 
 class SavedTensors:
@@ -77,14 +81,50 @@ class _Int8(torch.autograd.Function):
         return output
 
 
+class _RmsNorm(torch.autograd.Function):
+    """What Liger's RMSNorm saves: its input as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(states, weight)
+        return output
+
+
+class _SwiGlu(torch.autograd.Function):
+    """What Liger's SwiGLU saves: gate and up projection, and no activation of the gate."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        return torch.nn.functional.silu(gate) * up
+
+
+@contextmanager
+def with_kernels(activations: bool) -> Iterator[None]:
+    """Inside, Llama's norms save what Liger's kernels save, and so do the activations of its feed-forward part."""
+    norm = modeling_llama.LlamaRMSNorm.forward
+
+    def normed(self: Any, states: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            output = norm(self, states)
+        return _RmsNorm.apply(states, self.weight, output)
+
+    def feed_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(_SwiGlu.apply(self.gate_proj(x), self.up_proj(x)))
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(modeling_llama.LlamaRMSNorm, "forward", normed))
+        if activations:
+            stack.enter_context(patch.object(modeling_llama.LlamaMLP, "forward", feed_forward))
+        yield
+
+
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
     """Inside, the kernels that differ between CPU and GPU save what a GPU's kernels save."""
-    import bitsandbytes
-    from bitsandbytes.nn import modules
 
     attend, matmul = torch.nn.functional.scaled_dot_product_attention, bitsandbytes.matmul
-    asks = torch.is_autocast_enabled
+    asks, row_after_row = torch.is_autocast_enabled, attention_by_rows._row_after_row
 
     def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **words: Any) -> torch.Tensor:
         # Autocast casts what goes into this operator.
@@ -92,6 +132,11 @@ def as_on_a_gpu() -> Iterator[None]:
         with torch.no_grad():
             output = attend(query, key, value, **words)
         return _FlashAttention.apply(query, key, value, output)
+
+    def by_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rows: Any) -> torch.Tensor:
+        with torch.no_grad(), patch.object(torch.nn.functional, "scaled_dot_product_attention", attend):
+            output = row_after_row(query, key, value, *rows)
+        return _FlashAttention.apply(query, key, value, output.transpose(1, 2)).transpose(1, 2)
 
     def int8(x: torch.Tensor, *arguments: Any, **words: Any) -> torch.Tensor:
         with torch.no_grad():
@@ -104,6 +149,7 @@ def as_on_a_gpu() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(torch.nn.functional, "dropout", dropout))
         stack.enter_context(patch.object(torch.nn.functional, "scaled_dot_product_attention", attention))
+        stack.enter_context(patch.object(attention_by_rows, "_row_after_row", by_rows))
         stack.enter_context(patch.object(modules.bnb, "matmul", int8))
         stack.enter_context(patch.object(torch, "is_autocast_enabled", lambda device="cpu": asks(device)))
         yield

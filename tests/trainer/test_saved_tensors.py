@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 from finetune_api import parse_job, resolve_defaults
 from finetune_api.estimate import Machine, read_architecture, trained_by
 from finetune_api.estimate.activations import BlockPass, StoredActivations
+from finetune_api.estimate.memory import estimate_reinforcement
 from finetune_api.spec.method import Quantization
 from finetune_trainer.data.rows import PreparedData, TokenRow
 from finetune_trainer.hardware.device import Device
 from finetune_trainer.methods import METHODS
+from finetune_trainer.methods.reft import train as reft_train
+from finetune_trainer.methods.reft.policy import Policy
 from finetune_trainer.model.files.find import ModelFiles
 from finetune_trainer.model.loading.load import load_model
 from finetune_trainer.training import sft
@@ -20,7 +24,7 @@ from finetune_trainer.training.micro_batch import MicroBatch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from tests.models import tiny_job, tiny_tokenizer
-from tests.trainer.saved_tensors import SavedTensors, as_on_a_gpu
+from tests.trainer.saved_tensors import SavedTensors, as_on_a_gpu, with_kernels
 from tests.trainer.training_runs import training_run
 
 pytestmark = [pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning"),
@@ -50,17 +54,20 @@ def folder(tmp_path_factory):
     return folder
 
 
-def saved_bytes(folder, monkeypatch, method: dict[str, Any], checkpointed: int = 0):
+def saved_bytes(folder, monkeypatch, method: dict[str, Any], checkpointed: int = 0, by_rows: bool = False):
     """The resolved method, and the bytes that its first forward pass saves in the backbone of the model."""
     spec = resolve_defaults(parse_job(tiny_job(folder, method={"lora": None, **method}, training={
-        "maxSteps": 1, "batchSize": 1, "microBatchSize": 1, "maxLength": 1024})).spec)
-    monkeypatch.setattr(sft, "first_micro_batch", lambda run: MicroBatch(1, checkpointed))
+        "maxSteps": 1, "batchSize": 2 if by_rows else 1, "microBatchSize": None, "maxLength": 1024})).spec)
+    monkeypatch.setattr(sft, "first_micro_batch", lambda run: MicroBatch(run.spec.training.batch_size, checkpointed))
     model = load_model(ModelFiles(folder / "model", ""), Quantization(spec.method.quantization), IN_BFLOAT16)
-    row = TokenRow(tuple(20 + index % 200 for index in range(TOKENS - 8)), tuple(range(10, 18)))
-    data = PreparedData(train=(row,), train_answers=(), held_out=(), findings=(), counts={})
+    lengths = (100, TOKENS - 100) if by_rows else (TOKENS,)
+    rows = tuple(TokenRow(tuple(20 + index % 200 for index in range(length - 8)), tuple(range(10, 18)))
+                 for length in lengths)
+    data = PreparedData(train=rows, train_answers=(), held_out=(), findings=(), counts={})
     saved = SavedTensors()
     _count_backbone(model, saved)
-    with as_on_a_gpu(), training_run(spec, model, data, IN_BFLOAT16, folder) as run, pytest.raises(Counted) as counted:
+    with as_on_a_gpu(), training_run(spec, model, data, IN_BFLOAT16, folder, by_rows=by_rows) as run, \
+            pytest.raises(Counted) as counted:
         METHODS[spec.method.type].train(run)
     return spec.method, counted.value.args[0]
 
@@ -82,10 +89,10 @@ def _count_backbone(model: PreTrainedModel, saved: SavedTensors) -> None:
     model.base_model.register_forward_hook(end)
 
 
-def estimated(method, checkpointed: int = 0) -> int:
+def estimated(method, checkpointed: int = 0, machine: Machine = GPU) -> int:
     model = read_architecture({"model_type": "llama", **CONFIG})
     trained = trained_by(method, model)
-    blocks = BlockPass(model, trained, method.quantization, GPU, masked=trained.prefix)
+    blocks = BlockPass(model, trained, method.quantization, machine, masked=trained.prefix)
     # A prefix has keys and values, but goes through no block.
     tokens = TOKENS * (2 if method.display_name == "PromptTuning" else 1)
     return StoredActivations(blocks, tokens, checkpointed).in_forward_pass
@@ -135,3 +142,38 @@ def test_the_estimate_of_stored_activations_is_within_a_tenth_of_what_the_code_s
 def test_so_is_that_of_checkpointing_the_first_layers(folder, monkeypatch, name, checkpointed):
     method, saved = saved_bytes(folder, monkeypatch, CASES[name], checkpointed)
     assert estimated(method, checkpointed) == pytest.approx(saved, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["QLoRA", "DoRA", "Full"])
+def test_so_is_that_of_kernels(folder, monkeypatch, name):
+    with with_kernels(activations=name != "DoRA"):
+        method, saved = saved_bytes(folder, monkeypatch, CASES[name])
+    assert estimated(method, machine=replace(GPU, kernels=True)) == pytest.approx(saved, rel=0.1)
+
+
+def test_rows_that_share_a_line_save_no_more_than_one_row(folder, monkeypatch):
+    method, saved = saved_bytes(folder, monkeypatch, CASES["QLoRA"], by_rows=True)
+    assert estimated(method) == pytest.approx(saved, rel=0.1)
+
+
+@pytest.mark.parametrize("policy", ["LoRA", "DoRA", "Full"])
+def test_the_estimate_of_ppo_is_within_a_tenth_of_what_scoring_a_response_saves(folder, monkeypatch, policy):
+    settings: dict[str, Any] = {"policy": policy, **({} if policy == "Full" else {"lora": LORA})}
+    spec = resolve_defaults(parse_job(tiny_job(folder, method={
+        "type": "ReFT", "lora": None, "reft": settings})).spec)
+    model = load_model(ModelFiles(folder / "model", ""), Quantization.NONE, IN_BFLOAT16)
+    saved, response = SavedTensors(), 60
+    data = PreparedData(train=(), train_answers=(), held_out=(), findings=(), counts={})
+    with training_run(spec, model, data, IN_BFLOAT16, folder) as run:
+        trained_model, _ = reft_train._prepare_policy(run, spec.method.reft)
+    learner = Policy(trained_model.model, 0, 1.0, IN_BFLOAT16)
+    ids = tuple(20 + index % 200 for index in range(TOKENS))
+    with as_on_a_gpu(), saved.counted():
+        scored = learner.score([(ids[:-response], ids[-response:])])
+    memory = estimate_reinforcement(read_architecture({"model_type": "llama", **CONFIG}), spec.method, TOKENS, response,
+                                    GPU)
+    assert scored.log_probs.requires_grad
+    assert estimated(spec.method) == pytest.approx(saved.bytes_of_tokens(TOKENS), rel=0.1)
+    assert memory.activations >= saved.bytes_of_tokens(TOKENS)
+    # Of the logits one copy is saved, in float32; others are there for a time.
+    assert memory.loss > saved.bytes_of_tokens(response * CONFIG["vocab_size"]) > 0

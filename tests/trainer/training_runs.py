@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def training_run(spec: FineTuneJobSpec, model: PreTrainedModel, data: PreparedData, device: Device, folder: Path,
-                 name: str | None = None) -> Iterator[TrainingRun]:
+                 name: str | None = None, by_rows: bool = False) -> Iterator[TrainingRun]:
     """A run on a model that is loaded.
 
     Args:
@@ -39,6 +39,7 @@ def training_run(spec: FineTuneJobSpec, model: PreTrainedModel, data: PreparedDa
         device: the device of the model.
         folder: has the tokenizer, in `model`.
         name: the job's name: a run of the same name resumes. Left out, the run starts anew.
+        by_rows: whether attention keeps the rows of a line apart without a mask.
     """
     clock = SystemClock()
     state = RunState(clock, Price(Decimal(0), "USD"))
@@ -46,7 +47,7 @@ def training_run(spec: FineTuneJobSpec, model: PreTrainedModel, data: PreparedDa
     with tempfile.TemporaryDirectory(dir=folder) as scratch, BackgroundUploader() as uploader:
         yield TrainingRun(
             spec=spec, model=model, tokenizer=load_tokenizer(ModelFiles(folder / "model", "")), data=data,
-            device=device, identity=Identity("0" * 64, "0" * 64, "0" * 64, {}),
+            device=device, by_rows=by_rows, identity=Identity("0" * 64, "0" * 64, "0" * 64, {}),
             checkpoints=CheckpointStore(open_storage(spec.output.uri, None), name or Path(scratch).name, 1, uploader,
                                         state.note),
             uploader=uploader, state=state, metrics=MetricsLog(Path(scratch) / "metrics.jsonl", clock),

@@ -11,6 +11,7 @@ _HEAD_NORMS = {"qwen3", "gemma3_text"}
 _FOUR_NORMS = {"gemma2", "gemma3_text"}
 _FUSED = {"phi3"}
 _TIED = {"gemma", "gemma2", "gemma3_text"}
+_WITHOUT_KERNELS = {"mixtral", "smollm3"}
 _KNOWN = {"llama", "mistral", "mixtral", "smollm3", "gemma", *_BIASED_ATTENTION, *_HEAD_NORMS, *_FOUR_NORMS, *_FUSED}
 
 
@@ -66,6 +67,7 @@ class Architecture:
         head_norms: whether queries and keys are normalized too.
         head_size: width of one head.
         softcap: whether attention's scores are capped.
+        has_kernels: whether there are Triton kernels for the norms and the feed-forward part of its family.
     """
 
     hidden: int
@@ -82,6 +84,7 @@ class Architecture:
     head_norms: bool
     head_size: int
     softcap: bool
+    has_kernels: bool
 
     @property
     def block_weights(self) -> int:
@@ -132,6 +135,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         experts=experts * hidden * (3 * intermediate + 1),
         norms=hidden_norms * hidden + (2 * size if head_norms else 0), hidden_norms=hidden_norms,
         head_norms=head_norms, head_size=size, softcap=bool(config.get("attn_logit_softcapping")),
+        has_kernels=family not in _WITHOUT_KERNELS,
     )
 
 

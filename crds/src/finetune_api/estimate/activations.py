@@ -8,7 +8,7 @@ stored once. Left out is what has one number per head or row of a token: less th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune_api.architecture import Architecture, Linear
 from finetune_api.methods.trained_parameters import TrainedParameters
@@ -16,18 +16,41 @@ from finetune_api.spec.method import Quantization
 
 FLOAT32 = 4
 
+_HEAD_STEP, _WIDEST_HEAD = 8, 256
+"""Sizes of heads that torch's attention kernel for rows of different lengths takes on a GPU."""
+
 
 @dataclass(frozen=True)
 class Machine:
-    """The kind of device that trains.
+    """The kind of device that trains, and how it computes.
 
     Attributes:
         gpu: whether it is a GPU, else a CPU.
         dtype_bytes: bytes of a number in the computation.
+        by_rows: whether attention keeps the rows of a line apart without a mask; None for not known yet.
+        kernels: whether Triton kernels compute norms, and without DoRA the activation of the feed-forward part; None
+            for not known yet.
     """
 
     gpu: bool
     dtype_bytes: int
+    by_rows: bool | None = None
+    kernels: bool | None = None
+
+    def computing(self, model: Architecture, native: bool, kernels: bool) -> Machine:
+        """The same machine, with what the trainer chooses for a model on it where that is not known yet.
+
+        Args:
+            model: the model's sizes.
+            native: whether the engine is the project's own.
+            kernels: whether the job allows Triton kernels.
+        """
+        half = self.gpu and self.dtype_bytes < FLOAT32
+        fits_kernel = half and model.head_size % _HEAD_STEP == 0 and model.head_size <= _WIDEST_HEAD
+        by_rows = native and not model.softcap and (fits_kernel or not self.gpu)
+        kernels = native and kernels and half and model.has_kernels
+        return replace(self, by_rows=by_rows if self.by_rows is None else self.by_rows,
+                       kernels=kernels if self.kernels is None else self.kernels)
 
 
 @dataclass(frozen=True)
@@ -92,7 +115,10 @@ class BlockPass:
         return FLOAT32 if self._promoted else self.machine.dtype_bytes
 
     def _norm(self, trained: bool) -> int:
-        """A norm stores its input in float32, and, if its weight is trained, the normalized numbers."""
+        """A norm stores its input in float32, and, if its weight is trained, the normalized numbers. The kernel stores
+        its input alone, as it is."""
+        if self.machine.kernels:
+            return self.model.hidden * self.residual
         return self.model.hidden * (FLOAT32 + (self.residual if trained else 0))
 
     def _block(self, has_trained: bool) -> int:
@@ -100,12 +126,13 @@ class BlockPass:
         norms = has_trained and trained.norms
         total = model.hidden_norms * self._norm(norms)
         if model.head_norms:
-            total += (model.attention + model.key_values) * FLOAT32
+            total += (model.attention + model.key_values) * (size if self.machine.kernels else FLOAT32)
         # Queries, keys, values and the output of attention. With a mask, keys are repeated for each group of heads.
         keys = model.attention if self.masked or not self.machine.gpu else model.key_values
         total += (2 * model.attention + 2 * keys) * size
-        # Gate, its activation, and the up projection.
-        total += 3 * model.intermediate * self._feed_forward
+        # Gate and up projection, and the activation of the gate, which the kernel computes again.
+        activation = 0 if self.machine.kernels and not trained.magnitude else 1
+        total += (2 + activation) * model.intermediate * self._feed_forward
         if trained.bottleneck:
             # Two of them: the input, and the small layer before and behind its activation.
             total += 2 * (model.hidden + 2 * trained.bottleneck) * size

@@ -40,7 +40,7 @@ class ForwardPass:
         tokens: tokens of all lines, padding included.
         length: tokens of the longest line.
         answers: tokens that count in the loss; None for all tokens.
-        packed: whether rows share a line, which needs a mask.
+        packed: whether rows share a line.
         alone: whether it is the only forward pass of its process in a step.
     """
 
@@ -97,7 +97,7 @@ def estimate_memory(model: Architecture, method: MethodSpec, forward_pass: Forwa
     """
     trained = trained_by(method, model)
     shares = _shares(trained, processes)
-    blocks = BlockPass(model, trained, method.quantization, machine, _masked(forward_pass, trained),
+    blocks = BlockPass(model, trained, method.quantization, machine, _masked(forward_pass, trained, machine),
                        shares > 1)
     stored = StoredActivations(blocks, forward_pass.tokens, checkpointed_layers)
     gradients = math.ceil(trained.parameters * FLOAT32 / shares)
@@ -191,9 +191,9 @@ def _gathered(model: Architecture, machine: Machine) -> int:
     return outside * (2 * size + FLOAT32) + block * (5 * size + FLOAT32)
 
 
-def _masked(forward_pass: ForwardPass, trained: TrainedParameters) -> bool:
+def _masked(forward_pass: ForwardPass, trained: TrainedParameters, machine: Machine) -> bool:
     """Whether attention gets a mask: for the rows of a line, or for a prefix."""
-    return forward_pass.packed or trained.prefix
+    return (forward_pass.packed and not machine.by_rows) or trained.prefix
 
 
 def _mask(forward_pass: ForwardPass, machine: Machine) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune_api.architecture import Architecture
 from finetune_api.estimate.activations import Machine
@@ -18,7 +18,7 @@ from finetune_api.estimate.speed import operations_per_token
 from finetune_api.estimate.trained import trained_by
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import Engine, Quantization
-from finetune_api.spec.training import Toggle
+from finetune_api.spec.training import Kernels, Toggle
 
 USABLE = 0.92
 """Assumed: the share of an accelerator's memory that a trainer gets; driver, ECC and fragmentation take the rest (a 24
@@ -105,6 +105,9 @@ def choose_plan(spec: FineTuneJobSpec, model: Architecture, accelerators: Accele
     longest = min(rows.longest or training.max_length, training.max_length)
     typical = min(rows.typical or longest, longest)
     row_tokens = typical if training.packing else longest
+    native, kernels = spec.engine is Engine.NATIVE, spec.training.kernels is not Kernels.TORCH
+    machine = accelerators.machine.computing(model, native, kernels)
+    accelerators = replace(accelerators, machine=machine)
     allowed = _checkpointed(spec, model, accelerators)
     plans = []
     for size in _sizes(spec, accelerators, row_tokens):
