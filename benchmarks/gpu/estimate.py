@@ -96,7 +96,8 @@ def _estimates(spec: Any, config: dict[str, Any], trained: Trained, lengths: lis
     from finetune_api.estimate.memory import CONTEXT
 
     memory, measured = bytes_of
-    architecture, machine, seen = read_architecture(config), Machine(True, 2), trained.micro_batches
+    architecture, seen = read_architecture(config), trained.micro_batches
+    machine = Machine(True, 2).computing(architecture, native=True, kernels=False)
     plan = choose_plan(spec, architecture, Accelerators(machine, memory),
                        RowLengths(max(lengths), statistics.fmean(lengths)))
     forward_pass = ForwardPass(seen.most_tokens, seen.widest, seen.most_answers, seen.packed,

@@ -3,8 +3,8 @@
 A CPU runs the same Python under the same autocast, and saves the same tensors, with four exceptions that are replaced
 here by what a GPU's kernels save (`as_on_a_gpu`):
 
-- attention: the flash kernel, for rows that share a line too, saves queries, keys, values (of grouped heads once), its output, and the logarithm of each
-  query's sum. A CPU's kernel may save copies and a float32 sum of another shape.
+- attention: the flash kernel, also for rows that share a line, saves queries, keys, values (of grouped heads once), its
+  output, and the logarithm of each query's sum. A CPU's kernel may save copies and a float32 sum of another shape.
 - nf4: PEFT asks whether CUDA's autocast is on, to decide whether an input has to be cast.
 - dropout: a GPU saves a mask of booleans, a CPU one of numbers.
 - int8: the kernel of a GPU refers to its input until the backward pass, outside of what autograd counts; the one of a

@@ -25,7 +25,7 @@ def run(tmp_path, device, config=None, length=1024, **training):
         "batchSize": 16, "microBatchSize": None, "maxLength": 1024, **training})).spec)
     rows = (TokenRow(tuple(range(length - 8)), tuple(range(8))),) * 16
     model = SimpleNamespace(config=config or MistralConfig(num_key_value_heads=8, head_dim=128))
-    return SimpleNamespace(spec=spec, device=device, data=SimpleNamespace(train=rows), model=model,
+    return SimpleNamespace(spec=spec, device=device, data=SimpleNamespace(train=rows), model=model, by_rows=True,
                            world=SimpleNamespace(size=1))
 
 
