@@ -37,10 +37,11 @@ def run(check: Check) -> None:
                   ok=all(abs(seen / change - 1) <= _ROUNDING_TOLERANCE for change, seen in ours.items()))
 
 
-def _logits(model: Any, ids: Any) -> Any:
+def _logits(model: Any, ids: Any, device: Any) -> Any:
+    """Logits as an evaluation computes them, in float32 in host memory."""
     import torch
 
-    with torch.inference_mode():
+    with torch.inference_mode(), device.autocast():
         return model(input_ids=ids.to(model.device)).logits.float().cpu()
 
 
@@ -55,17 +56,17 @@ def _merge(settings: Settings, kind: str, scratch: Path) -> dict[str, Any]:
     base = load_base(folder, "nf4", device_of(settings))
     rows = random_rows(settings, settings.batch * 4, shorter=2)
     ids = torch.tensor([list((rows[0].prompt + rows[0].answer)[:64])])
-    plain = _logits(base.model.eval(), ids)
+    plain = _logits(base.model.eval(), ids, base.device)
     spec = resolved_spec(settings, method(kind), {"maxSteps": 3, "microBatchSize": 4, "learningRate": 2e-3}, folder)
     result = train(spec, base, rows, Steps(300), scratch).result
     tuned = result.trained_model
-    wanted = _logits(tuned.model.eval(), ids)
+    wanted = _logits(tuned.model.eval(), ids, base.device)
     export_trained(tuned, str(folder), None, scratch / "adapter")
     began = time.monotonic()
     export_merged(tuned, scratch / "adapter", BaseWeights(ModelFiles(folder, ""), Quantization.NF4, base.device),
                   base.tokenizer, scratch / "merged")
     seconds = time.monotonic() - began
-    got = _logits(load_base(scratch / "merged", "none", base.device).model.eval(), ids)
+    got = _logits(load_base(scratch / "merged", "none", base.device).model.eval(), ids, base.device)
     error, moved = (float((one - wanted).norm() / wanted.norm()) for one in (got, plain))
     return {"ok": error <= _MERGE_TOLERANCE * moved, "seconds": round(seconds, 1), "relativeError": error,
             "trainingMoved": moved,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from benchmarks.gpu.findings import Check
-from benchmarks.gpu.meters import cap_memory, peak_bytes, wait_for_gpu
+from benchmarks.gpu.meters import cap_memory, peak_bytes, reset_peak, wait_for_gpu
 from benchmarks.gpu.our_training import device_of, load_base
 from benchmarks.gpu.peers import lora_config
 from benchmarks.gpu.settings import MIB, Settings
@@ -21,7 +22,7 @@ Prompts = list[tuple[int, ...]]
 
 def run(check: Check) -> None:
     """Tokens per second, each response up to its end, in turns."""
-    import torch
+    from finetune_trainer.methods.lora.fused_layers import fuse
     from peft import get_peft_model
 
     settings = check.settings
@@ -32,14 +33,17 @@ def run(check: Check) -> None:
     prompts, longest = _prompts(settings)
     # Of a random model's tokens one in 48 ends a response, so that rows leave the batch as they would.
     ends = tuple(range(max(1, settings.large.vocabulary // 48)))
-    for name, draw in (("ours", _ours), ("generate", _generate)):
-        with check.attempt(name):
+    for name, draw, context in (("generate", _generate, nullcontext()), ("generate in autocast", _generate, None),
+                                ("ours", _ours, None)):
+        if draw is _ours:
+            fuse(adapted)  # As `attach` does; `generate` has PEFT's own layers.
+        with check.attempt(name), context or base.device.autocast():
+            reset_peak()
             rates = [_timed(lambda turn=turn, draw=draw: draw(adapted, prompts, ends, longest, turn))
                      for turn in range(_TURNS)]
             tokens, seconds = rates[-1]
             check.say(name=name, tokensPerSecond=round(tokens / seconds, 1), turns=rates,
                       peakMiB=round(peak_bytes() / MIB))
-            torch.manual_seed(0)
 
 
 def _prompts(settings: Settings) -> tuple[Prompts, int]:
