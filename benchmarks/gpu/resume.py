@@ -84,7 +84,7 @@ def _memory_trouble(settings: Settings, toggle: str, scratch: Path) -> dict[str,
     if not settings.dry:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction((allocated_bytes() + _TROUBLE_GIB[toggle] * GIB) / total)
-    first = sft.MicroBatch(settings.batch, False)
+    first = sft.MicroBatch(settings.batch, 0)
     with patched(sft, "first_micro_batch", lambda run: first):
         trained = train(spec, base, random_rows(settings, settings.batch * 2, shorter=2), steps, scratch)
     return {"losses": steps.losses, "notes": steps.notes, "tries": len(trained.trainers),

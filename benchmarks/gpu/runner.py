@@ -24,11 +24,11 @@ SITES = "GPU_CHECK_SITE_"
 """Environment variable by stage (GPU_CHECK_SITE_UNSLOTH): a PYTHONPATH of its own. Unsloth wants other versions."""
 
 SECONDS = "GPU_CHECK_SECONDS"
-"""Environment variable: the time that a stage has."""
+"""Environment variable: the time that a stage should plan with."""
 
 _LEAST_SECONDS = 20
-_DRY_PATIENCE = 4
-"""A dry run may share its processors with other tests, and measures nothing."""
+_PATIENCE = 4
+"""Without a limit for all, a stage may take so many times as long: the card may be slower than an H100."""
 
 _CUDNN_LAST = "TORCH_CUDNN_SDPA_DEPRIORITIZED"
 _QUIET = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TQDM_DISABLE": "1",
@@ -58,7 +58,7 @@ class Runner:
 
     def __init__(self, settings: Settings, limit: float | None) -> None:
         self._settings = settings
-        self._limit = math.inf if limit is None else limit
+        self._limit, self._patience = (math.inf, _PATIENCE) if limit is None else (limit, 1)
         self._began = time.monotonic()
         self._log = settings.out / "log.txt"
         settings.out.mkdir(parents=True, exist_ok=True)
@@ -80,9 +80,9 @@ class Runner:
             if left < _LEAST_SECONDS:
                 self._end(stage, "no time left")
                 continue
-            seconds = min(stage.seconds * (_DRY_PATIENCE if self._settings.dry else 1), left)
-            self._say(f"{stage.name}: at most {seconds:.0f} s")
-            waiting.append((stage, self._start(stage, seconds), time.monotonic() + seconds))
+            most = min(stage.seconds * self._patience, left)
+            self._say(f"{stage.name}: at most {most:.0f} s")
+            waiting.append((stage, self._start(stage, min(stage.seconds, left)), time.monotonic() + most))
             if not stage.beside_next:
                 self._wait(waiting)
                 waiting = []

@@ -16,7 +16,7 @@ class Stage:
     Attributes:
         name: its name on the command line.
         function: `module:function` below benchmarks.gpu; called with a `Check`.
-        seconds: the most that it may take.
+        seconds: the most that it may take on an H100, as reckoned.
         about: what it does, for `--help` and the report.
         beside_next: whether the next stage may run at the same time: nothing is timed in either.
         cudnn_first: whether cuDNN's attention comes before flash and the efficient kernel, as on Hopper.
@@ -51,7 +51,7 @@ STAGES = (
     Stage("resume", "resume:run", 45, "resume from a checkpoint; real memory trouble"),
     Stage("merge", "merge:run", 40, "merging into nf4; DoRA's rounding"),
     Stage("sampler", "sampler:run", 45, "ReFT's sampler against generate"),
-    Stage("ablations", "arms:run_ablations", 150, "one thing changed in our QLoRA at a time; profiles"),
+    Stage("ablations", "arms:run_ablations", 180, "one thing changed in our QLoRA at a time; profiles"),
     Stage("cudnn", "arms:run_cudnn", 40, "our QLoRA with cuDNN's attention first", cudnn_first=True),
     Stage("reft-real", "reft_real:run", 480, "ReFT against SFT on a real model; needs --model and --data",
           by_default=False),
