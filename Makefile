@@ -82,9 +82,10 @@ constraints: $(INSTALLED) ## Resolve the newest versions that fit, without regis
 	$(MAKE) requirements
 
 requirements: $(INSTALLED) ## Write what the images are made of, each file by its digest
-	@for part in operator trainer; do \
-		$(HASHED) -c constraints.txt --no-emit-package finetune-api crds/pyproject.toml $$part/pyproject.toml \
-			-o $$part/requirements.txt; done
+	@$(HASHED) -c constraints.txt --no-emit-package finetune-api crds/pyproject.toml operator/pyproject.toml \
+		-o operator/requirements.txt
+	@$(HASHED) -c constraints.txt --no-emit-package finetune-api crds/pyproject.toml trainer/pyproject.toml --extra gpu \
+		-o trainer/requirements.txt
 	@$(HASHED) --no-deps trainer/requirements-unsloth.txt -o trainer/requirements-unsloth.txt
 	@for tool in $(TOOLS); do echo $$tool | $(HASHED) - -o deploy/tools/$${tool%%==*}.txt; done
 

@@ -79,6 +79,7 @@ DECIDES = {
     "method.dora.keptNorms": (False, {"method": {"type": "DoRA"}}),
     "engine": "unsloth",
     "training.epochs": 2,
+    "training.kernels": "torch",
     "training.maxSteps": 10,
     "training.learningRate": 1e-3,
     "training.batchSize": 8,
@@ -189,6 +190,10 @@ def test_the_digest_stays_whatever_the_job_runs_on_costs_or_is_kept(path):
                                                            "evaluation.gate"))])
 def test_the_digest_stays_when_a_default_is_written_out(path):
     assert _digest(nested(path, yaml.safe_load(LEAVES[path].default))) == _digest()
+
+
+def test_kernels_that_are_left_to_the_trainer_leave_the_digest_of_stored_specs():
+    assert _digest(nested("training.kernels", "auto")) == _digest()
 
 
 def test_what_reft_leaves_out_is_filled_in_as_in_the_paper_but_for_an_adapter():

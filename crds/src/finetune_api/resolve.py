@@ -9,7 +9,7 @@ from typing import Any
 from finetune_api.spec.dataset import AnswerType
 from finetune_api.spec.evaluation import JSON_METRICS, Metric
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.training import Toggle
+from finetune_api.spec.training import Kernels, Toggle
 
 DEFAULT_EVALUATION_FRACTION = 0.1
 
@@ -30,6 +30,9 @@ def resolve_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
         training = training.model_copy(update={"packing": False})
     if not definition.allows_checkpointing(method.settings):
         training = training.model_copy(update={"gradient_checkpointing": Toggle.DISABLED})
+    if training.kernels is Kernels.AUTO:
+        # The field is newer than stored specs, whose digests have none.
+        training = training.model_copy(update={"kernels": None})
     if evaluation.metrics is None:
         evaluation = evaluation.model_copy(update={"metrics": _metrics(spec)})
     return spec.model_copy(update={"dataset": data, "training": training, "method": method, "evaluation": evaluation})

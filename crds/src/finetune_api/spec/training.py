@@ -34,6 +34,13 @@ class Toggle(StrEnum):
     DISABLED = "disabled"
 
 
+class Kernels(StrEnum):
+    """What computes norms, rotary positions and SwiGLU on a GPU."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+
+
 class LongRows(StrEnum):
     """What the trainer does with a row that is longer than `maxLength`. It never cuts an answer."""
 
@@ -96,6 +103,12 @@ class TrainingSpec(ApiModel):
     """Compute activations again in the backward pass instead of storing them: less memory, about a third more time.
     `auto` enables it on a GPU if the memory estimate requires it or is not possible, and never for prefix tuning, which
     would lose its prefix."""
+
+    kernels: Kernels | None = None
+    """What computes RMSNorm, rotary positions and SwiGLU on a GPU. Default: `auto`. It takes Liger's Triton kernels in
+    bfloat16 for Gemma (1 to 3), Llama, Mistral, Phi 3, Qwen 2 and Qwen 3 (with DoRA only for RMSNorm), if they agree
+    with torch on the model's own modules; otherwise a note says why not. `torch` takes transformers' own code, as a
+    CPU always does."""
 
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
     """Seed of the adapter's initial weights, the order of the rows, dropout, and the choice of held-out rows."""

@@ -68,7 +68,7 @@ class RunFacts:
         created: when the run ended.
         base_model: the location of the base model, as the job writes it.
         base_revision: the commit of the base model, or the digest of its weights.
-        base: architecture, layers, hidden size, number of parameters, and the data type it was loaded in.
+        base: architecture, layers, hidden size, number of parameters, the data type it was loaded in, and its kernels.
         counts: numbers of rows: read, trained on, held out, cut, dropped and left out.
         findings: warnings about rows.
         before: the evaluation before training; None if the job has none.

@@ -156,6 +156,8 @@ def _memory(facts: RunFacts) -> list[tuple[str, str]]:
              ("rows per forward pass", f"{facts.micro_batch_size:,}"), ("device", facts.device)]
     if facts.base.get("parameters"):
         lines.insert(2, ("base model", f"{facts.base['parameters']:,} parameters"))
+    if facts.base.get("kernels"):
+        lines.append(("kernels", str(facts.base["kernels"])))
     return lines
 
 

@@ -16,6 +16,7 @@ from finetune_trainer.data.rows import PreparedData
 from finetune_trainer.distributed.collectives import World
 from finetune_trainer.distributed.rendezvous import connect
 from finetune_trainer.engines import unsloth
+from finetune_trainer.engines.kernels import TORCH, use_kernels
 from finetune_trainer.hardware.device import Device, choose_device, environment, make_deterministic
 from finetune_trainer.model.files.content import description_digest
 from finetune_trainer.model.files.find import ModelFiles, find_model
@@ -70,7 +71,7 @@ class LoadedBase:
         model: the frozen model.
         reload: loads it once more.
         identity: the digests that a checkpoint must have.
-        facts: architecture, layers, hidden size, number of parameters and type, for the report.
+        facts: architecture, layers, hidden size, number of parameters, type and kernels, for the report.
     """
 
     model: PreTrainedModel
@@ -121,11 +122,13 @@ def load_base(attempt: Attempt, output: JobOutput, inputs: Inputs) -> LoadedBase
                 else unsloth.load_model(inputs.files, spec, device))
 
     model = load()
+    kernels = use_kernels(model, spec, device, attempt.state.note)
     check_embeddings(model, inputs.data, inputs.tokenizer, inputs.files.name)
     check_positions(spec, model, inputs.data, inputs.files.name)
     identity = Identity(config.spec_hash, inputs.data_hash, weights_digest(model),
-                        {**environment(device), "number of processes": str(inputs.world.size)})
+                        {**environment(device), "number of processes": str(inputs.world.size),
+                         **({} if kernels == TORCH else {"kernels": kernels})})
     require_earlier(output.storage, config, inputs.data_hash, identity.base_hash)
-    loaded = LoadedBase(model, load, identity, describe(model))
+    loaded = LoadedBase(model, load, identity, {**describe(model), "kernels": kernels})
     attempt.stop.check()
     return loaded
