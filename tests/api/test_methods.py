@@ -13,7 +13,8 @@ from finetune_api.spec.method import METHODS, MethodSpec, MethodType, Quantizati
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/explanation/methods.md").read_text(encoding="utf-8")
 ROWS = [line.split("|")[1:-1] for line in PAGE.splitlines() if line.startswith("| `type: ")]
-SAMPLES = [yaml.safe_load(path.read_text())["spec"]["method"] for path in (ROOT / "deploy/samples").glob("*.yaml")]
+SAMPLES = [job["spec"]["method"] for path in (ROOT / "deploy/samples").glob("*.yaml")
+           if (job := yaml.safe_load(path.read_text()))["kind"] == "FineTuneJob"]
 
 
 @pytest.mark.parametrize("kind", MethodType, ids=str)
