@@ -43,7 +43,7 @@ def compared():
     missing = [name for name in ("triton", "liger_kernel") if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"NOT TESTED: Liger's kernels; {', '.join(missing)} isn't installed")
-    done = subprocess.run([sys.executable, PROGRAM, *sorted(MODEL_TYPES)], capture_output=True, text=True, timeout=280,
+    done = subprocess.run([sys.executable, PROGRAM, *sorted(MODEL_TYPES)], capture_output=True, text=True, timeout=560,
                           env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": "."})
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
