@@ -66,6 +66,7 @@ ARMS = {
     "dora-peft": Arm("PEFT's QDoRA in our trainer", method("DoRA", keptNorms=False)),
     "ours-unpacked": Arm("ours, packing off", training={"packing": False}),
     "ours-masked": Arm("ours, packed rows under a mask", changed=_with_a_mask),
+    "ours-torch-kernels": Arm("ours, torch's kernels instead of Liger's", training={"kernels": "torch"}),
     "ours-checkpointing": Arm("ours, gradient checkpointing of every layer", training={
         "gradientCheckpointing": "enabled"}),
     "ours-no-checkpointing": Arm("ours, no gradient checkpointing", training={"gradientCheckpointing": "disabled"}),
@@ -99,7 +100,8 @@ def measure(check: Check, name: str) -> dict[str, Any]:
     return {
         "arm": name, "title": arm.title, "loadedMiB": round(loaded / MIB), **steps.summary(),
         **trained.micro_batches.summary(), "microBatch": trained.trainer.args.per_device_train_batch_size,
-        "checkpointing": trained.checkpointing, "optimizer": type(trained.optimizer).__name__, **reserved_memory(),
+        "checkpointing": trained.checkpointing, "optimizer": type(trained.optimizer).__name__,
+        "kernelsUsed": trained.kernels, **reserved_memory(),
         **({"kernels": profile.kernels, "table": profile.table} if profile else {}),
     }
 

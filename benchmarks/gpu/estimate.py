@@ -97,7 +97,7 @@ def _estimates(spec: Any, config: dict[str, Any], trained: Trained, lengths: lis
 
     memory, measured = bytes_of
     architecture, seen = read_architecture(config), trained.micro_batches
-    machine = Machine(True, 2).computing(architecture, native=True, kernels=False)
+    machine = Machine(True, 2).computing(architecture, native=True, kernels=trained.kernels != "torch")
     plan = choose_plan(spec, architecture, Accelerators(machine, memory),
                        RowLengths(max(lengths), statistics.fmean(lengths)))
     forward_pass = ForwardPass(seen.most_tokens, seen.widest, seen.most_answers, seen.packed,

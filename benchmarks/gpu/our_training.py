@@ -43,11 +43,13 @@ class Trained:
 
     Attributes:
         result: what the method returned; None where the run was stopped.
+        kernels: which kernels the model had: `torch`, or Liger's with their version.
         trainers: the trainers that were made: one, and one more for each time that memory ran out.
         micro_batches: what the micro-batches were like.
     """
 
     result: TrainingResult | None
+    kernels: str = "torch"
     trainers: list[Any] = field(default_factory=list)
     micro_batches: MicroBatches = field(default_factory=MicroBatches)
 
@@ -137,6 +139,7 @@ def train(spec: FineTuneJobSpec, base: Base, rows: tuple[TokenRow, ...], steps: 
     from finetune_trainer.clock import SystemClock
     from finetune_trainer.data.rows import PreparedData
     from finetune_trainer.distributed.collectives import World
+    from finetune_trainer.engines.kernels import use_kernels
     from finetune_trainer.errors import StopRequested
     from finetune_trainer.hardware.device import make_deterministic
     from finetune_trainer.methods import METHODS
@@ -172,6 +175,7 @@ def train(spec: FineTuneJobSpec, base: Base, rows: tuple[TokenRow, ...], steps: 
     state.enter(Stage.TRAINING)
     steps.stop = StopFlag()
     steps.began = time.monotonic()
+    trained.kernels = use_kernels(base.model, spec, base.device, state.note)
     with base.device.autocast():
         packing = choose_packing(spec, base.model, rows, World(), state.note)
     storage = open_storage(Uri("file", "", str(output or scratch / "output")), None)

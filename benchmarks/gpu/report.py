@@ -114,7 +114,8 @@ def _others(found: Sequence[Finding]) -> list[str]:
     """Whatever has no table of its own: a line each, by stage."""
     lines = ["## Everything else"]
     sections = {"machine": "Machine", "model": "Loading", "correctness": "Correctness",
-                "adapters": "Fused adapters, relative errors", "resume": "Resume, trouble",
+                "adapters": "Fused adapters, relative errors", "kernels": "Kernels, relative errors",
+                "resume": "Resume, trouble",
                 "merge": "Merge, DoRA's rounding", "sampler": "Sampler", "unsloth": "Unsloth"}
     for stage, title in sections.items():
         here = [one for one in found if one["stage"] == stage and "name" in one and "failed" not in one]

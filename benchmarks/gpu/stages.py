@@ -44,6 +44,7 @@ STAGES = (
     Stage("model", "make_model:run", 120, "make a random Mistral-7B, store it as nf4"),
     Stage("correctness", "correctness:run", 60, "what a GPU computes against float32 and the CPU"),
     Stage("adapters", "adapters:run", 40, "our fused adapters and PEFT's against float32"),
+    Stage("kernels", "kernels:run", 40, "Liger's kernels and torch's own against float32"),
     Stage("main", "arms:run_main", 110, "our QLoRA; Trainer + PEFT as in 2024; TRL at its defaults"),
     Stage("dora", "arms:run_dora", 70, "our QDoRA and PEFT's"),
     Stage("unsloth", "unsloth_arm:run", 120, "Unsloth; our engine: unsloth as a tiny job"),
