@@ -171,8 +171,8 @@ _EXCLUSIVE: tuple[tuple[str, tuple[frozenset[str], ...]], ...] = (
 def patched(spec: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
     """A spec with a merge patch. What the patch sets removes the spec's own field that excludes it.
 
-    So `training: {maxSteps: 10}` is enough where the spec has `epochs`. A null says the same, but `kubectl apply` loses
-    a null in an update.
+    So `training: {maxSteps: 10}` is enough where the spec has `epochs`. A null says the same, but `kubectl apply`
+    without `--server-side` drops nulls.
     """
     merged = merge_patch(spec, patch)
     for section, groups in _EXCLUSIVE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
 from finetune_api.spec.evaluation import Metric
 from finetune_api.spec.job import FineTuneJobSpec
@@ -103,6 +103,8 @@ class RandomSearch(ApiModel):
 
 class Sweep(ApiModel):
     """Values of fields to try. Every variant is run with every point. Write `grid` or `random`."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     grid: Annotated[dict[FieldPath, Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=100)]],
                     Field(min_length=1, max_length=16)] | None = None
