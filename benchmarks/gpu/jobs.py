@@ -69,7 +69,7 @@ def run(check: Check) -> None:
     jobs = [job for job in all_jobs() if not dry or job.name in _DRY]
     context = multiprocessing.get_context("fork" if dry else "spawn")
     with tempfile.TemporaryDirectory(prefix="gpu-check-jobs-") as folder, \
-            context.Pool(1 if dry else _AT_ONCE, maxtasksperchild=1) as pool:
+            context.Pool(1 if dry else _AT_ONCE) as pool:
         tasks = [(job, f"{folder}/{number}") for number, job in enumerate(jobs)]
         for finding in pool.imap_unordered(_in_this_process, tasks, chunksize=1):
             check.say(**finding)
