@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from finetune_trainer.model.files.find import ModelFiles
 from finetune_trainer.model.loading.load import load_model
 from finetune_trainer.training import sft
 from finetune_trainer.training.micro_batch import MicroBatch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from tests.models import tiny_job, tiny_tokenizer
 from tests.trainer.saved_tensors import SavedTensors, as_on_a_gpu, with_kernels
@@ -89,8 +90,8 @@ def _count_backbone(model: PreTrainedModel, saved: SavedTensors) -> None:
     model.base_model.register_forward_hook(end)
 
 
-def estimated(method, checkpointed: int = 0, machine: Machine = GPU) -> int:
-    model = read_architecture({"model_type": "llama", **CONFIG})
+def estimated(method, checkpointed: int = 0, machine: Machine = GPU, config: Mapping[str, Any] = CONFIG) -> int:
+    model = read_architecture({"model_type": "llama", **config})
     trained = trained_by(method, model)
     blocks = BlockPass(model, trained, method.quantization, machine, masked=trained.prefix)
     # A prefix has keys and values, but goes through no block.
@@ -149,6 +150,14 @@ def test_so_is_that_of_kernels(folder, monkeypatch, name):
     with with_kernels(activations=name != "DoRA"):
         method, saved = saved_bytes(folder, monkeypatch, CASES[name])
     assert estimated(method, machine=replace(GPU, kernels=True)) == pytest.approx(saved, rel=0.1)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_so_is_that_of_dora_beside_biases(tmp_path, monkeypatch, quantization):
+    Qwen2ForCausalLM(Qwen2Config(**CONFIG)).save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    method, saved = saved_bytes(tmp_path, monkeypatch, {**CASES["DoRA"], "quantization": quantization})
+    assert estimated(method, config={**CONFIG, "model_type": "qwen2"}) == pytest.approx(saved, rel=0.1)
 
 
 def test_rows_that_share_a_line_save_no_more_than_one_row(folder, monkeypatch):

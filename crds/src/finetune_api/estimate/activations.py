@@ -107,8 +107,10 @@ class BlockPass:
     def _promoted(self) -> bool:
         """Whether layers give float32: PEFT multiplies by float32 vectors, and rounds the product only beside weights
         that are not quantized."""
-        quantized = self.quantization is not Quantization.NONE
-        return quantized and (self.trained.dense or (self.trained.factors and self.quantization is Quantization.NF4))
+        if self.quantization is Quantization.NONE:
+            return False
+        dense = any(self.trained.is_dense(linear) for linear in self.model.linears if linear.source != "block")
+        return dense or (self.trained.factors and self.quantization is Quantization.NF4)
 
     @property
     def _feed_forward(self) -> int:
@@ -145,7 +147,7 @@ class BlockPass:
             if (adapted and not trained.dropout and not trained.factors) or self.quantization is Quantization.INT8:
                 # Of an input in float32, each layer makes its own copy.
                 own_copy = size < FLOAT32 and linear.source != "attention" and (
-                    (self._promoted and trained.dense)
+                    (self._promoted and trained.magnitude)
                     or (norms and not self.sharded and linear.source != "product"))
                 if own_copy or linear.source not in read:
                     total += self._input(linear)
@@ -166,7 +168,7 @@ class BlockPass:
         if trained.dropout:
             # The dropped input, and the mask: booleans on a GPU.
             total += linear.inputs * (size + (1 if gpu else size))
-        if trained.dense:
+        if trained.is_dense(linear):
             product = size if linear.source == "attention" else self._feed_forward
             return total + linear.outputs * (size + product)
         return total + self._output(linear, keys) * size

@@ -30,6 +30,8 @@ _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 _TILE_TOKENS = 4096
 _TILE_WORDS = 32_768
 _TILES = 8
+_SCALED = 2**25
+"""Numbers of a DoRA layer's output that are scaled at a time."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def estimate_memory(model: Architecture, method: MethodSpec, forward_pass: Forwa
         activations=activations + mask,
         # The loss is freed before the backward pass of the first block begins: the larger of the two is the peak.
         loss=max(0, _loss(model, forward_pass, machine) - stored.transient),
-        buffers=_buffers(model, method.quantization, trained, machine) if shares == 1 else _gathered(model, machine),
+        buffers=_gathered(model, machine) if shares > 1 else
+        _buffers(model, method.quantization, trained, machine, forward_pass.tokens),
         context=CONTEXT if machine.gpu else 0,
     )
     if shares == 1:
@@ -212,14 +215,18 @@ def _loss(model: Architecture, forward_pass: ForwardPass, machine: Machine) -> i
     return answers * model.hidden * (machine.dtype_bytes + FLOAT32) + tiles
 
 
-def _buffers(model: Architecture, quantization: Quantization, trained: TrainedParameters, machine: Machine) -> int:
-    """Bytes of the largest temporary buffer of one layer: its dequantized weight, and the update of PEFT's DoRA."""
+def _buffers(model: Architecture, quantization: Quantization, trained: TrainedParameters, machine: Machine,
+             tokens: int) -> int:
+    """Bytes of the largest temporary buffer of one layer: its dequantized weight, and what DoRA's
+    norms or factors need."""
     chosen = [linear for linear in model.linears if linear.name in trained.layers]
     largest = max((linear.weights for linear in model.linears), default=0)
     dequantised = 0 if quantization is Quantization.NONE else largest * machine.dtype_bytes
-    if not trained.dense:
-        return dequantised
-    return dequantised + max((_update(linear, machine) for linear in chosen), default=0)
+    update = max((_update(linear, machine) for linear in chosen if trained.is_dense(linear)), default=0)
+    if trained.magnitude and machine.gpu and machine.dtype_bytes < FLOAT32:
+        # A fused layer scales its output in float32, a part at a time.
+        update = max(update, FLOAT32 * min(_SCALED, tokens * max((linear.outputs for linear in chosen), default=0)))
+    return dequantised + update
 
 
 def _update(linear: Linear, machine: Machine) -> int:

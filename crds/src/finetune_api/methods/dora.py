@@ -34,6 +34,4 @@ class Dora(Method[DoraSpec]):
     def trained(self, settings: DoraSpec | None, model: Architecture) -> TrainedParameters:
         """LoRA's two factors, and a magnitude for each output."""
         settings = settings or DoraSpec()
-        # The trainer can't cache the norms of a layer with a bias: PEFT computes them there.
-        cached = settings.kept_norms and not any(linear.bias for linear in model.linears)
-        return low_rank_parameters(settings, model, magnitude=True, dense=not cached)
+        return low_rank_parameters(settings, model, magnitude=True, dense=not settings.kept_norms)

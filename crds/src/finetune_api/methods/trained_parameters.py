@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from finetune_api.architecture import Linear
+
 
 @dataclass(frozen=True)
 class TrainedParameters:
@@ -17,7 +19,7 @@ class TrainedParameters:
         rank: width between the two factors of an adapter; 0 without an adapter.
         dropout: whether dropout is applied to an adapter's input.
         magnitude: whether each weight has a trained magnitude (DoRA).
-        dense: whether DoRA's norms are computed from the whole updated weight, as PEFT does.
+        dense: whether DoRA's norms are computed from the whole updated weight, as PEFT does; else only beside a bias.
         reference: numbers of the frozen copy that the policy is compared with (ReFT).
         embeddings: numbers of `own` that belong to the embeddings of the vocabulary.
         norms: whether norms of blocks are trained.
@@ -42,6 +44,10 @@ class TrainedParameters:
     factors: bool = False
     prefix: bool = False
     bottleneck: int = 0
+
+    def is_dense(self, linear: Linear) -> bool:
+        """Whether a layer is PEFT's own DoRA: the trainer can't cache the norms of a layer with a bias."""
+        return self.dense or (self.magnitude and linear.bias)
 
     @property
     def parameters(self) -> int:
