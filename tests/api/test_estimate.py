@@ -87,7 +87,7 @@ def test_full_fine_tuning_of_seven_billion_fits_on_eight_l4_which_divide_it():
     memory, numbers = plan.memory, model.parameters / 8
     # 32 bits each of the weights, of the gradients, and of the two moments, since no 8-bit optimizer takes parts.
     assert (memory.weights, memory.gradients, memory.optimizer) == (4 * numbers, 4 * numbers, 8 * numbers)
-    assert memory.total / GIB == pytest.approx(19.9, abs=0.1)
+    assert memory.total / GIB == pytest.approx(19.8, abs=0.1)
     assert memory.total == sum(size for _, size in memory.terms())
     assert not choose_plan(spec("Full"), model, Accelerators(GPU, L4, 4)).fits
 
@@ -125,7 +125,7 @@ def test_an_adapters_base_is_whole_in_every_process_and_the_chosen_weights_of_a_
      "write spec.training.microBatchSize: 1"),
     ({"gradientCheckpointing": "disabled", "maxLength": 4096}, "write spec.training.gradientCheckpointing: enabled"),
     ({"maxLength": 65536}, "choose spec.compute.accelerator: nvidia-a100-80 (80 GiB)"),
-    ({"maxLength": 524288}, "write spec.training.maxLength: 8192"),
+    ({"maxLength": 524288}, "write spec.training.maxLength: 16384"),
 ])
 def test_the_smallest_change_that_makes_a_job_fit_is_named(changes, words):
     model, job = read_architecture(MISTRAL), spec(**changes)
@@ -136,8 +136,8 @@ def test_the_smallest_change_that_makes_a_job_fit_is_named(changes, words):
 
 def test_the_change_that_is_named_does_make_it_fit():
     model, job = read_architecture(MISTRAL), spec(maxLength=524288)
-    assert choose_plan(spec(maxLength=8192), model, ONE_L4).fits
-    assert not choose_plan(spec(maxLength=16384), model, ONE_L4).fits
+    assert choose_plan(spec(maxLength=16384), model, ONE_L4).fits
+    assert not choose_plan(spec(maxLength=32768), model, ONE_L4).fits
     assert not choose_plan(job, model, Accelerators(GPU, CATALOGUE["nvidia-a100-80"])).fits
 
 
@@ -153,14 +153,26 @@ def test_as_many_layers_keep_their_activations_as_memory_allows():
     counts = [choose_plan(job, model, Accelerators(GPU, gib * GIB), RowLengths(2048, 1190)).checkpointed_layers
               for gib in (12, 16, 24, 32)]
     assert counts == sorted(counts, reverse=True)
-    assert counts[0] > 20
+    assert counts[0] > 16
     assert counts[2] <= 8, "an L4 with two rows of 1,190 tokens"
     assert counts[3] == 0
     plan = choose_plan(job, model, ONE_L4, RowLengths(2048, 1190))
     forward_pass = ForwardPass(3238, 2048, packed=True)
-    machine = GPU.computing(model, native=True, kernels=False)
+    machine = GPU.computing(model, native=True, kernels=True)
     one_less = estimate_memory(model, job.method, forward_pass, plan.checkpointed_layers - 1, machine)
     assert plan.memory.total <= 0.92 * L4 < one_less.total
+
+
+def test_triton_kernels_store_less():
+    model = read_architecture(MISTRAL)
+    kernels, torch = (choose_plan(spec("LoRA", "nf4", microBatchSize=1, kernels=kernels), model, ONE_L4).memory
+                      for kernels in (None, "torch"))
+    assert kernels.activations < torch.activations
+    in_float32 = {"precision": "float32", "microBatchSize": 1}
+    machine = Accelerators(machine_for("nvidia-l4", Precision.FLOAT32), L4)
+    same = [choose_plan(spec("LoRA", "nf4", kernels=kernels, **in_float32), model, machine).memory
+            for kernels in (None, "torch")]
+    assert same[0] == same[1], "there are none for float32"
 
 
 def test_of_plans_that_fit_the_fastest_is_chosen():

@@ -39,8 +39,8 @@ def job(tmp_path):
 def test_a_job_that_fits_is_told_by_term_with_its_plan_and_its_price(job):
     result = call("estimate", "--accelerator", "l4", job(method={"quantization": "nf4"}))
     assert result.exit_code == 0, result.output
-    for words in ("7.24 billion parameters", "weights          3.84 GiB", "17.", "of 24 GiB on nvidia-l4",
-                  "gradient checkpointing", "It fits.", "2764800 tokens", "USD", "estimates"):
+    for words in ("7.24 billion parameters", "weights          3.84 GiB", "21.7", "of 24 GiB on nvidia-l4",
+                  "gradient checkpointing in 1 of 32 layers", "It fits.", "2764800 tokens", "USD", "estimates"):
         assert words in result.output, result.output
 
 

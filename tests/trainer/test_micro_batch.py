@@ -26,6 +26,7 @@ def run(tmp_path, device, config=None, length=1024, **training):
     rows = (TokenRow(tuple(range(length - 8)), tuple(range(8))),) * 16
     model = SimpleNamespace(config=config or MistralConfig(num_key_value_heads=8, head_dim=128))
     return SimpleNamespace(spec=spec, device=device, data=SimpleNamespace(train=rows), model=model, by_rows=True,
+                           identity=SimpleNamespace(environment={}),
                            world=SimpleNamespace(size=1))
 
 

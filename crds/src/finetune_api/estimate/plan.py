@@ -18,7 +18,7 @@ from finetune_api.estimate.speed import operations_per_token
 from finetune_api.estimate.trained import trained_by
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import Engine, Quantization
-from finetune_api.spec.training import Toggle
+from finetune_api.spec.training import Kernels, Toggle
 
 USABLE = 0.92
 """Assumed: the share of an accelerator's memory that a trainer gets; driver, ECC and fragmentation take the rest (a 24
@@ -105,7 +105,8 @@ def choose_plan(spec: FineTuneJobSpec, model: Architecture, accelerators: Accele
     longest = min(rows.longest or training.max_length, training.max_length)
     typical = min(rows.typical or longest, longest)
     row_tokens = typical if training.packing else longest
-    machine = accelerators.machine.computing(model, native=spec.engine is Engine.NATIVE, kernels=False)
+    machine = accelerators.machine.computing(model, native=spec.engine is Engine.NATIVE,
+                                             kernels=spec.training.kernels is not Kernels.TORCH)
     accelerators = replace(accelerators, machine=machine)
     allowed = _checkpointed(spec, model, accelerators)
     plans = []

@@ -101,8 +101,8 @@ class TrainingSpec(ApiModel):
 
     gradient_checkpointing: Toggle = Toggle.AUTO
     """Compute activations again in the backward pass instead of storing them: less memory, about a third more time.
-    `auto` enables it on a GPU if the memory estimate requires it or is not possible, and never for prefix tuning, which
-    would lose its prefix."""
+    `enabled` is for all layers. `auto` is for as many layers on a GPU as the memory estimate requires, for all if no
+    estimate is possible, and for none with prefix tuning, which would lose its prefix."""
 
     kernels: Kernels | None = None
     """What computes RMSNorm, rotary positions and SwiGLU on a GPU. Default: `auto`. It takes Liger's Triton kernels in

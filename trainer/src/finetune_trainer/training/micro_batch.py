@@ -54,7 +54,8 @@ def first_micro_batch(run: TrainingRun) -> MicroBatch:
             pass
         else:
             memory = torch.cuda.get_device_properties(run.device.torch_device).total_memory
-            machine = Machine(True, run.device.dtype.itemsize, by_rows=run.by_rows)
+            machine = Machine(True, run.device.dtype.itemsize, by_rows=run.by_rows,
+                              kernels="kernels" in run.identity.environment)
             accelerators = Accelerators(machine, memory, run.world.size)
             plan = choose_plan(run.spec, model, accelerators, RowLengths(max(lengths), sum(lengths) / len(lengths)))
             return MicroBatch(plan.micro_batch_size, plan.checkpointed_layers)
