@@ -173,12 +173,12 @@ def test_the_estimate_of_ppo_is_within_a_tenth_of_what_scoring_a_response_saves(
     model = load_model(ModelFiles(folder / "model", ""), Quantization.NONE, IN_BFLOAT16)
     saved, response = SavedTensors(), 60
     data = PreparedData(train=(), train_answers=(), held_out=(), findings=(), counts={})
-    with training_run(spec, model, data, IN_BFLOAT16, folder) as run:
-        trained_model, _ = reft_train._prepare_policy(run, spec.method.reft)
-    learner = Policy(trained_model.model, 0, 1.0, IN_BFLOAT16)
     ids = tuple(20 + index % 200 for index in range(TOKENS))
-    with as_on_a_gpu(), saved.counted():
-        scored = learner.score([(ids[:-response], ids[-response:])])
+    with training_run(spec, model, data, IN_BFLOAT16, folder) as run, \
+            reft_train._prepared_policy(run, spec.method.reft) as trained_model:
+        learner = Policy(trained_model.model, 0, 1.0, IN_BFLOAT16)
+        with as_on_a_gpu(), saved.counted():
+            scored = learner.score([(ids[:-response], ids[-response:])])
     memory = estimate_reinforcement(read_architecture({"model_type": "llama", **CONFIG}), spec.method, TOKENS, response,
                                     GPU)
     assert scored.log_probs.requires_grad

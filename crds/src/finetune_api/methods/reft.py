@@ -300,6 +300,6 @@ class Reft(Method[ReftSpec]):
         if settings.policy is ReftPolicy.FULL:
             learns = all_parameters(model)
         else:
-            dora = settings.policy is ReftPolicy.DORA
-            learns = low_rank_parameters(settings.lora or LowRankSpec(), model, magnitude=dora, dense=dora)
+            learns = low_rank_parameters(settings.lora or LowRankSpec(), model,
+                                         magnitude=settings.policy is ReftPolicy.DORA)
         return replace(learns, reference=learns.parameters)

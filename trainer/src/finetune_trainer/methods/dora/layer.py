@@ -9,6 +9,8 @@ frozen layer behind its tokens: W·Aᵀ then needs no dequantization of its own.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -66,6 +68,25 @@ def start_at_norms(model: PeftModel, adapter: str = "default") -> None:
         if isinstance(module, LoraLayer) and type(module.lora_variant.get(adapter)) is FastDora:
             layer = module.lora_magnitude_vector[adapter]
             layer.weight.copy_(layer.norms(module, adapter))
+
+
+@contextmanager
+def cached_norms(model: PeftModel, note: Callable[[str], None]) -> Iterator[None]:
+    """While a fresh DoRA adapter trains, its layers cache their norms, and the magnitudes start at these.
+
+    Args:
+        model: the model with its adapter.
+        note: receives a note for people where the norms cannot be cached.
+    """
+    layers, version = cache_norms(model)
+    if not layers:
+        note("DoRA runs at PEFT's own speed: the norms of its layers cannot be cached")
+    # The magnitudes start as the norms of the (dequantized) weights, so the model is unchanged at first.
+    start_at_norms(model)
+    try:
+        yield
+    finally:
+        version.unfollow_optimizers()
 
 
 def peft_is_known() -> bool:

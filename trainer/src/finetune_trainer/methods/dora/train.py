@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from finetune_api.spec.method import DoraSpec
 
-from finetune_trainer.methods.dora.layer import cache_norms, start_at_norms
+from finetune_trainer.methods.dora.layer import cached_norms
 from finetune_trainer.methods.lora.attach import attach
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
 from finetune_trainer.training.result import TrainingResult
@@ -22,12 +22,5 @@ def train(run: TrainingRun) -> TrainingResult:
     adapter = PeftAdapter(model, settings.learning_rate_ratio or 1.0)
     if not settings.kept_norms:
         return fine_tune(run, adapter)
-    layers, version = cache_norms(model)
-    if not layers:
-        run.state.note("DoRA runs at PEFT's own speed: the norms of its layers cannot be cached")
-    # The magnitudes start as the norms of the (dequantized) weights, so the model is unchanged at first.
-    start_at_norms(model)
-    try:
+    with cached_norms(model, run.state.note):
         return fine_tune(run, adapter)
-    finally:
-        version.unfollow_optimizers()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.distributed.sharding import unfreeze
 from finetune_trainer.errors import StopRequested
 from finetune_trainer.faults import reach
+from finetune_trainer.methods.dora.layer import cached_norms
 from finetune_trainer.methods.lora.attach import attach
 from finetune_trainer.methods.reft.collapse import remark
 from finetune_trainer.methods.reft.metrics import StepTimings, rollout_metrics
@@ -55,22 +57,24 @@ def train(run: TrainingRun) -> TrainingResult:
     settings: ReftSpec = run.spec.method.settings
     with run.device.autocast():
         check_sampling(run.model)
-    trained_model, round_back = _prepare_policy(run, settings)
-    warm_up = _warm_up(run, trained_model, settings.ppo)
-    result = warm_up.stopped or _reinforce(run, settings, trained_model, warm_up)
-    # What is evaluated is what is published: weights in the type that the base was in.
-    round_back()
-    return result
+    with _prepared_policy(run, settings) as trained_model:
+        warm_up = _warm_up(run, trained_model, settings.ppo)
+        return warm_up.stopped or _reinforce(run, settings, trained_model, warm_up)
 
 
-def _prepare_policy(run: TrainingRun, settings: ReftSpec) -> tuple[TrainedModel, Callable[[], None]]:
-    """The model that learns in both stages, and a function that rounds it to the base's type afterwards."""
+@contextmanager
+def _prepared_policy(run: TrainingRun, settings: ReftSpec) -> Iterator[TrainedModel]:
+    """The model that learns, for as long as it learns in both stages."""
     if settings.policy is ReftPolicy.FULL:
         round_back = unfreeze(list(run.model.parameters()))
-        return WholeModel(run.model, run.tokenizer), round_back
-    adapter = settings.lora or LowRankSpec()
-    model = attach(run, adapter, "spec.method.reft.lora", dora=settings.policy is ReftPolicy.DORA)
-    return PeftAdapter(model, adapter.learning_rate_ratio or 1.0), lambda: None
+        yield WholeModel(run.model, run.tokenizer)
+        # What is evaluated is what is published: weights in the type that the base was in.
+        round_back()
+        return
+    adapter, dora = settings.lora or LowRankSpec(), settings.policy is ReftPolicy.DORA
+    model = attach(run, adapter, "spec.method.reft.lora", dora=dora)
+    with cached_norms(model, run.state.note) if dora else nullcontext():
+        yield PeftAdapter(model, adapter.learning_rate_ratio or 1.0)
 
 
 @dataclass(frozen=True)
