@@ -89,7 +89,7 @@ DESIGNS = (
     fused := replace(varlen, name="+ fused LoRA", fused_adapter=True),
     kernels := replace(fused, name="+ Liger kernels", fused_kernels=True),
     optimizer := replace(kernels, name="+ fused AdamW", fused_optimizer=True),
-    replace(optimizer, name="+ 26 of 32 layers kept", rows=2, recomputed=6),
+    replace(optimizer, name="+ activations kept", rows=2, recomputed=0),
 )
 
 

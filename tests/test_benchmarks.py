@@ -20,7 +20,7 @@ def call(script, *arguments, flags=()):
 
 @pytest.mark.parametrize("script", ["sft_throughput.py", "resume_cost.py", "quickstart_seeds.py",
                                     "methods_table.py", "reft_gain.py", "dora_overhead.py", "memory_estimate.py",
-                                    "architectures.py"])
+                                    "architectures.py", "step_model.py"])
 def test_a_benchmark_explains_its_options(script):
     done = call(script, "--help", flags=("-W", "error"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -32,6 +32,13 @@ def test_every_benchmark_is_explained_in_the_readme():
     scripts = [path.name for path in FOLDER.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
     assert "operator_load.py" in scripts
     assert [name for name in scripts if f"python benchmarks/{name}" not in text] == []
+
+
+def test_the_page_on_performance_has_the_table_that_the_model_of_a_step_prints():
+    done = call("step_model.py")
+    assert done.returncode == 0, done.stderr
+    page = FOLDER.parent / "docs" / "explanation" / "performance.md"
+    assert done.stdout in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
