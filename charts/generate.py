@@ -22,8 +22,10 @@ ROOT = Path(__file__).parents[1]
 CHART = ROOT / "charts" / "finetune-operator"
 MANIFESTS = ROOT / "deploy" / "manifests" / "finetune-operator.yaml"
 HEALTH = ROOT / "deploy" / "argocd" / "health.lua"
+"""It reads only what jobs and experiments have in common."""
+
 NAMESPACE = "finetune-system"
-_CRD = "crds/finetune.dev_finetunejobs.yaml"
+_CRDS = ("crds/finetune.dev_finetunejobs.yaml", "crds/finetune.dev_finetuneexperiments.yaml")
 _HELM_LABELS = ("helm.sh/chart:", "app.kubernetes.io/managed-by: Helm")
 _HEADER = f"""\
 # Generated from charts/finetune-operator and its own values by `make generate`.
@@ -37,15 +39,20 @@ metadata:
 
 
 def crd_template() -> str:
-    """The CustomResourceDefinition as a template: kept when the release goes, and only where it is wanted."""
-    header, _, content = generated_files()[_CRD].partition("\n")
+    """The CustomResourceDefinitions as a template: kept when the release goes, and only where they are wanted."""
+    parts = "---\n".join(map(_crd_part, _CRDS))
+    return f"{{{{- if .Values.crds.install }}}}\n{parts}{{{{- end }}}}\n"
+
+
+def _crd_part(file: str) -> str:
+    header, _, content = generated_files()[file].partition("\n")
     # Its texts speak of templates, which are not Helm's.
     content = content.replace("{{", "\0").replace("}}", '{{ "}}" }}').replace("\0", '{{ "{{" }}')
     annotations = ("metadata:\n"
                    "{{- if .Values.crds.keep }}\n  annotations: {helm.sh/resource-policy: keep}\n{{- end }}\n"
                    "  labels: {{- include \"operator.labels\" . | nindent 4 }}\n")
     content = content.replace("metadata:\n", annotations, 1)
-    return f"{{{{- if .Values.crds.install }}}}\n{header}\n{content}{{{{- end }}}}\n"
+    return f"{header}\n{content}"
 
 
 def argocd_patch() -> str:
@@ -56,6 +63,8 @@ def argocd_patch() -> str:
 # kubectl patch configmap argocd-cm -n argocd --patch-file argocd-cm.yaml
 data:
   resource.customizations.health.finetune.dev_FineTuneJob: |
+{script}\
+  resource.customizations.health.finetune.dev_FineTuneExperiment: |
 {script}"""
 
 

@@ -1,5 +1,5 @@
--- How Argo CD sees a FineTuneJob: from its generation, phase and conditions. argocd-cm.yaml carries this file.
-local health = {status = "Progressing", message = "the operator has not looked at the job yet"}
+-- How Argo CD sees a FineTuneJob or a FineTuneExperiment: from its generation, phase and conditions. argocd-cm.yaml carries this file.
+local health = {status = "Progressing", message = "the operator has not looked at it yet"}
 local status = obj.status
 if status == nil or status.conditions == nil or status.observedGeneration == nil then
   return health

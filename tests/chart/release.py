@@ -20,7 +20,7 @@ from tests.cluster.existing import ExistingCluster
 from tests.cluster.waiting import wait_for
 from tests.operator.operators import Operator
 
-CRD = "crd/finetunejobs.finetune.dev"
+CRDS = ("crd/finetunejobs.finetune.dev", "crd/finetuneexperiments.finetune.dev")
 
 
 class HelmFailed(AssertionError):
@@ -69,7 +69,7 @@ class Release:
     def install(self, values: Mapping[str, Any] | None = None) -> None:
         """`helm install`, and wait until jobs are known, as owners too."""
         self._helm("install", "finetune", CHART, values=values or {})
-        self.plane.kubectl("wait", "--for=condition=Established", CRD, "--timeout=30s")
+        self.plane.kubectl("wait", "--for=condition=Established", *CRDS, "--timeout=30s")
         wait_for(lambda: self._may_own(((values or {}).get("namespaces") or [self.namespace])[0]),
                  "the account to be allowed children of a job", seconds=90)
 
@@ -94,7 +94,7 @@ class Release:
     def remove(self) -> None:
         """Leave nothing."""
         self._helm("uninstall", "finetune", "--ignore-not-found")
-        self.plane.kubectl("delete", CRD, "--ignore-not-found", "--timeout=60s")
+        self.plane.kubectl("delete", *CRDS, "--ignore-not-found", "--timeout=60s")
 
     def _helm(self, *arguments: str | Path, values: Mapping[str, Any] | None = None) -> None:
         helm(*arguments, "--namespace", self.namespace, values=values, home=self.plane.folder,

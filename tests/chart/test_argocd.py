@@ -113,7 +113,8 @@ def test_a_change_counts_once_the_operator_has_looked_at_it(phase):
 
 def test_the_patch_of_argo_cds_configmap_carries_the_script():
     data = yaml.safe_load((FOLDER / "argocd-cm.yaml").read_text())["data"]
-    assert data == {"resource.customizations.health.finetune.dev_FineTuneJob": HEALTH.read_text()}
+    assert data == {f"resource.customizations.health.finetune.dev_{kind}": HEALTH.read_text()
+                    for kind in ("FineTuneJob", "FineTuneExperiment")}
 
 
 @pytest.mark.parametrize("name", ["operator", "jobs"])

@@ -9,7 +9,7 @@ import yaml
 from finetune_api.messages import Outcome, Result
 
 from charts.generate import MANIFESTS
-from tests.chart.release import CRD, Release, render
+from tests.chart.release import CRDS, Release, render
 from tests.chart.test_values import MONITORED
 from tests.cluster.waiting import wait_for
 from tests.operator.work import DONE, Work
@@ -59,7 +59,7 @@ def test_the_apiserver_takes_every_object(monitored, values):
 def test_the_plain_manifests_are_taken_too(control_plane):
     try:
         control_plane.kubectl("apply", "--server-side", "-f", MANIFESTS)
-        control_plane.kubectl("wait", "--for=condition=Established", CRD, "--timeout=30s")
+        control_plane.kubectl("wait", "--for=condition=Established", *CRDS, "--timeout=30s")
         again = control_plane.kubectl("diff", "--server-side", "-f", MANIFESTS, check=False)
         assert (again.returncode, again.stdout) == (0, "")
         pods = wait_for(lambda: control_plane.get("pods", "-n", "finetune-system")["items"], "the operator's pods")
@@ -141,7 +141,7 @@ def test_an_upgrade_restarts_no_job_and_an_uninstall_keeps_them(control_plane, a
         release.uninstall()
         assert work.running_pod()["metadata"]["uid"] == pod
         assert work.status()["phase"] == "Running"
-        assert control_plane.kubectl("get", CRD, "-o", "name").stdout.strip()
+        assert control_plane.kubectl("get", *CRDS, "-o", "name").stdout.count("\n") == len(CRDS)
         left = control_plane.kubectl("get", "deployment,serviceaccount,role,configmap", "-n", release.namespace, "-o",
                                      "name").stdout
         assert "finetune-operator" not in left
@@ -167,7 +167,10 @@ def test_an_upgrade_restarts_no_job_and_an_uninstall_keeps_them(control_plane, a
     (("get", "persistentvolumeclaims"), True), (("list", "persistentvolumeclaims"), False),
     (("get", "secrets"), False), (("list", "secrets"), False), (("create", "secrets"), False),
     (("create", "pods"), False), (("create", "pods/exec"), False), (("update", "finetunejobs"), False),
-    (("delete", "finetunejobs"), False), (("create", "rolebindings"), False), (("get", "serviceaccounts"), False),
+    (("create", "finetunejobs"), True), (("delete", "finetunejobs"), True), (("watch", "finetuneexperiments"), True),
+    (("update", "finetuneexperiments/status"), True), (("update", "finetuneexperiments/finalizers"), True),
+    (("patch", "finetuneexperiments"), False), (("delete", "finetuneexperiments"), False),
+    (("create", "rolebindings"), False), (("get", "serviceaccounts"), False),
     (("update", "jobs"), False), (("get", "nodes"), False), (("update", "leases"), False),
 ])
 def test_the_account_may_do_what_it_needs_and_no_more(control_plane, release, request_, granted):

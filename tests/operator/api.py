@@ -44,7 +44,8 @@ class Api:
 
     def path(self, kind: str, namespace: str, name: str = "") -> str:
         """The path of objects of a kind, or of one."""
-        version = {"FineTuneJob": JOBS, "Job": "batch/v1", "Lease": "coordination.k8s.io/v1"}.get(kind, "v1")
+        version = {"FineTuneJob": JOBS, "FineTuneExperiment": JOBS, "Job": "batch/v1",
+                   "Lease": "coordination.k8s.io/v1"}.get(kind, "v1")
         path = list_path(version, kind, namespace)
         return f"{path}/{name}" if name else path
 

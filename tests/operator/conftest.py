@@ -16,6 +16,7 @@ from tests.operator.operators import Operator
 from tests.operator.work import Work
 
 CRD = Path(__file__).parents[2] / "crds" / "finetune.dev_finetunejobs.yaml"
+EXPERIMENT_CRD = CRD.with_name("finetune.dev_finetuneexperiments.yaml")
 HOUR = 3600.0
 CAPACITY = {"cpu": "10000", "memory": "100Ti", "pods": "1000", "nvidia.com/gpu": "1000"}
 
@@ -37,8 +38,9 @@ def lasting_pods(admission_plugins: Sequence[str] = ()) -> Iterator[ControlPlane
 def control_plane():
     """One of their own: other tests want pods to stay pending."""
     with lasting_pods() as plane:
-        plane.kubectl("apply", "--server-side", "-f", CRD)
-        plane.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
+        plane.kubectl("apply", "--server-side", "-f", CRD, "-f", EXPERIMENT_CRD)
+        plane.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev",
+                      "crd/finetuneexperiments.finetune.dev", "--timeout=30s")
         yield plane
 
 

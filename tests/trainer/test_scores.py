@@ -5,6 +5,7 @@ import time
 
 import pytest
 from finetune_api.spec.evaluation import GateSpec, Metric
+from finetune_api.status.evaluation import headline
 from finetune_trainer.data.answers.json_answers import AnswerSchema
 from finetune_trainer.evaluation.gate import judge
 from finetune_trainer.evaluation.scores import (
@@ -12,7 +13,6 @@ from finetune_trainer.evaluation.scores import (
     categorical_fields,
     f1_macro,
     f1_micro,
-    headline,
     majority_scores,
     parse,
     perplexity,

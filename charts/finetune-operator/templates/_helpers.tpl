@@ -54,14 +54,18 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 (operator/src/finetune_operator/cluster/apiserver/client.py, cluster/watch/kinds.py). Nothing here reads a Secret. */ -}}
 {{- define "operator.rules" -}}
 - apiGroups: [finetune.dev]
-  resources: [finetunejobs]
+  resources: [finetuneexperiments]
   verbs: [list, watch]
+# Jobs are created, changed and deleted for experiments, and only those that an experiment owns.
 - apiGroups: [finetune.dev]
-  resources: [finetunejobs/status]
+  resources: [finetunejobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs/status, finetuneexperiments/status]
   verbs: [update]
 # For owner references with blockOwnerDeletion, if the cluster checks them (OwnerReferencesPermissionEnforcement).
 - apiGroups: [finetune.dev]
-  resources: [finetunejobs/finalizers]
+  resources: [finetunejobs/finalizers, finetuneexperiments/finalizers]
   verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]

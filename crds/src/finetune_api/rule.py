@@ -17,7 +17,7 @@ class Rule:
         section: the part of the job that it judges, such as `spec.dataset`.
         field: the field, below the section, that an error points at.
         holds: whether a section keeps the rule.
-        cel: the same in CEL, where `self` is the section.
+        cel: the same in CEL, where `self` is the section; empty for a rule that CEL cannot judge.
         message: what is wrong and what to write instead.
         accepts: a section that keeps it, given as a merge patch on the smallest job's section.
         refuses: a section that breaks it.

@@ -17,6 +17,8 @@ from aiohttp import ClientError
 from finetune_operator.cluster.apiserver.client import Client
 from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.cluster.cache.keys import Key
+from finetune_operator.cluster.experiments.reconciler import ExperimentReconciler, Queues
+from finetune_operator.cluster.experiments.worker import NEWS_DELAY, work_on_experiments
 from finetune_operator.cluster.lease import Lease
 from finetune_operator.cluster.progress import ProgressPoller
 from finetune_operator.cluster.queue import WorkQueue
@@ -24,6 +26,7 @@ from finetune_operator.cluster.reconcile.reconciler import Reconciler
 from finetune_operator.cluster.reconcile.runtime import Runtime
 from finetune_operator.cluster.reconcile.workers import run_workers
 from finetune_operator.cluster.watch.handlers import registry
+from finetune_operator.cluster.watch.kinds import WatchedKind, served_kinds
 from finetune_operator.cluster.watch.kopf_settings import watch_settings
 from finetune_operator.cluster.watch.sweep import SWEEP_INTERVAL, sweep
 from finetune_operator.errors import ApiError, WatchLost
@@ -65,6 +68,8 @@ class _Parts:
     client: Client
     cache: Cache
     queue: WorkQueue[Key]
+    experiments: WorkQueue[Key]
+    kinds: list[WatchedKind]
 
 
 def utc_now() -> datetime:
@@ -81,7 +86,8 @@ async def operate(settings: Settings, options: Options) -> None:
         ApiError: the apiserver refuses what the operator needs.
     """
     client = Client.connect()
-    parts = _Parts(settings, options, client, Cache(), WorkQueue[Key]())
+    parts = _Parts(settings, options, client, Cache(), WorkQueue[Key](), WorkQueue[Key](), [])
+    parts.cache.experiments.notify = lambda key: parts.experiments.add_after(key, NEWS_DELAY)
     metrics.REGISTRY.register(JobCollector(lambda: [raw for _, raw in parts.cache.jobs()]))
     heartbeat = Heartbeat()
     if options.metrics_port is not None:
@@ -108,6 +114,7 @@ async def _lead(parts: _Parts, lease: Lease | None) -> None:
         renewing = group.create_task(lease.keep()) if lease else None
         with _stopped_by_signals():
             # Before any decision: the attempts of a job that are not listed yet would look deleted.
+            parts.kinds.extend(await served_kinds(parts.client, parts.options.namespaces))
             await _sweep(parts)
         await _serve(parts, lease)
         if renewing:
@@ -139,12 +146,13 @@ async def _serve(parts: _Parts, lease: Lease | None) -> None:
     hook = parts.options.fault_hook
     runtime = Runtime(utc_now, lease.check, hook) if lease else Runtime(utc_now, fault_hook=hook)
     reconciler = Reconciler(cache, queue, parts.client, settings, runtime)
+    experiments = ExperimentReconciler(cache, Queues(parts.experiments, queue), parts.client, settings, runtime)
     poller = ProgressPoller(cache, settings.trainer_port, settings.progress_interval.total_seconds(), queue.add,
                             utc_now)
 
     async def watch() -> None:
         # It returns at SIGTERM or SIGINT. Then everything else ends too.
-        await kopf.operator(registry=registry(cache, queue), settings=watch_settings(), standalone=True,
+        await kopf.operator(registry=registry(cache, queue, parts.kinds), settings=watch_settings(), standalone=True,
                             clusterwide=not namespaces, namespaces=namespaces)
         for task in others:
             task.cancel()
@@ -152,6 +160,7 @@ async def _serve(parts: _Parts, lease: Lease | None) -> None:
     async with asyncio.TaskGroup() as group:
         others = [
             group.create_task(run_workers(settings.workers, cache, queue, reconciler)),
+            group.create_task(work_on_experiments(parts.experiments, experiments)),
             group.create_task(poller.run()),
             group.create_task(_sweep_regularly(parts)),
             group.create_task(_fail_with_a_watch()),
@@ -179,7 +188,7 @@ async def _fail_with_a_watch() -> None:
 
 
 async def _sweep(parts: _Parts) -> None:
-    await sweep(parts.cache, parts.queue, parts.client, parts.options.namespaces)
+    await sweep(parts.cache, parts.queue, parts.client, parts.options.namespaces, parts.kinds)
 
 
 async def _sweep_regularly(parts: _Parts) -> None:

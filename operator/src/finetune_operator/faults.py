@@ -22,6 +22,9 @@ class Moment(StrEnum):
     CREATED = "created"
     """After a Job was created, before the status says so."""
 
+    CHANGED = "changed"
+    """After an experiment changed a job of its own, before its status says so."""
+
     FINAL = "final"
     """Before the last status of a job is written."""
 

@@ -14,6 +14,10 @@ NUMBER_LABELS = (ATTEMPT_LABEL, PREFLIGHT_LABEL)
 """Every Job and every pod that the operator owns has one of these labels. Its value is a number."""
 HASH_ANNOTATION = f"{GROUP}/hash"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+EXPERIMENT_LABEL = f"{GROUP}/experiment"
+VARIANT_LABEL = f"{GROUP}/variant"
+HELD_ANNOTATION = f"{GROUP}/held-by-experiment"
+"""A job that its experiment has suspended, and will start or resume. Without it, somebody else suspended the job."""
 OUR_LABELS = (MANAGED_BY, JOB_LABEL, UID_LABEL, *NUMBER_LABELS)
 OUR_ANNOTATIONS = (HASH_ANNOTATION, INDEX_ANNOTATION)
 KUEUE_LABEL = "kueue.x-k8s.io/queue-name"

@@ -1,21 +1,26 @@
-"""The CustomResourceDefinition and the JSON Schema for editors, made from the models."""
+"""The CustomResourceDefinition of FineTuneJob, and its JSON Schema for editors, made from the models."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.definition.structural import structural_schema
-from finetune_api.job import KIND, FineTuneJob, Metadata
+from finetune_api.definition.resource_definition import (
+    NEWEST_CONDITION,
+    Column,
+    DefinedResource,
+    definition,
+    schema_of,
+    with_rules,
+)
+from finetune_api.job import KIND, FineTuneJob
 from finetune_api.rules import FIXED_SECTIONS, RULES, STORED_RULES
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import UNSEEN_STATUS, FineTuneJobStatus
-from finetune_api.values.api_model import GROUP, VERSION
 
 PLURAL = "finetunejobs"
-_TOLD_LAST = '.status.conditions[?(@.type=="Progressing")]'
-_COLUMNS: tuple[tuple[str, str, str], ...] = (
+_COLUMNS: tuple[Column, ...] = (
     ("Phase", "string", ".status.phase"),
-    ("Reason", "string", f"{_TOLD_LAST}.reason"),
+    ("Reason", "string", f"{NEWEST_CONDITION}.reason"),
     ("Method", "string", ".spec.method.type"),
     ("Model", "string", ".spec.model.source"),
     ("Progress", "integer", ".status.progress.percent"),
@@ -24,23 +29,9 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("ETA", "string", ".status.progress.estimatedCompletionTime"),
     ("Age", "date", ".metadata.creationTimestamp"),
 )
-_WIDE_COLUMNS = (
-    ("Message", "string", f"{_TOLD_LAST}.message"),
+_WIDE_COLUMNS: tuple[Column, ...] = (
+    ("Message", "string", f"{NEWEST_CONDITION}.message"),
 )
-"""Those that `kubectl get -o wide` adds."""
-
-
-def _with_rules(spec: dict[str, Any]) -> dict[str, Any]:
-    """The spec's schema with every rule as CEL, at its section."""
-    for rule in (*RULES, *STORED_RULES):
-        node = spec
-        for key in rule.section.split(".")[1:]:
-            node = node["properties"][key]
-        made: dict[str, Any] = {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}
-        if "oldSelf" in rule.cel:
-            made["optionalOldSelf"] = True  # The rule applies to new objects; stored objects stay valid.
-        node.setdefault("x-kubernetes-validations", []).append(made)
-    return spec
 
 
 def _lifecycle_rules() -> list[dict[str, Any]]:
@@ -69,50 +60,10 @@ def _lifecycle_rules() -> list[dict[str, Any]]:
 
 def crd() -> dict[str, Any]:
     """The CustomResourceDefinition of FineTuneJob."""
-
-    def schema_of(model: type[FineTuneJobSpec] | type[FineTuneJobStatus]) -> Any:
-        raw = model.model_json_schema(mode="validation")
-        return structural_schema(raw, raw.get("$defs", {}))
-
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
-        "spec": {
-            "group": GROUP,
-            "scope": "Namespaced",
-            "names": {"kind": KIND, "listKind": f"{KIND}List", "plural": PLURAL, "singular": KIND.lower(),
-                      "shortNames": ["ftj"], "categories": ["finetune"]},
-            "versions": [{
-                "name": VERSION,
-                "served": True,
-                "storage": True,
-                "subresources": {"status": {}},
-                "additionalPrinterColumns": [
-                    {"name": name, "type": kind, "jsonPath": path, **({"priority": 1} if wide else {})}
-                    for wide, columns in enumerate((_COLUMNS, _WIDE_COLUMNS)) for name, kind, path in columns
-                ],
-                "schema": {"openAPIV3Schema": {
-                    "type": "object",
-                    "description": FineTuneJob.__doc__,
-                    "required": ["spec"],
-                    "x-kubernetes-validations": _lifecycle_rules(),
-                    "properties": {
-                        "apiVersion": {"type": "string", "description": "Version of the API."},
-                        "kind": {"type": "string", "description": "Kind of the resource."},
-                        "metadata": {"type": "object", "properties": {"name": _name_schema()}},
-                        "spec": _with_rules(schema_of(FineTuneJobSpec)),
-                        "status": {**schema_of(FineTuneJobStatus), "default": UNSEEN_STATUS},
-                    },
-                }},
-            }],
-        },
-    }
-
-
-def _name_schema() -> dict[str, Any]:
-    name = Metadata.model_json_schema()["properties"]["name"]
-    return {key: name[key] for key in ("type", "pattern", "description")}
+    return definition(DefinedResource(
+        kind=KIND, plural=PLURAL, short_name="ftj", description=FineTuneJob.__doc__ or "", columns=_COLUMNS,
+        wide_columns=_WIDE_COLUMNS, spec=with_rules(schema_of(FineTuneJobSpec), (*RULES, *STORED_RULES)),
+        status={**schema_of(FineTuneJobStatus), "default": UNSEEN_STATUS}, root_rules=_lifecycle_rules()))
 
 
 def editor_schema() -> dict[str, Any]:

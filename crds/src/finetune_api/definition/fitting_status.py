@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from finetune_api.definition.crd import crd
+from finetune_api.definition.experiment_crd import experiment_crd
 
 _NOTHING = object()
 _LARGEST = 2**53
@@ -20,14 +21,23 @@ _LARGEST = 2**53
 
 
 @functools.cache
-def _status_schema() -> Mapping[str, Any]:
-    schema: Mapping[str, Any] = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+def _status_schema(define: Callable[[], dict[str, Any]]) -> Mapping[str, Any]:
+    schema: Mapping[str, Any] = define()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
     return schema
 
 
 def fitting_status(status: Mapping[str, Any]) -> dict[str, Any]:
-    """The status, as plain data that matches the CustomResourceDefinition."""
-    fitted = _fit(status, _status_schema())
+    """The status of a job, as plain data that matches the CustomResourceDefinition."""
+    return _fitting(status, crd)
+
+
+def fitting_experiment_status(status: Mapping[str, Any]) -> dict[str, Any]:
+    """The status of an experiment, as plain data that matches the CustomResourceDefinition."""
+    return _fitting(status, experiment_crd)
+
+
+def _fitting(status: Mapping[str, Any], define: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    fitted = _fit(status, _status_schema(define))
     return fitted if isinstance(fitted, dict) else {}
 
 

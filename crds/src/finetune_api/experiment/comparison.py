@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
 
+from finetune_api.spec.evaluation import LOWER_IS_BETTER, Metric
 from finetune_api.values.api_model import Message
+
+_DIGITS = 6
 
 
 class VariantComparison(Message):
@@ -65,3 +71,19 @@ class Comparison(Message):
 
     variants: Annotated[tuple[VariantComparison, ...], Field(max_length=100)]
     """The variants."""
+
+
+def compare_scores(scores: Mapping[str, Sequence[float]], metric: Metric) -> Comparison:
+    """Compare variants by their scores alone, where the scores of single rows are out of reach. Nothing is clear then.
+
+    Args:
+        scores: the metric after training of each run, by variant; of equal scores the first variant is the best.
+        metric: what to compare.
+    """
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    means = {variant: math.fsum(each) / len(each) for variant, each in scores.items()}
+    return Comparison(metric=metric, variants=tuple(
+        VariantComparison(variant=variant, score=round(means[variant], _DIGITS),
+                          spread=round(statistics.stdev(scores[variant]), _DIGITS)
+                          if len(scores[variant]) > 1 else None)
+        for variant in sorted(means, key=lambda variant: -sign * means[variant])))

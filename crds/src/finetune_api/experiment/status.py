@@ -69,6 +69,21 @@ class ExperimentReason(StrEnum):
     WAITING = "Waiting"
     """The job waits for its turn, for money, or for the rung before."""
 
+    PREFLIGHT = "Preflight"
+    """Checks on a CPU look at the data and the model of every job, before the first one requests an accelerator."""
+
+    ESTIMATE_ABOVE_BUDGET = "EstimateAboveBudget"
+    """Nothing is started: all jobs together are estimated to cost more than `budget.maxCost`."""
+
+    REMOVED = "Removed"
+    """The job is not in the experiment any more."""
+
+    CANNOT_START = "CannotStart"
+    """The apiserver refuses a job. The message quotes it."""
+
+    INTERNAL_ERROR = "InternalError"
+    """The operator cannot decide about the experiment. Running jobs go on, each within its own budget."""
+
 
 class ExperimentRun(Message):
     """One job of the experiment."""
@@ -81,6 +96,9 @@ class ExperimentRun(Message):
 
     job: Annotated[str, Field(max_length=40)]
     """Name of the FineTuneJob. It follows from the experiment, the variant, and everything that decides the result."""
+
+    uid: Annotated[str, Field(max_length=64)] | None = None
+    """uid of the FineTuneJob; a job that is deleted and created again has another one."""
 
     seed: Count
     """`training.seed` of the job."""
@@ -182,8 +200,11 @@ class FineTuneExperimentStatus(Message):
     observed_generation: int | None = None
     """The generation of the spec that this status is about."""
 
-    runs: Annotated[tuple[ExperimentRun, ...], Field(max_length=MOST_RUNS)] = ()
-    """The jobs, in the order in which they run."""
+    done: Annotated[str, Field(max_length=16)] | None = None
+    """How many jobs have ended or are skipped, of how many: `2/4`."""
+
+    runs: Annotated[tuple[ExperimentRun, ...], Field(max_length=2 * MOST_RUNS)] = ()
+    """The jobs, in the order in which they run; after them jobs that still exist and are not in the spec any more."""
 
     ranking: Annotated[tuple[RankedVariant, ...], Field(max_length=MOST_RUNS)] = ()
     """The variants with a result, the best score first."""

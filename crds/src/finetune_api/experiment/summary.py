@@ -23,6 +23,25 @@ from finetune_api.status.conditions import Condition, ConditionStatus, Condition
 from finetune_api.values.money import rounded_amount
 
 _ENDED = {ExperimentPhase.SUCCEEDED, ExperimentPhase.FAILED}
+_DONE = {RunPhase.SUCCEEDED, RunPhase.FAILED, RunPhase.SKIPPED}
+_LONGEST_MESSAGE = 4096
+
+
+@dataclass(frozen=True)
+class ExperimentReport:
+    """What the conditions of an experiment say.
+
+    Attributes:
+        phase: the experiment's phase.
+        reason: one word, for programs.
+        message: one or two sentences, for people.
+        valid: whether the experiment can be run as it is.
+    """
+
+    phase: ExperimentPhase
+    reason: ExperimentReason
+    message: str
+    valid: bool = True
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,9 @@ class KnownRuns:
         ranking: of the variants with a result; None while jobs run.
         spent_before: what was spent by jobs that are not in `rows`.
         currency: of all amounts.
+        removed: jobs that exist and are not in the experiment any more.
+        report: what the conditions say; None where it follows from the jobs.
+        has_begun: whether a job was started, beside jobs whose result was published before.
     """
 
     runs: Sequence[Run]
@@ -44,6 +66,9 @@ class KnownRuns:
     ranking: Ranking | None = None
     spent_before: Decimal = Decimal(0)
     currency: str = "USD"
+    removed: tuple[ExperimentRun, ...] = ()
+    report: ExperimentReport | None = None
+    has_begun: bool = True
 
     @property
     def listed(self) -> tuple[ExperimentRun, ...]:
@@ -84,14 +109,13 @@ def summarize(known: KnownRuns, suspended: bool, previous: FineTuneExperimentSta
         now: the time, in UTC.
     """
     rows = known.listed
-    phase, reason = _phase(known, rows, suspended)
+    report = known.report or _report(known, rows, suspended)
     previous = previous or FineTuneExperimentStatus()
-    started = previous.start_time or (now if known.rows else None)
-    spent = known.spent_before + sum((row.cost or Decimal(0) for row in rows), Decimal(0))
-    message = _message(rows, known.ranking)
-    return previous.model_copy(update={
-        "phase": phase, "observed_generation": generation, "runs": rows,
-        "conditions": tuple(_conditions(previous, phase, reason, message, (generation, now))),
+    started = previous.start_time or (now if known.rows and (known.has_begun or known.decided.finished) else None)
+    spent = known.spent_before + sum((row.cost or Decimal(0) for row in (*rows, *known.removed)), Decimal(0))
+    done = sum(row.phase in _DONE for row in rows)
+    return with_report(previous, report, generation, now).model_copy(update={
+        "runs": (*rows, *known.removed), "done": f"{done}/{len(rows)}",
         "ranking": known.ranking.variants if known.ranking else (),
         "winner": known.ranking.winner if known.ranking else None,
         "conclusion": known.ranking.conclusion if known.ranking else None,
@@ -99,19 +123,27 @@ def summarize(known: KnownRuns, suspended: bool, previous: FineTuneExperimentSta
                                removed=rounded_amount(known.spent_before) if known.spent_before else None,
                                saved=rounded_amount(known.decided.saved) if known.decided.saved else None),
         "start_time": started,
-        "completion_time": (previous.completion_time or now) if phase in _ENDED else None,
+        "completion_time": (previous.completion_time or now) if report.phase in _ENDED else None,
     })
 
 
-def _phase(known: KnownRuns, rows: Sequence[ExperimentRun], suspended: bool
-           ) -> tuple[ExperimentPhase, ExperimentReason]:
-    if known.decided.finished and not suspended:
-        if any(row.phase is RunPhase.SUCCEEDED and row.rung is None for row in rows):
-            return ExperimentPhase.SUCCEEDED, ExperimentReason.FINISHED
-        return ExperimentPhase.FAILED, ExperimentReason.NOTHING_SUCCEEDED
+def with_report(status: FineTuneExperimentStatus, report: ExperimentReport, generation: int, now: datetime
+                ) -> FineTuneExperimentStatus:
+    """The status with the phase and the conditions of a report; everything else stays as it is."""
+    return status.model_copy(update={
+        "phase": report.phase, "observed_generation": generation,
+        "conditions": tuple(_conditions(status, report, generation, now))})
+
+
+def _report(known: KnownRuns, rows: Sequence[ExperimentRun], suspended: bool) -> ExperimentReport:
+    phase, reason = ExperimentPhase.RUNNING, ExperimentReason.RUNNING
     if suspended:
-        return ExperimentPhase.SUSPENDED, ExperimentReason.SUSPENDED
-    return ExperimentPhase.RUNNING, ExperimentReason.RUNNING
+        phase, reason = ExperimentPhase.SUSPENDED, ExperimentReason.SUSPENDED
+    elif known.decided.finished and any(row.phase is RunPhase.SUCCEEDED and row.rung is None for row in rows):
+        phase, reason = ExperimentPhase.SUCCEEDED, ExperimentReason.FINISHED
+    elif known.decided.finished:
+        phase, reason = ExperimentPhase.FAILED, ExperimentReason.NOTHING_SUCCEEDED
+    return ExperimentReport(phase, reason, _message(rows, known.ranking))
 
 
 def _message(rows: Sequence[ExperimentRun], ranking: Ranking | None) -> str:
@@ -121,12 +153,13 @@ def _message(rows: Sequence[ExperimentRun], ranking: Ranking | None) -> str:
     return f"{len(rows)} jobs: {words}" + (f". {ranking.conclusion}" if ranking else "")
 
 
-def _conditions(previous: FineTuneExperimentStatus, phase: ExperimentPhase, reason: ExperimentReason, message: str,
-                seen: tuple[int, datetime]) -> Iterator[Condition]:
-    generation, now = seen
+def _conditions(previous: FineTuneExperimentStatus, report: ExperimentReport, generation: int, now: datetime
+                ) -> Iterator[Condition]:
     before = {condition.type: condition for condition in previous.conditions}
+    phase, message = report.phase, report.message[:_LONGEST_MESSAGE]
 
-    def condition(kind: ConditionType, holds: bool, why: ExperimentReason = reason, words: str = message) -> Condition:
+    def condition(kind: ConditionType, holds: bool, why: ExperimentReason = report.reason, words: str = message
+                  ) -> Condition:
         value = ConditionStatus.TRUE if holds else ConditionStatus.FALSE
         old = before.get(kind)
         since = old.last_transition_time if old and old.observed_generation and old.status == value else now
@@ -134,13 +167,16 @@ def _conditions(previous: FineTuneExperimentStatus, phase: ExperimentPhase, reas
                          last_transition_time=since)
 
     finished = phase in _ENDED
-    working = not finished and phase is not ExperimentPhase.SUSPENDED
-    yield condition(ConditionType.VALIDATED, True, ExperimentReason.VALID, "every variant is a job that can run")
+    working = not finished and report.valid and phase is not ExperimentPhase.SUSPENDED
+    if report.valid:
+        yield condition(ConditionType.VALIDATED, True, ExperimentReason.VALID, "every variant is a job that can run")
+    else:
+        yield condition(ConditionType.VALIDATED, False)
     yield condition(ConditionType.PROGRESSING, working)
     yield condition(ConditionType.RECONCILING, working)
     if finished:
         yield condition(ConditionType.FINISHED, True)
         yield condition(ConditionType.SUCCEEDED, phase is ExperimentPhase.SUCCEEDED)
         yield condition(ConditionType.FAILED, phase is ExperimentPhase.FAILED)
-    if phase is ExperimentPhase.FAILED:
+    if phase is ExperimentPhase.FAILED or not report.valid:
         yield condition(ConditionType.STALLED, True)

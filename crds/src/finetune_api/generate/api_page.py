@@ -32,8 +32,8 @@ def experiment_reference() -> str:
     """Every field of a FineTuneExperiment, and the rules that join fields. Those of its template are a job's."""
     lines = ["# FineTuneExperiment (finetune.dev/v1alpha1)", "",
              "Generated from finetune_api by `make generate`; edit the models instead. `finetune explain fte.FIELD` "
-             "shows it in a shell. [Compare methods and settings](../how-to/experiments.md) shows how it is used, "
-             "with `finetune run`. No operator runs it yet, and there is no CustomResourceDefinition of it.", ""]
+             "shows it in a shell, `kubectl explain fte.FIELD` in a cluster. [Compare methods and "
+             "settings](../how-to/experiments.md) shows how it is used.", ""]
     for section in document_field(FineTuneExperiment, "").fields:
         if section.path in ("spec", "status"):
             lines += field_tables(FineTuneExperiment, document_field(FineTuneExperiment, section.path),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import yaml
 
 from finetune_api.definition.crd import PLURAL, crd, editor_schema
+from finetune_api.definition.experiment_crd import EXPERIMENT_PLURAL, experiment_crd
 from finetune_api.generate.api_page import experiment_reference, reference
 from finetune_api.generate.enums import exit_codes_module, reasons_module
 from finetune_api.generate.reason_tables import alert_table, exit_code_table, failed_job_alerts, reason_tables
@@ -20,13 +22,18 @@ _SOURCE = "crds/src/finetune_api"
 def generated_files() -> dict[str, str]:
     """Every file that is generated as a whole: its path in the repository and its content."""
     return {
-        f"crds/{GROUP}_{PLURAL}.yaml": _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True),
+        f"crds/{GROUP}_{PLURAL}.yaml": _yaml(crd()),
+        f"crds/{GROUP}_{EXPERIMENT_PLURAL}.yaml": _yaml(experiment_crd()),
         "crds/finetunejob.schema.json": json.dumps(editor_schema(), indent=2, ensure_ascii=False) + "\n",
         "docs/reference/api.md": reference(),
         "docs/reference/experiment.md": experiment_reference(),
         f"{_SOURCE}/generated/reasons.py": reasons_module(),
         f"{_SOURCE}/generated/exit_codes.py": exit_codes_module(),
     }
+
+
+def _yaml(document: Any) -> str:
+    return _HEADER + yaml.safe_dump(document, sort_keys=False, width=120, allow_unicode=True)
 
 
 def generated_sections() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, WithJsonSchema
@@ -42,3 +43,13 @@ class EvaluationScores(Message):
 
     reference: Scores | None = None
     """Scores of the reference model."""
+
+
+def headline(scores: Mapping[str, Any], metric: Metric) -> float | None:
+    """A metric as one number: for a metric of fields, the mean over the fields; None where there is no number."""
+    value = scores.get(str(metric))
+    numbers = list(value.values()) if isinstance(value, Mapping) else [value]
+    known = [one for one in numbers if isinstance(one, int | float) and not isinstance(one, bool)]
+    if not known or len(known) < len(numbers):
+        return None
+    return sum(known) / len(known) if isinstance(value, Mapping) else known[0]

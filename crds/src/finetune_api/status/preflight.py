@@ -8,6 +8,7 @@ from pydantic import Field
 
 from finetune_api.status.field_types import Text, Time
 from finetune_api.values.api_model import Message, Sha256
+from finetune_api.values.quantities import Money
 
 
 class PreflightStatus(Message):
@@ -39,6 +40,13 @@ class PreflightStatus(Message):
 
     hours: float | None = None
     """Estimated hours of training."""
+
+    cost: Money | None = None
+    """Estimated cost of those hours; only for a job of an experiment, which waits for its turn."""
+
+    checked_hash: Sha256 | None = None
+    """SHA-256 digest of what was checked: the spec without runPolicy and limits of the budget. Only for a job of an
+    experiment: it is not checked again when its turn comes."""
 
     checkpoint_bytes: int | None = None
     """Estimated size of a checkpoint in bytes. A pod that is asked to stop gets the time to upload one."""

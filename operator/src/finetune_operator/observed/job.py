@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from finetune_api.experiment.resource import EXPERIMENT_KIND
+from finetune_api.job import KIND
 from finetune_api.spec.compute import ComputeSpec
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.policy import BudgetSpec
 from finetune_api.status import FineTuneJobStatus
 from pydantic import ValidationError
 
+from finetune_operator.names import HELD_ANNOTATION
 from finetune_operator.observed.timestamps import EPOCH, time_of
 
 _REMOVABLE_DEPTH = {"dataset": 2, "method": 2, "training": 2, "evaluation": 2, "output": 3}
@@ -35,6 +38,8 @@ class JobView:
             started, unreadable parts that only the trainer uses are left out too.
         spec_error: why the complete spec cannot be read, by field; None if it can.
         status: the status that the operator wrote last.
+        owner: the experiment that owns the job; None for a job of its own.
+        held: whether the experiment has suspended it, and not somebody else.
         limits: the budget and the compute section; they are read on their own if the spec cannot be read. None if
             these cannot be read either.
     """
@@ -50,6 +55,28 @@ class JobView:
     spec_error: str | None
     status: FineTuneJobStatus
     limits: tuple[BudgetSpec, ComputeSpec] | None = None
+    owner: ExperimentOwner | None = None
+    held: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Kind of the resource."""
+        return KIND
+
+
+@dataclass(frozen=True)
+class ExperimentOwner:
+    """The experiment that owns a job."""
+
+    name: str
+    uid: str
+
+
+def owner_of(raw: Mapping[str, Any]) -> ExperimentOwner | None:
+    """The experiment that owns a stored job."""
+    owners = raw["metadata"].get("ownerReferences") or ()
+    return next((ExperimentOwner(one["name"], one["uid"]) for one in owners
+                 if one.get("controller") and one.get("kind") == EXPERIMENT_KIND), None)
 
 
 def view_job(raw: Mapping[str, Any]) -> JobView:
@@ -67,7 +94,8 @@ def view_job(raw: Mapping[str, Any]) -> JobView:
         namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"],
         generation=metadata.get("generation", 1), resource_version=metadata["resourceVersion"], created_at=created_at,
         deleting="deletionTimestamp" in metadata, spec=spec, spec_error=error, status=status,
-        limits=(spec.budget, spec.compute) if spec else _read_limits(raw_spec),
+        limits=(spec.budget, spec.compute) if spec else _read_limits(raw_spec), owner=owner_of(raw),
+        held=HELD_ANNOTATION in (metadata.get("annotations") or {}),
     )
 
 

@@ -26,6 +26,9 @@ PASSES = Counter(
     "Passes over a job, by result: ok, conflict, error, or refused (a quota or a policy refuses what the job needs; "
     "the job's conditions quote it).",
     ("result",), registry=REGISTRY)
+EXPERIMENT_PASSES = Counter(
+    "finetune_operator_experiment_reconciles", "Passes over an experiment, by result, as for a job.", ("result",),
+    registry=REGISTRY)
 PASS_SECONDS = Histogram(
     "finetune_operator_reconcile_seconds", "Time of one pass over a job, with its requests.", registry=REGISTRY)
 WAIT_SECONDS = Histogram(
@@ -41,6 +44,7 @@ STATUS_REFUSALS = Counter(
     "finetune_operator_status_refusals", "Statuses that the apiserver refused in whole or in part.", registry=REGISTRY)
 LEADER = Gauge("finetune_operator_leader", "1 while this replica leads.", registry=REGISTRY)
 for _result in ("ok", "conflict", "refused", "error"):
+    EXPERIMENT_PASSES.labels(_result)
     PASSES.labels(_result)  # rate() needs a zero to start from.
 for _result in ("ok", "failed"):
     POLLS.labels(_result)

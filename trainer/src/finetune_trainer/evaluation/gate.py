@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_api.spec.evaluation import LOWER_IS_BETTER, GateSpec
+from finetune_api.status.evaluation import headline
 
-from finetune_trainer.evaluation.scores import Scores, headline
+from finetune_trainer.evaluation.scores import Scores
 
 
 @dataclass(frozen=True)

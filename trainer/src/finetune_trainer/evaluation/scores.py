@@ -233,11 +233,3 @@ def majority_scores(train_answers: Sequence[str], expected: Sequence[str], metri
 def _most_common(values: Sequence[Any]) -> Any:
     counts = Counter(json.dumps(value, sort_keys=True) for value in values)
     return json.loads(counts.most_common(1)[0][0])
-
-
-def headline(scores: Mapping[str, Any], metric: Metric) -> float | None:
-    """A metric as one number: the mean over fields for a per-field metric."""
-    value = scores.get(str(metric))
-    if isinstance(value, Mapping):
-        return sum(value.values()) / len(value) if value else None
-    return value

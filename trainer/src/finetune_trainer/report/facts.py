@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.messages import Outcome, RunConfig, Stage
 from finetune_api.messages.layout import job_prefix, results_prefix
 from finetune_api.spec.evaluation import Metric
+from finetune_api.status.evaluation import headline
 
 from finetune_trainer.data.rows import LEFT_OUT
 from finetune_trainer.evaluation.gate import judge
-from finetune_trainer.evaluation.scores import Scores, headline
+from finetune_trainer.evaluation.scores import Scores
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluation.evaluate import Evaluation

@@ -102,6 +102,11 @@ class Client:
         return await self.request("PATCH", f"{object_path(manifest)}?{query}", manifest,
                                   "application/apply-patch+yaml")
 
+    async def merge(self, manifest: RawObject) -> RawObject:
+        """Merge a patch into an object, which it names; a uid in it is a precondition."""
+        return await self.request("PATCH", f"{object_path(manifest)}?fieldManager={MANAGER}", manifest,
+                                  "application/merge-patch+json")
+
     async def replace_status(self, body: RawObject) -> RawObject:
         """Write an object's status; its resourceVersion is a precondition."""
         return await self.request("PUT", f"{object_path(body)}/status?fieldManager={MANAGER}", body)

@@ -11,11 +11,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from finetune_api.experiment.resource import EXPERIMENT_KIND
 from finetune_api.job import KIND
 from finetune_api.values.nesting import leaves
 
-from finetune_operator.names import OUR_ANNOTATIONS, OUR_LABELS
+from finetune_operator.names import HELD_ANNOTATION, OUR_ANNOTATIONS, OUR_LABELS
 from finetune_operator.telemetry.metrics import UNREADABLE
+
+OUR_KINDS = (KIND, EXPERIMENT_KIND)
+"""The kinds of this project's own resources."""
 
 RawObject = dict[str, Any]
 """A Kubernetes object as the apiserver sends it, decoded from JSON."""
@@ -89,7 +93,7 @@ def usable(raw: Any) -> RawObject | None:
         _log.warning("ignored a received value that is not a Kubernetes object: %s", _name_of(raw))
         return None
     trimmed = trim(raw)
-    if raw["kind"] == KIND:  # The apiserver limits the depth of objects of every other kind.
+    if raw["kind"] in OUR_KINDS:  # The apiserver limits the depth of objects of every other kind.
         try:
             for _ in leaves(trimmed, MAX_DEPTH):
                 pass
@@ -124,8 +128,9 @@ def _is_string_map(value: Any) -> bool:
 def trim(raw: Mapping[str, Any]) -> RawObject:
     """The part of an object that the operator reads. A trimmed object stays as it is."""
     metadata = {key: raw["metadata"][key] for key in _METADATA if key in raw["metadata"]}
-    if raw["kind"] == KIND:
-        return {**raw, "metadata": metadata, "status": _typed_status(raw.get("status") or {})}
+    if raw["kind"] in OUR_KINDS:
+        return {**raw, "metadata": {**metadata, **_ownership(raw["metadata"])},
+                "status": _typed_status(raw.get("status") or {})}
     # The author of the object may have written a megabyte beside our labels and annotations.
     for field, ours in ("labels", OUR_LABELS), ("annotations", OUR_ANNOTATIONS):
         texts = raw["metadata"].get(field) or {}
@@ -134,6 +139,14 @@ def trim(raw: Mapping[str, Any]) -> RawObject:
         {"uid": one["uid"], "controller": True} for one in raw["metadata"].get("ownerReferences") or ()
         if one.get("controller")]
     return {"kind": raw["kind"], "metadata": metadata, **_trim_content(raw)}
+
+
+def _ownership(metadata: Mapping[str, Any]) -> RawObject:
+    """Which experiment owns a job, and whether it holds the job."""
+    owners = [{key: str(one.get(key)) for key in ("kind", "name", "uid")} | {"controller": True}
+              for one in metadata.get("ownerReferences") or () if one.get("controller")]
+    held = {HELD_ANNOTATION: "true"} if HELD_ANNOTATION in (metadata.get("annotations") or {}) else {}
+    return {**({"ownerReferences": owners} if owners else {}), **({"annotations": held} if held else {})}
 
 
 def _trim_content(raw: Mapping[str, Any]) -> RawObject:

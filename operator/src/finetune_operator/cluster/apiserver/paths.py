@@ -7,7 +7,8 @@ from typing import Any
 
 _PLURALS = {"Job": "jobs", "ConfigMap": "configmaps", "Service": "services", "Event": "events", "Pod": "pods",
             "Lease": "leases", "NetworkPolicy": "networkpolicies",
-            "PersistentVolumeClaim": "persistentvolumeclaims", "FineTuneJob": "finetunejobs"}
+            "PersistentVolumeClaim": "persistentvolumeclaims", "FineTuneJob": "finetunejobs",
+            "FineTuneExperiment": "finetuneexperiments"}
 
 
 def list_path(api_version: str, kind: str, namespace: str | None) -> str:

@@ -7,12 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from finetune_api.experiment.resource import EXPERIMENT_KIND
+from finetune_api.job import KIND
 from finetune_api.messages import ProgressMessage
 
 from finetune_operator.cluster.apiserver.decoding import RawObject, trim
 from finetune_operator.cluster.cache.attempts import attempts_of, checks_of
+from finetune_operator.cluster.cache.experiments import ExperimentCache
 from finetune_operator.cluster.cache.keys import Key, key_of
 from finetune_operator.cluster.cache.settled import is_settled
+from finetune_operator.cluster.cache.versions import is_newer
 from finetune_operator.decide.preflight.turns import PreflightTurns, stored_preflight_reason
 from finetune_operator.names import API_VERSIONS, ATTEMPT_LABEL, PREFLIGHT_LABEL, UID_LABEL
 from finetune_operator.observed.attempt import AttemptView
@@ -46,6 +50,7 @@ class Cache:
         self._deleted: dict[str, int] = {}
         self._deleted_before: dict[str, int] = {}
         self.polled: dict[str, Polled] = {}
+        self.experiments = ExperimentCache(self._jobs)
         self.turns = PreflightTurns()
 
     def begin_sweep(self) -> None:
@@ -63,7 +68,7 @@ class Cache:
         and the watch delivers again what a write answered.
 
         Returns:
-            The key of the object's job; None if the state is no news.
+            The key of the object's job; None if the state is no news, or of an experiment.
         """
         key = key_of(raw)
         if key is None:
@@ -74,7 +79,10 @@ class Cache:
             self._deleted[metadata["uid"]] = version
         elif self._is_deleted(metadata["uid"], version):
             return None
-        update = self._update_job if raw["kind"] == "FineTuneJob" else self._update_child
+        if raw["kind"] == EXPERIMENT_KIND:
+            self.experiments.record(key, raw, deleted)
+            return None
+        update = self._update_job if raw["kind"] == KIND else self._update_child
         if not update(key, raw, deleted):
             return None
         self._forget_orphans(key)
@@ -87,10 +95,12 @@ class Cache:
                 self._jobs.pop(key, None)
                 self.polled.pop(raw["metadata"]["uid"], None)
                 self.turns.record(key, None)
+                self.experiments.record_job(key, held or raw, None)
             return True
-        if not _is_newer(raw, held):
+        if not is_newer(raw, held):
             return False
         self._jobs[key] = trim(raw)
+        self.experiments.record_job(key, held, self._jobs[key])
         self.turns.record(key, stored_preflight_reason(self._jobs[key]))
         return True
 
@@ -102,7 +112,7 @@ class Cache:
             self._gone.add(uid)
         elif deleted:
             children.pop(uid, None)
-        elif uid not in self._gone and _is_newer(raw, children.get(uid)):
+        elif uid not in self._gone and is_newer(raw, children.get(uid)):
             children[uid] = trim(raw)
         else:
             return False
@@ -142,7 +152,10 @@ class Cache:
                 yield key
 
     def _all(self, kind: str) -> Iterator[RawObject]:
-        if kind == "FineTuneJob":
+        if kind == EXPERIMENT_KIND:
+            yield from self.experiments.all()
+            return
+        if kind == KIND:
             yield from self._jobs.values()
             return
         for children in self._children.values():
@@ -214,13 +227,3 @@ def _owner(child: RawObject) -> tuple[str, str | None, str | None]:
     """The job and the number of the attempt or check that a Job is, or that a pod belongs to."""
     labels = child["metadata"]["labels"]
     return labels[UID_LABEL], labels.get(ATTEMPT_LABEL), labels.get(PREFLIGHT_LABEL)
-
-
-def _is_newer(raw: RawObject, held: RawObject | None) -> bool:
-    """Whether a state follows the recorded one.
-
-    The resource versions of one object grow: Kubernetes promises it since 1.35, and earlier versions behaved so.
-    """
-    if held is None or held["metadata"]["uid"] != raw["metadata"]["uid"]:
-        return True
-    return int(raw["metadata"]["resourceVersion"]) > int(held["metadata"]["resourceVersion"])

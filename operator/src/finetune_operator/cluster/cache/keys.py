@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from finetune_operator.cluster.apiserver.decoding import RawObject
+from finetune_operator.cluster.apiserver.decoding import OUR_KINDS, RawObject
 from finetune_operator.names import INDEX_ANNOTATION, JOB_LABEL, NUMBER_LABELS, UID_LABEL
 
 Key = tuple[str, str]
@@ -15,12 +15,12 @@ _INDEX = re.compile("[0-9]{1,9}")
 
 
 def key_of(raw: RawObject) -> Key | None:
-    """The job that an object is or belongs to; None for an object that the operator did not create.
+    """The job that an object is or belongs to, or an experiment; None for an object that the operator did not create.
 
     Whoever may create a Job or a pod can give it our labels. An object with only some of them is ignored.
     """
     metadata = raw["metadata"]
-    if raw["kind"] == "FineTuneJob":
+    if raw["kind"] in OUR_KINDS:
         return metadata["namespace"], metadata["name"]
     labels = metadata.get("labels") or {}
     if JOB_LABEL not in labels or UID_LABEL not in labels:

@@ -72,7 +72,7 @@ async def _pass(key: Key, reconciler: Reconciler) -> bool:
 
 def _record_failure(key: Key, error: Exception) -> None:
     """Count and log a pass that failed."""
-    result, level = _judge(error)
+    result, level = judge_failure(error)
     PASSES.labels(result).inc()
     if level == logging.ERROR:
         _log.error("%s/%s: a pass failed; trying again", *key, exc_info=error, extra=log_fields(key))
@@ -80,7 +80,7 @@ def _record_failure(key: Key, error: Exception) -> None:
         _log.log(level, "%s/%s: %s; trying again", *key, str(error) or type(error).__name__, extra=log_fields(key))
 
 
-def _judge(error: Exception) -> tuple[str, int]:
+def judge_failure(error: Exception) -> tuple[str, int]:
     """The metric's label and the log level of a pass that failed."""
     if isinstance(error, ApiError):
         return ("conflict", logging.DEBUG) if error.is_conflict else ("error", logging.WARNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import kopf
@@ -10,11 +11,11 @@ from finetune_operator.cluster.apiserver.decoding import RawObject
 from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.cluster.cache.keys import Key
 from finetune_operator.cluster.queue import WorkQueue
-from finetune_operator.cluster.watch.kinds import WATCHED
+from finetune_operator.cluster.watch.kinds import WATCHED, WatchedKind
 from finetune_operator.cluster.watch.session import log_in_to_watch
 
 
-def registry(cache: Cache, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
+def registry(cache: Cache, queue: WorkQueue[Key], kinds: Iterable[WatchedKind] = WATCHED) -> kopf.OperatorRegistry:
     """kopf's registry with the handlers."""
     handlers = kopf.OperatorRegistry()
 
@@ -26,7 +27,7 @@ def registry(cache: Cache, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
     async def take(event: Any, **_: Any) -> None:  # Asynchronous: kopf runs plain functions in threads.
         record(dict(event["object"]), deleted=event["type"] == "DELETED")
 
-    for watched in WATCHED:
+    for watched in kinds:
         kopf.on.event(*watched.resource, id=f"record-{watched.plural}", registry=handlers)(take)
 
     @kopf.on.login(registry=handlers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from finetune_operator.cluster.apiserver.client import Client
 from finetune_operator.cluster.apiserver.decoding import RawObject, usable
@@ -19,7 +20,8 @@ CHUNK = 200
 """Jobs that a sweep goes through before it lets other tasks run."""
 
 
-async def sweep(cache: Cache, queue: WorkQueue[Key], client: Client, namespaces: tuple[str, ...]) -> None:
+async def sweep(cache: Cache, queue: WorkQueue[Key], client: Client, namespaces: tuple[str, ...],
+                kinds: Iterable[WatchedKind] = WATCHED) -> None:
     """List every watched object: record new ones, and drop those that no longer exist.
 
     Then every job that is not settled is added to the queue, even without news. Other tasks, such as the watches, run
@@ -30,15 +32,17 @@ async def sweep(cache: Cache, queue: WorkQueue[Key], client: Client, namespaces:
         queue: where the jobs are added.
         client: of the apiserver.
         namespaces: which ones to list; empty for all.
+        kinds: what to list.
 
     Raises:
         ApiError: the apiserver refused a list.
     """
     cache.begin_sweep()
     changed: set[Key] = set()
-    for watched in WATCHED:
+    for watched in kinds:
         for namespace in namespaces or (None,):
             changed |= await _sweep_kind(cache, client, watched, namespace)
+    cache.experiments.notify_all()
     for count, key in enumerate({*changed, *(key for key, _ in cache.jobs())}, start=1):
         if not cache.is_settled(key):
             queue.add(key)

@@ -19,11 +19,11 @@ from finetune_api.messages.layout import ROW_SCORES
 from finetune_api.rules import merge_patch
 from finetune_api.spec.evaluation import Metric
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.status.evaluation import headline
 from pydantic import ValidationError
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.evaluation.scores import headline
 from finetune_trainer.progress.stopping import StopFlag
 from finetune_trainer.run.launcher import Child, launch
 from finetune_trainer.storage import open_storage

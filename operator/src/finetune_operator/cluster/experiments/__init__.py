@@ -1,0 +1,1 @@
+"""One pass over one experiment: observe, plan, apply. And the worker that makes the passes."""

@@ -1,0 +1,166 @@
+"""One pass over one experiment. A pass can be killed at any point and run again with the same result."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from finetune_api.experiment.reading import Experiment
+from finetune_api.experiment.status import ExperimentReason
+from finetune_api.job import KIND
+from finetune_api.reading.loading import InvalidJob
+from finetune_api.values.api_model import GROUP, VERSION
+
+from finetune_operator.cluster.apiserver.client import Client
+from finetune_operator.cluster.apiserver.decoding import usable
+from finetune_operator.cluster.apiserver.paths import object_path
+from finetune_operator.cluster.cache.cache import Cache
+from finetune_operator.cluster.cache.keys import Key
+from finetune_operator.cluster.experiments.status_writer import ExperimentStatusWriter
+from finetune_operator.cluster.queue import WorkQueue
+from finetune_operator.cluster.reconcile.runtime import Runtime
+from finetune_operator.decide.experiment.plan import (
+    CreateOwned,
+    ExperimentDecision,
+    OwnedAction,
+    plan_experiment,
+    report_problem,
+)
+from finetune_operator.errors import ApiError, ChildRefused, DecisionFailed, NameTaken
+from finetune_operator.faults import Moment
+from finetune_operator.manifests.child import Manifest
+from finetune_operator.observed.experiment import ExperimentObservation, ExperimentView, read_experiment
+from finetune_operator.settings import Settings
+
+_SHOWN_CHARACTERS = 300
+_MOST_REFUSALS = 3
+"""Refusals after which a pass tries no further job: a quota refuses them all."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Queues:
+    """Where experiments and jobs are added that need a pass."""
+
+    experiments: WorkQueue[Key]
+    jobs: WorkQueue[Key]
+
+
+class ExperimentReconciler:
+    """Makes passes over experiments, one at a time."""
+
+    def __init__(self, cache: Cache, queues: Queues, client: Client, settings: Settings, runtime: Runtime) -> None:
+        """Set up.
+
+        Args:
+            cache: the state of all objects.
+            queues: of experiments and of jobs.
+            client: of the apiserver.
+            settings: the administrator's.
+            runtime: clock, lease check and fault hook.
+        """
+        self._cache, self._queues, self._client, self._settings = cache, queues, client, settings
+        self._runtime = runtime
+        self._status = ExperimentStatusWriter(cache, client, runtime)
+        self._read: dict[Key, tuple[tuple[str, int], Experiment | InvalidJob]] = {}
+
+    async def reconcile(self, key: Key) -> None:
+        """Make one pass over one experiment. Whatever happens, its conditions say it.
+
+        Raises:
+            ApiError: the apiserver refused something (409: the plan rests on an old state).
+            ChildRefused: a quota, a policy or another owner's object stands in the way of a job.
+            DecisionFailed: the plan could not be made.
+            LeaseLost: this replica may not act any more.
+            aiohttp.ClientError, OSError: the apiserver cannot be reached.
+        """
+        view = self._cache.experiments.view(key)
+        if view is None:
+            self._read.pop(key, None)
+            self._queues.experiments.forget(key)
+            return
+        try:
+            jobs = self._cache.experiments.jobs_of(view)
+            observation = ExperimentObservation(view, self._experiment(key, view), jobs)
+            decided = plan_experiment(observation, self._settings, self._runtime.clock())
+        except Exception as error:
+            message = (f"the operator cannot decide about this experiment ({type(error).__name__}: "
+                       f"{str(error)[:_SHOWN_CHARACTERS]}). It tries again at least every minute, and running jobs go "
+                       "on, each within its own budget. Report this error with the operator's log")
+            await self._status.write(view, report_problem(view, view.status, ExperimentReason.INTERNAL_ERROR, message,
+                                                          self._runtime.clock()))
+            raise DecisionFailed(str(error)) from error
+        await self._apply(view, decided)
+
+    def _experiment(self, key: Key, view: ExperimentView) -> Experiment | InvalidJob:
+        """The experiment with its jobs, which are made once for each generation of the spec."""
+        version = view.uid, view.generation
+        if self._read.get(key, (None,))[0] != version:
+            self._read[key] = version, read_experiment(view)
+        return self._read[key][1]
+
+    async def _apply(self, view: ExperimentView, decided: ExperimentDecision) -> None:
+        refusals: list[ApiError | NameTaken] = []
+        for action in decided.actions:
+            # What lowers a limit comes first: without it nothing that costs money is started. A new job is held.
+            if len(refusals) >= _MOST_REFUSALS or (refusals and not isinstance(action, CreateOwned)):
+                continue
+            self._runtime.check_lease()
+            try:
+                await self._run(view, action)
+            except (ApiError, NameTaken) as error:
+                refusals.append(error)
+        if refusals:
+            await self._report_refusals(view, decided, refusals)
+        await self._status.write(view, decided)
+        for job in decided.deletions:
+            self._runtime.check_lease()
+            await self._client.delete(f"{GROUP}/{VERSION}", KIND, job.namespace, job.name)
+
+    async def _run(self, view: ExperimentView, action: OwnedAction) -> None:
+        if isinstance(action, CreateOwned):
+            await self._create(view, action.manifest)
+            return
+        job = action.job
+        metadata = {**action.patch.get("metadata", {}), "namespace": job.namespace, "name": job.name, "uid": job.uid}
+        body = {**action.patch, "apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": metadata}
+        self._record(await self._client.merge(body))
+        self._runtime.fault_hook(Moment.CHANGED)
+
+    async def _create(self, view: ExperimentView, manifest: Manifest) -> None:
+        """Create a job. A job of this name that already belongs to the experiment is no error."""
+        try:
+            self._record(await self._client.create(manifest))
+            self._runtime.fault_hook(Moment.CREATED)
+        except ApiError as error:
+            if not error.already_exists:
+                raise
+            existing = await self._client.request("GET", object_path(manifest))
+            owners = {owner["uid"] for owner in existing["metadata"].get("ownerReferences", ())}
+            if view.uid not in owners:
+                raise NameTaken(
+                    f"a FineTuneJob {manifest['metadata']['name']} exists that does not belong to this experiment. "
+                    "Delete it, or give the experiment or the variant another name") from None
+            self._record(existing)
+
+    def _record(self, answer: Manifest) -> None:
+        """Record a job that a write answered. The watch delivers it again, but then it is no news."""
+        if (stored := usable(answer)) is not None and (key := self._cache.record(stored)) is not None:
+            self._queues.jobs.add(key)
+
+    async def _report_refusals(self, view: ExperimentView, decided: ExperimentDecision,
+                               refusals: Sequence[ApiError | NameTaken]) -> NoReturn:
+        """Write the refusals into the conditions, and raise the first. Conflicts are not reported."""
+        reported = [one for one in refusals if isinstance(one, NameTaken) or not (one.is_conflict or one.is_missing)]
+        if reported:
+            message = "; ".join(dict.fromkeys(map(str, reported)))
+            await self._status.write(view, report_problem(
+                view, decided.status, ExperimentReason.CANNOT_START,
+                f"the apiserver refuses a job of the experiment: {message}", self._runtime.clock()))
+        first = reported[0] if reported else refusals[0]
+        if isinstance(first, NameTaken) or first.is_of_namespace:
+            raise ChildRefused(str(first)) from first
+        raise first

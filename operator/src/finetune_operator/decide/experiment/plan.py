@@ -1,0 +1,232 @@
+"""The decision about an experiment: what is created, changed and deleted, and what the status says. Pure.
+
+`finetune_api.experiment.plan` decides which job starts next and what it may spend. Here its jobs are FineTuneJobs: each
+exists from the beginning, suspended, so that it is checked before the first one starts; to create it means to start it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from finetune_api.experiment.comparison import compare_scores
+from finetune_api.experiment.plan import (
+    CreateJob,
+    ExperimentPlan,
+    LimitJob,
+    NotStarted,
+    ResumeJob,
+    StopJob,
+    SuspendJob,
+    plan,
+)
+from finetune_api.experiment.ranking import Ranking, rank
+from finetune_api.experiment.reading import Experiment
+from finetune_api.experiment.spec import RankBy
+from finetune_api.experiment.status import ExperimentPhase, ExperimentReason, FineTuneExperimentStatus, RunPhase
+from finetune_api.experiment.summary import ExperimentReport, KnownRuns, summarize, variant_costs, with_report
+from finetune_api.reading.loading import InvalidJob
+from finetune_api.rules import STORED_RULES, broken_rules
+
+from finetune_operator.decide.admission import spec_problems
+from finetune_operator.decide.conditions import EventRecord, StoredReason
+from finetune_operator.decide.experiment.first_start import why_not_started
+from finetune_operator.decide.experiment.known_jobs import KnownJobs, is_checked, known_jobs
+from finetune_operator.manifests.child import Manifest
+from finetune_operator.manifests.experiment_job import (
+    held_job,
+    limit_of_job,
+    resumption,
+    start_of_job,
+    suspension,
+)
+from finetune_operator.observed.experiment import ExperimentObservation, ExperimentView
+from finetune_operator.observed.job import JobView
+from finetune_operator.settings import Settings
+
+_SHOWN_ERRORS = 10
+_CHECKING = NotStarted(ExperimentReason.PREFLIGHT, "the check before its start has not ended")
+_CHECKED = NotStarted(ExperimentReason.PREFLIGHT, "it is checked, and waits for the checks of the others")
+
+
+@dataclass(frozen=True)
+class CreateOwned:
+    """Create a job of the experiment. If it exists and the experiment owns it, nothing is done."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class PatchOwned:
+    """Change a job of the experiment by a merge patch."""
+
+    job: JobView
+    patch: Manifest
+
+
+OwnedAction = CreateOwned | PatchOwned
+
+
+@dataclass(frozen=True)
+class ExperimentDecision:
+    """What to do: the actions in their order, then one write of the status, then the deletions and the events.
+
+    Attributes:
+        deletions: jobs to delete, once the status says what they have spent.
+    """
+
+    status: FineTuneExperimentStatus
+    actions: tuple[OwnedAction, ...] = ()
+    deletions: tuple[JobView, ...] = ()
+    events: tuple[EventRecord, ...] = ()
+
+
+def plan_experiment(observation: ExperimentObservation, settings: Settings, now: datetime) -> ExperimentDecision:
+    """Decide about one experiment.
+
+    Args:
+        observation: everything that is known about it.
+        settings: the administrator's settings.
+        now: the time, in UTC.
+    """
+    now = now.replace(microsecond=0)
+    view, experiment = observation.view, observation.experiment
+    if view.deleting:  # Owner references delete its jobs.
+        return ExperimentDecision(view.status)
+    problems = _problems(experiment, settings)
+    if problems or isinstance(experiment, InvalidJob):
+        return _with_report(view, ExperimentReport(view.status.phase or ExperimentPhase.PENDING,
+                                                   ExperimentReason.INVALID_VARIANT, problems, valid=False), now)
+    spec, runs = experiment.resource.spec, experiment.runs
+    known = known_jobs(view.status, runs, observation.jobs, spec.rank_by.metric)
+    decided, report = plan(spec, runs, known.observed), None
+    if not known.has_begun and not spec.suspend and any(run.name not in known.rows for run in runs):
+        report = why_not_started(spec, runs, known, settings.currency)
+    decided = _with_checks(decided, known) if report is None else _before_start(decided, experiment, known)
+    ranking = _ranking(known, spec.rank_by, settings.currency) if decided.finished else None
+    summarized = KnownRuns(runs, known.rows, decided, ranking, known.removed_cost, settings.currency, known.removed,
+                           report, known.has_begun)
+    status = summarize(summarized, spec.suspend, view.status, view.generation, now)
+    return ExperimentDecision(
+        status, tuple(_actions(observation, experiment, known, decided)),
+        tuple(job for job in _deletions(observation, experiment, known, decided) if not job.deleting),
+        events_of(view.status, status))
+
+
+def _problems(experiment: Experiment | InvalidJob, settings: Settings) -> str:
+    """Everything that keeps the variants from being run; empty if nothing does."""
+    if isinstance(experiment, InvalidJob):
+        found = [str(error) for error in experiment.errors] or [experiment.origin]
+    else:
+        found = [f"variant {run.variant}: {problem}" for run in experiment.runs if run.repeat == 0 and run.rung is None
+                 for problem in (*spec_problems(run.job.spec, settings),
+                                 *(f"{one.path}: {one.message}" for one in broken_rules(run.document, STORED_RULES)))]
+    more = [f"and {len(found) - _SHOWN_ERRORS} more errors"] if len(found) > _SHOWN_ERRORS else []
+    return "; ".join((*found[:_SHOWN_ERRORS], *more))
+
+
+def _with_report(view: ExperimentView, report: ExperimentReport, now: datetime) -> ExperimentDecision:
+    status = with_report(view.status, report, view.generation, now)
+    return ExperimentDecision(status, events=events_of(view.status, status))
+
+
+def report_problem(view: ExperimentView, status: FineTuneExperimentStatus, reason: ExperimentReason, message: str,
+                   now: datetime) -> ExperimentDecision:
+    """The decision that reports what went wrong in a pass; everything else of a decided status holds.
+
+    Args:
+        view: the experiment.
+        status: that was decided, or the stored one.
+        reason: `CannotStart` or `InternalError`.
+        message: in words.
+        now: the time, in UTC.
+    """
+    if status.completion_time is not None:  # How it ended is worth more.
+        return ExperimentDecision(status, events=events_of(view.status, status))
+    report = ExperimentReport(status.phase or ExperimentPhase.PENDING, reason, message)
+    changed = with_report(status, report, view.generation, now.replace(microsecond=0))
+    return ExperimentDecision(changed, events=events_of(view.status, changed))
+
+
+def _before_start(decided: ExperimentPlan, experiment: Experiment, known: KnownJobs) -> ExperimentPlan:
+    """A plan that starts nothing: the checks have not ended, or found that the experiment cannot be run."""
+    not_started = {run.name: _CHECKED if (job := known.held.get(run.name)) and is_checked(job) else _CHECKING
+                   for run in experiment.runs if run.name not in known.rows}
+    return replace(decided, actions=tuple(one for one in decided.actions if isinstance(one, StopJob)),
+                   not_started=not_started, finished=False)
+
+
+def _with_checks(decided: ExperimentPlan, known: KnownJobs) -> ExperimentPlan:
+    """A plan that starts only jobs whose check has ended: a variant may have been added later."""
+    unchecked = {one.run.name for one in decided.actions if isinstance(one, CreateJob)
+                 and not ((job := known.held.get(one.run.name)) and is_checked(job))}
+    actions = tuple(one for one in decided.actions
+                    if not (isinstance(one, CreateJob) and one.run.name in unchecked))
+    return replace(decided, actions=actions,
+                   not_started={**decided.not_started, **dict.fromkeys(unchecked, _CHECKING)})
+
+
+def _actions(observation: ExperimentObservation, experiment: Experiment, known: KnownJobs, decided: ExperimentPlan
+             ) -> Iterator[OwnedAction]:
+    """The plan as changes of FineTuneJobs, and the jobs that do not exist yet."""
+    for action in decided.actions:
+        if isinstance(action, StopJob):
+            continue
+        job = observation.jobs[action.run.name if isinstance(action, CreateJob) else action.name]
+        if not job.deleting:
+            yield _on_job(action, job)
+    if experiment.resource.spec.suspend:
+        return
+    halved = _halved(decided)
+    for run in experiment.runs:
+        if run.name not in observation.jobs and run.name not in known.rows and run.name not in halved:
+            yield CreateOwned(held_job(observation.view, run))
+
+
+def _deletions(observation: ExperimentObservation, experiment: Experiment, known: KnownJobs, decided: ExperimentPlan
+               ) -> Iterator[JobView]:
+    """Jobs that nobody needs: those of removed variants that have not ended, and those that halving gave up."""
+    wanted, halved = {run.name for run in experiment.runs}, _halved(decided)
+    yield from (job for name, job in known.held.items() if name not in wanted or name in halved)
+    yield from (observation.jobs[one.name] for one in decided.actions if isinstance(one, StopJob))
+
+
+def _halved(decided: ExperimentPlan) -> frozenset[str]:
+    return frozenset(name for name, one in decided.not_started.items() if one.reason is ExperimentReason.HALVED)
+
+
+def _on_job(action: LimitJob | SuspendJob | ResumeJob | CreateJob, job: JobView) -> OwnedAction:
+    """An action of the planner on the job that it is about."""
+    match action:
+        case LimitJob(_, max_cost):
+            return PatchOwned(job, limit_of_job(max_cost))
+        case SuspendJob():
+            return PatchOwned(job, suspension())
+        case ResumeJob():
+            return PatchOwned(job, resumption())
+        case CreateJob(run, max_cost):
+            return PatchOwned(job, start_of_job(run, max_cost))
+
+
+def _ranking(known: KnownJobs, rank_by: RankBy, currency: str) -> Ranking:
+    """The ranking by the scores in the jobs' status. The scores of single rows are in the output, which is not read."""
+    costs = variant_costs(list(known.rows.values()))
+    scores: dict[str, list[float]] = {}
+    for row in known.rows.values():
+        if row.phase is RunPhase.SUCCEEDED and row.rung is None and row.after is not None:
+            scores.setdefault(row.variant, []).append(row.after)
+    cheapest_first = dict(sorted(scores.items(), key=lambda one: costs[one[0]]))
+    return rank(compare_scores(cheapest_first, rank_by.metric), costs, rank_by, currency)
+
+
+def events_of(old: FineTuneExperimentStatus, new: FineTuneExperimentStatus) -> tuple[EventRecord, ...]:
+    """The events of a change of status: one if the reason of Progressing or its generation changes."""
+    before, after = ({str(one.type): one for one in status.conditions} for status in (old, new))
+    told, earlier = after.get("Progressing"), before.get("Progressing")
+    if told is None or (earlier and earlier.reason == told.reason
+                        and earlier.observed_generation == told.observed_generation):
+        return ()
+    warning = "Stalled" in after or told.reason == ExperimentReason.CANNOT_START
+    return (EventRecord("Warning" if warning else "Normal", StoredReason(told.reason), told.message,
+                        str(told.observed_generation)),)

@@ -1,0 +1,54 @@
+"""The FineTuneJobs of an experiment: how one is created, and how it is changed. Pure."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from finetune_api.experiment.expansion import Run
+from finetune_api.experiment.resource import EXPERIMENT_KIND
+from finetune_api.rule import merge_patch
+from finetune_api.values.api_model import GROUP, VERSION
+
+from finetune_operator.manifests.child import Manifest
+from finetune_operator.names import EXPERIMENT_LABEL, HELD_ANNOTATION, VARIANT_LABEL
+from finetune_operator.observed.experiment import ExperimentView
+
+_LONGEST_LABEL = 63
+
+
+def held_job(experiment: ExperimentView, run: Run) -> Manifest:
+    """A job that is checked, and waits until its experiment starts it."""
+    return {
+        **merge_patch(run.document, {"spec": {"runPolicy": {"suspend": True}}}),
+        "metadata": {
+            "namespace": experiment.namespace, "name": run.name,
+            "labels": {EXPERIMENT_LABEL: experiment.name, VARIANT_LABEL: run.variant[:_LONGEST_LABEL].rstrip("-")},
+            "annotations": {HELD_ANNOTATION: "true"},
+            "ownerReferences": [{
+                "apiVersion": f"{GROUP}/{VERSION}", "kind": EXPERIMENT_KIND, "name": experiment.name,
+                "uid": experiment.uid, "controller": True, "blockOwnerDeletion": True,
+            }],
+        },
+    }
+
+
+def start_of_job(run: Run, max_cost: Decimal | None) -> Manifest:
+    """The merge patch that starts a held job, with what it may spend."""
+    suspended = run.job.spec.run_policy.suspend  # The user's own wish.
+    return merge_patch(resumption(suspended), limit_of_job(max_cost))
+
+
+def limit_of_job(max_cost: Decimal | None) -> Manifest:
+    """The merge patch that sets what a job may spend."""
+    return {"spec": {"budget": {"maxCost": None if max_cost is None else f"{max_cost:f}"}}}
+
+
+def resumption(suspended: bool = False) -> Manifest:
+    """The merge patch that lets a job go on."""
+    return {"metadata": {"annotations": {HELD_ANNOTATION: None}}, "spec": {"runPolicy": {"suspend": suspended}}}
+
+
+def suspension() -> dict[str, Any]:
+    """The merge patch that suspends a job, and says that its experiment did it."""
+    return {"metadata": {"annotations": {HELD_ANNOTATION: "true"}}, "spec": {"runPolicy": {"suspend": True}}}

@@ -1,0 +1,88 @@
+"""The stored FineTuneExperiment, with whatever this version can read of it, and its jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.experiment.expansion import InvalidExperiment
+from finetune_api.experiment.reading import Experiment, parse_experiment
+from finetune_api.experiment.resource import EXPERIMENT_KIND
+from finetune_api.experiment.status import FineTuneExperimentStatus
+from finetune_api.reading.loading import InvalidJob
+
+from finetune_operator.observed.job import JobView
+
+
+@dataclass(frozen=True)
+class ExperimentView:
+    """A FineTuneExperiment as it is stored.
+
+    Attributes:
+        deleting: whether its deletion has been requested.
+        spec: as plain data.
+        status: the status that the operator wrote last.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    deleting: bool
+    spec: Mapping[str, Any]
+    status: FineTuneExperimentStatus
+
+    @property
+    def kind(self) -> str:
+        """Kind of the resource."""
+        return EXPERIMENT_KIND
+
+
+@dataclass(frozen=True)
+class ExperimentObservation:
+    """What is known about one experiment.
+
+    Attributes:
+        view: the experiment.
+        experiment: the same with its jobs, all of them valid; or everything that is wrong with it.
+        jobs: the FineTuneJobs that it owns, by name.
+    """
+
+    view: ExperimentView
+    experiment: Experiment | InvalidJob
+    jobs: Mapping[str, JobView]
+
+
+def view_experiment(raw: Mapping[str, Any]) -> ExperimentView:
+    """Read a stored FineTuneExperiment. It never raises: unreadable fields of the status are left out."""
+    metadata = raw["metadata"]
+    return ExperimentView(
+        namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"],
+        generation=metadata.get("generation", 1), resource_version=metadata["resourceVersion"],
+        deleting="deletionTimestamp" in metadata, spec=raw.get("spec") or {}, status=_read_status(raw.get("status")))
+
+
+def _read_status(raw: Mapping[str, Any] | None) -> FineTuneExperimentStatus:
+    readable: dict[str, Any] = {}
+    for name, value in (raw or {}).items():
+        try:
+            FineTuneExperimentStatus.model_validate_json(json.dumps({name: value}))
+        except (ValueError, RecursionError):
+            continue
+        readable[name] = value
+    return FineTuneExperimentStatus.model_validate_json(json.dumps(readable))
+
+
+def read_experiment(view: ExperimentView) -> Experiment | InvalidJob:
+    """An experiment with its jobs, or everything that is wrong with it. It never raises."""
+    document = {"apiVersion": "finetune.dev/v1alpha1", "kind": EXPERIMENT_KIND, "spec": view.spec,
+                "metadata": {"name": view.name, "namespace": view.namespace}}
+    try:
+        return parse_experiment(document, view.name)
+    except InvalidJob as invalid:
+        return invalid
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        return InvalidExperiment([], f"the operator cannot read the experiment ({type(error).__name__}: {error})"[:500])
