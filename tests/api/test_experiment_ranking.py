@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from finetune_api.experiment.comparison import Comparison, VariantComparison
+from finetune_api.experiment.comparison import Comparison, VariantComparison, fewest_rows
 from finetune_api.experiment.ranking import rank
 from finetune_api.experiment.spec import RankBy
 from finetune_api.spec.evaluation import Metric
@@ -28,7 +28,7 @@ def test_the_best_wins_where_every_difference_is_more_than_chance():
     found = ranked(other("qlora", 0.7, -0.2, -0.06, 0.003), other("ia3", 0.5, -0.45, -0.2, 0.0001))
     assert (found.winner, [one.variant for one in found.variants]) == ("qdora", ["qdora", "qlora", "ia3"])
     assert found.conclusion == ("qdora wins: fieldsMatch 0.83. The next, qlora, is worse by 0.13 (interval of the "
-                                "difference -0.2 to -0.06, McNemar p 0.003).")
+                                "difference -0.2 to -0.06, p 0.003).")
     assert found.variants[0].verdict == "the best score"
     assert found.variants[1].verdict.startswith("worse than qdora by 0.13")
 
@@ -48,6 +48,18 @@ def test_there_is_no_clear_winner_where_a_difference_can_be_chance(near):
 def test_the_test_decides_where_there_is_one():
     assert ranked(other("qlora", 0.8, -0.1, 0.0, 0.04)).winner == "qdora"
     assert ranked(other("qlora", 0.8, -0.1, -0.01, 0.05)).winner is None
+
+
+def test_the_conclusion_says_that_there_are_too_few_rows_for_any_difference_to_be_clear():
+    few = other("qlora", 0.5, -0.4, -0.2, 0.125).model_copy(update={"compared_rows": 4, "needed_rows": 6})
+    assert "On 4 held-out rows no difference can be clear; that takes at least 6." in ranked(few).conclusion
+    enough = few.model_copy(update={"compared_rows": 6})
+    assert "held-out rows" not in ranked(enough).conclusion
+
+
+@pytest.mark.parametrize(("comparisons", "rows"), [(1, 6), (2, 7), (9, 9), (99, 12)])
+def test_so_few_rows_can_show_a_difference(comparisons, rows):
+    assert fewest_rows(comparisons) == rows
 
 
 def test_within_a_tolerance_the_cheapest_wins():

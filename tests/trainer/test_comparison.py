@@ -6,10 +6,11 @@ import hashlib
 import math
 import random
 
+import numpy
 import pytest
 from finetune_api.messages import RowScores
 from finetune_api.spec.evaluation import Metric
-from finetune_trainer.evaluation.comparison import VariantResult, compare, mcnemar
+from finetune_trainer.evaluation.comparison import VariantResult, compare, mcnemar, sign_flip
 
 
 def rows_of(scores, metric="exactMatch", tokens=None, first=0):
@@ -26,6 +27,24 @@ def result(name, *runs, metric="exactMatch", tokens=None):
     (0, 0, 1.0), (5, 5, 1.0), (0, 5, 0.0625), (0, 6, 0.03125), (1, 9, 22 / 1024)])
 def test_mcnemars_exact_test(gained, lost, p_value):
     assert mcnemar(gained, lost) == mcnemar(lost, gained) == pytest.approx(p_value)
+
+
+def test_the_sign_flip_test():
+    assert sign_flip(numpy.array([0.5, 0.5, 0.5, 0.5])) == 2 / 16
+    assert sign_flip(numpy.array([3.0, 2.0, -1.0, 0.0])) == 4 / 8, "4, 2, 0, 6, and the same below 0"
+    assert sign_flip(numpy.zeros(3)) == 1.0
+    assert sign_flip(numpy.array([1.0] * 9 + [-1.0])) == mcnemar(9, 1), "the same test where rows are right or wrong"
+    many = numpy.array([1.0] * 20 + [-1.0] * 8)
+    assert sign_flip(many) == pytest.approx(mcnemar(20, 8), abs=0.005), "random flips"
+
+
+def test_four_rows_are_too_few_however_large_the_difference():
+    high, low = [result(name, [level] * 4, metric="fieldAccuracy") for name, level in (("a", 0.9), ("b", 0.1))]
+    worst = compare([high, low], Metric.FIELD_ACCURACY).variants[1]
+    assert (worst.difference, worst.difference_high < 0) == (-0.8, True), "the bootstrap is sure"
+    assert (worst.is_clear, worst.p_value, worst.compared_rows, worst.needed_rows) == (False, 0.125, 4, 6)
+    more = [result(name, [level] * 6, metric="fieldAccuracy") for name, level in (("a", 0.9), ("b", 0.1))]
+    assert compare(more, Metric.FIELD_ACCURACY).variants[1].is_clear
 
 
 def test_a_large_difference_on_the_same_rows_is_clear_and_a_small_one_is_not():
@@ -72,7 +91,7 @@ def test_repeats_are_averaged_by_row_and_their_spread_is_reported():
     assert (best.score, best.rows) == (0.375, 4)
     assert best.spread == pytest.approx(0.176777)
     assert other.difference == -0.375
-    assert other.p_value is None, "half a right answer is neither right nor wrong"
+    assert other.p_value == 0.5, "half a right answer is neither right nor wrong: two rows differ, both the same way"
 
 
 def test_rows_that_only_one_variant_has_do_not_count_for_the_difference():

@@ -72,3 +72,12 @@ def test_a_run_that_stops_at_its_budget_says_so_in_the_currency():
 def test_without_a_budget_nothing_stops():
     assert stop_reason(Limits(), datetime(2026, 1, 1, tzinfo=UTC), Spending(Decimal(5), Price(Decimal(1), "EUR")),
                        Decimal(1)) is None
+
+
+def test_what_earlier_attempts_spent_follows_from_the_operator_or_from_their_time(run):
+    state, _, _ = run
+    assert state.resumed_cost() == 0
+    state.seconds_before = 900.0
+    assert (state.resumed_cost(), state.spending().spent) == (Decimal("0.4"), Decimal("1.2"))
+    state.spent_before = Decimal("0.5")
+    assert (state.resumed_cost(), state.spending().spent) == (Decimal("0.5"), Decimal("1.3"))

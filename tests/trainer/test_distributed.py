@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import time
 import urllib.request
@@ -212,6 +213,32 @@ def test_the_exit_code_that_tells_most_wins(codes, failed, number):
 
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
 OBEDIENT = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); time.sleep(60)"
+
+
+ORPHAN = """
+from finetune_trainer.progress.stopping import StopFlag
+stop = StopFlag()
+stop.listen()
+print("ready", flush=True)
+stop._event.wait(60)
+stop.check()
+"""
+LAUNCHER = f"""
+import os, sys
+from finetune_trainer.clock import SystemClock
+from finetune_trainer.progress.stopping import StopFlag
+from finetune_trainer.run.launcher import Child, launch
+launch([Child([sys.executable, "-c", {ORPHAN!r}], dict(os.environ))], StopFlag(), SystemClock())
+"""
+
+
+def test_children_of_a_launcher_that_is_killed_stop_as_well():
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True) as launcher:
+        assert launcher.stdout.readline() == "ready\n"
+        launcher.kill()
+        rest = launcher.stdout.read()  # Until the child has ended too.
+    assert "StopRequested: stopped by the end of the process that started it" in rest
 
 
 def _launch(programs, stop=None, grace=60.0):

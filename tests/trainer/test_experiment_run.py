@@ -42,7 +42,8 @@ JOB = textwrap.dedent('''
     result.write_text(json.dumps({"exitCode": code, "result": {
         "outcome": end.get("outcome", outcome), "message": f"{variant} ended", "evaluation": {
             "before": {"exactMatch": 0.1}, "after": scores}, "memory": {"peakBytes": 2**30}},
-        "figures": {"cost": str(end.get("cost", 1)), "currency": "EUR", "seconds": 3600.0, "tokensPerSecond": 50.0}}))
+        "figures": {"cost": str(end.get("cost", 1)), "resumedCost": str(end.get("resumed", 0)),
+                    "currency": "EUR", "seconds": 3600.0, "tokensPerSecond": 50.0}}))
     sys.exit(code)
 ''')
 
@@ -133,6 +134,16 @@ def test_money_of_failed_tries_stays_spent(place):
     assert (code, jobs[0]) == (0, "a '2.0000'"), "half of what 5 leave of 9"
     cost = status(place).cost
     assert [cost.removed, cost.spent] == [5, 7]
+
+
+def test_a_failed_job_that_resumes_from_its_checkpoint_is_not_paid_twice_up_to_there(place):
+    run_with(place, "a b", {"a": {"code": 65, "cost": 5}, "b": {"score": 0.5}})
+    assert run_with(place, "a b", {"a": {"code": 65, "cost": 7, "resumed": 4}, "b": {"score": 0.5}})[0] == 65
+    cost = status(place).cost
+    assert [cost.removed, cost.spent] == [1, 9], "1 after the checkpoint was lost; 7 hold the 4 before it; b cost 1"
+    assert run_with(place, "a b", {"a": {"score": 0.4, "cost": 8, "resumed": 7}, "b": {"score": 0.5}})[0] == 0
+    cost = status(place).cost
+    assert [cost.removed, cost.spent] == [1, 10]
 
 
 def test_only_the_better_half_of_a_rung_is_trained_to_its_end(place):

@@ -46,8 +46,19 @@ class VariantComparison(Message):
     """Upper end of that interval."""
 
     p_value: float | None = None
-    """Exact McNemar test where rows are right or wrong: how likely such a difference, or a larger one, is by chance,
-    times the number of comparisons (Bonferroni)."""
+    """How likely such a difference, or a larger one, is by chance, times the number of comparisons (Bonferroni).
+    McNemar's exact test where rows are right or wrong, else the sign-flip test."""
+
+    compared_rows: int = 0
+    """Number of rows that this variant and the best one have in common."""
+
+    needed_rows: int | None = None
+    """Number of such rows below which no difference can be clear."""
+
+    @property
+    def has_too_few_rows(self) -> bool:
+        """Whether no difference on the rows in common can be clear."""
+        return self.needed_rows is not None and self.compared_rows < self.needed_rows
 
     @property
     def is_clear(self) -> bool | None:
@@ -61,6 +72,20 @@ class VariantComparison(Message):
 
 SIGNIFICANCE = 0.05
 """How often the comparisons of one experiment call a difference real that is none: at most this often."""
+
+
+def fewest_rows(comparisons: int) -> int:
+    """The smallest number of rows on which a difference can be clear: one variant is better on each of them.
+
+    By chance that happens, either way round, in 2 of 2^rows cases.
+
+    Args:
+        comparisons: the number of variants that are compared with the best one.
+    """
+    rows = 1
+    while comparisons * 2 / 2**rows >= SIGNIFICANCE:
+        rows += 1
+    return rows
 
 
 class Comparison(Message):

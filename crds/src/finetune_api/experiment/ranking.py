@@ -63,7 +63,7 @@ def _difference(one: VariantComparison) -> str:
     words = f"{abs(one.difference or 0.0):.3g}"
     if one.difference_low is not None and one.difference_high is not None:
         words += f" (interval of the difference {one.difference_low:+.3g} to {one.difference_high:+.3g}"
-        words += f", McNemar p {one.p_value:.2g})" if one.p_value is not None else ")"
+        words += f", p {one.p_value:.2g})" if one.p_value is not None else ")"
     return words
 
 
@@ -87,6 +87,9 @@ def _decide(variants: Sequence[VariantComparison], costs: Mapping[str, Decimal],
     why = "can be chance" if measured else "can be chance, as far as is known"
     words = (f"No clear winner: {best.variant} has the best {metric} ({best.score:.4g}), but its difference to {names} "
              f"{why}.")
+    if few := [one for one in unclear if one.has_too_few_rows]:
+        words += (f" On {few[0].compared_rows} held-out rows no difference can be clear; that takes at least "
+                  f"{few[0].needed_rows}.")
     equal = [best, *unclear]
     cheapest = min(equal, key=lambda one: costs[one.variant])
     if len({costs[one.variant] for one in equal}) > 1:

@@ -63,6 +63,9 @@ class RunFigures(Message):
     cost: Money
     """Amount spent, over all attempts that the trainer knows of."""
 
+    resumed_cost: Money | None = None
+    """The part of it that was spent before the checkpoint from which the last attempt resumed."""
+
     currency: str = "USD"
     """Currency of the amount."""
 

@@ -1,8 +1,10 @@
 """Compares the results of several runs row by row. Pure: scores of rows in, intervals and tests out.
 
-Rows are the unit that varies: another held-out set would give other scores. So rows are resampled (bootstrap; Efron and
-Tibshirani, 1993), for two variants the same rows of both (paired). Where rows are right or wrong, McNemar's exact test
-decides. Of several runs of a variant, with other seeds, each row has the mean of its scores.
+Rows are the unit that varies: another held-out set would give other scores. So rows are resampled for the intervals
+(bootstrap; Efron and Tibshirani, 1993), for two variants the same rows of both (paired). Whether a difference is clear
+is decided by a test that is valid for few rows too: McNemar's exact test where rows are right or wrong, else Fisher's
+sign-flip test (The Design of Experiments, 1935, §21). Of several runs of a variant, with other seeds, each row has the
+mean of its scores.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy
-from finetune_api.experiment.comparison import SIGNIFICANCE, Comparison, VariantComparison
+from finetune_api.experiment.comparison import SIGNIFICANCE, Comparison, VariantComparison, fewest_rows
 from finetune_api.messages import RowScores
 from finetune_api.spec.evaluation import LOWER_IS_BETTER, Metric
 
@@ -22,6 +24,11 @@ _RESAMPLES = 10_000
 _FEWEST_RESAMPLES = 1_000
 _MOST_DRAWS = 20_000_000
 _CHUNK = 1_000_000
+_ALL_FLIPS = 14
+"""Up to so many rows that differ, every flip of the signs is counted."""
+_FLIPS = 20_000
+_SAME_SUM = 1e-9
+"""Sums of the same differences in another order differ by rounding."""
 _DIGITS = 6
 
 
@@ -118,7 +125,7 @@ def _interval(rows: _Rows, statistic: Callable[[float], float], seed: int) -> tu
 
 
 def _paired(rows: _Rows, best: _Rows, statistic: Callable[[float], float], seed: int, comparisons: int
-            ) -> dict[str, float | None]:
+            ) -> dict[str, float]:
     """The difference of two variants on the rows that both have; nothing where they have none in common.
 
     With several comparisons, each has a wider interval, so that all together keep the level (Bonferroni).
@@ -132,14 +139,18 @@ def _paired(rows: _Rows, best: _Rows, statistic: Callable[[float], float], seed:
     differences = numpy.array([statistic(a) - statistic(b) for a, b in zip(own, other, strict=True)])
     low, high = _ends(differences, SIGNIFICANCE / comparisons)
     observed = [statistic(float(sums.sum() / weights.sum())) for weights, sums in both]
-    found: dict[str, float | None] = {"difference": round(observed[0] - observed[1], _DIGITS), "difference_low": low,
-                                      "difference_high": high}
     if rows.are_right_or_wrong and best.are_right_or_wrong:
         right = [[one.sums[row] > 0 for row in common] for one in (rows, best)]
         gained = sum(a and not b for a, b in zip(*right, strict=True))
         lost = sum(b and not a for a, b in zip(*right, strict=True))
-        found["p_value"] = min(1.0, comparisons * mcnemar(gained, lost))
-    return found
+        p_value = mcnemar(gained, lost)
+    else:
+        # The perplexity is the loss on another scale, and has the same test.
+        (own_weights, own_sums), (other_weights, other_sums) = both
+        p_value = sign_flip(own_sums / own_weights.sum() - other_sums / other_weights.sum(), seed)
+    return {"difference": round(observed[0] - observed[1], _DIGITS), "difference_low": low, "difference_high": high,
+            "p_value": min(1.0, comparisons * p_value), "compared_rows": len(common),
+            "needed_rows": fewest_rows(comparisons)}
 
 
 def _resampled(samples: Sequence[tuple[numpy.ndarray, numpy.ndarray]], seed: int) -> list[numpy.ndarray]:
@@ -184,3 +195,29 @@ def mcnemar(gained: int, lost: int) -> float:
         return 1.0
     fewer = sum(math.comb(total, count) for count in range(min(gained, lost) + 1))
     return min(1.0, 2 * fewer / 2**total)
+
+
+def sign_flip(differences: numpy.ndarray, seed: int = 0) -> float:
+    """The two-sided p-value of Fisher's sign-flip test: if two variants are equally good, each row's difference could
+    as well have the other sign. How often is the sum then at least as far from 0?
+
+    Up to 14 rows that differ, all flips are counted, so the test is exact; beyond, 20,000 random ones and the observed.
+
+    Args:
+        differences: what each row adds to the difference of the scores, of shape (rows,).
+        seed: of the random flips.
+    """
+    values = differences[differences != 0]
+    if not len(values):
+        return 1.0
+    least = abs(values.sum()) - _SAME_SUM * numpy.abs(values).sum()
+    if len(values) <= _ALL_FLIPS:
+        signs = 1 - 2 * (numpy.arange(2**len(values))[:, None] >> numpy.arange(len(values)) & 1)
+        return float((numpy.abs(signs @ values) >= least).mean())
+    chance, found, left = numpy.random.default_rng(seed), 1, _FLIPS
+    while left:
+        part = min(left, max(1, _CHUNK // len(values)))
+        signs = 1 - 2 * chance.integers(0, 2, (part, len(values)), dtype=numpy.int8)
+        found += int((numpy.abs(signs @ values) >= least).sum())
+        left -= part
+    return found / (_FLIPS + 1)

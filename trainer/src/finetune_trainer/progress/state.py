@@ -147,6 +147,12 @@ class RunState:
         elapsed = timedelta(seconds=self.clock.seconds() - self._started)
         return Spending(self.spent_before + cost_of(elapsed, self.price), self.price)
 
+    def resumed_cost(self) -> Decimal:
+        """The part of what was spent that is known from earlier attempts."""
+        if self.spent_before is None:
+            return cost_of(timedelta(seconds=self.seconds_before), self.price)
+        return self.spent_before
+
     def tokens_per_second(self) -> float | None:
         """The tokens per second of the last ten steps; None before the first step."""
         seconds = sum(report.seconds for report in self._recent)

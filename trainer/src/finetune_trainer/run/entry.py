@@ -106,7 +106,7 @@ def _price(config: RunConfig, limits: Limits) -> Price:
 
 def _figures(state: RunState) -> RunFigures:
     """What a run has taken, whether it succeeded or not."""
-    return RunFigures(cost=state.spending().spent, currency=state.price.currency,
+    return RunFigures(cost=state.spending().spent, resumed_cost=state.resumed_cost(), currency=state.price.currency,
                       seconds=round(state.trained_seconds(), 3))
 
 

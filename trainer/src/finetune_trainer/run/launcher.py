@@ -21,7 +21,7 @@ from finetune_trainer.clock import Clock
 from finetune_trainer.distributed.rank import rank_variables
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.hardware.accelerator import require_count
-from finetune_trainer.progress.stopping import StopFlag
+from finetune_trainer.progress.stopping import LAUNCHER_PIPE, StopFlag
 
 GRACE_SECONDS = 120.0
 """How long the other processes may take to end after one failed; a checkpoint may be uploading."""
@@ -91,10 +91,12 @@ def launch(children: Sequence[Child], stop: StopFlag, clock: Clock, grace: float
     """Run children to their end. If one fails, or the run is asked to stop, the others get SIGTERM.
 
     After a failure, children that still run `grace` seconds later are killed. After a request to stop they are not: who
-    asked has a grace period of its own.
+    asked has a grace period of its own. If this process is killed, they read the end of a pipe, and stop as well.
     """
+    read_end, write_end = os.pipe()
     # A session for each. Otherwise Ctrl-C would reach them twice, and a second request ends a process at once.
-    running = [subprocess.Popen(child.command, env=child.environment, start_new_session=True) for child in children]
+    running = [subprocess.Popen(child.command, env={**child.environment, LAUNCHER_PIPE: str(read_end)},
+                                start_new_session=True, pass_fds=[read_end]) for child in children]
     asked = failed = False
     deadline = float("inf")
     try:
@@ -115,6 +117,8 @@ def launch(children: Sequence[Child], stop: StopFlag, clock: Clock, grace: float
         for process in running:
             process.kill()
             process.wait()
+        os.close(read_end)
+        os.close(write_end)
     ends = [_exit_code(process.returncode, asked) for process in running]
     number = decisive_child(ends, failed)
     return ChildEnd(number, ends[number])

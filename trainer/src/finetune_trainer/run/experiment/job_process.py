@@ -46,12 +46,14 @@ class JobEnd:
         row: what the experiment's status says of it.
         rows: the scores of single held-out rows; None where there are none.
         currency: of its cost.
+        resumed_cost: the part of its cost that earlier runs of the experiment have spent.
     """
 
     exit_code: int
     row: ExperimentRun
     rows: RowScores | None = None
     currency: str = "USD"
+    resumed_cost: Decimal = Decimal(0)
 
     @property
     def was_stopped(self) -> bool:
@@ -103,10 +105,12 @@ def _job_end(run: Run, code: int, written: bytes | None, metric: Metric, max_cos
     phase = RunPhase.SUCCEEDED if code == ExitCode.OK and result.outcome in _PUBLISHED else RunPhase.FAILED
     if code == ExitCode.STOPPED:
         phase = RunPhase.PENDING
+    # A job that trained nothing has found the result of an earlier run.
+    resumed = end.figures.resumed_cost if end.figures else figures.cost if figures else None
     row = row_of(run, phase, result.outcome, result.message)
     return JobEnd(code, row.model_copy(update={**_scores(result, metric), **_taken(result, figures),
                                                "max_cost": max_cost}),
-                  rows, figures.currency if figures else "USD")
+                  rows, figures.currency if figures else "USD", resumed or Decimal(0))
 
 
 def _scores(result: Result, metric: Metric) -> dict[str, object]:

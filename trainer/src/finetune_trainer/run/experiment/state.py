@@ -73,15 +73,21 @@ class LocalExperiment:
     def spent_before(self) -> Decimal:
         """What earlier runs spent on jobs without a result, and on jobs that are not in the experiment any more.
 
-        A job with a result is found in the output again, with its cost.
+        A job with a result is found in the output again, with its cost. A failed one that resumes from its checkpoint
+        counts what it took up to there itself.
         """
         if self.earlier is None:
             return Decimal(0)
         removed = self.earlier.cost.removed if self.earlier.cost else None
         wanted = {run.name for run in self.experiment.runs}
         return (removed or Decimal(0)) + sum(
-            (row.cost or Decimal(0) for row in self.earlier.runs
+            (self._lost(row) for row in self.earlier.runs
              if row.phase is RunPhase.FAILED or row.job not in wanted), Decimal(0))
+
+    def _lost(self, row: ExperimentRun) -> Decimal:
+        """What an earlier run spent on a job, without what the same job counts in this run."""
+        end = self.ends.get(row.job)
+        return max((row.cost or Decimal(0)) - (end.resumed_cost if end else Decimal(0)), Decimal(0))
 
     @property
     def rows(self) -> dict[str, ExperimentRun]:
