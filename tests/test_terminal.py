@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 HOSTILE = "a\x1b]0;owned\x07b\x9b31mc\rd\u202ee\x08f\x7fg"
 SHOWN = r"a\u001b]0;owned\u0007b\u009b31mc\u000dd\u202ee\u0008f\u007fg"
 # Tables and pages of our own texts.
-TABLES = {"cli/src/finetune_cli/commands/estimate.py", "cli/src/finetune_cli/commands/explain.py"}
+TABLES = {f"cli/src/finetune_cli/{name}" for name in (
+    "commands/estimate.py", "commands/explain.py", "estimate_alternatives.py", "experiment_estimate.py")}
 
 
 @pytest.mark.parametrize(("text", "shown"), [

@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 from finetune_api.estimate import EstimateTarget
+from finetune_api.estimate.catalogue import KNOWN_ACCELERATORS
 from finetune_api.values.money import Price
 from finetune_cli.estimate_target import ChosenTarget
 from finetune_cli.this_machine import ThisMachine, this_machine
@@ -139,3 +140,64 @@ def test_a_model_of_an_unknown_family_is_refused_with_those_that_are_known(job, 
     result = call("estimate", path)
     assert result.exit_code == 64
     assert "model_type mamba: known are gemma" in result.stderr
+
+
+def test_by_accelerator_the_lowest_cost_comes_first_and_not_the_lowest_price(job):
+    path = job(method={"quantization": "nf4"})
+    result = call("estimate", "--by", "accelerator", path)
+    assert result.exit_code == 0, result.output
+    assert "nvidia-l4 *" in result.output, "the job's own is marked"
+    found = json.loads(call("estimate", "--by", "accelerator", "--json", path).stdout)["alternatives"]
+    costs = [Decimal(one["cost"]) for one in found if one["fits"]]
+    assert costs == sorted(costs)
+    assert len(costs) == len(found) == len(KNOWN_ACCELERATORS) + 1
+    assert found[0]["name"] == "nvidia-l4"
+    prices = [Decimal(one["pricePerHour"]) for one in found]
+    assert prices != sorted(prices)
+
+
+def test_by_accelerator_what_does_not_fit_is_last_with_its_change(job):
+    found = json.loads(call("estimate", "--by", "accelerator", "--json", job()).stdout)["alternatives"]
+    assert (found[-1]["name"], found[-1]["fits"]) == ("nvidia-t4", False)
+    assert found[-1]["change"] == "write spec.method.quantization: nf4"
+
+
+def test_the_hourly_rate_of_a_job_is_that_of_its_own_accelerator(job):
+    path = job(budget={"hourlyRate": "0.25"})
+    found = json.loads(call("estimate", "--by", "accelerator", "--json", path).stdout)["alternatives"]
+    prices = {one["name"]: one["pricePerHour"] for one in found}
+    assert (prices["nvidia-l4"], prices["nvidia-h100"]) == ("0.25", "11.00")
+
+
+def test_without_rows_accelerators_have_an_order_and_no_cost(job):
+    with_rows = json.loads(call("estimate", "--by", "accelerator", "--json", job()).stdout)["alternatives"]
+    path = job(dataset={"source": "s3://bucket/rows.jsonl"})
+    found = json.loads(call("estimate", "--by", "accelerator", "--json", path).stdout)["alternatives"]
+    assert {one["cost"] for one in found} == {None}
+    assert [one["name"] for one in found] == [one["name"] for one in with_rows]
+    assert "give --rows N" in call("estimate", "--by", "accelerator", path).output
+
+
+def test_by_accelerator_takes_no_other_target(job):
+    refused = call("estimate", "--by", "accelerator", "--price", "2", job())
+    assert (refused.exit_code, refused.stdout) == (64, "")
+    assert "leave out --accelerator, --memory and --price" in refused.stderr
+
+
+def test_by_method_each_method_is_estimated_and_sampled_ones_come_after_the_others(job):
+    result = call("estimate", "--by", "method", "--accelerator", "l4", job(method={"quantization": "nf4"}))
+    assert result.exit_code == 0, result.output
+    names = [line.split("  ")[0] for line in result.stdout.splitlines()[1:]]
+    assert {"LoRA", "QLoRA *", "DoRA", "QDoRA", "IA3", "Partial", "Full"} < set(names)
+    assert names.index("ReFT (LoRA)") > names.index("Partial")
+    assert names.index("Full") > names.index("ReFT (LoRA)"), "it does not fit"
+    assert "≥: without the time of the responses" in result.output
+
+
+def test_a_method_that_the_job_does_not_allow_is_listed_with_the_rule(job):
+    path = job(engine="unsloth", method={"quantization": "nf4"})
+    found = json.loads(call("estimate", "--by", "method", "--accelerator", "l4", "--json", path).stdout)["alternatives"]
+    by_name = {one["name"]: one for one in found}
+    assert by_name["QLoRA"]["refused"] is None
+    assert "spec.engine" in by_name["Full"]["refused"]
+    assert found[-1]["refused"] is not None

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 from finetune_api import ExitCode, FineTuneJobSpec, resolve_defaults
 from finetune_api.estimate import (
-    PROCESS_ON_CPU,
     Architecture,
-    Estimate,
     EstimateTarget,
-    RowLengths,
-    TrainingRows,
     UnknownArchitecture,
     checkpointing_in_words,
-    estimate_job,
-    mapped_weights_bytes,
     read_architecture,
 )
-from finetune_api.estimate.catalogue import KNOWN_ACCELERATORS
 from finetune_api.estimate.plan import USABLE
 from finetune_api.experiment.expansion import Run
-from finetune_api.spec.method import Quantization
-from finetune_api.values.quantities import Quantity
 from rich.console import Console
 from rich.table import Table
 
 from finetune_cli import trainer
 from finetune_cli.errors import CommandFailed
-from finetune_cli.estimate_target import CPU, ChosenTarget, TargetOptions, choose_target
+from finetune_cli.estimate_alternatives import ACCELERATOR, METHOD, by_accelerator, by_method, show_alternatives
+from finetune_cli.estimate_target import TargetOptions, choose_target
 from finetune_cli.experiment_estimate import EstimatedRun, show_experiment_estimate
+from finetune_cli.host_estimate import HostEstimate, RowOptions, estimate_on_host
 from finetune_cli.job_file import read_experiment, read_job, with_absolute_jobs, with_absolute_locations
 from finetune_cli.terminal import say
 from finetune_cli.this_machine import ThisMachine
@@ -49,28 +39,6 @@ _TERMS = {
 }
 
 
-@dataclass(frozen=True)
-class HostEstimate:
-    """An estimate with everything that a process on a CPU holds beside what torch computes with.
-
-    Attributes:
-        found: the job's estimate.
-        terms: bytes by what they are for; on a GPU those of `found` alone.
-        fits: whether the machine has the memory; true where its memory is not known.
-        change: the change that makes the job fit, in words; None where it fits.
-    """
-
-    found: Estimate
-    terms: Mapping[str, int]
-    fits: bool
-    change: str | None
-
-    @property
-    def total(self) -> int:
-        """All bytes."""
-        return sum(self.terms.values())
-
-
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--accelerator", metavar="NAME",
@@ -82,84 +50,65 @@ class HostEstimate:
 @click.option("--memory", metavar="QUANTITY",
               help="Memory of one accelerator, such as 24Gi, for one that is not in the catalogue.")
 @click.option("--price", type=click.FLOAT, metavar="USD", help="Price of one accelerator for one hour.")
+@click.option("--by", type=click.Choice([ACCELERATOR, METHOD]),
+              help="One line for each accelerator of the catalogue, or for each method; the cheapest first.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def estimate(context: click.Context, /, file: Path, as_json: bool, rows: int | None, row_tokens: int | None,
-             **target: Any) -> None:
+def estimate(context: click.Context, /, file: Path, as_json: bool, by: str | None, rows: int | None,
+             row_tokens: int | None, **target: Any) -> None:
     """Estimate memory, hours and cost of the FineTuneJob in FILE, or of each job of a FineTuneExperiment and of all.
 
     Without --accelerator the estimate is for finetune run on this machine: its GPU, or its processors and memory. With
-    --accelerator it is for a cluster that has this accelerator. Reads the model's configuration, but no weights; needs
-    no cluster. Exits with 71 if a job does not fit, with 66 if the configuration can't be had.
+    --accelerator it is for a cluster that has this accelerator. With --by it compares what the job could be. Reads the
+    model's configuration, but no weights; needs no cluster. Exits with 71 if a job does not fit (with --by: if nothing
+    does), with 66 if the configuration can't be had.
     """
-    options = TargetOptions(**target)
+    options, known = TargetOptions(**target), RowOptions(rows, row_tokens)
     experiment = read_experiment(file)
     if experiment is not None:
-        jobs = [_of_run(run, options, rows, row_tokens) for run in with_absolute_jobs(experiment, file.parent).runs]
+        if by is not None:
+            raise click.UsageError(f"--by {by} compares what one job could be, and {file} holds a FineTuneExperiment")
+        jobs = [_of_run(run, options, known) for run in with_absolute_jobs(experiment, file.parent).runs]
         show_experiment_estimate(jobs, experiment.resource.spec.budget.max_cost, as_json)
         context.exit(ExitCode.OK if all(job.fits for job in jobs) else ExitCode.OUT_OF_MEMORY)
-    spec = resolve_defaults(with_absolute_locations(read_job(file), file.parent).spec)
-    model, chosen, found = _estimated(spec, options, rows, row_tokens)
+    job = with_absolute_locations(read_job(file), file.parent)
+    spec = resolve_defaults(job.spec)
+    if by is not None:
+        found = by_method(job, _model(spec), choose_target(spec, options), known) if by == METHOD else (
+            by_accelerator(spec, _model(spec), options, known))
+        show_alternatives(found, by, as_json)
+        context.exit(ExitCode.OK if any(one.fits for one in found) else ExitCode.OUT_OF_MEMORY)
+    model, chosen = _model(spec), choose_target(spec, options)
+    estimated = estimate_on_host(spec, model, chosen, known.known(spec))
     if as_json:
-        say(json.dumps(_document(model, chosen.target, found), indent=2))
+        say(json.dumps(_document(model, chosen.target, estimated), indent=2))
     else:
-        _show(spec, model, chosen.target, found, chosen.machine)
+        _show(spec, model, chosen.target, estimated, chosen.machine)
         if chosen.machine:
             say(f"For a cluster: finetune estimate --accelerator {spec.compute.accelerator} {file}")
-    context.exit(ExitCode.OK if found.fits else ExitCode.OUT_OF_MEMORY)
+    context.exit(ExitCode.OK if estimated.fits else ExitCode.OUT_OF_MEMORY)
 
 
-def _estimated(spec: FineTuneJobSpec, options: TargetOptions, rows: int | None, row_tokens: int | None
-               ) -> tuple[Architecture, ChosenTarget, HostEstimate]:
-    """The model's sizes, what is estimated for, and the estimate of a job.
+def _model(spec: FineTuneJobSpec) -> Architecture:
+    """The model's sizes.
 
     Raises:
         CommandFailed: the model's configuration can't be had, or does not give its sizes.
     """
-    chosen = choose_target(spec, options)
     try:
-        model = read_architecture(_model_config(spec))
+        return read_architecture(_model_config(spec))
     except UnknownArchitecture as error:
         raise CommandFailed(f"spec.model.source: {spec.model.source} can't be estimated: {error}",
                             ExitCode.BAD_CONFIG) from error
-    return model, chosen, _estimate(_with_processors(spec, chosen.machine), model, chosen.target, chosen.machine,
-                                    TrainingRows(_tokens(spec, rows, row_tokens), RowLengths(typical=row_tokens)))
 
 
-def _of_run(run: Run, options: TargetOptions, rows: int | None, row_tokens: int | None) -> EstimatedRun:
+def _of_run(run: Run, options: TargetOptions, rows: RowOptions) -> EstimatedRun:
     spec = resolve_defaults(run.job.spec)
-    _, chosen, found = _estimated(spec, options, rows, row_tokens)
+    chosen = choose_target(spec, options)
+    found = estimate_on_host(spec, _model(spec), chosen, rows.known(spec))
     duration = found.found.duration
     return EstimatedRun(run, spec.method.display_name, chosen.target, found.total, found.fits, found.change,
                         duration.hours if duration else None, duration.cost if duration else None)
-
-
-def _with_processors(spec: FineTuneJobSpec, machine: ThisMachine | None) -> FineTuneJobSpec:
-    """The spec with this machine's processors, by which the speed of a CPU is estimated."""
-    if machine is None or machine.gpu:
-        return spec
-    compute = spec.compute.model_copy(update={"cpu": Quantity(str(machine.processors))})
-    return spec.model_copy(update={"compute": compute})
-
-
-def _estimate(spec: FineTuneJobSpec, model: Architecture, target: EstimateTarget, machine: ThisMachine | None,
-              rows: TrainingRows) -> HostEstimate:
-    """The estimate for a target; on a CPU with what the process holds beside the model."""
-    catalogue = {} if machine else {name: known.memory_bytes for name, known in KNOWN_ACCELERATORS.items()}
-    found = estimate_job(spec, model, target, catalogue, rows)
-    terms = dict(found.plan.memory.terms())
-    if target.name != CPU:
-        return HostEstimate(found, terms, found.plan.fits, found.change)
-    # Quantized weights are a copy beside the file that they were read from. Its pages are given up first.
-    needed = PROCESS_ON_CPU + sum(terms.values())
-    file = 0 if spec.method.quantization is Quantization.NONE else mapped_weights_bytes(model)
-    terms = {"process": PROCESS_ON_CPU, "file": file, **terms}
-    if machine is None or needed <= machine.memory_bytes:
-        return HostEstimate(found, terms, True, None)
-    # Of memory that estimate_job is given it takes the usable share only; here all of it is usable.
-    left = max(1, math.floor((machine.memory_bytes - PROCESS_ON_CPU) / USABLE))
-    return HostEstimate(found, terms, False,
-                        estimate_job(spec, model, replace(target, memory_bytes=left), catalogue, rows).change)
 
 
 def _model_config(spec: FineTuneJobSpec) -> dict[str, Any]:
@@ -178,18 +127,6 @@ def _model_config(spec: FineTuneJobSpec) -> dict[str, Any]:
     except ValueError as error:
         raise CommandFailed(f"spec.model.source: {path} is not JSON: {error}", ExitCode.BAD_CONFIG) from error
     return content
-
-
-def _tokens(spec: FineTuneJobSpec, rows: int | None, row_tokens: int | None) -> int | None:
-    """Tokens to train on; None where the number of rows is not known."""
-    training = spec.training
-    each = min(row_tokens or training.max_length, training.max_length)
-    if training.max_steps:
-        return training.max_steps * training.batch_size * each
-    known = rows or trainer.rows_to_learn_from(spec) or spec.dataset.max_samples
-    if known is None:
-        return None
-    return round(min(known, spec.dataset.max_samples or known) * (training.epochs or 1.0)) * each
 
 
 def _document(model: Architecture, target: EstimateTarget, estimated: HostEstimate) -> dict[str, Any]:

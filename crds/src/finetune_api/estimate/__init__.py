@@ -10,11 +10,13 @@
     host           what publishing needs of the host's memory
     speed          tokens -> hours -> money
     job            all of it for one job
+    alternatives   the other methods, and which alternative is the cheapest
 """
 
 from finetune_api.architecture import Architecture, UnknownArchitecture, read_architecture
 from finetune_api.estimate.activations import Machine
 from finetune_api.estimate.advice import advise_change
+from finetune_api.estimate.alternatives import alternative_methods, rank_by_cost
 from finetune_api.estimate.host import (
     PROCESS,
     PROCESS_ON_CPU,
@@ -57,6 +59,7 @@ __all__ = [
     "TrainingRows",
     "UnknownArchitecture",
     "advise_change",
+    "alternative_methods",
     "checkpoint_bytes",
     "checkpointing_in_words",
     "choose_optimizer",
@@ -70,6 +73,7 @@ __all__ = [
     "operations_per_second",
     "operations_per_token",
     "programs_at_once",
+    "rank_by_cost",
     "read_architecture",
     "trained_by",
 ]

@@ -113,6 +113,11 @@ class Additive(Method[AdditiveSpec]):
         ),
     )
 
+    @property
+    def usual_blocks(self) -> tuple[Section, ...]:
+        """One for each technique."""
+        return tuple({"technique": str(technique)} for technique in Technique)
+
     def resolved(self, settings: AdditiveSpec | None) -> AdditiveSpec:
         """The settings with the defaults of their technique."""
         settings = settings or AdditiveSpec()

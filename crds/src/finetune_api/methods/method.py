@@ -72,6 +72,11 @@ class Method(Generic[SettingsT]):
     rules: ClassVar[tuple[Rule, ...]] = ()
     """The rules that join the fields of the method's settings."""
 
+    @property
+    def usual_blocks(self) -> tuple[Section, ...]:
+        """The blocks with which the method is estimated beside others: one for each way to use it."""
+        return (self.smallest_block,)
+
     def resolved(self, settings: SettingsT | None) -> SettingsT | None:
         """The settings with every default that does not depend on model and data; None for a method without any."""
         return settings
