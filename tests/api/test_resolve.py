@@ -196,6 +196,12 @@ def test_kernels_that_are_left_to_the_trainer_leave_the_digest_of_stored_specs()
     assert _digest(nested("training.kernels", "auto")) == _digest()
 
 
+def test_unsloth_s_packed_rows_leave_the_digest_that_its_results_had_without():
+    with_packing = _digest({"engine": "unsloth"})
+    assert with_packing == _digest({"engine": "unsloth", "training": {"packing": False}})
+    assert with_packing != _digest()
+
+
 def test_what_reft_leaves_out_is_filled_in_as_in_the_paper_but_for_an_adapter():
     spec = resolve_defaults(job(method={"type": "ReFT"}).spec)
     assert (spec.training.epochs, spec.method.lora, spec.method.reft.lora) == (2.0, None, LowRankSpec())

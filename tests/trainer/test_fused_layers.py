@@ -6,12 +6,14 @@ import copy
 
 import pytest
 import torch
+from finetune_trainer.methods.dora.layer import cache_norms
 from finetune_trainer.methods.lora import fused_layers, fused_linear
 from finetune_trainer.methods.lora.fused_layers import FusedLinear, FusedLinear4bit, fuse, peft_is_known
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora.bnb import Linear4bit
 from peft.tuners.lora.layer import Linear, LoraLayer
 
+from tests.models import save_tiny_family
 from tests.trainer.test_fast_dora import (
     IDS,
     LAYERS,
@@ -101,6 +103,26 @@ def test_a_frozen_bias_is_added_as_it_is(quantization, tmp_path, count):
     assert len(count) == 14
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_model_may_write_into_the_outputs_of_its_layers(tmp_path, dora, count):
+    save_tiny_family(tmp_path, "olmo", clip_qkv=0.05)
+    seen = []
+    for ours in (True, False):
+        torch.manual_seed(0)
+        model = get_peft_model(load(tmp_path), LoraConfig(r=4, target_modules=LAYERS, use_dora=dora))
+        move(model)
+        if ours:
+            assert fuse(model) == (0 if dora else 14)
+            assert not dora or cache_norms(model).layers == 14
+        logits = model.train()(input_ids=IDS % 64).logits
+        logits.square().mean().backward()
+        seen.append((logits.detach(), gradients(model)))
+    (ours, its), (our_gradients, its_gradients) = zip(*seen, strict=True)
+    torch.testing.assert_close(ours, its, rtol=1e-5, atol=2e-6)
+    assert_same_gradients(our_gradients, its_gradients)
+    assert len(count) == (0 if dora else 14)
+
+
 def saved_bytes(layer, x):
     """The storages that a layer keeps for its backward pass, without parameters: (bytes of each)."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
@@ -125,8 +147,6 @@ def test_x_and_the_low_rank_activation_are_all_that_is_saved(tiny_model_folder, 
     for dora, wanted in ((False, [4, 64]), (True, [4, 64, 64])):
         model = adapt(load(tiny_model_folder, quantization, torch.bfloat16), fused=not dora, use_dora=dora).train()
         if dora:
-            from finetune_trainer.methods.dora.layer import cache_norms
-
             cache_norms(model)
         layer = model.base_model.model.model.layers[0].self_attn.q_proj
         layer(x)  # DoRA's norms are cached from here on.
@@ -201,7 +221,8 @@ def test_a_run_trains_with_fused_layers(tiny_model_folder, quantization, fused_c
     from tests.api.jobs import job
 
     spec = resolve_defaults(job(method={"type": "LoRA", "quantization": quantization}).spec)
-    run = SimpleNamespace(spec=spec, model=load(tiny_model_folder, quantization))
+    run = SimpleNamespace(spec=spec, model=load(tiny_model_folder, quantization),
+                          device=SimpleNamespace(dtype=torch.float32))
     model = attach(run, spec.method.lora, "spec.method.lora")  # type: ignore[arg-type]
     assert sum(type(module) is fused_class for module in model.modules()) == 14
 

@@ -9,6 +9,7 @@ from typing import Any
 from finetune_api.spec.dataset import AnswerType
 from finetune_api.spec.evaluation import JSON_METRICS, Metric
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.method import Engine
 from finetune_api.spec.training import Kernels, Toggle
 
 DEFAULT_EVALUATION_FRACTION = 0.1
@@ -53,4 +54,7 @@ def spec_hash(spec: FineTuneJobSpec) -> str:
     kept.
     """
     content = spec.model_dump(mode="json", exclude_none=True, exclude=_DECIDES_NOTHING)
+    if spec.engine is Engine.UNSLOTH:
+        # Earlier releases never packed Unsloth's rows; packing changes speed and memory, and only rounding in results.
+        content["training"]["packing"] = False
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -23,6 +23,8 @@ _MAGNITUDES = "lora_magnitude_vector"
 """PEFT's class attribute gets this name once a process has made a DoRA layer."""
 _DECODED_ROWS = 256
 """A pass without a gradient over at most as many tokens is one of generation: a token for each row of a batch."""
+_CLIPS_OUTPUTS = "clip_qkv"
+"""The setting of models that write into the outputs of their layers (OLMo, OLMoE). A fused DoRA layer saves its own."""
 
 
 def fuse(model: PeftModel) -> int:
@@ -33,9 +35,11 @@ def fuse(model: PeftModel) -> int:
     """
     if not peft_is_known():
         return 0
+    clips = getattr(getattr(model, "config", None), _CLIPS_OUTPUTS, None) is not None
     for module in model.modules():
         fused = _FUSED.get((type(module), type(getattr(module, "base_layer", None))))
-        if fused is not None and not module.fan_in_fan_out and not module.ephemeral_gpu_offload:
+        if fused is not None and not module.fan_in_fan_out and not module.ephemeral_gpu_offload and not (
+                clips and any(module.use_dora.values())):
             module.__class__ = fused
     return sum(isinstance(module, FusedLinear | FusedLinear4bit) for module in model.modules())
 

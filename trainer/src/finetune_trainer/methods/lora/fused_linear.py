@@ -121,7 +121,8 @@ def fused_linear(layer: Layer, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor
         (..., outputs), in the layer's type.
     """
     output: torch.Tensor = _FusedLinear.apply(layer, x, a, b, layer.scale.magnitude if layer.scale else None)
-    return output
+    # Here, because autograd lets nobody write into a view that an operation of one's own returns.
+    return output.view(*x.shape[:-1], -1)
 
 
 class _FusedLinear(torch.autograd.Function):
@@ -146,7 +147,6 @@ class _FusedLinear(torch.autograd.Function):
                     output = layer.product(rows).addmm_(low, b_now.T, alpha=layer.scaling).mul_(factor)
                 else:
                     output = layer.scaled_product(rows, low, b_now, factor)
-        output = output.view(*x.shape[:-1], -1)
         ctx.layer = layer
         ctx.save_for_backward(x, a, b, low, *(() if magnitude is None else (magnitude, norms, output)))
         return output
@@ -158,12 +158,12 @@ class _FusedLinear(torch.autograd.Function):
         layer, (_, need_x, need_a, need_b, need_magnitude) = ctx.layer, ctx.needs_input_grad
         of_x = of_a = of_b = of_magnitude = None
         with torch.autocast(x.device.type, enabled=False):
-            rows = grad.reshape(-1, grad.shape[-1]).to(layer.dtype)
+            rows = grad.to(layer.dtype)
             if scaled:
                 magnitude, norms, output = scaled
                 magnitude = _nowhere_zero(magnitude)
                 if need_magnitude:
-                    summed = (rows * output.view(rows.shape)).sum(0, dtype=torch.float32)
+                    summed = (rows * output).sum(0, dtype=torch.float32)
                     of_magnitude = summed / magnitude
                 rows = torch.mul(rows, magnitude / norms, out=torch.empty_like(rows))
             if need_b:
