@@ -48,6 +48,7 @@ def test_a_reference_model_answers_the_same_questions_and_is_scored(monkeypatch)
     assert compared.scores["jsonValid"] == 1.0
     assert "loss" not in compared.scores
     assert compared.findings == ()
+    assert compared.answers == {0: RIGHT, 1: RIGHT}
     path, authorization, body = min(asked, key=lambda one: one[2]["messages"][-1]["content"])
     assert (path, authorization) == ("/v1/chat/completions", "Bearer canary-key")
     assert body["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "case 1"}]

@@ -18,9 +18,11 @@ from finetune_trainer.evaluation.evaluate import Evaluation, SampleAnswer
 from finetune_trainer.report import charts
 from finetune_trainer.report.card import render_card
 from finetune_trainer.report.code import load_code
+from finetune_trainer.report.examples import answered_examples
 from finetune_trainer.report.facts import RunFacts, comparisons, figures, row_counts
 from finetune_trainer.report.html import render_report
 from finetune_trainer.report.settings import settings
+from finetune_trainer.report.svg import ticks
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
 from finetune_trainer.training.result import RolloutExample
 
@@ -312,6 +314,13 @@ def test_an_answer_is_marked_as_the_table_counts_it():
     assert "✓ right" in text
 
 
+def test_the_reference_models_answers_stand_beside_the_others():
+    facts = facts_of_a_run(reference_answers={0: CASES[0][1], 2: "None"})
+    shown = [{one.title: one.right for one in example.answers} for example in answered_examples(facts)]
+    assert [example.get("reference") for example in shown] == [True, None, False]
+    assert Walk(render_report(facts)).words().count("reference ✓ right") == 1
+
+
 def test_the_configuration_is_the_spec_and_reads_the_same():
     walk = Walk(render_report(facts_of_a_run()))
     written = next(text for text in walk.text if text.startswith("model:"))
@@ -343,7 +352,7 @@ def test_the_moving_average_is_the_mean_of_the_last_steps():
     (5, 5, False, [5, 5.2, 5.4, 5.6]), (-0.1, 0.1, False, [-0.1, -0.05, 0, 0.05, 0.1]),
 ])
 def test_ticks_are_round_and_hold_the_values_between_them(low, high, whole, expected):
-    assert charts.ticks(low, high, whole) == pytest.approx(expected, abs=1e-9)
+    assert ticks(low, high, whole) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("log", [

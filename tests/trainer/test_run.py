@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
-from finetune_api.messages import RowScores
+from finetune_api.messages import RowScores, SampleAnswers
 
 from tests.models import tiny_job
 from tests.s3 import free_ports
@@ -82,7 +82,7 @@ def test_a_manifest_lists_every_file_with_its_digest_and_a_second_run_finds_it(f
         assert len(data) == file["sizeBytes"]
     names = {file["path"].partition("/")[2].partition("/")[2] for file in content["files"]}
     assert {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/README.md", "report.html",
-            "metrics.jsonl", "row-scores.json"} <= names
+            "metrics.jsonl", "row-scores.json", "answers.json"} <= names
     steps = [json.loads(line) for line in (published(folder) / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps if "step" in line] == [1, 2, 3, 4, 5, 6]
     assert not (home / "checkpoints").exists(), "a published job needs no checkpoints"
@@ -92,7 +92,7 @@ def test_a_manifest_lists_every_file_with_its_digest_and_a_second_run_finds_it(f
     assert manifest(folder) == content
 
 
-def test_the_scores_of_single_rows_add_up_to_the_published_ones(folder):
+def test_the_scores_and_answers_of_single_rows_add_up_to_the_published_ones(folder):
     assert run(folder).code == 0
     content = manifest(folder)
     scores = RowScores.read((published(folder) / "row-scores.json").read_bytes())
@@ -107,6 +107,11 @@ def test_the_scores_of_single_rows_add_up_to_the_published_ones(folder):
             assert sum(columns[metric]) / count == pytest.approx(wanted[metric], abs=1e-5)
         each = wanted["fieldAccuracy"].values()
         assert sum(columns["fieldAccuracy"]) / count == pytest.approx(sum(each) / len(each), abs=1e-5)
+    answers = SampleAnswers.read((published(folder) / "answers.json").read_bytes())
+    assert [one.row for one in answers.questions] == list(scores.rows)
+    for columns, given in ((scores.before, [one.before for one in answers.questions]),
+                           (scores.after, [one.after for one in answers.questions])):
+        assert [float(one.right) for one in given] == list(columns["fieldsMatch"])
     figures = content["figures"]
     assert figures["seconds"] > 0
     assert figures["tokensPerSecond"] > 0

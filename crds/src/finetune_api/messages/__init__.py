@@ -8,14 +8,17 @@ from finetune_api.messages.progress import ProgressMessage, Stage
 from finetune_api.messages.result import RESULT_BYTES, Result
 from finetune_api.messages.row_scores import MOST_ROWS, RowScores
 from finetune_api.messages.run_config import Accelerator, Limits, RunConfig
+from finetune_api.messages.sample_answers import AnsweredQuestion, GivenAnswer, SampleAnswers
 from finetune_api.reasons import Outcome
 
 __all__ = [
     "MOST_ROWS",
     "RESULT_BYTES",
     "Accelerator",
+    "AnsweredQuestion",
     "CheckpointManifest",
     "Date",
+    "GivenAnswer",
     "JobEstimate",
     "Limits",
     "LocalEnd",
@@ -29,6 +32,7 @@ __all__ = [
     "RowScores",
     "RunConfig",
     "RunFigures",
+    "SampleAnswers",
     "Sentence",
     "Stage",
     "Timestamp",

@@ -16,6 +16,7 @@ MERGED = "merged"
 REPORT = "report.html"
 METRICS = "metrics.jsonl"
 ROW_SCORES = "row-scores.json"
+ANSWERS = "answers.json"
 PROBE = "probe"
 # The status of an experiment that ran without a cluster, below <uri>/<namespace>/<experiment>.
 EXPERIMENT = "experiment.json"

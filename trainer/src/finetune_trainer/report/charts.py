@@ -1,26 +1,18 @@
-"""Charts as inline SVG, in plain Python.
-
-A chart has no viewBox: it takes the width of the page, and its texts have the size of the page's texts, so that it can
-be read on a phone. Lines are in an inner SVG of 1000 × 1000 units, which is stretched to the plot. Everything that must
-not be stretched has its position in percent. CSS classes of the page give the colours.
-"""
+"""The charts of a job: loss, learning rate, time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup, escape
 
 from finetune_trainer.report.facts import human_seconds
+from finetune_trainer.report.svg import Frame, Plot, Point, chart, rounded, svg, ticks
 
-Point = tuple[float, float]
 MOST_POINTS = 400
-_UNITS = 1000
-_TICKS = 4
 
 
 def thin_points(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
@@ -56,19 +48,6 @@ def average_window(steps: Sequence[Mapping[str, Any]]) -> int:
     return max(5, min(50, count // 20)) if count > 5 else 0
 
 
-def ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """About five round values; the first is at most `low`, the last at least `high`."""
-    if high <= low:
-        high = low + (abs(low) * 0.1 or 1.0)
-    rough = (high - low) / _TICKS
-    size = 10.0 ** math.floor(math.log10(rough))
-    stride = next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= rough * 0.999)
-    if whole:
-        stride = max(1.0, float(math.ceil(stride)))
-    first, last = math.floor(low / stride + 1e-9), math.ceil(high / stride - 1e-9)
-    return [index * stride for index in range(first, last + 1)]
-
-
 def loss_chart(steps: Sequence[Mapping[str, Any]], before: float | None, after: float | None, resumed: int) -> Markup:
     """Training loss over steps, with the loss on held-out rows before and after; empty if no step was logged.
 
@@ -84,7 +63,7 @@ def loss_chart(steps: Sequence[Mapping[str, Any]], before: float | None, after: 
     first, last = points[0], points[-1]
     held_out = [(x, y) for x, y in ((0.0, before), (last[0], after)) if y is not None and math.isfinite(y)]
     y_ticks = ticks(min(y for _, y in points + held_out), max(y for _, y in points + held_out))
-    plot = _Plot(0, last[0], y_ticks[0], y_ticks[-1])
+    plot = Plot(0, last[0], y_ticks[0], y_ticks[-1])
     window = average_window(steps)
     lines = [plot.line(thin_points(points), "raw" if window else "mean")]
     if window:
@@ -97,8 +76,8 @@ def loss_chart(steps: Sequence[Mapping[str, Any]], before: float | None, after: 
     words = f"Training loss went from {first[1]:.3f} at step {first[0]:,.0f} to {last[1]:.3f} at step {last[0]:,.0f}."
     if len(held_out) == 2:
         words += f" On held-out rows it was {held_out[0][1]:.3f} before and {held_out[1][1]:.3f} after."
-    return _chart(_Frame("loss", "Loss over steps", words, 260),
-                  plot.axes(y_ticks, [f"{tick:g}" for tick in _rounded(y_ticks)]), lines, marks)
+    return chart(Frame("loss", "Loss over steps", words, 260),
+                 plot.axes(y_ticks, [f"{tick:g}" for tick in rounded(y_ticks)]), lines, marks)
 
 
 def learning_rate_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
@@ -108,11 +87,11 @@ def learning_rate_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
         return Markup("")
     peak = max(points, key=lambda point: point[1])
     top = ticks(0, peak[1])[-1]
-    plot = _Plot(0, points[-1][0], 0, top)
+    plot = Plot(0, points[-1][0], 0, top)
     words = (f"The learning rate peaked at {_power(peak[1])} at step {peak[0]:,.0f} and ended at "
              f"{_power(points[-1][1])}.")
-    return _chart(_Frame("rate", "Learning rate over steps", words, 110), plot.axes([0, top], ["0", _power(top)]),
-                  [plot.line(thin_points(points), "rate")])
+    return chart(Frame("rate", "Learning rate over steps", words, 110), plot.axes([0, top], ["0", _power(top)]),
+                 [plot.line(thin_points(points), "rate")])
 
 
 def line_chart(name: str, title: str, steps: Sequence[Mapping[str, Any]], key: str) -> Markup:
@@ -122,12 +101,12 @@ def line_chart(name: str, title: str, steps: Sequence[Mapping[str, Any]], key: s
         return Markup("")
     values = [y for _, y in points]
     y_ticks = ticks(min(values), max(values))
-    plot = _Plot(points[0][0], points[-1][0], y_ticks[0], y_ticks[-1])
+    plot = Plot(points[0][0], points[-1][0], y_ticks[0], y_ticks[-1])
     words = (f"{title} went from {values[0]:.3g} at step {points[0][0]:,.0f} to {values[-1]:.3g} at step "
              f"{points[-1][0]:,.0f}.")
-    labels = [f"{tick:g}" for tick in _rounded((y_ticks[0], y_ticks[-1]))]
-    return _chart(_Frame(name, f"{title} over steps", words, 110), plot.axes((y_ticks[0], y_ticks[-1]), labels),
-                  [plot.line(thin_points(points), "mean")])
+    labels = [f"{tick:g}" for tick in rounded((y_ticks[0], y_ticks[-1]))]
+    return chart(Frame(name, f"{title} over steps", words, 110), plot.axes((y_ticks[0], y_ticks[-1]), labels),
+                 [plot.line(thin_points(points), "mean")])
 
 
 def stage_bars(stages: Mapping[str, float]) -> Markup:
@@ -149,48 +128,7 @@ def stage_bars(stages: Mapping[str, float]) -> Markup:
             f'<rect class="bar" x="0" y="{top + 25}" width="{100 * seconds / longest:.2f}%" height="8" rx="4"/>'
         )
     words = ", ".join(f"{name} {human_seconds(seconds)}" for name, seconds in times.items())
-    return _svg(_Frame("stages", "Time of each stage", f"{words}.", len(times) * 46 - 8, "bars"), rows)
-
-
-class _Plot:
-    """The positions of points in a plot."""
-
-    def __init__(self, left: float, right: float, bottom: float, top: float) -> None:
-        self._left, self._width = left, (right - left) or 1.0
-        self._bottom, self._height = bottom, (top - bottom) or 1.0
-        self._right = right
-
-    def line(self, points: Sequence[Point], style: str) -> str:
-        path = " ".join(f"{self._x(x) * _UNITS:.1f},{self._y(y) * _UNITS:.1f}" for x, y in points)
-        return f'<polyline class="{style}" points="{path}"/>'
-
-    def dot(self, point: Point, style: str) -> str:
-        return f'<circle class="{style}" cx="{self._x(point[0]):.2%}" cy="{self._y(point[1]):.2%}" r="5"/>'
-
-    def upright(self, x: float, label: str) -> str:
-        at = self._x(x)
-        side = "start" if at < 0.5 else "end"
-        return (f'<line class="upright" x1="{at:.2%}" x2="{at:.2%}" y1="0" y2="100%"/>'
-                f'<text x="{at:.2%}" dx="{6 if side == "start" else -6}" y="14" text-anchor="{side}">{label}</text>')
-
-    def axes(self, values: Sequence[float], labels: Sequence[str]) -> list[str]:
-        drawn = []
-        for value, label in zip(values, labels, strict=True):
-            at = f"{self._y(value):.2%}"
-            drawn.append(f'<line class="grid" x1="0" x2="100%" y1="{at}" y2="{at}"/>'
-                         f'<text x="0" dx="-8" y="{at}" dy="0.32em" text-anchor="end">{label}</text>')
-        inside = [tick for tick in ticks(self._left, self._right, whole=True) if tick <= self._right]
-        for tick in inside:
-            at = f"{self._x(tick):.2%}"
-            drawn.append(f'<line class="tick" x1="{at}" x2="{at}" y1="100%" y2="100%" transform="translate(0 5)"/>'
-                         f'<text x="{at}" y="100%" dy="1.4em" text-anchor="middle">{tick:,.0f}</text>')
-        return drawn
-
-    def _x(self, x: float) -> float:
-        return (x - self._left) / self._width
-
-    def _y(self, y: float) -> float:
-        return 1 - (y - self._bottom) / self._height
+    return svg(Frame("stages", "Time of each stage", f"{words}.", len(times) * 46 - 8, "bars"), rows)
 
 
 def _points(steps: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
@@ -199,45 +137,7 @@ def _points(steps: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
     return [(x, float(y)) for x, y in pairs if y is not None and math.isfinite(y)]
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
-    """The values without the rounding error of a multiplied stride."""
-    return [round(value, 10) + 0.0 for value in values]
-
-
 def _power(value: float) -> str:
     """A number in scientific notation: 2e-4, not 0.0002."""
     digits, _, exponent = f"{value:.2e}".partition("e")
     return f"{float(digits):g}e{int(exponent)}" if value else "0"
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """A chart without its content.
-
-    Attributes:
-        name: its name, unique on the page.
-        title: its title.
-        words: what it shows, for those who cannot see it.
-        height: its height in pixels.
-        style: its CSS class.
-    """
-
-    name: str
-    title: str
-    words: str
-    height: int
-    style: str = "plot"
-
-
-def _chart(frame: _Frame, axes: Sequence[str], lines: Sequence[str], marks: Sequence[str] = ()) -> Markup:
-    stretched = (f'<svg width="100%" height="100%" viewBox="0 0 {_UNITS} {_UNITS}" preserveAspectRatio="none">'
-                 f'{"".join(lines)}</svg>')
-    return _svg(frame, [*axes, stretched, *marks])
-
-
-def _svg(frame: _Frame, content: Sequence[str]) -> Markup:
-    name = frame.name
-    # The content consists of numbers and of escaped text.
-    return Markup(f'<svg class="{frame.style}" width="100%" height="{frame.height}" role="img" '
-                  f'aria-labelledby="{name}-title {name}-words"><title id="{name}-title">{escape(frame.title)}</title>'
-                  f'<desc id="{name}-words">{escape(frame.words)}</desc>{"".join(content)}</svg>')

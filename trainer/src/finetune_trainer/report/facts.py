@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,7 @@ class RunFacts:
         after: the evaluation after training.
         majority: scores of always giving the most common value of each field; None without such fields.
         reference: scores of the reference model; None if the job names none.
+        reference_answers: its answers, by the number of the row.
         steps: one mapping per step, as in metrics.jsonl: step, epoch, loss, learningRate, tokens, seconds, …
         step: optimizer steps done.
         total_steps: planned steps.
@@ -133,6 +134,7 @@ class RunFacts:
     missing: Sequence[str] = ()
     checkpointing: str | None = None
     prompt_code: PromptCode | None = None
+    reference_answers: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def method_name(self) -> str:
@@ -201,12 +203,12 @@ def comparisons(facts: RunFacts) -> list[Comparison]:
         values = [scores.get(metric) for _, scores in shown]
         if all(value is None for value in values):
             continue
-        fields = list(dict.fromkeys(name for value in values if isinstance(value, Mapping) for name in value))
+        fields = list(dict.fromkeys(key for value in values if isinstance(value, Mapping) for key in value))
         if not fields:
             lines.append(Comparison(label, tuple(_cell(metric, value) for value in values)))
-        for field in fields:
-            lines.append(Comparison(f"{label}: {field}", tuple(
-                _cell(metric, value.get(field) if isinstance(value, Mapping) else None) for value in values)))
+        for name in fields:
+            lines.append(Comparison(f"{label}: {name}", tuple(
+                _cell(metric, value.get(name) if isinstance(value, Mapping) else None) for value in values)))
     return lines
 
 

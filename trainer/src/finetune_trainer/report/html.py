@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import yaml
 from finetune_api.messages import Outcome
 from finetune_api.messages.layout import METRICS
 from finetune_api.spec.evaluation import Metric
 from finetune_api.spec.job import FineTuneJobSpec
 
-from finetune_trainer.evaluation.scores import Scores, parse, score
+from finetune_trainer.evaluation.scores import Scores
 from finetune_trainer.report import charts
-from finetune_trainer.report.card import OUTCOMES, caveats, encodable, how_to_ask, notes, reasons
+from finetune_trainer.report.card import OUTCOMES, caveats, how_to_ask, notes, reasons
 from finetune_trainer.report.code import load_code
+from finetune_trainer.report.examples import answered_examples, judged
 from finetune_trainer.report.facts import (
     RunFacts,
     columns,
@@ -28,23 +25,20 @@ from finetune_trainer.report.facts import (
     row_counts,
     summary,
 )
+from finetune_trainer.report.page import render_page
 from finetune_trainer.report.rollout_charts import rollout_charts, supervised
 from finetune_trainer.report.settings import settings
 
 _WARNINGS = 50
-_LONG_QUESTION = 600
 _COLOURS = {Outcome.SUCCEEDED: "good", Outcome.STOPPED_EARLY: "fair", Outcome.QUALITY_GATE: "bad"}
-_PAGE = jinja2.Environment(
-    loader=jinja2.PackageLoader("finetune_trainer.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
-    trim_blocks=True, lstrip_blocks=True,
-)
 
 
 def render_report(facts: RunFacts) -> str:
     """The page. Texts from outside are escaped, and the page loads nothing from other addresses."""
     learnt = supervised(facts.steps)
     losses = (_loss(facts.before.scores) if facts.before else None, _loss(facts.after.scores))
-    text = _PAGE.get_template("report.html.jinja").render(
+    return render_page(
+        "report.html.jinja",
         facts=facts,
         outcome=OUTCOMES[facts.outcome],
         colour=_COLOURS[facts.outcome],
@@ -62,9 +56,8 @@ def render_report(facts: RunFacts) -> str:
         rollouts=facts.rollouts,
         rate=charts.learning_rate_chart(facts.steps),
         stages=charts.stage_bars(facts.stage_seconds),
-        examples=_examples(facts),
-        judged="it has the right answer" if facts.run.spec.method.reft else _judged(_fields(facts)),
-        long_question=_LONG_QUESTION,
+        examples=answered_examples(facts),
+        judged=judged(facts),
         settings=settings(facts),
         money=_money(facts),
         memory=_memory(facts),
@@ -77,63 +70,6 @@ def render_report(facts: RunFacts) -> str:
         configuration=_as_yaml(facts.run.spec),
         metrics_file=METRICS,
     )
-    return encodable(text)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer of a model.
-
-    Attributes:
-        title: the column of the model.
-        text: the answer.
-        right: whether the answer is right, as in the table.
-    """
-
-    title: str
-    text: str
-    right: bool
-
-
-@dataclass(frozen=True)
-class AnsweredExample:
-    """A held-out question, the expected answer, and the answers of the models."""
-
-    question: str
-    expected: str
-    answers: tuple[Answer, ...]
-
-
-def _examples(facts: RunFacts) -> list[AnsweredExample]:
-    fields, before = _fields(facts), facts.before.examples if facts.before else ()
-    found = []
-    for index, after in enumerate(facts.after.examples):
-        shown = [("before", before[index])] if index < len(before) else []
-        found.append(AnsweredExample(after.question, after.expected, tuple(
-            Answer(title, one.answer, _is_right(one.expected, one.answer, fields) if one.right is None else one.right)
-            for title, one in [*shown, ("after", after)]
-        )))
-    return found
-
-
-def _fields(facts: RunFacts) -> tuple[str, ...]:
-    """The fields that decide whether an answer is right; empty if the whole answer decides."""
-    return tuple(facts.after.scores.get(Metric.FIELD_ACCURACY) or ())
-
-
-def _judged(fields: Sequence[str]) -> str:
-    if len(fields) == 1:
-        return f"its field {fields[0]} is right"
-    return f"all of these fields are right: {', '.join(fields)}" if fields else "it equals the expected answer"
-
-
-def _is_right(expected: str, answer: str, fields: Sequence[str]) -> bool:
-    if fields:
-        values = [parse(text) for text in (expected, answer)]
-        if not all(isinstance(value, Mapping) and set(fields) <= set(value) for value in values):
-            return False
-        expected, answer = (json.dumps({field: value[field] for field in fields}) for value in values)
-    return bool(score([expected], [answer], [Metric.EXACT_MATCH])[Metric.EXACT_MATCH] == 1)
 
 
 def _loss(scores: Scores) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -37,10 +37,17 @@ _STORE_EVERY = 20
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """The result of the comparison: the scores, None where there are none, and findings as sentences."""
+    """The result of the comparison.
+
+    Attributes:
+        scores: the scores; None where there are none.
+        findings: what could not be compared, as sentences.
+        answers: by the number of the row; questions without an answer are missing.
+    """
 
     scores: Scores | None
     findings: tuple[str, ...] = ()
+    answers: Mapping[int, str] = field(default_factory=dict)
 
 
 def check_reference(spec: FineTuneJobSpec, rows: Sequence[EvaluationRow], clock: Clock) -> str | None:
@@ -130,7 +137,8 @@ class Reference:
         scores = score([self.rows[index].example.answer for index in answers],
                        [answer.text for answer in answers.values()], metrics,
                        schema_validator(self.spec.dataset.answer_format.json_schema))
-        return ReferenceResult(scores, tuple(self._findings(answers, asked)))
+        return ReferenceResult(scores, tuple(self._findings(answers, asked)),
+                               {index: answer.text for index, answer in answers.items()})
 
     def _findings(self, answers: dict[int, EndpointAnswer], asked: int) -> list[str]:
         findings = []

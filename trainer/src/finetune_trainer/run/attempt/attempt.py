@@ -60,7 +60,7 @@ def run_attempt(attempt: Attempt) -> AttemptResult:
     if reference:
         with steps.optional("the comparison with the reference model"):
             answered = reference.collect(attempt.stop.check)
-            evaluations = replace(evaluations, reference=answered.scores)
+            evaluations = replace(evaluations, reference=answered.scores, reference_answers=answered.answers)
             for finding in answered.findings:
                 steps.add(finding)
     facts = run_facts(attempt, inputs, loaded, training, evaluations, steps.missing)

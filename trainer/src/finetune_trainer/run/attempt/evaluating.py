@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from finetune_api.messages import Stage
 from finetune_api.messages.layout import BASELINE, CHECKPOINTS, REFERENCE
@@ -28,12 +29,14 @@ class Evaluations:
         after: the evaluation after training.
         majority: the scores of always giving the most common value of each field, or None.
         reference: the scores of the reference model, or None.
+        reference_answers: its answers, by the number of the row.
     """
 
     before: Evaluation | None
     after: Evaluation
     majority: Scores | None
     reference: Scores | None = None
+    reference_answers: Mapping[int, str] = field(default_factory=dict)
 
 
 def start_reference(attempt: Attempt, output: JobOutput, inputs: Inputs) -> Reference | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune_api.messages import Outcome, Result, RunFigures, Stage
-from finetune_api.messages.layout import ADAPTER, CHANGED, MERGED, METRICS, MODEL, REPORT, ROW_SCORES
+from finetune_api.messages.layout import ADAPTER, ANSWERS, CHANGED, MERGED, METRICS, MODEL, REPORT, ROW_SCORES
 from finetune_api.spec.output import Export
 from finetune_api.status import EvaluationScores, Memory
 
@@ -18,6 +18,7 @@ from finetune_trainer.progress.state import RunState
 from finetune_trainer.publish.export import BaseWeights, export_merged, export_trained, removed_on_failure
 from finetune_trainer.publish.publish import Publication, remove_checkpoints
 from finetune_trainer.publish.row_scores import row_scores
+from finetune_trainer.publish.sample_answers import sample_answers
 from finetune_trainer.report.card import render_card
 from finetune_trainer.report.code import find_prompt_code
 from finetune_trainer.report.facts import RunFacts
@@ -99,6 +100,7 @@ def run_facts(attempt: Attempt, inputs: Inputs, loaded: LoadedBase, training: Tr
         base_revision=inputs.files.revision, base=loaded.facts, counts=inputs.data.counts,
         findings=[*map(str, inputs.data.findings), *training.findings],
         before=before, after=evaluations.after, majority=evaluations.majority, reference=evaluations.reference,
+        reference_answers=evaluations.reference_answers,
         steps=attempt.metrics.steps(), step=result.step, total_steps=result.total_steps,
         resumed_from_step=result.resumed_from_step, stopped_early=result.stopped_early,
         micro_batch_size=result.micro_batch_size, trainable_parameters=result.trainable_parameters,
@@ -113,7 +115,7 @@ def run_facts(attempt: Attempt, inputs: Inputs, loaded: LoadedBase, training: Tr
 
 def write_documents(attempt: Attempt, inputs: Inputs, evaluator: Evaluator, facts: RunFacts, files: ResultFiles,
                     steps: OptionalSteps) -> RunFacts:
-    """Write and upload model card, metrics, scores of rows and report. A failure leaves that document out.
+    """Write and upload model card, metrics, scores of rows, answers and report. A failure leaves that document out.
 
     Returns:
         The facts, with the code that asks the model.
@@ -130,6 +132,10 @@ def write_documents(attempt: Attempt, inputs: Inputs, evaluator: Evaluator, fact
         scores = row_scores(inputs.data.held_out, facts.before, facts.after)
         if scores.after:
             (files.folder / ROW_SCORES).write_text(scores.model_dump_json(), encoding="utf-8")
+    with steps.optional("the first answers"):
+        answers = sample_answers(inputs.data.held_out, facts)
+        if answers.questions:
+            (files.folder / ANSWERS).write_text(answers.model_dump_json(exclude_none=True), encoding="utf-8")
     with steps.optional("the report"):
         (files.folder / REPORT).write_text(render_report(facts), encoding="utf-8")
     with steps.optional("the upload of report and model card"):
