@@ -29,8 +29,8 @@ _ROOTS = ("docs", "docs_tools", "crds", "operator", "trainer", "cli", "charts", 
 _FOLDER = re.compile(rf"(?<![\w./:@-])((?:{'|'.join(_ROOTS)})/[\w./*-]*)(?![\w*…<])")
 _OF_USERS = {
     # What a run publishes or a pod is given (finetune_api.messages.layout, finetune_operator.manifests).
-    "manifest.json", "metrics.jsonl", "row-scores.json", "answers.json", "experiment.json", "report.html", "adapter_config.json",
-    "changed.json", "run.json", "limits.json",
+    "manifest.json", "metrics.jsonl", "row-scores.json", "answers.json", "experiment.json", "report.html",
+    "adapter_config.json", "changed.json", "run.json", "limits.json",
     # What a model or a data set has.
     "config.json", "tokenizer.json", "tokenizer_config.json", "train.jsonl", "train-00000-of-00002.jsonl",
     "svamp-train-text-cot.jsonl", "svamp-train-program-cot.jsonl",

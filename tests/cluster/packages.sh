@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what real nodes and real images need, by apt, where it is missing. Starts no service.
+# Installs what real nodes, real images and a browser's view of a page need, by apt, where it is missing. Starts no service.
 #
 # Prints what is missing and exits 1 where it cannot install (not root, no apt), or was told not to: --check.
 set -euo pipefail
@@ -17,6 +17,7 @@ gcc              gcc                             the pause container and the fir
 docker-registry  docker-registry                 the registry that nodes pull from
 buildah          buildah                         builds the images
 promtool         prometheus                      judges metrics and alerts; answers the dashboard'"'"'s queries
+chromium         chromium                        shows the report's pages
 mmdebstrap       mmdebstrap                      the images'"'"' base, where Docker Hub cannot be reached
 '
 # A file that must be there, likewise.

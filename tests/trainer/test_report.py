@@ -6,7 +6,6 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
@@ -25,6 +24,8 @@ from finetune_trainer.report.settings import settings
 from finetune_trainer.report.svg import ticks
 from finetune_trainer.trained_model.peft_adapter import PeftAdapter
 from finetune_trainer.training.result import RolloutExample
+
+from tests.trainer.pages import Walk
 
 JOB = """
 apiVersion: finetune.dev/v1alpha1
@@ -55,7 +56,6 @@ spec:
   output: {uri: "pvc://results/out"}
 """
 ATTACK = "</style><script>alert(1)</script><img src=x onerror=alert(2)> | `x` [y](javascript:z) **b** {{ 7*7 }}"
-VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 
 def run_config(text=JOB):
@@ -128,35 +128,6 @@ def facts_of_text_answers():
                           before=None, after=after, majority=None, reference=None, steps=[], step=0, total_steps=9,
                           stage_seconds={}, findings=[], counts={"read": 4, "train": 2, "heldOut": 2},
                           resumed_from_step=0, stopped_early="training stopped after step 0 of 9, because of time")
-
-
-class Walk(HTMLParser):
-    """A page taken apart; every tag has to be closed in its turn."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.attributes, self.tags, self.text = [], [], [], []
-        self.feed(page)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.handle_startendtag(tag, attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def words(self):
-        return " ".join(" ".join(self.text).split())
 
 
 def reinforced_steps(count):

@@ -1,4 +1,6 @@
-"""`finetune-trainer run --config DIR` runs one attempt; `preflight --config DIR` checks the job first."""
+"""`finetune-trainer run --config DIR` runs one attempt; `preflight --config DIR` checks the job first;
+`experiment-report --config DIR` writes the report of an experiment.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from types import FrameType
 from typing import TypeVar
 
 from finetune_api.exit_codes import ExitCode
+from finetune_api.experiment.reported import ReportedExperiment
 from finetune_api.messages import Limits, Outcome, PreflightResult, PreflightVerdict, Result, RunConfig
-from finetune_api.messages.layout import LIMITS_FILE, RUN_FILE
+from finetune_api.messages.layout import EXPERIMENT, LIMITS_FILE, RUN_FILE
 from pydantic import ValidationError
 
 from finetune_trainer.clock import SystemClock
@@ -24,6 +27,7 @@ from finetune_trainer.progress.stopping import StopFlag
 from finetune_trainer.progress.terminal import Terminal, say
 from finetune_trainer.report.run_end import RunEnd
 from finetune_trainer.run.entry import RunSettings, run
+from finetune_trainer.run.experiment.report import report_finished
 from finetune_trainer.run.launcher import processes_here, run_children
 from finetune_trainer.run.preflight import preflight
 from finetune_trainer.run.quiet import silence_libraries
@@ -50,11 +54,18 @@ def main(arguments: list[str] | None = None) -> int:
     check = commands.add_parser("preflight", help="check data, model and memory; no weights are loaded")
     check.add_argument("--config", type=Path, required=True, help=f"folder with {RUN_FILE}")
     check.add_argument("--termination-log", type=Path, default=_termination_log(), help="file for the result message")
+    report = commands.add_parser("experiment-report", help="compare the results of an experiment, write its report")
+    report.add_argument("--config", type=Path, required=True, help=f"folder with {EXPERIMENT}: the experiment with its "
+                                                                   "status, which names what its jobs published")
+    report.add_argument("--termination-log", type=Path, default=_termination_log(), help="file for the result message")
     options = parser.parse_args(arguments)
 
     silence_libraries()
     set_torch_variables()
-    code, message = _check(options) if options.command == "preflight" else _run(options, arguments)
+    if options.command == "run":
+        code, message = _run(options, arguments)
+    else:
+        code, message = _check(options) if options.command == "preflight" else _report(options)
     if options.termination_log and message:
         options.termination_log.write_bytes(message)
     return code
@@ -66,7 +77,8 @@ def _check(options: argparse.Namespace) -> tuple[int, bytes]:
     Returns:
         The exit code and the result message.
     """
-    _end_on_sigterm(options.termination_log)
+    _end_on_sigterm(options.termination_log, PreflightResult(
+        verdict=PreflightVerdict.REFUSED, reason=Outcome.STOPPED, message="the check was asked to stop").to_bytes())
     try:
         config = read_config(options.config)
     except BadConfig as error:
@@ -80,14 +92,29 @@ def _check(options: argparse.Namespace) -> tuple[int, bytes]:
     return checked.code, message
 
 
-def _end_on_sigterm(log: Path | None) -> None:
-    """Let SIGTERM end a check at once, since a check leaves nothing half done.
+def _report(options: argparse.Namespace) -> tuple[int, bytes]:
+    """Write the report of an experiment.
+
+    Returns:
+        The exit code and the result message.
+    """
+    _end_on_sigterm(options.termination_log, ReportedExperiment(
+        outcome=Outcome.STOPPED, message="the report was asked to stop").to_bytes())
+    try:
+        written, code = report_finished(options.config, SystemClock()).reported, ExitCode.OK
+    except Exception as error:
+        failure = failure_of(error)
+        written, code = ReportedExperiment(outcome=failure.outcome, message=failure.message), failure.exit_code
+    message = written.to_bytes()
+    say(message.decode())
+    return code, message
+
+
+def _end_on_sigterm(log: Path | None, message: bytes) -> None:
+    """Let SIGTERM end a check or a report at once, since it leaves nothing half done.
 
     Without a handler, the first process of a container ignores SIGTERM, and is killed at the end of its grace period.
     """
-    message = PreflightResult(verdict=PreflightVerdict.REFUSED, reason=Outcome.STOPPED,
-                              message="the check was asked to stop").to_bytes()
-
     def end(number: int, frame: FrameType | None) -> None:
         if log:
             log.write_bytes(message)

@@ -51,16 +51,21 @@ class MetricsLog:
         """The lines of steps, the last one of each step, in order."""
         if not self.path.exists():
             return []
-        steps: dict[int, dict[str, Any]] = {}
-        for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            # A full disk cuts a line, and a checkpoint's lines come from outside.
-            with suppress(ValueError, RecursionError):
-                line = json.loads(text)
-                if isinstance(line, dict) and isinstance(line.get("step"), int):
-                    steps[line["step"]] = line
-        return [steps[step] for step in sorted(steps)]
+        return steps_of(self.path.read_text(encoding="utf-8", errors="replace"))
 
     def _write(self, record: dict[str, Any]) -> None:
         line = {"time": self._clock.now().isoformat(timespec="milliseconds"), **record}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def steps_of(text: str) -> list[dict[str, Any]]:
+    """The lines of steps in the text of a log, the last one of each step, in order."""
+    steps: dict[int, dict[str, Any]] = {}
+    for written in text.splitlines():
+        # A full disk cuts a line, and a checkpoint's lines come from outside.
+        with suppress(ValueError, RecursionError):
+            line = json.loads(written)
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                steps[line["step"]] = line
+    return [steps[step] for step in sorted(steps)]

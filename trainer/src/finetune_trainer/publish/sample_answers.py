@@ -8,9 +8,9 @@ from finetune_api.messages import AnsweredQuestion, GivenAnswer, SampleAnswers
 
 from finetune_trainer.data.rows import EvaluationRow
 from finetune_trainer.publish.row_scores import row_digest
-from finetune_trainer.report.card import encodable
 from finetune_trainer.report.examples import answered_examples, judged
 from finetune_trainer.report.facts import RunFacts
+from finetune_trainer.report.page import encodable
 
 
 def sample_answers(rows: Sequence[EvaluationRow], facts: RunFacts) -> SampleAnswers:

@@ -19,6 +19,7 @@ from finetune_trainer.report.facts import (
     row_counts,
     summary,
 )
+from finetune_trainer.report.page import encodable
 from finetune_trainer.report.settings import settings
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]#|~!$])")
@@ -56,11 +57,6 @@ def render_card(facts: RunFacts) -> str:
         _list("Packages", [f"{name} {version}" for name, version in facts.packages.items()]),
     ]
     return encodable("\n\n".join(part for part in parts if part) + "\n")
-
-
-def encodable(text: str) -> str:
-    """The text, with a question mark for each half of a surrogate pair, which UTF-8 cannot encode."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def outcome_words(facts: RunFacts) -> str:

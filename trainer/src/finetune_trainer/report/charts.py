@@ -48,6 +48,12 @@ def average_window(steps: Sequence[Mapping[str, Any]]) -> int:
     return max(5, min(50, count // 20)) if count > 5 else 0
 
 
+def mean_losses(steps: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """The training loss over steps as one calm line: the mean of as many steps as in the chart of a job, thinned."""
+    points, window = _points(steps, "loss"), average_window(steps)
+    return thin_points(moving_average(points, window) if window else points)
+
+
 def loss_chart(steps: Sequence[Mapping[str, Any]], before: float | None, after: float | None, resumed: int) -> Markup:
     """Training loss over steps, with the loss on held-out rows before and after; empty if no step was logged.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from finetune_api.spec.evaluation import Metric
 
-from finetune_trainer.evaluation.evaluate import SampleAnswer
 from finetune_trainer.evaluation.scores import parse, score
 from finetune_trainer.report.facts import RunFacts
+
+if TYPE_CHECKING:
+    from finetune_trainer.evaluation.evaluate import SampleAnswer
 
 BEFORE, AFTER, REFERENCE = "before", "after", "reference"
 """Titles of the answers."""

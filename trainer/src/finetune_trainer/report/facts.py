@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from finetune_trainer.trained_model import LoadInstructions
     from finetune_trainer.training.result import RolloutExample
 
-_LABELS = {
+METRIC_LABELS = {
     "loss": "loss (nats per answer token)",
     "perplexity": "perplexity",
     "answerAccuracy": "right answer",
@@ -35,10 +35,11 @@ _LABELS = {
     "fieldF1Macro": "macro F1",
     "fieldF1Micro": "micro F1 (0 is empty)",
 }
+"""What the reports call a metric."""
 MOST_COMMON_ANSWER = "most common answer"
 """Title of the column with the scores of always giving the most common answer of the training rows."""
 _TRAINING = (Stage.TRAINING, Stage.WARM_UP, Stage.PPO)
-_SHARES = {"answerAccuracy", "exactMatch", "jsonValid", "schemaValid", "fieldsMatch"}
+SHARES = {"answerAccuracy", "exactMatch", "jsonValid", "schemaValid", "fieldsMatch"}
 
 
 @dataclass(frozen=True)
@@ -199,23 +200,24 @@ def comparisons(facts: RunFacts) -> list[Comparison]:
     """The lines of the table. A metric per field has one line for each field."""
     shown = columns(facts)
     lines: list[Comparison] = []
-    for metric, label in _LABELS.items():
+    for metric, label in METRIC_LABELS.items():
         values = [scores.get(metric) for _, scores in shown]
         if all(value is None for value in values):
             continue
         fields = list(dict.fromkeys(key for value in values if isinstance(value, Mapping) for key in value))
         if not fields:
-            lines.append(Comparison(label, tuple(_cell(metric, value) for value in values)))
+            lines.append(Comparison(label, tuple(score_text(metric, value) for value in values)))
         for name in fields:
             lines.append(Comparison(f"{label}: {name}", tuple(
-                _cell(metric, value.get(name) if isinstance(value, Mapping) else None) for value in values)))
+                score_text(metric, value.get(name) if isinstance(value, Mapping) else None) for value in values)))
     return lines
 
 
-def _cell(metric: str, value: Any) -> str:
+def score_text(metric: str, value: Any) -> str:
+    """A score as the reports write it: a share in percent; a dash for none."""
     if value is None or math.isnan(value):
         return "–"
-    if metric in _SHARES:
+    if metric in SHARES:
         return f"{100 * value:.1f} %"
     return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.3g}"
 
@@ -253,11 +255,11 @@ def _score_figure(facts: RunFacts, metric: Metric) -> Figure | None:
     values = {title: headline(scores, metric) for title, scores in columns(facts)}
     if values.get("after") is None:
         return None
-    cells = {title: _cell(metric, value) for title, value in values.items() if value is not None}
+    cells = {title: score_text(metric, value) for title, value in values.items() if value is not None}
     many = ", mean of its fields" if isinstance(facts.after.scores[metric], Mapping) else ""
     beside = [f"{title} {cells[title]}" for title in (MOST_COMMON_ANSWER, "reference") if title in cells]
     return Figure(
-        f"{_LABELS[metric]}{many}".partition(" (")[0],
+        f"{METRIC_LABELS[metric]}{many}".partition(" (")[0],
         f"{cells['before']} → {cells['after']}" if "before" in cells else cells["after"],
         "; ".join(beside) or f"on {facts.after.rows:,} held-out rows",
     )

@@ -6,8 +6,6 @@ from typing import Any
 
 import jinja2
 
-from finetune_trainer.report.card import encodable
-
 _PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader("finetune_trainer.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
@@ -22,3 +20,8 @@ def render_page(template: str, /, **values: Any) -> str:
         values: what the template shows.
     """
     return encodable(_PAGES.get_template(template).render(**values))
+
+
+def encodable(text: str) -> str:
+    """The text, with a question mark for each half of a surrogate pair, which UTF-8 cannot encode."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -9,16 +9,17 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.experiment.expansion import Run
 from finetune_api.experiment.plan import CreateJob
 from finetune_api.experiment.reading import Experiment
-from finetune_api.experiment.status import ExperimentReason, RunPhase
+from finetune_api.experiment.status import ExperimentReason, FineTuneExperimentStatus, RunPhase
 from finetune_api.experiment.summary import row_of
 from rich.console import Console
 
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.errors import BadConfig, TrainerError
+from finetune_trainer.errors import BadConfig, TrainerError, failure_of
 from finetune_trainer.progress.stopping import StopFlag
-from finetune_trainer.report.experiment import show_experiment
+from finetune_trainer.report.experiment.terminal import show_experiment
 from finetune_trainer.run.experiment.inputs import input_faults
 from finetune_trainer.run.experiment.job_process import Command, run_in_process
+from finetune_trainer.run.experiment.report import write_report
 from finetune_trainer.run.experiment.state import LocalExperiment
 
 
@@ -84,12 +85,24 @@ def _run(state: LocalExperiment, console: Console, options: ExperimentOptions, s
             return end.exit_code
         if end.row.phase is RunPhase.FAILED:
             _say(console, f"variant {run.variant} failed ({end.row.reason}); the others go on", "red")
-    status = state.status(decided)
+    status = _reported(state, state.status(decided), console)
     state.write(status)
     show_experiment(console, state.experiment.resource, status)
     _say(console, f"status      {state.location.removeprefix('file://')}")
     codes = [end.exit_code for end in state.ends.values() if end.row.phase is RunPhase.FAILED and end.exit_code]
     return min(codes, default=int(ExitCode.OK))
+
+
+def _reported(state: LocalExperiment, status: FineTuneExperimentStatus, console: Console) -> FineTuneExperimentStatus:
+    """The status with the location of the page, which is written; without it where the page cannot be made."""
+    try:
+        written = write_report(state.experiment, status, state.clock)
+    except Exception as error:  # The results are published, whatever becomes of the page.
+        _say(console, f"warning: the report could not be made: {failure_of(error).message}", "yellow")
+        return status.model_copy(update={"report": None})
+    for sentence in written.missing:
+        _say(console, f"warning: {sentence}", "yellow")
+    return written.status
 
 
 def _headline(run: Run, number: int, count: int) -> str:

@@ -9,18 +9,18 @@ from decimal import Decimal
 
 from finetune_api.experiment.observed import ENDED, ObservedExperiment, ObservedJob
 from finetune_api.experiment.plan import ExperimentPlan, plan
-from finetune_api.experiment.ranking import Ranking, rank
+from finetune_api.experiment.ranking import Ranking
 from finetune_api.experiment.reading import Experiment
 from finetune_api.experiment.spec import FineTuneExperimentSpec
 from finetune_api.experiment.status import ExperimentRun, FineTuneExperimentStatus, RunPhase
-from finetune_api.experiment.summary import KnownRuns, summarize, variant_costs
+from finetune_api.experiment.summary import KnownRuns, summarize
 from finetune_api.messages.layout import EXPERIMENT
 from pydantic import ValidationError
 
 from finetune_trainer.clock import Clock
-from finetune_trainer.evaluation.comparison import VariantResult, compare
+from finetune_trainer.evaluation.experiment_ranking import rank_jobs
+from finetune_trainer.run.experiment.home import ExperimentHome
 from finetune_trainer.run.experiment.job_process import JobEnd
-from finetune_trainer.storage import Storage, as_output, open_storage
 
 
 @dataclass
@@ -40,10 +40,7 @@ class LocalExperiment:
     earlier: FineTuneExperimentStatus | None = None
 
     def __post_init__(self) -> None:
-        output = self.experiment.runs[0].job.spec.output
-        metadata = self.experiment.resource.metadata
-        self._storage: Storage = open_storage(output.uri, output.s3)
-        self._key = f"{metadata.namespace}/{metadata.name}/{EXPERIMENT}"
+        self._home = ExperimentHome(self.experiment)
 
     @property
     def spec(self) -> FineTuneExperimentSpec:
@@ -53,7 +50,7 @@ class LocalExperiment:
     @property
     def location(self) -> str:
         """The location of the status."""
-        return str(self._storage.root.join(self._key))
+        return self._home.location(EXPERIMENT)
 
     def read_earlier(self) -> None:
         """Read the status that an earlier run wrote; one that cannot be read is none.
@@ -61,8 +58,7 @@ class LocalExperiment:
         Raises:
             OutputNotWritable: the output cannot be read.
         """
-        with as_output():
-            content = self._storage.get_bytes(self._key)
+        content = self._home.read(EXPERIMENT)
         try:
             written = json.loads(content or b"{}").get("status")
             self.earlier = FineTuneExperimentStatus.read(json.dumps(written)) if written else None
@@ -102,23 +98,13 @@ class LocalExperiment:
 
     def ranking(self) -> Ranking:
         """The ranking of the variants that have a result."""
-        costs = variant_costs(list(self.rows.values()))
-        results = sorted(self._results(), key=lambda result: costs[result.variant])
-        rank_by = self.spec.rank_by
-        return rank(compare(results, rank_by.metric), costs, rank_by, self.currency)
+        rows = {name: end.rows for name, end in self.ends.items()}
+        return rank_jobs(list(self.rows.values()), rows, self.spec.rank_by, self.currency)[1]
 
     @property
     def currency(self) -> str:
         """Currency of the costs."""
         return next((end.currency for end in self.ends.values()), "USD")
-
-    def _results(self) -> list[VariantResult]:
-        by_variant: dict[str, list[JobEnd]] = {}
-        for end in self.ends.values():
-            if end.row.phase is RunPhase.SUCCEEDED and end.row.rung is None and end.row.after is not None:
-                by_variant.setdefault(end.row.variant, []).append(end)
-        return [VariantResult(variant, [end.row.after or 0.0 for end in ends], [end.rows for end in ends])
-                for variant, ends in by_variant.items()]
 
     def status(self, decided: ExperimentPlan, running: Sequence[ExperimentRun] = ()) -> FineTuneExperimentStatus:
         """The status.
@@ -137,7 +123,4 @@ class LocalExperiment:
         Raises:
             OutputNotWritable: it cannot be written.
         """
-        document = {key: self.experiment.document.get(key) for key in ("apiVersion", "kind", "metadata", "spec")}
-        document["status"] = status.model_dump(mode="json", exclude_none=True)
-        with as_output():
-            self._storage.put_bytes(self._key, json.dumps(document, indent=2, ensure_ascii=False).encode())
+        self._home.write_status(status)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from finetune_api.experiment.resource import FineTuneExperiment
-from finetune_api.experiment.status import ExperimentRun, FineTuneExperimentStatus, RankedVariant, RunPhase
+from finetune_api.experiment.status import FineTuneExperimentStatus
 from rich.console import Console
 from rich.table import Table
 
+from finetune_trainer.report.experiment.facts import VariantLine, variant_lines, without_result
 from finetune_trainer.report.facts import human_bytes, human_seconds
 
 
@@ -28,33 +29,28 @@ def ranking_table(experiment: FineTuneExperiment, status: FineTuneExperimentStat
     table.add_column("variant")
     for title in ("before", metric, "95 % interval", f"cost ({currency})", "time", "tokens/s", "memory"):
         table.add_column(title, justify="right")
-    for one in status.ranking:
-        runs = [run for run in status.runs if run.variant == one.variant and run.phase is RunPhase.SUCCEEDED]
-        table.add_row(str(one.rank), one.variant, *_cells(one, runs))
+    for line in variant_lines(status):
+        table.add_row(str(line.ranked.rank), line.name, *_cells(line))
     return table
 
 
-def _cells(one: RankedVariant, runs: Sequence[ExperimentRun]) -> Iterator[str]:
-    whole = [run for run in runs if run.rung is None]
-    befores = [run.before for run in whole if run.before is not None]
-    yield f"{sum(befores) / len(befores):.4f}" if befores else "–"
+def _cells(line: VariantLine) -> Iterator[str]:
+    one = line.ranked
+    yield f"{line.before:.4f}" if line.before is not None else "–"
     yield f"{one.score:.4f}" + (f" ± {one.spread:.4f}" if one.spread is not None else "")
     yield f"{one.low:.4f} to {one.high:.4f}" if one.low is not None and one.high is not None else "–"
     yield f"{one.cost:.4f}"
-    yield human_seconds(3600 * sum(run.hours or 0.0 for run in runs))
-    speeds = [run.tokens_per_second for run in whole if run.tokens_per_second]
-    yield f"{sum(speeds) / len(speeds):.0f}" if speeds else "–"
-    peaks = [run.peak_bytes for run in whole if run.peak_bytes]
-    yield human_bytes(max(peaks)) if peaks else "–"
+    yield human_seconds(3600 * line.hours)
+    yield f"{line.tokens_per_second:.0f}" if line.tokens_per_second else "–"
+    yield human_bytes(line.peak_bytes) if line.peak_bytes else "–"
 
 
 def _lines(status: FineTuneExperimentStatus) -> Iterator[str]:
     for one in status.ranking[1:]:
         yield f"{one.variant}: {one.verdict}"
     yield from dict.fromkeys(f"{run.variant} is {run.settings}" for run in status.runs if run.settings)
-    for run in status.runs:
-        if run.phase in (RunPhase.FAILED, RunPhase.SKIPPED):
-            yield f"{run.variant} ({run.job}): {run.phase}, {run.reason}: {run.message}"
+    for run in without_result(status):
+        yield f"{run.variant} ({run.job}): {run.phase}, {run.reason}: {run.message}"
     if status.conclusion:
         yield status.conclusion
     if status.cost and status.cost.saved:
@@ -63,3 +59,5 @@ def _lines(status: FineTuneExperimentStatus) -> Iterator[str]:
                   None)
     if winner and winner.adapter:
         yield f"{'winner':<12}{winner.adapter.removeprefix('file://')}"
+    if status.report:
+        yield f"{'report':<12}{status.report.removeprefix('file://')}"

@@ -1,0 +1,1 @@
+"""How an experiment is shown: its page, and its table on a terminal."""
