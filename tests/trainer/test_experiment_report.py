@@ -281,8 +281,9 @@ def test_a_long_comparison_still_fits_a_termination_message(finished):
 
 @pytest.fixture(scope="module")
 def pages(finished) -> dict[str, str]:
-    """Pages to look at: the real one, one of many variants, and one of a single variant."""
-    return {"two": render_experiment(finished.facts), "many": render_experiment(with_variants(finished.facts, 40)),
+    """Pages to look at: the real one, one of many variants, one of a single variant, and the report of a job."""
+    (job,) = finished.folder.glob("out/default/compare-lora-*/*/results/1/report.html")
+    return {"job": job.read_text(), "two": render_experiment(finished.facts), "many": render_experiment(with_variants(finished.facts, 40)),
             "one": render_experiment(with_variants(finished.facts, 1))}
 
 
@@ -294,12 +295,12 @@ def measured(pages, tmp_path_factory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("width", ["360", "800", "1400"])
-@pytest.mark.parametrize("name", ["two", "many", "one"])
-def test_a_browser_shows_the_page_without_overflow_and_without_an_empty_plot(measured, name, width):
+@pytest.mark.parametrize(("name", "charts"), [("two", 4), ("many", 4), ("one", 2), ("job", 3)])
+def test_a_browser_shows_the_page_without_overflow_and_without_an_empty_plot(measured, name, charts, width):
     page = measured[name][width]
     assert page["scrollWidth"] <= int(width), page["wide"]
     assert page["tables"], "the table scrolls inside itself"
-    assert len(page["charts"]) == (2 if name == "one" else 4)
+    assert len(page["charts"]) == charts
     for chart in page["charts"]:
         assert chart["width"] > 200 and chart["height"] > 60
         assert chart["drawn"] >= 1, f"{chart['name']} is empty"

@@ -88,7 +88,7 @@ class Plot:
         for value, label in zip(values, labels, strict=True):
             at = f"{self.x(value):.2%}"
             drawn.append(f'<line class="tick" x1="{at}" x2="{at}" y1="100%" y2="100%" transform="translate(0 5)"/>'
-                         f'<text x="{at}" y="100%" dy="1.4em" text-anchor="middle">{label}</text>')
+                         f'<text x="{at}" y="100%" dy="1.7em" text-anchor="middle">{label}</text>')
         return drawn
 
     def x(self, x: float) -> float:

@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup, escape
 
 from finetune_trainer.report.experiment.facts import ExperimentFacts, VariantLine
-from finetune_trainer.report.experiment.marks import CHARACTER_WIDTH, MOST_STYLES, PLOT_WIDTHS, Labelled, mark, place_labels
+from finetune_trainer.report.experiment.marks import (
+    CHARACTER_WIDTH,
+    MOST_STYLES,
+    PLOT_WIDTHS,
+    Labelled,
+    mark,
+    place_labels,
+)
 from finetune_trainer.report.facts import METRIC_LABELS, SHARES, score_text
 from finetune_trainer.report.svg import Frame, Plot, Point, chart, rounded, svg, ticks
 
@@ -35,7 +42,7 @@ def score_chart(facts: ExperimentFacts, lines: Sequence[VariantLine]) -> Markup:
     for tick, label in zip(x_ticks, _with_room(_labels(facts, x_ticks)), strict=True):
         at = f"{plot.x(tick):.2%}"
         drawn.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{_TOP}" y2="100%"/>'
-                     f'<text x="{at}" y="100%" dy="1.4em" text-anchor="middle">{label}</text>')
+                     f'<text x="{at}" y="100%" dy="1.7em" text-anchor="middle">{label}</text>')
     if reference is not None and math.isfinite(reference):
         share = plot.x(reference)
         side = "start" if share < 0.5 else "end"
