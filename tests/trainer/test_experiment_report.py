@@ -35,6 +35,8 @@ from tests.models import save_tiny_model, tiny_job, write_rows
 from tests.trainer.endpoints import endpoint, said
 from tests.trainer.pages import Walk
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 300
 ATTACK = '</div><script>alert("x")</script><img src=x onerror=alert(1)>'
 IA3 = {"method": {"type": "Additive", "additive": {"technique": "IA3"}}}
