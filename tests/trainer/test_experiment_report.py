@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import combinations
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -137,18 +138,15 @@ def test_the_two_sentences_say_who_won_or_what_would_settle_it_and_the_money(fin
     best, other = facts.comparison.variants
 
     def said_of(**compared: object) -> str:
-        unclear = other.model_copy(update={"p_value": None, **compared})
+        unclear = other.model_copy(update={"compared_rows": 100, "needed_rows": 6, **compared})
         return take_home(replace(facts, status=facts.status.model_copy(update={"winner": None}),
                                  comparison=facts.comparison.model_copy(update={"variants": (best, unclear)})))[0]
 
-    rows = other.rows
-    assert f"about {4 * rows:,} held-out rows instead of {rows:,} would settle it" in said_of(
-        difference=0.1, difference_low=-0.1, difference_high=0.3)
-    assert f"about {4 * rows:,} held-out rows instead of {rows:,} would settle it" in said_of(
-        difference=-0.1, difference_low=-0.3, difference_high=0.1)
-    assert "scores the same: choose by cost" in said_of(difference=0.0, difference_low=-0.1, difference_high=0.1)
-    assert "rank by a metric with a score for each row" in said_of(difference=None, difference_low=None,
-                                                                   difference_high=None)
+    half_as_far = 2 * NormalDist().cdf(NormalDist().inv_cdf(0.025) / 2)
+    assert "about 400 held-out rows instead of 100 would settle it" in said_of(p_value=half_as_far)
+    assert "about 6 held-out rows instead of 2 would settle it" in said_of(p_value=0.06, compared_rows=2)
+    assert "scores the same: choose by cost" in said_of(p_value=1.0)
+    assert "rank by a metric with a score for each row" in said_of(p_value=None, difference_low=None)
     won = take_home(replace(facts, status=facts.status.model_copy(update={"winner": best.variant})))[0]
     assert won == facts.status.conclusion
     free = facts.status.model_copy(update={"cost": facts.status.cost.model_copy(update={"spent": Decimal(0)})})
@@ -285,7 +283,8 @@ def test_a_long_comparison_still_fits_a_termination_message(finished):
 def pages(finished) -> dict[str, str]:
     """Pages to look at: the real one, one of many variants, one of a single variant, and the report of a job."""
     (job,) = finished.folder.glob("out/default/compare-lora-*/*/results/1/report.html")
-    return {"job": job.read_text(), "two": render_experiment(finished.facts), "many": render_experiment(with_variants(finished.facts, 40)),
+    return {"job": job.read_text(), "two": render_experiment(finished.facts),
+            "many": render_experiment(with_variants(finished.facts, 40)),
             "one": render_experiment(with_variants(finished.facts, 1))}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal
+from statistics import NormalDist
 
-from finetune_api.experiment.comparison import VariantComparison
+from finetune_api.experiment.comparison import SIGNIFICANCE, VariantComparison
 
 from finetune_trainer.report.experiment.facts import ExperimentFacts, VariantLine, variant_lines
 
@@ -23,7 +24,8 @@ def take_home(facts: ExperimentFacts) -> tuple[str, str]:
 def what_would_settle_it(facts: ExperimentFacts) -> str:
     """How to find out who is better, where nobody has clearly won; empty where somebody has.
 
-    The interval of a difference narrows with the square root of the number of rows, as any standard error of a mean.
+    If a difference stays as it is, its distance from chance in standard errors grows with the square root of the number
+    of rows (normal approximation).
     """
     unclear = [one for one in facts.comparison.variants[1:] if not one.is_clear]
     if facts.status.winner is not None or not unclear:
@@ -31,21 +33,26 @@ def what_would_settle_it(facts: ExperimentFacts) -> str:
     if any(one.is_clear is None for one in unclear):
         return ("To know whether the difference is chance, rank by a metric with a score for each row, and give all "
                 "variants the same held-out rows.")
-    closest = max(unclear, key=_times_the_rows)
-    if (times := _times_the_rows(closest)) > _MOST_TIMES:
+    comparisons = len(facts.comparison.variants) - 1
+    times = {one.variant: _times_the_rows(one, comparisons) for one in unclear}
+    closest = max(unclear, key=lambda one: times[one.variant])
+    if times[closest.variant] > _MOST_TIMES:
         return f"{closest.variant} scores the same: choose by cost, or set rankBy.tolerance."
-    rows = max(_rounded_up(closest.rows * times), closest.rows + 1)
-    return (f"If the differences stay as they are, about {rows:,} held-out rows instead of {closest.rows:,} would "
-            "settle it; rankBy.tolerance would choose by cost.")
+    rows = closest.compared_rows
+    wanted = max(_rounded_up(rows * times[closest.variant]), closest.needed_rows or 0, rows + 1)
+    return (f"If the differences stay as they are, about {wanted:,} held-out rows instead of {rows:,} would settle it; "
+            "rankBy.tolerance would choose by cost.")
 
 
-def _times_the_rows(one: VariantComparison) -> float:
-    """How many times the rows it takes until the interval of the difference ends at 0."""
-    low, high, difference = one.difference_low, one.difference_high, one.difference
-    if low is None or high is None or not difference:
-        return math.inf
-    reach = high - difference if difference < 0 else difference - low
-    return max(1.0, (reach / difference) ** 2)
+def _times_the_rows(one: VariantComparison, comparisons: int) -> float:
+    """How many times the rows it takes until the test calls the difference clear."""
+    distance = _standard_errors((one.p_value if one.p_value is not None else 1.0) / comparisons)
+    return max(1.0, (_standard_errors(SIGNIFICANCE / comparisons) / distance) ** 2) if distance else math.inf
+
+
+def _standard_errors(p_value: float) -> float:
+    """How many standard errors from 0 a difference is whose two-sided test has this p-value."""
+    return -NormalDist().inv_cdf(p_value / 2)
 
 
 def _rounded_up(value: float) -> int:
