@@ -2,6 +2,8 @@
 
 import json
 import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from finetune_trainer.data.rows import EvaluationRow, Example, TokenRow
 from finetune_trainer.errors import BadConfig, MissingInput, StopRequested
 from finetune_trainer.evaluation.reference import asking as reference_module
 from finetune_trainer.evaluation.reference.asking import Reference, check_reference
-from finetune_trainer.evaluation.reference.endpoint import Endpoint, RequestLimits
+from finetune_trainer.evaluation.reference.endpoint import Endpoint, EndpointAnswer, RequestLimits
+from finetune_trainer.evaluation.reference.stored_answers import StoredAnswers
 from finetune_trainer.storage import open_storage
 
 from tests.models import tiny_job
@@ -29,14 +32,14 @@ def rows(count=2):
                           TokenRow((1,), (2,))) for n in range(1, count + 1)]
 
 
-def spec(url, model="gpt-4"):
+def spec(url, model="gpt-4", system="be brief", **sections):
     return resolve_defaults(parse_job(tiny_job(
-        Path("/nowhere"), dataset={"system": "be brief"},
-        evaluation={"reference": {"url": url, "model": model}})).spec)
+        Path("/nowhere"), dataset={"system": system},
+        evaluation={"reference": {"url": url, "model": model}}, **sections)).spec)
 
 
-def compare(url, count=2, kept=None, patience=HURRIED, check=lambda: None, stopped=lambda: False):
-    asking = Reference(spec(url), rows(count), kept, "d" * 64, SystemClock(), stopped, patience).start()
+def compare(url, count=2, kept=None, patience=HURRIED, check=lambda: None, stopped=lambda: False, model="gpt-4"):
+    asking = Reference(spec(url, model), rows(count), kept, SystemClock(), stopped, patience).start()
     return asking.collect(check)
 
 
@@ -286,7 +289,7 @@ def test_a_slow_endpoint_costs_no_more_time_than_all_questions_may_take_and_a_st
 
 def test_answers_are_kept_and_not_paid_for_again(tmp_path):
     storage = open_storage(parse_uri(f"file://{tmp_path}/out", ("file",)), None)
-    kept = (storage, "team/job/uid/checkpoints/reference.json")
+    kept = (storage, "team/reference-answers")
 
     def first(body, number, handler):
         return (200, said(RIGHT)) if "case 1" in body["messages"][-1]["content"] else (500, b"")
@@ -297,6 +300,64 @@ def test_answers_are_kept_and_not_paid_for_again(tmp_path):
         compared = compare(url, 2, kept)
         assert all("case 2" in body["messages"][-1]["content"] for _, _, body in asked[before:])
         assert compared.scores["fieldsMatch"] == 1.0
-        for content in (b"{", b"[]", b'{"identity": 1}', b'{"answers": ' + b"[" * 5000):
-            storage.put_bytes(kept[1], content)
-            assert compare(url, 1, kept).scores["fieldsMatch"] == 1.0
+        (key,) = storage.keys(kept[1])
+        asked_then = json.loads(storage.get_bytes(key))["asked"]
+        for content in (b"{", b"[]", b'{"asked": 1}', b'{"asked": "2026"}', b'{"answers": ' + b"[" * 5000,
+                        json.dumps({"asked": asked_then, "answers": {"-1": {}, "0": 3}}).encode()):
+            storage.put_bytes(key, content)
+            assert compare(url, 2, kept).scores["fieldsMatch"] == 1.0
+
+
+@pytest.fixture
+def output(tmp_path):
+    """A folder of stored answers in an output."""
+    return open_storage(parse_uri(f"file://{tmp_path}/out", ("file",)), None), "team/reference-answers"
+
+
+class Days:
+    """A clock that stands at a day, and whose seconds are real."""
+
+    def __init__(self, day):
+        self.day = day
+
+    def now(self):
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=self.day)
+
+    def seconds(self):
+        return SystemClock().seconds()
+
+
+def answered(job, output, asked_rows=None, day=0):
+    """The result of asking for a job, and the number of answers that it adopted."""
+    reference = Reference(job, asked_rows or rows(), output, Days(day), lambda: False, HURRIED).start()
+    return reference.collect(lambda: None), reference.adopted
+
+
+def test_the_variants_of_an_experiment_ask_the_same_questions_once(output):
+    with endpoint(lambda body, number, handler: (200, said(RIGHT, "length"))) as (url, asked):
+        first, adopted = answered(spec(url), output)
+        assert (len(asked), adopted) == (2, 0)
+        variant = spec(url, method={"lora": {"rank": 2}}, training={"learningRate": 0.001})
+        assert answered(variant, output) == (first, 2), "cut answers are still counted"
+        corrected = [replace(row, example=replace(row.example, answer=RIGHT)) for row in rows()]
+        assert answered(variant, output, corrected)[0].scores["fieldsMatch"] == 1.0, "scored with its own answers"
+        assert len(asked) == 2
+
+
+@pytest.mark.parametrize("change", ["model", "system", "question", "age"])
+def test_a_job_that_asks_something_else_or_much_later_asks_itself(output, change):
+    with endpoint(lambda body, number, handler: (200, said(RIGHT))) as (url, asked):
+        answered(spec(url), output)
+        job = spec(url, **{"model": {"model": "gpt-5"}, "system": {"system": "be right"}}.get(change, {}))
+        questions = rows(3)[1:] if change == "question" else rows()
+        assert answered(job, output, questions, day=8 if change == "age" else 0)[1] == 0
+        assert len(asked) == 4
+        assert answered(job, output, questions, day=9 if change == "age" else 7)[1] == 2
+        assert len(asked) == 4
+
+
+def test_two_jobs_that_ask_at_the_same_time_store_the_answers_of_both(output):
+    there = StoredAnswers(output[0], f"{output[1]}/x.json", Days(0))
+    there.write({0: EndpointAnswer("a")})
+    there.write({1: EndpointAnswer("b", True)})
+    assert there.read() == {0: EndpointAnswer("a"), 1: EndpointAnswer("b", True)}

@@ -6,7 +6,6 @@ MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_MANIFEST = "checkpoint.json"
 BASELINE = "baseline.json"
-REFERENCE = "reference.json"
 RESULTS = "results"
 # What was trained: an adapter beside frozen weights, those parameters alone that changed in place, or a whole model.
 ADAPTER = "adapter"
@@ -18,6 +17,8 @@ METRICS = "metrics.jsonl"
 ROW_SCORES = "row-scores.json"
 ANSWERS = "answers.json"
 PROBE = "probe"
+# Answers of reference models, below <uri>/<namespace>: all jobs with the same questions share them.
+REFERENCE_ANSWERS = "reference-answers"
 # The status of an experiment that ran without a cluster, below <uri>/<namespace>/<experiment>.
 EXPERIMENT = "experiment.json"
 

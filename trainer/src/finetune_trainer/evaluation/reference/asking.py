@@ -1,17 +1,14 @@
 """A reference model's answers to the held-out questions, asked in the background while this model is trained.
 
-No failure here ends a run: what could not be compared becomes a finding. Answers are stored beside the checkpoints, so
-that the next attempt does not pay for them again.
+No failure here ends a run: what could not be compared becomes a finding. Answers are stored in the output, so that
+neither the next attempt nor another variant of the experiment pays for them again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from finetune_api.spec.evaluation import Metric
 from finetune_api.spec.job import FineTuneJobSpec
@@ -19,8 +16,9 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_trainer.clock import Clock
 from finetune_trainer.data.answers.row_findings import schema_validator
 from finetune_trainer.data.rows import EvaluationRow, Message
-from finetune_trainer.errors import BadConfig, MissingInput, TrainerError, failure_of
+from finetune_trainer.errors import BadConfig, MissingInput, failure_of
 from finetune_trainer.evaluation.reference.endpoint import Endpoint, EndpointAnswer, RequestLimits, Unanswered
+from finetune_trainer.evaluation.reference.stored_answers import StoredAnswers, asked_digest
 from finetune_trainer.evaluation.scores import Scores, score
 from finetune_trainer.storage import Storage
 
@@ -75,21 +73,22 @@ class Reference:
     Attributes:
         spec: the job's spec, which names a reference model.
         rows: the held-out rows.
-        store: the storage and the key of stored answers; None stores none.
-        data_digest: the digest of the rows that stored answers must belong to.
+        store: the storage and the folder of stored answers; None stores none.
         clock: the time.
         is_stopped: whether the run has been asked to stop.
         limits: how long to wait, and how often to ask.
+        adopted: the number of answers that were found in the store.
     """
 
     spec: FineTuneJobSpec
     rows: Sequence[EvaluationRow]
     store: tuple[Storage, str] | None
-    data_digest: str
     clock: Clock
     is_stopped: Callable[[], bool]
     limits: RequestLimits = field(default_factory=RequestLimits)
+    adopted: int = 0
     _answers: dict[int, EndpointAnswer] = field(default_factory=dict)
+    _stored: StoredAnswers | None = None
     _fault: str | None = None
     _unanswered: int = 0
 
@@ -104,11 +103,18 @@ class Reference:
             raise ValueError("the job names no reference model")
         self._lock, self._over = threading.Lock(), threading.Event()
         self._deadline = self.clock.seconds() + self.limits.total_seconds
-        self._identity = {"data": self.data_digest, "url": spec.url, "model": spec.model}
-        self._endpoint = Endpoint(spec, _max_tokens(self.spec, self.rows), self.limits, self.clock.seconds,
-                                  self._wait)
-        self._read_stored()
-        self._pending = [index for index in range(min(MAX_QUESTIONS, len(self.rows))) if index not in self._answers]
+        max_tokens = _max_tokens(self.spec, self.rows)
+        self._endpoint = Endpoint(spec, max_tokens, self.limits, self.clock.seconds, self._wait)
+        asked = self.rows[:MAX_QUESTIONS]
+        if self.store is not None:
+            storage, folder = self.store
+            digest = asked_digest(spec, max_tokens, [
+                [_conversation(self.spec, row), row.example.tools] for row in asked])
+            self._stored = StoredAnswers(storage, f"{folder}/{digest}.json", self.clock)
+            self._answers = {index: answer for index, answer in self._stored.read().items()
+                             if 0 <= index < len(asked)}
+        self.adopted = len(self._answers)
+        self._pending = [index for index in range(len(asked)) if index not in self._answers]
         self._pending.reverse()
         self._threads = [threading.Thread(target=self._ask_pending, name="reference", daemon=True)
                          for _ in range(min(self.limits.parallel, len(self._pending)))]
@@ -166,7 +172,7 @@ class Reference:
                 self._record_fault(error)
                 continue
             if self._over.is_set():
-                return  # Too late: the result may be published, and the stored answers removed.
+                return  # Too late: the answers are scored.
             with self._lock:
                 self._answers[index] = answer
                 is_due = len(self._answers) % _STORE_EVERY == 0
@@ -190,27 +196,11 @@ class Reference:
     def _wait(self, seconds: float) -> bool:
         return self._over.wait(min(seconds, max(0.0, self._deadline - self.clock.seconds()))) or self._is_over()
 
-    def _read_stored(self) -> None:
-        """Read the answers that an earlier attempt got to the same questions."""
-        if self.store is None:
-            return
-        storage, key = self.store
-        with contextlib.suppress(TrainerError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            saved: dict[str, Any] = json.loads(storage.get_bytes(key) or b"{}")
-            if saved.get("identity") == self._identity:
-                self._answers = {index: EndpointAnswer(str(one["text"]), bool(one["cut"]))
-                                 for index, one in ((int(number), one) for number, one in saved["answers"].items())
-                                 if index < len(self.rows)}
-
     def _write_stored(self) -> None:
-        if self.store is None:
-            return
-        storage, key = self.store
         with self._lock:
-            answers = {str(index): asdict(answer) for index, answer in self._answers.items()}
-        if answers:
-            with contextlib.suppress(TrainerError):
-                storage.put_bytes(key, json.dumps({"identity": self._identity, "answers": answers}).encode())
+            answers = dict(self._answers)
+        if self._stored is not None and len(answers) > self.adopted:
+            self._stored.write(answers)
 
 
 def _conversation(spec: FineTuneJobSpec, row: EvaluationRow) -> list[Message]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from finetune_api.messages import Stage
-from finetune_api.messages.layout import BASELINE, CHECKPOINTS, REFERENCE
+from finetune_api.messages.layout import BASELINE, CHECKPOINTS, REFERENCE_ANSWERS
 
 from finetune_trainer.data.answers.row_findings import schema_validator
 from finetune_trainer.evaluation.evaluate import NOTHING, Evaluation, Evaluator
@@ -44,9 +44,12 @@ def start_reference(attempt: Attempt, output: JobOutput, inputs: Inputs) -> Refe
     spec = attempt.config.spec
     if spec.evaluation.reference is None or not attempt.rank.is_main:
         return None
-    store = (output.storage, f"{output.prefix}/{CHECKPOINTS}/{REFERENCE}")
-    return Reference(spec, inputs.data.held_out, store, inputs.data_hash, attempt.clock,
-                     lambda: attempt.stop.is_set).start()
+    store = (output.storage, f"{attempt.config.namespace}/{REFERENCE_ANSWERS}")
+    reference = Reference(spec, inputs.data.held_out, store, attempt.clock, lambda: attempt.stop.is_set).start()
+    if reference.adopted:
+        attempt.state.note(f"{reference.adopted} answers of the reference model are adopted: an earlier attempt or "
+                           "another job with the same output asked the same")
+    return reference
 
 
 def evaluator_of(attempt: Attempt, inputs: Inputs) -> Evaluator:
