@@ -222,6 +222,7 @@ def test_the_command_of_a_pod_writes_page_and_status_and_tells_the_comparison(fi
     config, log = tmp_path / "config", tmp_path / "log"
     shutil.copytree(finished.home, config, ignore=shutil.ignore_patterns("*.html"))
     told = json.loads((config / "experiment.json").read_text())
+    told["metadata"] |= {"uid": "0c6f0f1e", "resourceVersion": "7", "generation": 1}  # As an apiserver shows it.
     for computed in ("ranking", "winner", "conclusion", "report"):
         told["status"].pop(computed, None)
     (config / "experiment.json").write_text(json.dumps(told))
@@ -238,7 +239,8 @@ def test_the_command_of_a_pod_writes_page_and_status_and_tells_the_comparison(fi
 
 @pytest.mark.parametrize(("written", "words"), [
     (None, "No such file"), ("[]", "no FineTuneExperiment with a status"), ("{", "no FineTuneExperiment with a status"),
-    ('{"kind": "FineTuneExperiment"}', "spec"),
+    ('{"kind": "FineTuneExperiment"}', "no FineTuneExperiment with a status"),
+    ('{"kind": "FineTuneExperiment", "metadata": {"name": "compare"}, "status": {}}', "spec"),
 ])
 def test_a_configuration_that_is_none_ends_with_64(tmp_path, written, words):
     if written is not None:

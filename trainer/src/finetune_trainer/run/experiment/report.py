@@ -24,6 +24,10 @@ from finetune_trainer.report.experiment.page import render_experiment
 from finetune_trainer.run.experiment.home import ExperimentHome
 from finetune_trainer.storage import open_storage
 
+_WRITTEN = ("apiVersion", "kind", "spec")
+_NAMED = ("name", "namespace")
+"""Of the metadata; an apiserver adds more."""
+
 
 @dataclass(frozen=True)
 class WrittenReport:
@@ -91,7 +95,8 @@ def _results(experiment: Experiment, status: FineTuneExperimentStatus) -> tuple[
 
 
 def read_finished(folder: Path) -> tuple[Experiment, FineTuneExperimentStatus]:
-    """The experiment with its status in a folder, in `experiment.json`.
+    """The experiment with its status in a folder, in `experiment.json`: as `finetune run` wrote it, or as an apiserver
+    shows it.
 
     Raises:
         BadConfig: the file is missing or invalid.
@@ -99,7 +104,9 @@ def read_finished(folder: Path) -> tuple[Experiment, FineTuneExperimentStatus]:
     path = folder / EXPERIMENT
     try:
         document: Any = json.loads(path.read_bytes())
-        experiment = parse_experiment({key: value for key, value in document.items() if key != "status"}, str(path))
+        written = {key: document[key] for key in _WRITTEN if key in document}
+        named = {key: value for key, value in document["metadata"].items() if key in _NAMED}
+        experiment = parse_experiment({**written, "metadata": named}, str(path))
         return experiment, FineTuneExperimentStatus.read(json.dumps(document["status"]))
     except OSError as error:
         raise BadConfig(f"{path}: {error.strerror}") from error
