@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import pytest
 from finetune_api.messages import JobEstimate, Outcome, PreflightResult, PreflightVerdict
+from finetune_api.status import AcceleratorChoice
 
 from tests.cluster.waiting import wait_for
 from tests.operator.api import Refused
@@ -35,6 +36,22 @@ def test_a_job_is_checked_then_trained_and_the_check_leaves_nothing(operator, wo
                       if "preflight" in one["metadata"]["name"]] == [], "its configuration to leave")
     work.end(0, DONE)
     work.until("Succeeded")
+
+
+def test_the_accelerator_that_the_check_chose_is_the_one_of_pods_price_and_status(operator, work, api, namespace):
+    work.apply(runPolicy=CHECK, compute={"accelerator": "auto"})
+    work.until("Preflight")
+    choice = AcceleratorChoice(name="nvidia-a10g", reason="it has the lowest estimated cost", next_best="nvidia-l4")
+    work.end(0, PASSED.model_copy(update={"accelerator": choice}), "1-preflight", "Completed")
+    status = work.until("Queued", "Unschedulable")  # The only node has an L4.
+    assert status["preflight"]["accelerator"] == {
+        "name": "nvidia-a10g", "reason": "it has the lowest estimated cost", "nextBest": "nvidia-l4"}
+    assert status["cost"]["hourlyRate"] == "1.25"
+    assert status["memory"]["acceleratorBytes"] == 24 * 2**30
+    template = api.get("Job", namespace, "tune-1")["spec"]["template"]
+    assert template["spec"]["nodeSelector"]["nvidia.com/gpu.product"] == "NVIDIA-A10G"
+    with pytest.raises(Refused, match="the job has started"):
+        work.change(compute={"accelerator": "nvidia-l4"})
 
 
 def test_a_refused_job_is_edited_and_checked_again_on_the_same_object(operator, work):

@@ -62,6 +62,15 @@ def test_a_job_that_can_work_passes_with_what_it_will_take(folder):
     assert len(result.data_hash) == 64
 
 
+def test_auto_is_estimated_on_the_accelerator_that_costs_least(folder):
+    auto = Accelerator(name="auto", hourly_rate=Decimal(0))
+    result = check(folder, accelerator=auto, compute={"accelerator": "auto"}).result
+    assert result.verdict == PreflightVerdict.PASSED, result.message
+    assert (result.accelerator.name, result.accelerator.next_best) == ("nvidia-l4", "nvidia-a100-80")
+    assert "GiB on nvidia-l4" in result.message and result.accelerator.reason in result.message
+    assert result.estimate.cost < 1
+
+
 def without_weights(path):
     """A file of a model; of one with weights the header alone is right."""
     content = path.read_bytes()

@@ -17,6 +17,7 @@ from finetune_api.estimate import (
 )
 from finetune_api.estimate.plan import USABLE
 from finetune_api.experiment.expansion import Run
+from finetune_api.spec.compute import AUTO
 from rich.console import Console
 from rich.table import Table
 
@@ -85,7 +86,9 @@ def estimate(context: click.Context, /, file: Path, as_json: bool, by: str | Non
     else:
         _show(spec, model, chosen.target, estimated, chosen.machine)
         if chosen.machine:
-            say(f"For a cluster: finetune estimate --accelerator {spec.compute.accelerator} {file}")
+            named = spec.compute.accelerator
+            say(f"For a cluster: finetune estimate {f'--accelerator {named}' if named != AUTO else '--by accelerator'} "
+                f"{file}")
     context.exit(ExitCode.OK if estimated.fits else ExitCode.OUT_OF_MEMORY)
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from finetune_api.messages.field_types import Sentence
 from finetune_api.messages.result import RESULT_BYTES, SHORTEST_MESSAGE, Result
 from finetune_api.reasons import Outcome
+from finetune_api.status import AcceleratorChoice
 from finetune_api.values.api_model import Message, Sha256
 from finetune_api.values.quantities import Money
 
@@ -65,6 +66,9 @@ class PreflightResult(Message):
 
     estimate: JobEstimate | None = None
     """Estimates for the job."""
+
+    accelerator: AcceleratorChoice | None = None
+    """The accelerator that was chosen; only with `compute.accelerator: auto`."""
 
     model_revision: str | None = None
     """The commit of a model on the hub."""

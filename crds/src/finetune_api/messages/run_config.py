@@ -71,7 +71,8 @@ class RunConfig(ApiModel):
     """The accelerator that it runs on."""
 
     catalogue: tuple[Accelerator, ...] = ()
-    """Other accelerators of the catalogue. Preflight names one if the job does not fit."""
+    """Other accelerators of the catalogue. Preflight names one if the job does not fit, and chooses one of them if the
+    job's accelerator is `auto`."""
 
     image: str | None = None
     """The trainer image with its digest."""

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finetune_api.rule import Rule, Section, Violation, look_up, merge_patch
-from finetune_api.rules import dataset, evaluation, limits, method, training
+from finetune_api.rules import compute, dataset, evaluation, limits, method, training
 from finetune_api.rules.locations import STORED_RULES
 
 __all__ = ["FIXED_SECTIONS", "RULES", "SMALLEST_SPEC", "STORED_RULES", "Rule", "Section", "Violation", "broken_rules",
            "look_up", "merge_patch"]
 
-RULES: tuple[Rule, ...] = (*dataset.RULES, *method.RULES, *training.RULES, *evaluation.RULES, *limits.RULES)
+RULES: tuple[Rule, ...] = (*dataset.RULES, *method.RULES, *training.RULES, *evaluation.RULES, *compute.RULES,
+                            *limits.RULES)
 """The rules of every job, in the order in which errors are listed."""
 
 FIXED_SECTIONS = ("model", "dataset", "output", "method", "engine", "training", "evaluation", "compute")

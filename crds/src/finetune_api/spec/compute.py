@@ -50,11 +50,16 @@ class Toleration(ApiModel):
     """Seconds for which a NoExecute taint is tolerated. Default: without limit."""
 
 
+AUTO = "auto"
+"""The accelerator that the check before the start chooses."""
+
+
 class ComputeSpec(ApiModel):
     """Accelerators, nodes and scheduling. `finetune run` ignores this and uses the machine that it runs on."""
 
     accelerator: Name = "nvidia-l4"
-    """Name of an accelerator in the operator's catalogue. `cpu` needs no GPU."""
+    """Name of an accelerator in the operator's catalogue. `cpu` needs no GPU. `auto` lets the check before the start
+    choose: of the catalogue's GPUs that the job fits on, the one with the lowest estimated cost."""
 
     gpus_per_node: Annotated[int, Field(ge=1, le=16)] = 1
     """Number of accelerators on each node."""
@@ -85,6 +90,10 @@ class ComputeSpec(ApiModel):
 
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] | None = None
     """Tolerations in addition to the catalogue's, if the operator's settings allow them."""
+
+    def on_accelerator(self, name: str) -> ComputeSpec:
+        """The same with another accelerator."""
+        return self.model_copy(update={"accelerator": name})
 
     def processes(self, accelerator: str) -> int:
         """Number of processes that train together: one per GPU, or one per node if the accelerator is `cpu`.

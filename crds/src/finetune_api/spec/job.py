@@ -45,3 +45,7 @@ class FineTuneJobSpec(ApiModel):
 
     run_policy: RunPolicy = RunPolicy()
     """How the job is started, retried and deleted."""
+
+    def on_accelerator(self, name: str) -> FineTuneJobSpec:
+        """The same with another accelerator."""
+        return self.model_copy(update={"compute": self.compute.on_accelerator(name)})

@@ -7,12 +7,13 @@ from finetune_api.status.cost import Cost, Memory
 from finetune_api.status.evaluation import EvaluationScores, Scores
 from finetune_api.status.field_types import Count, Percent, Text, Time, usable_time
 from finetune_api.status.job_status import UNSEEN_STATUS, FineTuneJobStatus
-from finetune_api.status.preflight import PreflightStatus
+from finetune_api.status.preflight import AcceleratorChoice, PreflightStatus
 from finetune_api.status.progress import Progress, Rollouts
 
 __all__ = [
     "LAST_NUMBER",
     "UNSEEN_STATUS",
+    "AcceleratorChoice",
     "Attempt",
     "Condition",
     "ConditionStatus",

@@ -11,6 +11,19 @@ from finetune_api.values.api_model import Message, Sha256
 from finetune_api.values.quantities import Money
 
 
+class AcceleratorChoice(Message):
+    """What `compute.accelerator: auto` means for a job."""
+
+    name: Annotated[str, Field(max_length=253)]
+    """The accelerator's name in the catalogue. Every attempt uses it."""
+
+    reason: Annotated[str, Field(max_length=512)]
+    """Why: its estimated cost, the next best, and what the job does not fit on."""
+
+    next_best: Annotated[str, Field(max_length=253)] | None = None
+    """The accelerator with the next lowest estimated cost, if the job fits on another one."""
+
+
 class PreflightStatus(Message):
     """Result of the preflight check, and its retries."""
 
@@ -47,6 +60,9 @@ class PreflightStatus(Message):
     checked_hash: Sha256 | None = None
     """SHA-256 digest of what was checked: the spec without runPolicy and limits of the budget. Only for a job of an
     experiment: it is not checked again when its turn comes."""
+
+    accelerator: AcceleratorChoice | None = None
+    """The accelerator that the check chose; only with `compute.accelerator: auto`."""
 
     checkpoint_bytes: int | None = None
     """Estimated size of a checkpoint in bytes. A pod that is asked to stop gets the time to upload one."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from finetune_api.spec.compute import ComputeSpec
+from finetune_api.spec.compute import AUTO, ComputeSpec
 from finetune_api.spec.job import FineTuneJobSpec
 
 from finetune_operator.settings import Settings, TrainerNetwork
@@ -24,10 +24,13 @@ def spec_problems(spec: FineTuneJobSpec, settings: Settings) -> tuple[str, ...]:
 
 
 def _compute_problems(compute: ComputeSpec, settings: Settings) -> Iterator[str]:
-    allowed = settings.allowed
-    if compute.accelerator not in settings.accelerators:
-        choices = ", ".join(sorted(settings.accelerators))
-        yield f"spec.compute.accelerator: {compute.accelerator} is not in the catalogue; write one of {choices}"
+    allowed, choices = settings.allowed, ", ".join(sorted(settings.accelerators))
+    if compute.accelerator == AUTO:
+        if not any(one.can_be_chosen for one in settings.accelerators.values()):
+            yield (f"spec.compute.accelerator: {AUTO} chooses among the GPUs of the catalogue whose memory is known, "
+                   f"and there is none; write one of {choices}")
+    elif compute.accelerator not in settings.accelerators:
+        yield f"spec.compute.accelerator: {compute.accelerator} is not in the catalogue; write one of {choices}, {AUTO}"
     elif settings.accelerators[compute.accelerator].resource is None and compute.gpus_per_node > 1:
         yield f"spec.compute.gpusPerNode: {compute.accelerator} has no GPUs; leave it out"
     for field, value, choices_of in (

@@ -60,7 +60,7 @@ def preflight_job(job: JobView, spec: FineTuneJobSpec, settings: Settings, name:
 
 def _trainers_nodes(spec: FineTuneJobSpec, settings: Settings) -> tuple[Mapping[str, str], tuple[Toleration, ...]]:
     """Node selector and tolerations that lead to the nodes of the job's trainers."""
-    accelerator, compute = settings.accelerators[spec.compute.accelerator], spec.compute
+    accelerator, compute = settings.accelerator(spec.compute), spec.compute
     spot = settings.spot_tolerations if compute.spot else ()
     return ({**accelerator.node_selector, **(compute.node_selector or {})},
             (*accelerator.tolerations, *spot, *(compute.tolerations or ())))

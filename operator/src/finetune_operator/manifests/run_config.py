@@ -17,6 +17,7 @@ from finetune_api.messages import Accelerator as AcceleratorMessage
 from finetune_api.messages import RunConfig
 from finetune_api.messages.layout import RUN_FILE
 from finetune_api.resolve import resolve_defaults, spec_hash
+from finetune_api.spec.compute import AUTO
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_api.values.money import Price
@@ -27,7 +28,7 @@ from finetune_operator.manifests.child import Manifest
 from finetune_operator.manifests.pod.resources import host_memory
 from finetune_operator.names import ATTEMPT_LABEL, run_name
 from finetune_operator.observed.job import JobView
-from finetune_operator.settings import Settings
+from finetune_operator.settings import Accelerator, Settings
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,35 @@ def run_config(request: AttemptRequest, facts: FrozenFacts) -> RunConfig:
     return RunConfig(
         namespace=request.job.namespace, name=request.job.name, uid=request.job.uid, attempt=request.number,
         spec=resolved, spec_hash=digest, image=request.image, allowed_plugins=request.settings.allowed.reward_plugins,
-        accelerator=AcceleratorMessage(
-            name="cpu" if accelerator.resource is None else spec.compute.accelerator,
-            memory_bytes=int(accelerator.memory.value) if accelerator.memory else None,
-            host_memory_bytes=int(host_memory(spec.compute, accelerator).value),
-            hourly_rate=facts.price_per_accelerator_hour, currency=facts.currency),
+        accelerator=accelerator_message(
+            "cpu" if accelerator.resource is None else spec.compute.accelerator, spec, accelerator,
+            Price(facts.price_per_accelerator_hour, facts.currency)),
         date=request.job.created_at.astimezone(UTC).date(),
     )
 
 
+def accelerator_message(name: str, spec: FineTuneJobSpec, accelerator: Accelerator, price: Price
+                        ) -> AcceleratorMessage:
+    """What a trainer is told of an accelerator that a job would run on."""
+    return AcceleratorMessage(
+        name=name, memory_bytes=int(accelerator.memory.value) if accelerator.memory else None,
+        host_memory_bytes=int(host_memory(spec.compute, accelerator).value),
+        hourly_rate=price.per_accelerator_hour, currency=price.currency)
+
+
 def check_config(job: JobView, spec: FineTuneJobSpec, settings: Settings, price_per_accelerator_hour: Decimal
                  ) -> RunConfig:
-    """The run configuration that a check judges: that of the first attempt, with the whole catalogue beside it."""
+    """The run configuration that a check judges: that of the first attempt, with the whole catalogue beside it.
+
+    If the check chooses the accelerator, it has no memory and no price yet, and the catalogue has those that it may be.
+    """
+    if spec.compute.accelerator == AUTO:
+        unknown = AttemptRequest(job, spec, 1, settings.trainer_image, Accelerator(), settings)
+        config = run_config(unknown, FrozenFacts(Decimal(0), settings.currency))
+        candidates = tuple(
+            accelerator_message(name, spec, one, Price(one.hourly_price, settings.currency))
+            for name, one in sorted(settings.accelerators.items()) if one.can_be_chosen)
+        return config.model_copy(update={"catalogue": candidates})
     request = AttemptRequest(job, spec, 1, settings.trainer_image,
                              settings.accelerators[spec.compute.accelerator], settings)
     config = run_config(request, FrozenFacts(price_per_accelerator_hour, settings.currency))

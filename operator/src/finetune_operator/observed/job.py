@@ -35,7 +35,8 @@ class JobView:
         created_at: creation time.
         deleting: whether its deletion has been requested.
         spec: the spec without fields that this version does not know; None if it cannot be read. For a job that has
-            started, unreadable parts that only the trainer uses are left out too.
+            started, unreadable parts that only the trainer uses are left out too, and its accelerator is the chosen one
+            if the spec says `auto`.
         spec_error: why the complete spec cannot be read, by field; None if it can.
         status: the status that the operator wrote last.
         owner: the experiment that owns the job; None for a job of its own.
@@ -90,11 +91,16 @@ def view_job(raw: Mapping[str, Any]) -> JobView:
     spec, error = _read_spec(raw_spec)
     if spec is None and status.start_time is not None:
         spec = _read_spec_in_part(raw_spec)
+    limits = (spec.budget, spec.compute) if spec else _read_limits(raw_spec)
+    choice = status.preflight.accelerator if status.start_time is not None and status.preflight else None
+    if choice is not None:
+        spec = spec and spec.on_accelerator(choice.name)
+        limits = limits and (limits[0], limits[1].on_accelerator(choice.name))
     return JobView(
         namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"],
         generation=metadata.get("generation", 1), resource_version=metadata["resourceVersion"], created_at=created_at,
         deleting="deletionTimestamp" in metadata, spec=spec, spec_error=error, status=status,
-        limits=(spec.budget, spec.compute) if spec else _read_limits(raw_spec), owner=owner_of(raw),
+        limits=limits, owner=owner_of(raw),
         held=HELD_ANNOTATION in (metadata.get("annotations") or {}),
     )
 

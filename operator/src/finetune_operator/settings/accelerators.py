@@ -54,6 +54,12 @@ class Accelerator(ApiModel):
     """Part of a pod template, merged into the pods of this accelerator's trainers after the template for all trainers.
     Use it for a runtime class or an RDMA device."""
 
+    @property
+    def can_be_chosen(self) -> bool:
+        """Whether `compute.accelerator: auto` may mean it: a GPU whose memory is known, so that a job can be
+        estimated."""
+        return self.resource is not None and self.memory is not None
+
 
 DEFAULT_CATALOGUE = {
     **{name: Accelerator(

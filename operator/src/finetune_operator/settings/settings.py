@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from finetune_api.spec.compute import Name, Toleration, TolerationOperator
+from finetune_api.spec.compute import AUTO, ComputeSpec, Name, Toleration, TolerationOperator
 from finetune_api.spec.method import Engine
 from finetune_api.values.api_model import ApiModel
 from finetune_api.values.quantities import Duration
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from finetune_operator.settings.accelerators import DEFAULT_CATALOGUE, Accelerator
 from finetune_operator.settings.allowed import Allowed
@@ -82,6 +82,18 @@ class Settings(ApiModel):
 
     workers: Annotated[int, Field(ge=1, le=256)] = 16
     """Jobs that the operator works on at the same time."""
+
+    @field_validator("accelerators")
+    @classmethod
+    def _no_entry_named_auto(cls, catalogue: dict[str, Accelerator]) -> dict[str, Accelerator]:
+        if AUTO in catalogue:
+            raise ValueError(f"{AUTO} is no name for an accelerator: jobs write compute.accelerator: {AUTO} to let the "
+                             "check choose one of the catalogue. Give the entry another name")
+        return catalogue
+
+    def accelerator(self, compute: ComputeSpec) -> Accelerator:
+        """The catalogue's entry for a job; one with defaults if none has its name: it is to be chosen, or removed."""
+        return self.accelerators.get(compute.accelerator, Accelerator())
 
     def image_for(self, engine: Engine) -> str:
         """The trainer's image for an engine."""

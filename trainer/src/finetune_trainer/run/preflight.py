@@ -73,6 +73,7 @@ def _check(config: RunConfig, scratch: Path, note: Callable[[str], None]) -> Pre
     from finetune_trainer.model.files.description import describe_model
     from finetune_trainer.model.loading.base import open_base
     from finetune_trainer.model.loading.stored_quantization import stored_quantization
+    from finetune_trainer.run.checks.accelerator_choice import choose_accelerator
     from finetune_trainer.run.checks.inputs import (
         check_embeddings,
         check_positions,
@@ -110,6 +111,7 @@ def _check(config: RunConfig, scratch: Path, note: Callable[[str], None]) -> Pre
     check_positions(spec, model, data, description.source)
     _check_targets(config, model)
     lengths = [len(row) for row in data.train]
+    config, choice = choose_accelerator(config, base.content, lengths)
     estimate = estimate_training(config, base.content, lengths)
     stored_quantization(base.config, spec.method.quantization, base.source)
     if (weights := description.held()) is not None:
@@ -122,13 +124,16 @@ def _check(config: RunConfig, scratch: Path, note: Callable[[str], None]) -> Pre
         config = config.model_copy(update={"spec": spec.model_copy(update={"training": rehearsal.training})})
         estimate = estimate_training(config, base.content, lengths)
     words = [_summary(config, estimate, data.counts), *rehearsal.findings]
+    if choice:
+        words.append(choice.reason)
     if resumed:
         words.append(f"resumes from step {resumed.step}, from the checkpoint {resumed.folder}")
     if warning := check_reference(spec, data.held_out, SystemClock()):
         note(warning)
         words.append(warning)
     return PreflightResult(verdict=PreflightVerdict.PASSED, reason=Outcome.SUCCEEDED, estimate=estimate,
-                           message="; ".join(words), model_revision=revision, data_hash=data_hash)
+                           message="; ".join(words), model_revision=revision, data_hash=data_hash,
+                           accelerator=choice)
 
 
 def _summary(config: RunConfig, estimate: JobEstimate | None, counts: Mapping[str, int]) -> str:

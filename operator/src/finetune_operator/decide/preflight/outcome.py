@@ -6,6 +6,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.failures import Retry
 from finetune_api.messages import PreflightResult, PreflightVerdict
 from finetune_api.reasons import Outcome, Reason
+from finetune_api.spec.compute import AUTO
 
 from finetune_operator.decide.actions import Plan
 from finetune_operator.decide.attempts.verdict import AttemptVerdict, explaining_pod, judge_end
@@ -28,7 +29,8 @@ def after_preflight(state: PreflightState, check: AttemptView) -> Plan | Preflig
     result = next((pod.preflight_result for pod in check.pods if pod.preflight_result), None)
     succeeded = check.complete or (check.pods and all(pod.exit_code == ExitCode.OK for pod in check.pods))
     if succeeded and result and result.verdict is not PreflightVerdict.REFUSED:
-        return result
+        unusable = _why_choice_is_unusable(state, result)
+        return refuse_spec(state, Reason.BAD_CONFIG, unusable) if unusable else result
     end = judge_end(check)
     if end.reason == Reason.DEADLINE_EXCEEDED:
         return refuse_spec(state, end.reason, _TOO_SLOW)
@@ -36,6 +38,19 @@ def after_preflight(state: PreflightState, check: AttemptView) -> Plan | Preflig
     if end.retry in (Retry.NEVER, Retry.SMALLER_PLAN):
         return refuse_spec(state, reason, message)
     return _retry(state, check, end, result.message if result else message, message)
+
+
+def _why_choice_is_unusable(state: PreflightState, result: PreflightResult) -> str | None:
+    """Why the job cannot run on the accelerator that the check chose; None if it can, or names its own."""
+    if state.spec.compute.accelerator != AUTO or result.verdict is PreflightVerdict.ALREADY_PUBLISHED:
+        return None
+    cure = f"write one of {', '.join(sorted(state.settings.accelerators))}"
+    if result.accelerator is None:
+        return f"spec.compute.accelerator is {AUTO}, and the trainer's image is of a release that chooses none: {cure}"
+    if result.accelerator.name not in state.settings.accelerators:
+        return (f"spec.compute.accelerator is {AUTO}, and the catalogue no longer has {result.accelerator.name}, which "
+                f"the check chose: {cure}, or create the job again")
+    return None
 
 
 def _reason_and_message(check: AttemptView, end: AttemptVerdict, result: PreflightResult | None

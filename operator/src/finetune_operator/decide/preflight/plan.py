@@ -92,7 +92,7 @@ def _next_check(state: PreflightState, outdated: tuple[Action, ...]) -> Plan:
     check_job = preflight_job(job, state.spec, settings, name, state.observation.bound_claims)
     if record.node:
         check_job = preferring_other_nodes(check_job, record.node)
-    price = price_per_accelerator_hour(state.spec, settings.accelerators[state.spec.compute.accelerator])
+    price = price_per_accelerator_hour(state.spec, settings.accelerator(state.spec.compute))
     text = run_text(check_config(job, state.spec, settings, price), {}, smallest_memory=False)
     created = Create(preflight_map(job, name, text)), Create(check_job)
     return report_preflight(state, Reason.PREFLIGHT, _CHECKING, (*outdated, *created))
@@ -131,7 +131,7 @@ def _wanted_node(state: PreflightState) -> str:
     settings = state.settings
     wanted = f"{settings.preflight.cpu} CPU and {settings.preflight.memory} of memory"
     if claims(state.spec, settings):
-        without_gpu = settings.accelerators[state.spec.compute.accelerator].model_copy(update={"resource": None})
+        without_gpu = settings.accelerator(state.spec.compute).model_copy(update={"resource": None})
         wanted += (" (if it is the first to use a claim, on a node of "
                    f"{describe_wanted_node(state.spec, without_gpu)})")
     return wanted

@@ -13,7 +13,7 @@ from finetune_operator.decide.cost import accelerator_count, with_amount_spent
 from finetune_operator.decide.preflight.removal import remove_preflights
 from finetune_operator.names import API_VERSIONS
 from finetune_operator.observed.observation import Observation
-from finetune_operator.settings import Accelerator, Settings
+from finetune_operator.settings import Settings
 
 
 def plan_cleanup(observation: Observation, settings: Settings, completion_time: datetime, now: datetime) -> Plan:
@@ -48,5 +48,5 @@ def _with_last_cost(observation: Observation, settings: Settings, now: datetime)
     status = with_node_releases(observation, before, now)
     if status.attempts == before.attempts or spec is None:
         return status
-    accelerator = settings.accelerators.get(spec.compute.accelerator, Accelerator())
+    accelerator = settings.accelerator(spec.compute)
     return with_amount_spent(status, accelerator_count(spec.compute, accelerator), None)

@@ -43,7 +43,7 @@ def plan_start(observation: Observation, settings: Settings, now: datetime) -> P
         return Plan(set_conditions(job.status, report, job.generation, now), remove_preflights(observation))
     if job.spec.run_policy.preflight is PreflightPolicy.SKIP:
         return _record_start(job, job.spec, None, settings, now)
-    if (earlier := _earlier_check(job, job.spec)) is not None:
+    if (earlier := _earlier_check(job, job.spec, settings)) is not None:
         return _record_start(job, job.spec, earlier, settings, now)
     checked = plan_preflight(observation, job.spec, settings, now)
     if isinstance(checked, Plan):
@@ -56,7 +56,7 @@ def plan_start(observation: Observation, settings: Settings, now: datetime) -> P
 def _plan_held(observation: Observation, spec: FineTuneJobSpec, settings: Settings, now: datetime) -> Plan:
     """What to do about a job that its experiment holds: check it, and keep what was found until its turn comes."""
     job = observation.job
-    facts = _earlier_check(job, spec)
+    facts = _earlier_check(job, spec, settings)
     if facts is None:
         checked = plan_preflight(observation, spec, settings, now)
         if isinstance(checked, Plan):
@@ -98,24 +98,32 @@ class _CheckedFacts:
 def _facts(checked: PreflightResult, generation: int) -> _CheckedFacts:
     estimate = checked.estimate
     record = PreflightStatus(generation=generation, model_revision=checked.model_revision, data_hash=checked.data_hash,
-                             hours=estimate.hours if estimate else None,
+                             hours=estimate.hours if estimate else None, accelerator=checked.accelerator,
                              checkpoint_bytes=estimate.checkpoint_bytes if estimate else None)
     return _CheckedFacts(record, estimate.memory_bytes if estimate else None, estimate.cost if estimate else None)
 
 
-def _earlier_check(job: JobView, spec: FineTuneJobSpec) -> _CheckedFacts | None:
-    """What a check found while the job was held; None if there was none, or of another spec."""
+def _earlier_check(job: JobView, spec: FineTuneJobSpec, settings: Settings) -> _CheckedFacts | None:
+    """What a check found while the job was held; None if there was none, of another spec, or of another catalogue."""
     record = job.status.preflight
     if record is None or record.checked_hash is None or record.checked_hash != _hash_of_checked(spec):
+        return None
+    if record.accelerator and record.accelerator.name not in settings.accelerators:
         return None
     return _CheckedFacts(record.model_copy(update={"generation": job.generation}),
                          job.status.memory.estimated_bytes if job.status.memory else None, record.cost)
 
 
 def _memory(facts: _CheckedFacts, spec: FineTuneJobSpec, settings: Settings) -> Memory | None:
-    accelerator = settings.accelerators[spec.compute.accelerator]
+    accelerator = settings.accelerator(_on_chosen(spec, facts.record).compute)
     total = int(accelerator.memory.value) if accelerator.memory else None
     return None if facts.memory_bytes is None else Memory(estimated_bytes=facts.memory_bytes, accelerator_bytes=total)
+
+
+def _on_chosen(spec: FineTuneJobSpec, record: PreflightStatus | None) -> FineTuneJobSpec:
+    """The spec with the accelerator that the check chose, if it chose one."""
+    choice = record.accelerator if record else None
+    return spec.on_accelerator(choice.name) if choice else spec
 
 
 def _refuse(observation: Observation, message: str, now: datetime) -> Plan:
@@ -148,11 +156,12 @@ def _adopt_published(observation: Observation, spec: FineTuneJobSpec, checked: P
 def _started_status(job: JobView, spec: FineTuneJobSpec, facts: _CheckedFacts | None, settings: Settings,
                     now: datetime) -> FineTuneJobStatus:
     """The status with everything that stays as it is at the start: image, price, model commit, digest of the spec."""
+    chosen = _on_chosen(spec, facts.record if facts else None)
     return job.status.model_copy(update={
         "start_time": now, "started_generation": job.generation,
         "spec_hash": spec_hash(resolve_defaults(spec)), "image": settings.image_for(spec.engine),
         "retries": Retries(), "preflight": facts.record if facts else None,
         "memory": _memory(facts, spec, settings) if facts else None,
         "cost": Cost(spent=Decimal(0), projected=facts.cost if facts else None, currency=settings.currency,
-                     hourly_rate=price_per_accelerator_hour(spec, settings.accelerators[spec.compute.accelerator])),
+                     hourly_rate=price_per_accelerator_hour(chosen, settings.accelerator(chosen.compute))),
     })

@@ -42,7 +42,7 @@ class StartedJob:
     @property
     def accelerator(self) -> Accelerator:
         """The job's accelerator in today's catalogue; one with defaults if an administrator has removed it."""
-        return self.settings.accelerators.get(self.spec.compute.accelerator, Accelerator())
+        return self.settings.accelerator(self.spec.compute)
 
     @property
     def accelerator_count(self) -> int:

@@ -17,7 +17,7 @@ from finetune_operator.decide.conditions import ConditionReport, events_of, set_
 from finetune_operator.decide.cost import accelerator_count
 from finetune_operator.observed.job import JobView
 from finetune_operator.observed.observation import Observation
-from finetune_operator.settings import Accelerator, Settings
+from finetune_operator.settings import Settings
 
 _SHOWN_CHARACTERS = 300
 
@@ -76,7 +76,7 @@ def known_accelerator_count(job: JobView, settings: Settings) -> int:
     if job.limits is None:
         return 1
     compute = job.limits[1]
-    return accelerator_count(compute, settings.accelerators.get(compute.accelerator, Accelerator()))
+    return accelerator_count(compute, settings.accelerator(compute))
 
 
 def enforce_budget(observation: Observation, settings: Settings, now: datetime) -> EnforcedBudget:
