@@ -237,6 +237,26 @@ def test_the_command_of_a_pod_writes_page_and_status_and_tells_the_comparison(fi
     assert log.read_text() in capsys.readouterr().out
 
 
+def test_results_in_s3_are_read_and_the_page_is_written_there(finished, s3_server, s3_bucket, tmp_path):
+    here, there = f"file://{finished.folder}/out", f"s3://{s3_bucket}/out"
+    client = s3_server.client()
+    for path in (finished.folder / "out").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            content = content.replace(here.encode(), there.encode()) if path.name == "manifest.json" else content
+            client.put_object(Bucket=s3_bucket, Key=f"out/{path.relative_to(finished.folder / 'out')}", Body=content)
+    told = json.loads((finished.home / "experiment.json").read_text().replace(here, there))
+    told["spec"]["template"]["spec"]["output"] = {"uri": there, "s3": {"endpointUrl": s3_server.endpoint}}
+    (tmp_path / "experiment.json").write_text(json.dumps(told))
+    written = write_report(*read_finished(tmp_path), SystemClock())
+    assert written.missing == ()
+    assert written.facts.comparison == finished.facts.comparison
+    assert all(result.losses and result.answers for result in written.facts.results.values())
+    page = client.get_object(Bucket=s3_bucket, Key="out/default/compare/report.html")["Body"].read().decode()
+    assert finished.facts.status.conclusion in Walk(page).words()
+    assert written.status.report == f"{there}/default/compare/report.html"
+
+
 @pytest.mark.parametrize(("written", "words"), [
     (None, "No such file"), ("[]", "no FineTuneExperiment with a status"), ("{", "no FineTuneExperiment with a status"),
     ('{"kind": "FineTuneExperiment"}', "no FineTuneExperiment with a status"),

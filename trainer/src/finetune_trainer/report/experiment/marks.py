@@ -27,9 +27,9 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
 
 
-def mark(x: float, y: float, style: int, kind: str = "mark") -> str:
+def mark(x: float, y: float, style: int) -> str:
     """A mark of the shape of a style, at a share of the plot's width and height."""
-    return (f'<svg class="{kind} style-{style % MOST_STYLES}" x="{x:.2%}" y="{y:.2%}" overflow="visible">'
+    return (f'<svg class="mark style-{style % MOST_STYLES}" x="{x:.2%}" y="{y:.2%}" overflow="visible">'
             f'<path d="{_SHAPES[style % MOST_STYLES]}"/></svg>')
 
 
