@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from finetune_operator.telemetry.experiment_metrics import ExperimentCollector
 from finetune_operator.telemetry.metrics import REGISTRY, JobCollector
 from finetune_trainer.progress.server import Metrics
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
 
 _HEAD = """\
 # Metrics
@@ -28,6 +30,12 @@ _JOB = {
 }
 """A job whose status has every value that becomes a series."""
 
+_EXPERIMENT = {
+    "metadata": {"namespace": "team", "name": "compare", "uid": "1"}, "spec": {"budget": {"maxCost": "1"}},
+    "status": {"phase": "Running", "conditions": [], "cost": {"spent": "1"}},
+}
+"""An experiment that has every value."""
+
 
 def metrics_page() -> str:
     """Every metric: its name, type, labels and meaning."""
@@ -35,7 +43,9 @@ def metrics_page() -> str:
         _HEAD,
         "## Jobs, from the operator", "",
         "The operator makes them from the jobs at every scrape. A series ends with its job.", "",
-        *_table(_job_metrics()),
+        *_table(_of_objects(JobCollector(lambda: [_JOB]))),
+        "## Experiments, from the operator", "",
+        *_table(_of_objects(ExperimentCollector(lambda: [_EXPERIMENT]))),
         "## The operator", "", *_table(_registered(REGISTRY)),
         "## The trainer", "",
         "Each trainer serves them at the port `settings.trainerPort`, and `finetune run --port N` on this machine.", "",
@@ -54,10 +64,10 @@ def _labels(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _job_metrics() -> Iterator[tuple[str, str, str, str]]:
-    for family in JobCollector(lambda: [_JOB]).collect():
+def _of_objects(collector: Collector) -> Iterator[tuple[str, str, str, str]]:
+    for family in collector.collect():
         if not family.samples:
-            raise LookupError(f"{family.name} has no sample: give _JOB the value that it is made from")
+            raise LookupError(f"{family.name} has no sample: give the example the value that it is made from")
         yield family.name, family.type, _labels(family.samples[0].labels), family.documentation
 
 

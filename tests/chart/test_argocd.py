@@ -7,6 +7,7 @@ from typing import Any
 import lupa
 import pytest
 import yaml
+from finetune_api.experiment.status import UNSEEN_EXPERIMENT
 from finetune_api.messages import Outcome, ProgressMessage, Stage
 from finetune_api.reasons import Reason
 from finetune_api.status import UNSEEN_STATUS, Phase, Progress
@@ -14,6 +15,7 @@ from finetune_operator.decide.conditions import ConditionReport, set_conditions
 
 from charts.generate import HEALTH
 from tests.cluster.waiting import wait_for
+from tests.operator.experiment_simulation import Simulation, checked
 from tests.operator.objects import NOW, decide, raw_attempt, raw_job, raw_pod, result, started
 from tests.operator.work import DONE, Work
 
@@ -94,6 +96,28 @@ def test_argo_cd_and_kstatus_see_what_is_the_case(phase):
     job = raw_job(RECORDED[phase])
     assert argo_cd_health(job).status == ARGO_CD.get(phase, "Progressing")
     assert kstatus(job) == KSTATUS.get(phase, "InProgress")
+
+
+@pytest.mark.parametrize(("state", "argo_cd", "of_kstatus"), [
+    ("not looked at", "Progressing", "InProgress"), ("checked", "Progressing", "InProgress"),
+    ("running", "Progressing", "InProgress"), ("suspended", "Suspended", "Current"),
+    ("above its budget", "Degraded", "Failed"), ("succeeded", "Healthy", "Current"), ("failed", "Degraded", "Failed"),
+])
+def test_an_experiment_is_seen_as_it_is(state, argo_cd, of_kstatus):
+    simulation = Simulation("one", template={}, budget={"maxCost": "2"}, suspend=state == "suspended")
+    if state == "not looked at":
+        simulation.raw["status"] = UNSEEN_EXPERIMENT
+    else:
+        simulation.settle()
+    if state in ("above its budget", "running", "succeeded", "failed"):
+        simulation.job_of("one")["status"] |= checked("3" if state == "above its budget" else "1")
+        simulation.settle()
+    if state in ("succeeded", "failed"):
+        (running,) = simulation.running()
+        simulation.advance(running, 1, 1.0 if state == "succeeded" else -1.0)
+        simulation.settle()
+    assert argo_cd_health(simulation.raw).status == argo_cd
+    assert kstatus(simulation.raw) == of_kstatus
 
 
 def test_the_health_says_why():

@@ -15,7 +15,8 @@ from finetune_api.status import EvaluationScores
 from tests.api.experiments import experiment_document
 from tests.api.jobs import nested
 from tests.cluster.waiting import wait_for
-from tests.operator.api import Refused
+from tests.operator.api import Api, Refused
+from tests.operator.conftest import CRD, lasting_pods
 from tests.operator.operators import Operator
 from tests.operator.work import ADAPTER, Work
 
@@ -49,9 +50,8 @@ class Trial:
 
     def apply(self, *variants, template=None, **sections):
         document = experiment_document(self.name, variants=[{"name": name, "patch": {"training": {"seed": number}}}
-                                                            for number, name in enumerate(variants)], **sections)
-        document["spec"]["template"]["spec"] = merge_patch(
-            document["spec"]["template"]["spec"], merge_patch(SKIP, template or {}))
+                                                            for number, name in enumerate(variants)],
+                                       template={"spec": merge_patch(SKIP, template or {})}, **sections)
         return self.api.create(KIND, self.namespace, document)
 
     def change(self, **sections):
@@ -99,7 +99,7 @@ def done(score):
                   evaluation=EvaluationScores(before={"loss": 2.0}, after={"loss": score}))
 
 
-def test_an_experiment_runs_from_apply_to_its_table(operator, trial):
+def test_an_experiment_runs_from_apply_to_its_table(operator, control_plane, trial):
     trial.apply("one", "two", "three", parallelism=2)
     first, second = trial.work("one"), trial.work("two")
     assert trial.rows()["three"]["reason"] == "Waiting"
@@ -119,6 +119,14 @@ def test_an_experiment_runs_from_apply_to_its_table(operator, trial):
     rows = trial.rows()
     assert (rows["one"]["before"], rows["one"]["after"], rows["one"]["adapter"]) == (2.0, 1.5, ADAPTER.uri)
     assert (rows["three"]["phase"], rows["three"]["reason"]) == ("Failed", "BadData")
+    labels = frozenset({("namespace", trial.namespace), ("experiment", "compare")})
+    assert operator.metrics()["finetune_experiment_cost_spent", labels] == float(status["cost"]["spent"])
+    printed = control_plane.kubectl("get", "fte", "-n", trial.namespace).stdout.split("\n")
+    assert printed[0].split() == ["NAME", "PHASE", "DONE", "BEST", "METRIC", "SCORE", "WINNER", "COST", "AGE"]
+    assert printed[1].split()[:6] == ["compare", "Succeeded", "3/3", "two", "loss", "0.5"]
+    reasons = [one["reason"] for one in trial.api.list("Event", trial.namespace)
+               if one["involvedObject"]["kind"] == KIND]
+    assert sorted(reasons) == ["Finished", "Preflight", "Running"]
     for variant, job in trial.jobs().items():
         assert len(job["metadata"]["name"]) <= 40
         assert job["metadata"]["ownerReferences"][0]["kind"] == KIND, variant
@@ -270,3 +278,19 @@ def test_all_variants_are_checked_before_the_first_accelerator_and_refused_above
     work.end(0, done(1.0))
     trial.work("two").end(0, done(2.0))
     trial.until("Succeeded")
+
+
+def test_without_the_definition_of_experiments_jobs_run_and_the_log_says_what_is_missing():
+    with lasting_pods() as plane:
+        plane.kubectl("apply", "--server-side", "-f", CRD)
+        plane.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.finetune.dev", "--timeout=30s")
+        api, namespace = Api(plane), plane.namespace("earlier")
+        operator = Operator(plane, namespace)
+        try:
+            work = Work(api, namespace)
+            work.apply()
+            work.until("Running")
+            assert "experiments are not served" in operator.process.log.read_text()
+        finally:
+            operator.stop()
+            api.close()

@@ -7,7 +7,6 @@ from decimal import Decimal
 
 import pytest
 from finetune_api.messages import Outcome, Result
-from finetune_api.rules import merge_patch
 from finetune_api.status import EvaluationScores
 
 from tests.api.experiments import experiment_document
@@ -47,11 +46,9 @@ def played():
 
 
 def _document():
-    body = experiment_document("many", sweep={"grid": {"training.seed": list(range(VARIANTS))}}, variants=None,
-                               parallelism=PARALLELISM, budget={"maxCost": str(BUDGET)})
-    body["spec"]["template"]["spec"] = merge_patch(body["spec"]["template"]["spec"],
-                                                   {"runPolicy": {"preflight": "Skip"}})
-    return body
+    return experiment_document("many", sweep={"grid": {"training.seed": list(range(VARIANTS))}}, variants=None,
+                               parallelism=PARALLELISM, budget={"maxCost": str(BUDGET)},
+                               template={"spec": {"runPolicy": {"preflight": "Skip"}}})
 
 
 def _states(jobs):

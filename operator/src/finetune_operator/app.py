@@ -33,6 +33,7 @@ from finetune_operator.errors import ApiError, WatchLost
 from finetune_operator.faults import FaultHook, no_fault
 from finetune_operator.settings import Settings
 from finetune_operator.telemetry import metrics
+from finetune_operator.telemetry.experiment_metrics import ExperimentCollector
 from finetune_operator.telemetry.health import Heartbeat
 from finetune_operator.telemetry.metrics import JobCollector
 
@@ -89,6 +90,7 @@ async def operate(settings: Settings, options: Options) -> None:
     parts = _Parts(settings, options, client, Cache(), WorkQueue[Key](), WorkQueue[Key](), [])
     parts.cache.experiments.notify = lambda key: parts.experiments.add_after(key, NEWS_DELAY)
     metrics.REGISTRY.register(JobCollector(lambda: [raw for _, raw in parts.cache.jobs()]))
+    metrics.REGISTRY.register(ExperimentCollector(parts.cache.experiments.all))
     heartbeat = Heartbeat()
     if options.metrics_port is not None:
         server = heartbeat.serve(metrics.REGISTRY, options.metrics_port)

@@ -60,7 +60,7 @@ class ExperimentCache:
             self.notify(key)
 
     def all(self) -> Iterator[RawObject]:
-        """The experiments as they are stored."""
+        """The experiments as they are stored. The thread of /metrics calls it too."""
         yield from tuple(self._experiments.values())
 
     def stored_status(self, key: Key) -> Mapping[str, object]:
