@@ -201,3 +201,9 @@ def test_a_method_that_the_job_does_not_allow_is_listed_with_the_rule(job):
     assert by_name["QLoRA"]["refused"] is None
     assert "spec.engine" in by_name["Full"]["refused"]
     assert found[-1]["refused"] is not None
+
+
+def test_a_job_on_auto_is_shown_the_comparison_for_a_cluster(job, monkeypatch):
+    monkeypatch.setattr("finetune_cli.commands.estimate.choose_target", partial(_on, ThisMachine(None, 80 * GIB, 8)))
+    path = job(compute={"accelerator": "auto"})
+    assert f"For a cluster: finetune estimate --by accelerator {path}" in call("estimate", path).output
