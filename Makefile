@@ -10,11 +10,11 @@ TOOLS := hatchling==1.33.0 uv==0.13.9 cyclonedx-bom==7.5.0
 HASHED := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--python-version 3.11
 
-.PHONY: demo demo-cluster inputs test test-fast gpu-check images check docs generate constraints requirements setup clean
+.PHONY: demo demo-experiment demo-cluster inputs test test-fast gpu-check images check docs generate constraints requirements setup clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
 
 setup: $(INSTALLED) ## Install everything into .venv
 
@@ -36,6 +36,9 @@ inputs: $(INSTALLED)
 
 demo: inputs ## Run the main job on this machine: QLoRA on a small real model
 	$(BIN)/finetune run deploy/samples/quickstart.yaml
+
+demo-experiment: inputs ## Compare three methods on this machine: QLoRA, QDoRA and IA3 on the demo's model and data
+	$(BIN)/finetune run deploy/samples/experiment.yaml
 
 demo-cluster: inputs ## Run it on a cluster: that of KUBECONFIG, or one that is brought up on this machine
 	@if [ -z "$$KUBECONFIG" ]; then bash tests/cluster/packages.sh; fi

@@ -13,6 +13,9 @@ from finetune_api.rules import merge_patch
 from tests.api.experiments import SMALLEST_EXPERIMENT, experiment_document
 from tests.cli.inputs import ticket_job, write_model_folder, write_tickets
 from tests.cli.jobs import call
+from tests.cli.test_estimate import MISTRAL
+
+SAMPLES = Path(__file__).parents[2] / "deploy" / "samples"
 
 TWO: dict[str, Any] = {"variants": [{"name": "lora"}, {"name": "dora", "patch": {"method": {"type": "DoRA"}}}]}
 
@@ -98,6 +101,22 @@ def test_estimate_has_a_row_for_each_job_and_the_sum(tmp_path):
     assert [job["variant"] for job in found["jobs"]] == ["lora", "dora"]
     assert found["hours"] == pytest.approx(sum(job["hours"] for job in found["jobs"]), abs=0.01)
     assert found["fits"]
+
+
+def test_the_sample_with_mistral_fits_on_its_accelerator_and_its_budget_pays_it(tmp_path):
+    sample = yaml.safe_load((SAMPLES / "experiment-mistral.yaml").read_text())
+    assert sample["spec"]["template"]["spec"]["model"]["source"] == "mistralai/Mistral-7B-Instruct-v0.2"
+    (tmp_path / "config.json").write_text(json.dumps(MISTRAL))
+    sample["spec"]["template"]["spec"]["model"]["source"] = "file://./"
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(sample))
+    assert call("validate", path).exit_code == 0
+    shown = call("estimate", "--accelerator", "nvidia-l4", "--rows", "8400", "--row-tokens", "1200", path)
+    assert shown.exit_code == 0, shown.output
+    assert [line.split()[:2] for line in shown.stdout.splitlines()[1:4]] == [
+        ["qlora", "QLoRA"], ["qdora", "QDoRA"], ["unsloth", "QLoRA"]]
+    assert "All 3 jobs: at most " in shown.stdout
+    assert "below this estimate" not in shown.stdout
 
 
 def test_explain_knows_the_fields_of_an_experiment():
