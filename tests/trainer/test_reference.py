@@ -162,6 +162,15 @@ def test_an_address_that_is_none_is_told_in_words(address, monkeypatch):
     assert "spec.evaluation.reference: " in words
 
 
+def test_a_key_with_characters_that_no_key_has_is_told_and_no_connection_is_left_open(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "schl\u00fcssel\u2603")
+    with endpoint(lambda body, number, handler: (200, said(RIGHT))) as (url, asked):
+        with pytest.raises(BadConfig, match="the key OPENAI_API_KEY for characters"):
+            check_reference(spec(url), rows(1), SystemClock())
+        assert "for characters" in compare(url, 1).findings[0]
+        assert not asked
+
+
 def test_models_that_take_neither_max_tokens_nor_a_temperature_are_asked_without():
     def answer(body, number, handler):
         if "max_tokens" in body:

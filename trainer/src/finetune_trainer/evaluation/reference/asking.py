@@ -63,6 +63,8 @@ def check_reference(spec: FineTuneJobSpec, rows: Sequence[EvaluationRow], clock:
         endpoint.ask(_conversation(spec, rows[0]), rows[0].example.tools)
     except Unanswered as error:
         return f"warning: {error}; training does not need it"
+    finally:
+        endpoint.close()
     return None
 
 
@@ -133,6 +135,7 @@ class Reference:
                 check()
                 thread.join(0.1)
         self._over.set()
+        self._endpoint.close()
         self._write_stored()
         with self._lock:
             answers = dict(sorted(self._answers.items()))

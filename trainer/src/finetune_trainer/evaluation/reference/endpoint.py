@@ -146,6 +146,11 @@ class Endpoint:
             pause *= 2 if attempt else 1
         raise Unanswered(f"spec.evaluation.reference: {self._name} gave no answer after {attempt + 1} tries ({fault})")
 
+    def close(self) -> None:
+        """Close the connections that the server keeps open. A question that is still asked fails."""
+        if "_client" in vars(self):  # To make one can fail: a bad key, a bad proxy.
+            self._client.close()
+
     def _read_response(self, request: _Request, status: int, content: bytes) -> EndpointAnswer | str:
         """The answer, or the reason to ask again."""
         if status in _RETRYABLE or status >= 500:
