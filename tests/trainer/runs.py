@@ -160,9 +160,14 @@ def _child(job: dict, environment: dict[str, str], log: Path, port: int | None) 
     os._exit(code)
 
 
-def pod(arguments: list[str], environment: dict[str, str], log: Path) -> None:
+def pod_with_simulated_accelerator(arguments: list[str], environment: dict[str, str], log: Path) -> None:
+    """The trainer's entry on a node whose processors act as its GPU, in a process of its own."""
+    pod(arguments, environment, log, simulates_accelerator=True)
+
+
+def pod(arguments: list[str], environment: dict[str, str], log: Path, simulates_accelerator: bool = False) -> None:
     """The trainer's entry, in a process of its own."""
-    _become(environment, log)
+    _become(environment, log, simulates_accelerator)
     from finetune_trainer.__main__ import main
 
     code = main(arguments)
@@ -170,14 +175,14 @@ def pod(arguments: list[str], environment: dict[str, str], log: Path) -> None:
     os._exit(code)
 
 
-def _become(environment: dict[str, str], log: Path) -> None:
+def _become(environment: dict[str, str], log: Path, simulates_accelerator: bool = False) -> None:
     sys.path.append(str(PLUGINS))
     os.environ.clear()
     os.environ.update(environment)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    install_fault(environment)
+    install_fault(environment, simulates_accelerator)
 
 
 def manifest(folder: Path) -> dict:

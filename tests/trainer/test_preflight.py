@@ -25,7 +25,7 @@ from finetune_trainer.run.preflight import preflight
 
 from tests.models import tiny_job
 from tests.trainer.manifests import publish
-from tests.trainer.runs import workshop
+from tests.trainer.runs import RunningPod, pod_with_simulated_accelerator, workshop
 
 REFT = {"type": "ReFT", "lora": None}
 CHAINS = {"completion": "it is {{ label.level }}\n#### {{ label.level }}", "answerFormat": None}
@@ -202,10 +202,11 @@ def test_a_run_that_cannot_fit_on_its_gpu_ends_before_the_weights_are_loaded(fol
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     (tmp_path / "run.json").write_text(job.model_dump_json(exclude_none=True))
     log = tmp_path / "termination-log"
-    done = subprocess.run([sys.executable, "-m", "finetune_trainer", "run", "--config", str(tmp_path), "--port", "0",
-                           "--termination-log", str(log)], capture_output=True, text=True, timeout=240, check=False,
-                          env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    assert done.returncode == ExitCode.OUT_OF_MEMORY, done.stdout + done.stderr
+    # The processors act as the GPU: a run that sees none ends before it estimates anything.
+    running = RunningPod(tmp_path / "log.txt", ["run", "--config", str(tmp_path), "--port", "0", "--termination-log",
+                                                str(log)], {"HF_HUB_OFFLINE": "1"}, pod_with_simulated_accelerator)
+    done = running.wait()
+    assert done.code == ExitCode.OUT_OF_MEMORY, done.output
     assert "write spec.method.quantization: nf4" in Result.model_validate_json(log.read_bytes()).message
 
 
