@@ -165,6 +165,22 @@ def test_an_input_without_a_gradient_gets_none_and_the_adapter_gets_its_own(tiny
     assert_same_gradients(gradients(ours), gradients(its))
 
 
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_layer_that_gets_no_token_has_gradients_of_zero(tiny_model_folder, quantization, dora):
+    model = adapt(load(tiny_model_folder, quantization), fused=not dora, use_dora=dora)
+    if dora:
+        cache_norms(model)
+    layer = model.base_model.model.model.layers[0].mlp.up_proj.train()
+    x = torch.empty(0, 64, requires_grad=True)
+    output = layer(x)
+    output.sum().backward()
+    assert output.shape == (0, 128)
+    assert x.grad is not None
+    assert gradients(layer)
+    assert not any(gradient.any() for gradient in gradients(layer).values())
+
+
 def test_a_pass_that_needs_peft_s_own_way_gets_it(tiny_model_folder, count):
     ours, its = (adapt(load(tiny_model_folder), fused, lora_dropout=0.2) for fused in (True, False))
     found = []

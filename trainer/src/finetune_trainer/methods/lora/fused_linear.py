@@ -122,7 +122,7 @@ def fused_linear(layer: Layer, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor
     """
     output: torch.Tensor = _FusedLinear.apply(layer, x, a, b, layer.scale.magnitude if layer.scale else None)
     # Here, because autograd lets nobody write into a view that an operation of one's own returns.
-    return output.view(*x.shape[:-1], -1)
+    return output.view(*x.shape[:-1], output.shape[-1])
 
 
 class _FusedLinear(torch.autograd.Function):
