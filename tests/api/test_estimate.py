@@ -163,6 +163,16 @@ def test_as_many_layers_keep_their_activations_as_memory_allows():
     assert plan.memory.total <= 0.92 * 16 * GIB < one_less.total
 
 
+def test_a_job_that_fits_only_if_one_layer_is_left_out_fits():
+    model, job = read_architecture(QWEN), spec("Additive", "nf4", maxLength=4096, microBatchSize=1)
+    machine = GPU.computing(model, native=True, kernels=True)
+    all_but_one, all_layers = (estimate_memory(model, job.method, ForwardPass(4096, 4096), layers, machine).total
+                               for layers in (27, 28))
+    assert all_but_one < all_layers, "PEFT's IA3 stores more at the peak than it saves"
+    plan = choose_plan(job, model, Accelerators(GPU, int((all_but_one + all_layers) / 2 / 0.92)))
+    assert (plan.fits, plan.checkpointed_layers) == (True, 27)
+
+
 def test_triton_kernels_store_less():
     model = read_architecture(MISTRAL)
     kernels, torch = (choose_plan(spec("LoRA", "nf4", microBatchSize=1, kernels=kernels), model, ONE_L4).memory

@@ -112,9 +112,9 @@ def choose_plan(spec: FineTuneJobSpec, model: Architecture, accelerators: Accele
     plans = []
     for size in _sizes(spec, accelerators, row_tokens):
         plan_with = _planned(spec, model, accelerators, (size, longest, round(longest + (size - 1) * row_tokens)))
-        # More checkpointed layers never need more memory.
-        first = bisect_left(allowed, True, key=lambda layers: plan_with(layers).fits)
-        plans.append(plan_with(allowed[min(first, len(allowed) - 1)]))
+        # More checkpointed layers never need more memory, but for the last one: its activations come back at the peak.
+        first = bisect_left(allowed, True, hi=len(allowed) - 1, key=lambda layers: plan_with(layers).fits)
+        plans.append(plan_with(allowed[first]))
     fitting = [plan for plan in plans if plan.fits]
     return min(fitting, key=lambda plan: _pass_cost(spec, model, plan, row_tokens)) if fitting else plans[-1]
 
