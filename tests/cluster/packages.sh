@@ -17,7 +17,7 @@ gcc              gcc                             the pause container and the fir
 docker-registry  docker-registry                 the registry that nodes pull from
 buildah          buildah                         builds the images
 promtool         prometheus                      judges metrics and alerts; answers the dashboard'"'"'s queries
-chromium         chromium                        shows the report's pages
+chromium         chromium                        shows the pages of reports
 mmdebstrap       mmdebstrap                      the images'"'"' base, where Docker Hub cannot be reached
 '
 # A file that must be there, likewise.

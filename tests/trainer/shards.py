@@ -43,7 +43,7 @@ def train_in_bfloat16(rank: int, port: int, folder: Path) -> None:
     from finetune_trainer.hardware.device import Device
     from transformers import AutoModelForCausalLM
 
-    device = Device(torch.device("cpu"), torch.bfloat16, "sdpa")
+    device = Device(torch.device("cpu"), torch.bfloat16)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     model, fresh = (AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.bfloat16) for _ in range(2))
     shard(model, {name for name, _ in model.named_parameters()}, device, 2)

@@ -24,7 +24,7 @@ from tests.trainer.training_runs import training_run
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
 
 LAYERS, STEPS = 4, 3
-CPU, GPU = (Device(torch.device(name), torch.float32, "sdpa") for name in ("cpu", "cuda"))
+CPU, GPU = (Device(torch.device(name), torch.float32) for name in ("cpu", "cuda"))
 METHODS_WITHOUT_NOISE = {
     "LoRA": {"type": "LoRA", "lora": {"rank": 4, "alpha": 8}},
     "QDoRA": {"type": "DoRA", "lora": None, "dora": {"rank": 4, "alpha": 8}, "quantization": "nf4"},

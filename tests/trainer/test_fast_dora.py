@@ -29,7 +29,7 @@ def load(folder, quantization="none", dtype=torch.float32):
     from finetune_trainer.model.files.find import ModelFiles
     from finetune_trainer.model.loading.load import load_model
 
-    return load_model(ModelFiles(folder, ""), Quantization(quantization), Device(torch.device("cpu"), dtype, "sdpa"))
+    return load_model(ModelFiles(folder, ""), Quantization(quantization), Device(torch.device("cpu"), dtype))
 
 
 def adapt(base, fast, *, dropout=0.0, moved=True):

@@ -23,7 +23,7 @@ from finetune_trainer.hardware.device import Device
 from tests.api.jobs import job
 
 PROGRAM = "tests/trainer/interpreted_kernels.py"
-CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
+CPU = Device(torch.device("cpu"), torch.float32)
 
 
 class Gpu(Device):
@@ -34,7 +34,7 @@ class Gpu(Device):
         return True
 
 
-GPU = Gpu(torch.device("cpu"), torch.bfloat16, "sdpa")
+GPU = Gpu(torch.device("cpu"), torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def model_of(model_type):
     ({}, CPU, "llama", None),
     ({"training": {"kernels": "torch"}}, GPU, "llama", None),
     ({"engine": "unsloth"}, GPU, "llama", None),
-    ({}, Gpu(torch.device("cpu"), torch.float32, "sdpa"), "llama", "computes in float32"),
+    ({}, Gpu(torch.device("cpu"), torch.float32), "llama", "computes in float32"),
     ({}, GPU, "mamba", "models of type mamba were not tried"),
 ])
 def test_where_torch_computes_and_what_a_note_says(sections, device, model_type, note):

@@ -15,8 +15,8 @@ from transformers import GPT2Config, MistralConfig
 
 from tests.models import tiny_job
 
-GPU = Device(torch.device("cuda", 0), torch.bfloat16, "sdpa")
-CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
+GPU = Device(torch.device("cuda", 0), torch.bfloat16)
+CPU = Device(torch.device("cpu"), torch.float32)
 
 
 def run(tmp_path, device, config=None, length=1024, **training):

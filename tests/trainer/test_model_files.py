@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from tests.trainer.runs import workshop
 from tests.trainer.test_preflight import config
 
-CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
+CPU = Device(torch.device("cpu"), torch.float32)
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, FalconConfig, FalconForCausalLM, 
 from tests.models import tiny_job
 from tests.trainer.runs import NO_LORA, Running, _child, partial, workshop
 
-GPU = Device(torch.device("cuda", 0), torch.float32, "sdpa")
-CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
+GPU = Device(torch.device("cuda", 0), torch.float32)
+CPU = Device(torch.device("cpu"), torch.float32)
 LARGE = MistralConfig(vocab_size=1000, hidden_size=2048, intermediate_size=8192, num_hidden_layers=2)
 UNKNOWN = FalconConfig(vocab_size=1000, hidden_size=2048, num_hidden_layers=3, num_attention_heads=16)
 

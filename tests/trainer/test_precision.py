@@ -50,7 +50,7 @@ def linear_types(monkeypatch):
                                                ("ReFT LoRA", torch.float32)])
 def test_every_forward_pass_of_a_run_computes_in_the_type_of_the_device(tmp_path, monkeypatch, linear_types, method,
                                                                         dtype):
-    device = Device(torch.device("cpu"), dtype, "sdpa")
+    device = Device(torch.device("cpu"), dtype)
     monkeypatch.setattr(loading, "choose_device", lambda *_, **__: device)
     reft = {"dataset": DATA} if "reft" in METHODS[method] else {}
     run_here(workshop(tmp_path, rows=16), method=METHODS[method], training={"maxSteps": 2}, evaluation={"samples": 2},

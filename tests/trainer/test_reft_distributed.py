@@ -25,7 +25,7 @@ from tests.trainer.pods import Pods, configure, configured_workshop, digest, run
 from tests.trainer.test_reft_run import DATA, PPO, REFT
 
 SECTIONS = {"method": REFT, "dataset": DATA, "training": {"batchSize": 8, "maxSteps": 2, "checkpointEvery": 1}}
-CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
+CPU = Device(torch.device("cpu"), torch.float32)
 RESPONSES = [((5, 6, 7), (8, 9)), ((10, 11, 12, 13), (16, 17, 18, 19)), ((20,), (21,)), ((30, 31), (32, 33, 34)),
              ((40,), (41, 42, 43, 44, 45)), ((50, 51), (52,)), ((60,), (61, 62)), ((70, 71, 72), (73, 74))]
 SCORES = [1.0, 0.1, 0.0, 1.0, 0.0, 0.1, 1.0, 0.0]

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.models import save_tiny_family
 
-CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
+CPU = Device(torch.device("cpu"), torch.float32)
 MASK = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
 
 

@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureW
 TOKENS = 251
 LAYERS = 4
 GPU = Machine(True, 2)
-IN_BFLOAT16 = Device(torch.device("cpu"), torch.bfloat16, "sdpa")
+IN_BFLOAT16 = Device(torch.device("cpu"), torch.bfloat16)
 CONFIG: dict[str, Any] = {
     # The proportions of a 7B model: heads in groups of four, a feed-forward part of three and a half widths.
     "vocab_size": 512, "hidden_size": 256, "intermediate_size": 896, "num_hidden_layers": LAYERS,

@@ -1,4 +1,4 @@
-"""The device that the trainer computes on, its precision and its attention kernel."""
+"""The device that the trainer computes on, and its precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sysconfig
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,10 @@ class Device:
     Attributes:
         torch_device: the device of all tensors.
         dtype: the type that the model computes in.
-        attention: transformers' name of the attention implementation.
     """
 
     torch_device: torch.device
     dtype: torch.dtype
-    attention: str
 
     @property
     def is_gpu(self) -> bool:
@@ -50,13 +47,12 @@ class Device:
         return torch.autocast(self.torch_device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
 
-def choose_device(precision: Precision, wants_gpu: bool | None = None, packing: bool = True) -> Device:
+def choose_device(precision: Precision, wants_gpu: bool | None = None) -> Device:
     """The device of this process: its GPU where there is one, else the CPU.
 
     Args:
         precision: the job's `spec.training.precision`.
         wants_gpu: False takes the CPU even where a GPU is.
-        packing: whether rows share lines. Flash attention gets no mask, so it separates rows only in a single line.
 
     Raises:
         BadConfig: the precision is not possible here, or the GPU's kernels can't be compiled.
@@ -69,12 +65,11 @@ def choose_device(precision: Precision, wants_gpu: bool | None = None, packing: 
         if precision is Precision.BFLOAT16 and not bf16:
             raise BadConfig("spec.training.precision is bfloat16; this GPU does not support it. Write float32 or auto")
         dtype = torch.float32 if precision is Precision.FLOAT32 or not bf16 else torch.bfloat16
-        flash = dtype is torch.bfloat16 and not packing and find_spec("flash_attn") is not None
-        return Device(device, dtype, "flash_attention_2" if flash else "sdpa")
+        return Device(device, dtype)
     if precision is Precision.BFLOAT16:
         raise BadConfig("spec.training.precision is bfloat16; on a CPU the trainer computes in float32. Write "
                         "float32 or auto")
-    return Device(torch.device("cpu"), torch.float32, "sdpa")
+    return Device(torch.device("cpu"), torch.float32)
 
 
 def _require_compiler() -> None:

@@ -75,7 +75,7 @@ class BaseWeights:
     def in_full_precision(self) -> PreTrainedModel:
         """The base in host memory, dequantized if it was quantized."""
         dtype = self.device.dtype
-        model: Any = load_model(self.files, self.quantization, Device(torch.device("cpu"), dtype, "sdpa"))
+        model: Any = load_model(self.files, self.quantization, Device(torch.device("cpu"), dtype))
         if self.quantization is not Quantization.NONE:
             give_back()  # The weights from before the quantization, which are most of the peak.
             model = model.dequantize(dtype=dtype)

@@ -41,7 +41,6 @@ def load_model(files: ModelFiles, quantization: Quantization, device: Device) ->
                 files.folder,
                 config=base.config,
                 dtype=device.dtype,
-                attn_implementation=attention(base.model_class, device),
                 quantization_config=None if stored else _quantization_config(quantization, device),
                 device_map={"": device.torch_device},
                 use_safetensors=True,
@@ -69,14 +68,6 @@ def check_base(files: ModelFiles, quantization: Quantization) -> Base:
     base = open_base(files.folder, files.name)
     base.check(read_weights(files.folder, names, start_of(files.folder), files.name), quantization)
     return base
-
-
-def attention(model_class: type[PreTrainedModel], device: Device) -> str | None:
-    """The attention implementation for an architecture; None for transformers' own choice.
-
-    transformers chooses SDPA, or eager where SDPA can't compute the scores: soft caps, sinks, biases by distance.
-    """
-    return device.attention if device.attention != "sdpa" and model_class._supports_flash_attn else None
 
 
 def _quantization_config(quantization: Quantization, device: Device) -> BitsAndBytesConfig | None:

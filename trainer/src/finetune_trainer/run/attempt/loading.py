@@ -89,7 +89,7 @@ def read_inputs(attempt: Attempt) -> Inputs:
     config, spec, state, stop = attempt.config, attempt.config.spec, attempt.state, attempt.stop
     state.enter(Stage.LOADING)
     world = connect(os.environ, attempt.rank, attempt.rendezvous_seconds, stop.check, attempt.clock)
-    device = choose_device(spec.training.precision, packing=spec.training.packing)
+    device = choose_device(spec.training.precision)
     make_deterministic(device)
     files = find_model(spec.model, spec.output.s3, attempt.scratch, state.note)
     # Before the tokenizer, which reads the same config.json: an error in it would be reported as the tokenizer's.

@@ -50,7 +50,7 @@ from finetune_trainer.training.complete_checkpoints import Identity
 from finetune_trainer.training.packing import choose_packing
 from finetune_trainer.training.training_run import TrainingRun
 
-_CPU = Device(torch.device("cpu"), torch.float32, "sdpa")
+_CPU = Device(torch.device("cpu"), torch.float32)
 _TOKENS, _ANSWER_TOKENS = 12, 3
 _NO_IDENTITY = Identity("0" * 64, "0" * 64, "0" * 64, {})
 
