@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
+from finetune_api.spec.training import Precision
 from finetune_trainer.errors import BadConfig
 from finetune_trainer.hardware import device
 
@@ -19,3 +22,8 @@ def test_a_gpu_without_a_compiler_is_refused_before_anything_is_loaded(monkeypat
     (tmp_path / "Python.h").unlink()
     with pytest.raises(BadConfig, match="python3-dev"):
         device._require_compiler()
+
+
+def test_a_run_that_goes_on_with_another_trainer_is_not_said_to_be_the_same():
+    here = device.environment(device.choose_device(Precision.AUTO, wants_gpu=False))
+    assert here["finetune-trainer"] == version("finetune-trainer")

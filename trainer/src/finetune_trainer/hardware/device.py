@@ -104,7 +104,7 @@ def environment(device: Device) -> dict[str, str]:
     """What must be the same for a bit-exact resume: machine, threads and package versions."""
     hardware = torch.cuda.get_device_name(device.torch_device) if device.is_gpu else _cpu_name()
     return {"machine": f"{platform.machine()} {hardware}", "threads": str(torch.get_num_threads()),
-            "python": platform.python_version(), **package_versions()}
+            "python": platform.python_version(), "finetune-trainer": version("finetune-trainer"), **package_versions()}
 
 
 def package_versions() -> dict[str, str]:
