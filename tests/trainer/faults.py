@@ -8,6 +8,7 @@
 | `oom-scoring:ROWS` | a batch of sampled responses of more rows, when they are scored |
 | `oom-answering:ROWS` | a batch of held-out rows of more rows, when they are answered |
 | `kill:MOMENT` | the process kills itself (SIGKILL) when it first reaches that moment |
+| `kill-after:MOMENT` | the same within the first training step after that moment, which another thread may reach |
 
 The file needs nothing beside the trainer: a pod imports it as `sitecustomize`, with a line that calls `install_fault`.
 """
@@ -27,6 +28,7 @@ class Fault:
     def __init__(self, value: str, simulates_accelerator: bool = False) -> None:
         self._kind, _, self._where = value.partition(":")
         self._simulates_accelerator = simulates_accelerator
+        self._is_due = False
 
     def loss_becomes_nan(self, step: int) -> bool:
         return (self._kind, self._where) == ("nan", str(step))
@@ -41,8 +43,9 @@ class Fault:
         return self._simulates_accelerator
 
     def reach(self, moment: str) -> None:
-        if (self._kind, self._where) == ("kill", moment):
+        if (self._kind, self._where) == ("kill", moment) or (self._is_due and moment.startswith("step-")):
             os.kill(os.getpid(), signal.SIGKILL)
+        self._is_due = self._is_due or (self._kind, self._where) == ("kill-after", moment)
 
 
 def install_fault(environment: Mapping[str, str], simulates_accelerator: bool = False) -> None:

@@ -125,8 +125,9 @@ CHANGED = {
 """The lines that the recipe adds to other files: what stands there, and what stands there afterwards."""
 
 SAMPLE = "deploy/samples/biases.yaml"
-GENERATED = {"crds/finetune.dev_finetunejobs.yaml", "crds/finetunejob.schema.json", "docs/reference/api.md"}
-"""What `make generate` writes without Helm; the chart's copy of the definition comes on top."""
+GENERATED = {"crds/finetune.dev_finetuneexperiments.yaml", "crds/finetune.dev_finetunejobs.yaml",
+             "crds/finetunejob.schema.json", "docs/reference/api.md"}
+"""What `make generate` writes without Helm; the chart's copy of the definitions comes on top."""
 
 
 @pytest.fixture(scope="module")
