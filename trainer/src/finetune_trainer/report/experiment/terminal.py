@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from finetune_api.experiment.resource import FineTuneExperiment
 from finetune_api.experiment.status import FineTuneExperimentStatus
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -24,11 +25,13 @@ def show_experiment(console: Console, experiment: FineTuneExperiment, status: Fi
 def ranking_table(experiment: FineTuneExperiment, status: FineTuneExperimentStatus) -> Table:
     """The table of the ranking: a line for each variant with a result."""
     metric, currency = str(experiment.spec.rank_by.metric), status.cost.currency if status.cost else "USD"
-    table = Table(title=f"{experiment.metadata.name}: ranked by {metric}", title_justify="left")
+    # Without lines, nine columns fit into 80 characters.
+    table = Table(title=f"{experiment.metadata.name}: ranked by {metric}", title_justify="left", box=SIMPLE_HEAD,
+                  pad_edge=False, padding=(0, 0))
     table.add_column("")
-    table.add_column("variant")
-    for title in ("before", metric, "95 % interval", f"cost ({currency})", "time", "tokens/s", "memory"):
-        table.add_column(title, justify="right")
+    table.add_column("variant", no_wrap=True, overflow="fold")
+    for title in ("before", metric, "95 %", currency, "time", "tokens/s", "memory"):
+        table.add_column(title, justify="right", no_wrap=True)
     for line in variant_lines(status):
         table.add_row(str(line.ranked.rank), line.name, *_cells(line))
     return table
@@ -36,9 +39,9 @@ def ranking_table(experiment: FineTuneExperiment, status: FineTuneExperimentStat
 
 def _cells(line: VariantLine) -> Iterator[str]:
     one = line.ranked
-    yield f"{line.before:.4f}" if line.before is not None else "–"
-    yield f"{one.score:.4f}" + (f" ± {one.spread:.4f}" if one.spread is not None else "")
-    yield f"{one.low:.4f} to {one.high:.4f}" if one.low is not None and one.high is not None else "–"
+    yield f"{line.before:.3f}" if line.before is not None else "–"
+    yield f"{one.score:.3f}" + (f" ± {one.spread:.3f}" if one.spread is not None else "")
+    yield f"{one.low:.3f}–{one.high:.3f}" if one.low is not None and one.high is not None else "–"
     yield f"{one.cost:.4f}"
     yield human_seconds(3600 * line.hours)
     yield f"{line.tokens_per_second:.0f}" if line.tokens_per_second else "–"
