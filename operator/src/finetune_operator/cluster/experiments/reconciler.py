@@ -15,12 +15,12 @@ from finetune_api.values.api_model import GROUP, VERSION
 
 from finetune_operator.cluster.apiserver.client import Client
 from finetune_operator.cluster.apiserver.decoding import usable
-from finetune_operator.cluster.apiserver.paths import object_path
 from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.cluster.cache.keys import Key
 from finetune_operator.cluster.experiments.status_writer import ExperimentStatusWriter
 from finetune_operator.cluster.queue import WorkQueue
 from finetune_operator.cluster.reconcile.runtime import Runtime
+from finetune_operator.cluster.reconcile.writes import create_owned, raise_first
 from finetune_operator.decide.experiment.plan import (
     CreateOwned,
     ExperimentDecision,
@@ -28,7 +28,7 @@ from finetune_operator.decide.experiment.plan import (
     plan_experiment,
     report_problem,
 )
-from finetune_operator.errors import ApiError, ChildRefused, DecisionFailed, NameTaken
+from finetune_operator.errors import ApiError, DecisionFailed, NameTaken
 from finetune_operator.faults import Moment
 from finetune_operator.manifests.child import Manifest
 from finetune_operator.observed.experiment import ExperimentObservation, ExperimentView, read_experiment
@@ -131,20 +131,12 @@ class ExperimentReconciler:
         self._runtime.fault_hook(Moment.CHANGED)
 
     async def _create(self, view: ExperimentView, manifest: Manifest) -> None:
-        """Create a job. A job of this name that already belongs to the experiment is no error."""
-        try:
-            self._record(await self._client.create(manifest))
+        answer, is_new = await create_owned(
+            self._client, view.uid, manifest, f"a FineTuneJob {manifest['metadata']['name']} exists that does not "
+            "belong to this experiment. Delete it, or give the experiment or the variant another name")
+        self._record(answer)
+        if is_new:
             self._runtime.fault_hook(Moment.CREATED)
-        except ApiError as error:
-            if not error.already_exists:
-                raise
-            existing = await self._client.request("GET", object_path(manifest))
-            owners = {owner["uid"] for owner in existing["metadata"].get("ownerReferences", ())}
-            if view.uid not in owners:
-                raise NameTaken(
-                    f"a FineTuneJob {manifest['metadata']['name']} exists that does not belong to this experiment. "
-                    "Delete it, or give the experiment or the variant another name") from None
-            self._record(existing)
 
     def _record(self, answer: Manifest) -> None:
         """Record a job that a write answered. The watch delivers it again, but then it is no news."""
@@ -160,7 +152,4 @@ class ExperimentReconciler:
             await self._status.write(view, report_problem(
                 view, decided.status, ExperimentReason.CANNOT_START,
                 f"the apiserver refuses a job of the experiment: {message}", self._runtime.clock()))
-        first = reported[0] if reported else refusals[0]
-        if isinstance(first, NameTaken) or first.is_of_namespace:
-            raise ChildRefused(str(first)) from first
-        raise first
+        raise_first(reported, refusals)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import logging
 
 from finetune_api.definition.fitting_status import fitting_experiment_status
-from finetune_api.experiment.resource import EXPERIMENT_KIND
-from finetune_api.values.api_model import GROUP, VERSION
 
 from finetune_operator.cluster.apiserver.client import Client
 from finetune_operator.cluster.apiserver.decoding import RawObject, usable
 from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.cluster.reconcile.runtime import Runtime
 from finetune_operator.cluster.reconcile.status_document import repaired
-from finetune_operator.decide.conditions import EventRecord
+from finetune_operator.cluster.reconcile.writes import replace_status, write_event
 from finetune_operator.decide.experiment.plan import ExperimentDecision
 from finetune_operator.errors import ApiError
-from finetune_operator.manifests.event import event
 from finetune_operator.observed.experiment import ExperimentView
 from finetune_operator.telemetry.metrics import STATUS_REFUSALS
 
@@ -56,24 +53,11 @@ class ExperimentStatusWriter:
                     await self._replace(view, accepted)
             raise
         for record in decided.events:
-            await self._write_event(view, record)
+            await write_event(self._client, view, record, self._runtime.clock())
         _log.log(logging.INFO if decided.events else logging.DEBUG, "%s/%s: experiment: %s", view.namespace, view.name,
                  decided.events[0].message if decided.events else decided.status.phase)
 
     async def _replace(self, view: ExperimentView, status: RawObject) -> None:
         self._runtime.check_lease()
-        answer = await self._client.replace_status({
-            "apiVersion": f"{GROUP}/{VERSION}", "kind": EXPERIMENT_KIND, "status": status,
-            "metadata": {"namespace": view.namespace, "name": view.name, "uid": view.uid,
-                         "resourceVersion": view.resource_version}})
-        if (stored := usable(answer)) is not None:
+        if (stored := usable(await replace_status(self._client, view, status))) is not None:
             self._cache.record(stored)
-
-    async def _write_event(self, view: ExperimentView, record: EventRecord) -> None:
-        try:
-            await self._client.create(event(view, record.kind, record.reason, record.message, record.key,
-                                            self._runtime.clock()))
-        except ApiError as error:
-            if not error.already_exists:
-                _log.warning("%s/%s: the Event %s could not be written: %s", view.namespace, view.name, record.reason,
-                             error)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from finetune_operator.cluster.apiserver.client import Client
-from finetune_operator.cluster.apiserver.paths import object_path
 from finetune_operator.cluster.cache.cache import Cache
 from finetune_operator.cluster.reconcile.runtime import Runtime
+from finetune_operator.cluster.reconcile.writes import create_owned
 from finetune_operator.decide.actions import Action, Apply, Create, Delete
 from finetune_operator.errors import ApiError, NameTaken
 from finetune_operator.faults import Moment
@@ -54,17 +54,9 @@ class ActionRunner:
             await self._client.delete(action.api_version, action.kind, job.namespace, action.name)
 
     async def _create(self, job: JobView, manifest: Manifest) -> None:
-        """Create an object. An object of this name that already belongs to the job is no error."""
-        try:
-            self._cache.record(await self._client.create(manifest))
-            if manifest["kind"] == "Job":
-                self._runtime.fault_hook(Moment.CREATED)
-        except ApiError as error:
-            if not error.already_exists:
-                raise
-            existing = await self._client.request("GET", object_path(manifest))
-            owners = {owner["uid"] for owner in existing["metadata"].get("ownerReferences", ())}
-            if job.uid not in owners:
-                kind, name = manifest["kind"], manifest["metadata"]["name"]
-                raise NameTaken(f"the {kind} {name} belongs to another owner; waiting until it is gone") from None
-            self._cache.record({**existing, "kind": manifest["kind"]})
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        answer, is_new = await create_owned(
+            self._client, job.uid, manifest, f"the {kind} {name} belongs to another owner; waiting until it is gone")
+        self._cache.record(answer)
+        if is_new and kind == "Job":
+            self._runtime.fault_hook(Moment.CREATED)

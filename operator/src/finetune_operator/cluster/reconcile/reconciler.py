@@ -14,10 +14,11 @@ from finetune_operator.cluster.reconcile.actions import ActionRunner
 from finetune_operator.cluster.reconcile.planning import Planner
 from finetune_operator.cluster.reconcile.runtime import Runtime
 from finetune_operator.cluster.reconcile.status_writer import StatusWriter
+from finetune_operator.cluster.reconcile.writes import raise_first
 from finetune_operator.decide.actions import Plan
 from finetune_operator.decide.preflight.turns import preflight_reason
 from finetune_operator.decide.stages.undecidable import plan_after_error, plan_after_refusal
-from finetune_operator.errors import ApiError, ChildRefused, DecisionFailed, NameTaken
+from finetune_operator.errors import ApiError, DecisionFailed, NameTaken
 from finetune_operator.observed.job import JobView
 from finetune_operator.observed.observation import Observation
 from finetune_operator.settings import Settings
@@ -94,7 +95,4 @@ class Reconciler:
         if reported:
             message = "; ".join(dict.fromkeys(map(str, reported)))
             await self._status.write(job, plan_after_refusal(job, decided, message, self._clock()))
-        first = reported[0] if reported else refusals[0]
-        if isinstance(first, NameTaken) or first.is_of_namespace:
-            raise ChildRefused(str(first)) from first
-        raise first
+        raise_first(reported, refusals)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from finetune_api.job import KIND
 from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus
-from finetune_api.values.api_model import GROUP, VERSION
 
 from finetune_operator.cluster.apiserver.client import Client
 from finetune_operator.cluster.apiserver.decoding import usable
@@ -17,11 +15,11 @@ from finetune_operator.cluster.queue import WorkQueue
 from finetune_operator.cluster.reconcile.log_fields import log_fields
 from finetune_operator.cluster.reconcile.runtime import Runtime
 from finetune_operator.cluster.reconcile.status_document import StatusDocument, dump_status, repaired
+from finetune_operator.cluster.reconcile.writes import replace_status, write_event
 from finetune_operator.decide.actions import Plan
 from finetune_operator.decide.conditions import EventRecord, progressing_condition
 from finetune_operator.errors import ApiError
 from finetune_operator.faults import Moment
-from finetune_operator.manifests.event import event
 from finetune_operator.observed.job import JobView
 from finetune_operator.telemetry.metrics import STATUS_REFUSALS
 
@@ -74,11 +72,7 @@ class StatusWriter:
 
     async def _replace(self, job: JobView, status: StatusDocument) -> None:
         self._runtime.check_lease()
-        answer = await self._client.replace_status({
-            "apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "status": status,
-            "metadata": {"namespace": job.namespace, "name": job.name, "uid": job.uid,
-                         "resourceVersion": job.resource_version}})
-        stored = usable(answer)
+        stored = usable(await replace_status(self._client, job, status))
         if stored is not None and self._cache.record(stored) is not None:
             # The answer may reach the cache before the watch does: plan again with it.
             self._queue.add((job.namespace, job.name))
@@ -97,14 +91,7 @@ class StatusWriter:
             await self._replace(job, accepted)
 
     async def _write_event(self, job: JobView, record: EventRecord) -> None:
-        body = event(job, record.kind, record.reason, record.message, record.key, self._runtime.clock())
-        try:
-            await self._client.create(body)
-        except ApiError as error:
-            if not error.already_exists:
-                key = job.namespace, job.name
-                _log.warning("%s/%s: the Event %s could not be written: %s", *key, record.reason, error,
-                             extra=log_fields(key))
+        await write_event(self._client, job, record, self._runtime.clock(), log_fields((job.namespace, job.name)))
 
 
 def _summary(status: FineTuneJobStatus) -> str:
