@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from finetune_api.experiment.status import FineTuneExperimentStatus
 from finetune_api.reading.loading import InvalidJob
 
 from finetune_operator.observed.job import JobView
+from finetune_operator.observed.readable import read_readable
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,8 @@ def view_experiment(raw: Mapping[str, Any]) -> ExperimentView:
     return ExperimentView(
         namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"],
         generation=metadata.get("generation", 1), resource_version=metadata["resourceVersion"],
-        deleting="deletionTimestamp" in metadata, spec=raw.get("spec") or {}, status=_read_status(raw.get("status")))
-
-
-def _read_status(raw: Mapping[str, Any] | None) -> FineTuneExperimentStatus:
-    readable: dict[str, Any] = {}
-    for name, value in (raw or {}).items():
-        try:
-            FineTuneExperimentStatus.model_validate_json(json.dumps({name: value}))
-        except (ValueError, RecursionError):
-            continue
-        readable[name] = value
-    return FineTuneExperimentStatus.model_validate_json(json.dumps(readable))
+        deleting="deletionTimestamp" in metadata, spec=raw.get("spec") or {},
+        status=read_readable(FineTuneExperimentStatus, raw.get("status") or {}))
 
 
 def read_experiment(view: ExperimentView) -> Experiment | InvalidJob:

@@ -17,6 +17,7 @@ from finetune_api.status import FineTuneJobStatus
 from pydantic import ValidationError
 
 from finetune_operator.names import HELD_ANNOTATION
+from finetune_operator.observed.readable import read_readable
 from finetune_operator.observed.timestamps import EPOCH, time_of
 
 _REMOVABLE_DEPTH = {"dataset": 2, "method": 2, "training": 2, "evaluation": 2, "output": 3}
@@ -87,7 +88,9 @@ def view_job(raw: Mapping[str, Any]) -> JobView:
     """
     metadata, raw_spec = raw["metadata"], raw.get("spec") or {}
     created_at = time_of(metadata["creationTimestamp"]) or EPOCH
-    status = _read_status(raw.get("status") or {}, created_at)
+    # An unreadable time must not make the operator start or run the job again.
+    status = read_readable(FineTuneJobStatus, raw.get("status") or {},
+                           dict.fromkeys(("startTime", "completionTime"), created_at.isoformat()))
     spec, error = _read_spec(raw_spec)
     if spec is None and status.start_time is not None:
         spec = _read_spec_in_part(raw_spec)
@@ -103,26 +106,6 @@ def view_job(raw: Mapping[str, Any]) -> JobView:
         limits=limits, owner=owner_of(raw),
         held=HELD_ANNOTATION in (metadata.get("annotations") or {}),
     )
-
-
-def _read_status(raw: Mapping[str, Any], created_at: datetime) -> FineTuneJobStatus:
-    """The status without the fields that cannot be read, because another version or another client wrote them."""
-    try:
-        return FineTuneJobStatus.model_validate_json(json.dumps(raw))
-    except (ValueError, RecursionError):
-        readable = {name: value for name, value in raw.items() if _is_readable(name, value)}
-    # An unreadable time must not make the operator start or run the job again.
-    times = {name: created_at.isoformat() for name in ("startTime", "completionTime")
-             if raw.get(name) and name not in readable}
-    return FineTuneJobStatus.model_validate_json(json.dumps({**readable, **times}))
-
-
-def _is_readable(name: str, value: Any) -> bool:
-    try:
-        FineTuneJobStatus.model_validate_json(json.dumps({name: value}))
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _read_spec(raw: Mapping[str, Any]) -> tuple[FineTuneJobSpec | None, str | None]:
