@@ -89,6 +89,19 @@ def row_of(run: Run, phase: RunPhase, reason: str, message: str | None = None) -
         message=message if message is None else message[:1024])
 
 
+def has_result(row: ExperimentRun) -> bool:
+    """Whether a job was trained to its end and has a score."""
+    return row.phase is RunPhase.SUCCEEDED and row.rung is None and row.after is not None
+
+
+def results_by_variant(rows: Sequence[ExperimentRun]) -> dict[str, list[ExperimentRun]]:
+    """The jobs of each variant that have a result."""
+    found: dict[str, list[ExperimentRun]] = {}
+    for row in filter(has_result, rows):
+        found.setdefault(row.variant, []).append(row)
+    return found
+
+
 def variant_costs(rows: Sequence[ExperimentRun]) -> dict[str, Decimal]:
     """What all jobs of each variant cost, rungs and failed ones included."""
     costs: dict[str, Decimal] = {}

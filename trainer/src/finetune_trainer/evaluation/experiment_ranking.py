@@ -7,16 +7,11 @@ from collections.abc import Mapping, Sequence
 from finetune_api.experiment.comparison import Comparison
 from finetune_api.experiment.ranking import Ranking, rank
 from finetune_api.experiment.spec import RankBy
-from finetune_api.experiment.status import ExperimentRun, RunPhase
-from finetune_api.experiment.summary import variant_costs
+from finetune_api.experiment.status import ExperimentRun
+from finetune_api.experiment.summary import results_by_variant, variant_costs
 from finetune_api.messages import RowScores
 
 from finetune_trainer.evaluation.comparison import VariantResult, compare
-
-
-def has_result(row: ExperimentRun) -> bool:
-    """Whether a job was trained to its end and has a score."""
-    return row.phase is RunPhase.SUCCEEDED and row.rung is None and row.after is not None
 
 
 def rank_jobs(rows: Sequence[ExperimentRun], scores: Mapping[str, RowScores | None], rank_by: RankBy, currency: str
@@ -29,11 +24,8 @@ def rank_jobs(rows: Sequence[ExperimentRun], scores: Mapping[str, RowScores | No
         rank_by: the metric and the tolerance.
         currency: of the costs.
     """
-    jobs: dict[str, list[ExperimentRun]] = {}
-    for row in filter(has_result, rows):
-        jobs.setdefault(row.variant, []).append(row)
     costs = variant_costs(rows)
     results = [VariantResult(variant, [row.after or 0.0 for row in each], [scores.get(row.job) for row in each])
-               for variant, each in jobs.items()]
+               for variant, each in results_by_variant(rows).items()]
     comparison = compare(sorted(results, key=lambda result: costs[result.variant]), rank_by.metric)
     return comparison, rank(comparison, costs, rank_by, currency)

@@ -13,7 +13,7 @@ from finetune_api.experiment.status import ExperimentPhase, ExperimentReason
 from finetune_api.experiment.summary import ExperimentReport
 from finetune_api.values.money import estimated_amount
 
-from finetune_operator.decide.experiment.known_jobs import KnownJobs, is_checked, refusal
+from finetune_operator.decide.experiment.known_jobs import KnownJobs, refusal
 
 _SHOWN = 5
 
@@ -31,7 +31,7 @@ def why_not_started(spec: FineTuneExperimentSpec, runs: Sequence[Run], known: Kn
     refused = {run.name: (run, why) for run in runs
                if (job := known.held.get(run.name)) is not None and (why := refusal(job)) is not None}
     waiting = [run for run in runs if run.name not in known.rows and run.name not in refused
-               and not ((job := known.held.get(run.name)) and is_checked(job))]
+               and not known.is_checked(run.name)]
     if refused:
         words = [f"variant {run.variant}: {why}" for run, why in list(refused.values())[:_SHOWN]]
         more = [f"and {len(refused) - _SHOWN} others"] if len(refused) > _SHOWN else []

@@ -47,6 +47,11 @@ class KnownJobs:
     observed: ObservedExperiment
     has_begun: bool
 
+    def is_checked(self, name: str) -> bool:
+        """Whether a job is held, and its check has found no problem."""
+        job = self.held.get(name)
+        return job is not None and _is_checked(job)
+
 
 def known_jobs(status: FineTuneExperimentStatus, runs: Sequence[Run], jobs: Mapping[str, JobView], metric: Metric
                ) -> KnownJobs:
@@ -105,7 +110,7 @@ def has_started(job: JobView) -> bool:
     return job.status.completion_time is None or bool(job.status.attempts)
 
 
-def is_checked(job: JobView) -> bool:
+def _is_checked(job: JobView) -> bool:
     """Whether the check of a held job has found no problem, or the job needs none."""
     if job.spec is not None and job.spec.run_policy.preflight is PreflightPolicy.SKIP:
         return job.status.observed_generation is not None

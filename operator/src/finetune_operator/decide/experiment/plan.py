@@ -24,15 +24,22 @@ from finetune_api.experiment.plan import (
 from finetune_api.experiment.ranking import Ranking, rank
 from finetune_api.experiment.reading import Experiment
 from finetune_api.experiment.spec import RankBy
-from finetune_api.experiment.status import ExperimentPhase, ExperimentReason, FineTuneExperimentStatus, RunPhase
-from finetune_api.experiment.summary import ExperimentReport, KnownRuns, summarize, variant_costs, with_report
+from finetune_api.experiment.status import ExperimentPhase, ExperimentReason, FineTuneExperimentStatus
+from finetune_api.experiment.summary import (
+    ExperimentReport,
+    KnownRuns,
+    results_by_variant,
+    summarize,
+    variant_costs,
+    with_report,
+)
 from finetune_api.reading.loading import InvalidJob
 from finetune_api.rules import STORED_RULES, broken_rules
 
 from finetune_operator.decide.admission import spec_problems
 from finetune_operator.decide.conditions import EventRecord, StoredReason
 from finetune_operator.decide.experiment.first_start import why_not_started
-from finetune_operator.decide.experiment.known_jobs import KnownJobs, is_checked, known_jobs
+from finetune_operator.decide.experiment.known_jobs import KnownJobs, known_jobs
 from finetune_operator.manifests.child import Manifest
 from finetune_operator.manifests.experiment_job import (
     held_job,
@@ -151,7 +158,7 @@ def report_problem(view: ExperimentView, status: FineTuneExperimentStatus, reaso
 
 def _before_start(decided: ExperimentPlan, experiment: Experiment, known: KnownJobs) -> ExperimentPlan:
     """A plan that starts nothing: the checks have not ended, or found that the experiment cannot be run."""
-    not_started = {run.name: _CHECKED if (job := known.held.get(run.name)) and is_checked(job) else _CHECKING
+    not_started = {run.name: _CHECKED if known.is_checked(run.name) else _CHECKING
                    for run in experiment.runs if run.name not in known.rows}
     return replace(decided, actions=tuple(one for one in decided.actions if isinstance(one, StopJob)),
                    not_started=not_started, finished=False)
@@ -159,8 +166,8 @@ def _before_start(decided: ExperimentPlan, experiment: Experiment, known: KnownJ
 
 def _with_checks(decided: ExperimentPlan, known: KnownJobs) -> ExperimentPlan:
     """A plan that starts only jobs whose check has ended: a variant may have been added later."""
-    unchecked = {one.run.name for one in decided.actions if isinstance(one, CreateJob)
-                 and not ((job := known.held.get(one.run.name)) and is_checked(job))}
+    unchecked = {one.run.name for one in decided.actions
+                 if isinstance(one, CreateJob) and not known.is_checked(one.run.name)}
     actions = tuple(one for one in decided.actions
                     if not (isinstance(one, CreateJob) and one.run.name in unchecked))
     return replace(decided, actions=actions,
@@ -212,10 +219,8 @@ def _on_job(action: LimitJob | SuspendJob | ResumeJob | CreateJob, job: JobView)
 def _ranking(known: KnownJobs, rank_by: RankBy, currency: str) -> Ranking:
     """The ranking by the scores in the jobs' status. The scores of single rows are in the output, which is not read."""
     costs = variant_costs(list(known.rows.values()))
-    scores: dict[str, list[float]] = {}
-    for row in known.rows.values():
-        if row.phase is RunPhase.SUCCEEDED and row.rung is None and row.after is not None:
-            scores.setdefault(row.variant, []).append(row.after)
+    scores = {variant: [row.after or 0.0 for row in rows]
+              for variant, rows in results_by_variant(list(known.rows.values())).items()}
     cheapest_first = dict(sorted(scores.items(), key=lambda one: costs[one[0]]))
     return rank(compare_scores(cheapest_first, rank_by.metric), costs, rank_by, currency)
 

@@ -10,11 +10,11 @@ from decimal import Decimal
 from finetune_api.experiment.comparison import Comparison, VariantComparison
 from finetune_api.experiment.resource import FineTuneExperiment
 from finetune_api.experiment.status import ExperimentRun, FineTuneExperimentStatus, RankedVariant, RunPhase
+from finetune_api.experiment.summary import has_result
 from finetune_api.messages import Manifest, RowScores, SampleAnswers
 from finetune_api.spec.evaluation import Metric
 from finetune_api.status.evaluation import headline
 
-from finetune_trainer.evaluation.experiment_ranking import has_result
 from finetune_trainer.evaluation.scores import Scores
 from finetune_trainer.report.svg import Point
 

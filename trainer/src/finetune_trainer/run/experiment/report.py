@@ -10,6 +10,7 @@ from typing import Any
 from finetune_api.experiment.reading import Experiment, parse_experiment
 from finetune_api.experiment.reported import ReportedExperiment
 from finetune_api.experiment.status import FineTuneExperimentStatus
+from finetune_api.experiment.summary import has_result
 from finetune_api.messages.layout import EXPERIMENT, REPORT
 from finetune_api.reading.loading import InvalidJob
 from finetune_api.reasons import Outcome
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.evaluation.experiment_ranking import has_result, rank_jobs
+from finetune_trainer.evaluation.experiment_ranking import rank_jobs
 from finetune_trainer.publish.results import read_result
 from finetune_trainer.report.experiment.facts import ExperimentFacts, JobResult
 from finetune_trainer.report.experiment.page import render_experiment
