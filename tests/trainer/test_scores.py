@@ -17,7 +17,7 @@ from finetune_trainer.evaluation.scores import (
     parse,
     perplexity,
     score,
-    score_rows,
+    score_with_rows,
 )
 
 ALL = tuple(Metric)
@@ -35,7 +35,7 @@ def test_a_free_text_does_not_decide_whether_the_fields_are_right():
 def test_every_row_has_a_score_of_its_own():
     right = [json.dumps({"fine": 1, "custody": True}), json.dumps({"fine": 2, "custody": False})] * 3
     given = [right[0], json.dumps({"fine": 2, "custody": True}), "no JSON", right[1], right[0], right[1]]
-    rows = score_rows(right, given, ALL)
+    rows = score_with_rows(right, given, ALL)[1]
     assert rows == {"exactMatch": [1, 0, 0, 1, 1, 1], "jsonValid": [1, 1, 0, 1, 1, 1],
                     "fieldsMatch": [1, 0, 0, 1, 1, 1], "fieldAccuracy": [1, 0.5, 0, 1, 1, 1]}
     assert score(right, given, ALL)["fieldsMatch"] == round(4 / 6, 6)

@@ -129,3 +129,7 @@ class Manifest(Message):
 
     run: dict[str, Any]
     """The run configuration."""
+
+    def path_of(self, name: str) -> str | None:
+        """The path of the file with a name, relative to the job's folder; None if the result has none."""
+        return next((file.path for file in self.files if file.path.endswith(f"/{name}")), None)

@@ -18,7 +18,7 @@ from finetune_trainer.data.rows import EvaluationRow
 from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.evaluation.generate import GeneratedAnswers, GenerationSettings, generate
 from finetune_trainer.evaluation.loss import answer_losses, mean_loss
-from finetune_trainer.evaluation.scores import Scores, perplexity, score, score_rows
+from finetune_trainer.evaluation.scores import Scores, perplexity, score_with_rows
 from finetune_trainer.hardware.device import Device
 from finetune_trainer.rewards.judging import Verdict
 from finetune_trainer.rewards.rewards import Judge
@@ -138,8 +138,9 @@ class Evaluator:
                 scores, by_row = self._loss_scores(model)
                 answers = self._free_answers(model)
                 if answers is not None:
-                    scores |= self._score(answers.texts, answers.verdicts)
-                    by_row |= self._score_rows(answers)
+                    of_answers, rows_of_answers = self._score(answers.texts, answers.verdicts)
+                    scores |= of_answers
+                    by_row |= rows_of_answers
                 constrained = self._constrained_scores(model)
         finally:
             model.train(was_training)
@@ -183,7 +184,7 @@ class Evaluator:
             return None
         guide = SchemaGuide(self.tokenizer, schema, self.chat.end_of_turn, self.chat.form.lead)
         texts = self._answer(model, guide)[1]
-        return self._score(texts, self._verdicts(texts))
+        return self._score(texts, self._verdicts(texts))[0]
 
     @property
     def _pad_id(self) -> int:
@@ -214,21 +215,17 @@ class Evaluator:
         """The reward's judgement of each answer; None without a reward. Judged once: running programs takes time."""
         return self.judge.judge(texts, [row.example for row in self.rows]) if self.judge else None
 
-    def _score(self, texts: Sequence[str], verdicts: Sequence[Verdict] | None) -> Scores:
+    def _score(self, texts: Sequence[str], verdicts: Sequence[Verdict] | None
+               ) -> tuple[Scores, dict[str, list[float]]]:
+        """The scores of answers, and those of each row."""
         wanted = self.spec.evaluation.metrics or ()
-        scores = score([row.example.answer for row in self.rows], texts, wanted,
-                       schema_validator(self.spec.dataset.answer_format.json_schema))
+        scores, rows = score_with_rows([row.example.answer for row in self.rows], texts, wanted,
+                                       schema_validator(self.spec.dataset.answer_format.json_schema))
         if verdicts and Metric.ANSWER_ACCURACY in wanted:
-            scores[str(Metric.ANSWER_ACCURACY)] = round(sum(verdict.right for verdict in verdicts) / len(verdicts), 6)
-        return scores
-
-    def _score_rows(self, answers: _FreeAnswers) -> dict[str, list[float]]:
-        wanted = self.spec.evaluation.metrics or ()
-        columns = score_rows([row.example.answer for row in self.rows], answers.texts, wanted,
-                             schema_validator(self.spec.dataset.answer_format.json_schema))
-        if answers.verdicts and Metric.ANSWER_ACCURACY in wanted:
-            columns[str(Metric.ANSWER_ACCURACY)] = [float(verdict.right) for verdict in answers.verdicts]
-        return columns
+            right = [float(verdict.right) for verdict in verdicts]
+            rows[str(Metric.ANSWER_ACCURACY)] = right
+            scores[str(Metric.ANSWER_ACCURACY)] = round(sum(right) / len(right), 6)
+        return scores, rows
 
     def _samples(self, answers: _FreeAnswers) -> tuple[SampleAnswer, ...]:
         right = [verdict.right for verdict in answers.verdicts] if answers.verdicts else [None] * len(answers.texts)

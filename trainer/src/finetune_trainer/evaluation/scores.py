@@ -42,16 +42,23 @@ def parse(answer: str) -> Any:
 
 def score(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Metric],
           schema: AnswerSchema | None = None) -> Scores:
-    """The metrics that compare answers. `answers` has the order of `expected`.
+    """The metrics that compare answers, as `score_with_rows` does."""
+    return score_with_rows(expected, answers, metrics, schema)[0]
 
-    Shares are rounded to six digits. A per-field metric is a mapping from field to score.
+
+def score_with_rows(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Metric],
+                    schema: AnswerSchema | None = None) -> tuple[Scores, dict[str, list[float]]]:
+    """The metrics that compare answers, and the score of each row. `answers` has the order of `expected`.
+
+    Shares are rounded to six digits. A per-field metric is a mapping from field to score. Rows have scores for the
+    metrics that are a mean over rows: 1 or 0, or the share of right fields.
     """
     wanted = set(metrics)
     compared = _Compared.of(expected, answers, schema)
     right_values, values, fields = compared.right_values, compared.values, compared.fields
-    results: Scores = {
-        metric: round(sum(column) / len(column), 6) if column else 0.0
-        for metric, column in compared.rows(wanted - {Metric.FIELD_ACCURACY}, schema).items()}
+    columns = compared.rows(wanted, schema)
+    results: Scores = {metric: round(sum(column) / len(column), 6) if column else 0.0
+                       for metric, column in columns.items() if metric is not Metric.FIELD_ACCURACY}
     per_field = {Metric.FIELD_ACCURACY: accuracy, Metric.FIELD_F1_MACRO: f1_macro, Metric.FIELD_F1_MICRO: f1_micro}
     for metric, function in per_field.items():
         if metric in wanted and fields:
@@ -60,14 +67,8 @@ def score(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Met
                 for field in fields
                 if metric is not Metric.FIELD_F1_MICRO or _is_count([_field(v, field) for v in right_values])
             }
-    return {str(metric): results[metric] for metric in Metric if results.get(metric) not in (None, {})}
-
-
-def score_rows(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Metric],
-               schema: AnswerSchema | None = None) -> dict[str, list[float]]:
-    """The score of each row, for the metrics that are a mean over rows: 1 or 0, or the share of right fields."""
-    columns = _Compared.of(expected, answers, schema).rows(set(metrics), schema)
-    return {str(metric): columns[metric] for metric in Metric if metric in columns}
+    return ({str(metric): results[metric] for metric in Metric if results.get(metric) not in (None, {})},
+            {str(metric): columns[metric] for metric in Metric if metric in columns})
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,8 @@ def published_report(storage: Storage, prefix: str) -> str | None:
         MissingInput: the manifest cannot be read.
     """
     manifest = read_manifest(storage, prefix)
-    files = manifest.files if isinstance(manifest, Manifest) else ()
-    return next((str(storage.root.join(prefix, file.path)) for file in files if file.path.endswith(f"/{REPORT}")), None)
+    path = manifest.path_of(REPORT) if isinstance(manifest, Manifest) else None
+    return str(storage.root.join(prefix, path)) if path else None
 
 
 def candidates(storage: Storage, want: Wanted, tell: Callable[[str], None]) -> list[tuple[str, Manifest]]:

@@ -56,7 +56,7 @@ class _Parts:
         self.missing: list[str] = []
 
     def read(self, name: str, parse: Callable[[bytes], T]) -> T | None:
-        path = next((file.path for file in self._manifest.files if file.path.endswith(f"/{name}")), None)
+        path = self._manifest.path_of(name)
         if path is None:
             return None
         try:

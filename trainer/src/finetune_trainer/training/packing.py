@@ -94,7 +94,7 @@ def _dry_run(model: PreTrainedModel, rows: Sequence[TokenRow]) -> None:
     was_training = model.training
     model.train()
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), attending_by_rows(model):
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             _logits(model, [_end(rows[0])], [(0,)], by_rows=True)
     finally:
         model.train(was_training)
@@ -119,8 +119,7 @@ def rows_mix(model: PreTrainedModel, rows: Sequence[TokenRow], by_rows: bool = F
     try:
         alone = [_logits(model, few, [(index,)])[0] for index in everyone]
         padded = _logits(model, few, [(index,) for index in everyone]).unbind()
-        with attending_by_rows(model) if by_rows else nullcontext():
-            packed = _logits(model, few, [everyone], by_rows)[0].split([len(row) for row in few])
+        packed = _logits(model, few, [everyone], by_rows)[0].split([len(row) for row in few])
     finally:
         model.train(was_training)
     noise, error = _difference(alone, padded), _difference(alone, packed)
@@ -142,7 +141,8 @@ def _logits(model: PreTrainedModel, rows: Sequence[TokenRow], lines: Sequence[Li
     device = next(model.parameters()).device
     inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
               if name != "labels"}
-    logits: torch.Tensor = model(**inputs, use_cache=False).logits
+    with attending_by_rows(model) if by_rows else nullcontext():
+        logits: torch.Tensor = model(**inputs, use_cache=False).logits
     return logits.float()
 
 

@@ -137,7 +137,7 @@ def _published(spec: FineTuneJobSpec, result: Result) -> tuple[Manifest | None, 
         storage = open_storage(spec.output.uri, spec.output.s3)
         home, _, name = result.manifest.removeprefix(f"{storage.root.join('')}").rpartition("/")
         manifest = Manifest.read(storage.get_bytes(f"{home}/{name}") or b"")
-        found = next((file.path for file in manifest.files if file.path.endswith(f"/{ROW_SCORES}")), None)
+        found = manifest.path_of(ROW_SCORES)
         content = storage.get_bytes(f"{home}/{found}") if found else None
         return manifest, RowScores.read(content) if content else None
     except (TrainerError, ValidationError):
