@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 from finetune_api import FineTuneJob, FineTuneJobSpec, resolve_defaults
-from finetune_api.estimate import Architecture, alternative_methods, checkpointing_in_words, rank_by_cost
+from finetune_api.estimate import (
+    Architecture,
+    TrainingRows,
+    alternative_methods,
+    checkpointing_in_words,
+    rank_by_cost,
+)
 from finetune_api.estimate.catalogue import KNOWN_ACCELERATORS
 from finetune_api.reading.loading import InvalidJob, parse_job
 from finetune_api.spec.method import MethodSpec
@@ -78,11 +84,11 @@ def by_accelerator(spec: FineTuneJobSpec, model: Architecture, options: TargetOp
         raise click.UsageError("--by accelerator estimates for every accelerator of the catalogue at its price: leave "
                                "out --accelerator, --memory and --price")
     unpriced = spec.model_copy(update={"budget": spec.budget.model_copy(update={"hourly_rate": None})})
-    found = []
+    known, found = rows.known(spec), []
     for name in (*KNOWN_ACCELERATORS, CPU):
         own = name == spec.compute.accelerator
         chosen = choose_target(spec if own else unpriced, TargetOptions(name, None, None))
-        found.append(_alternative(name, own, spec, model, chosen, rows))
+        found.append(_alternative(name, own, spec, model, chosen, known))
     return _cheapest_first(found)
 
 
@@ -104,7 +110,7 @@ def by_method(job: FineTuneJob, model: Architecture, chosen: ChosenTarget, rows:
             why = "; ".join(map(str, error.errors))
             found.append(Alternative(name, number == 0, chosen, None, why, model.layers))
         else:
-            found.append(_alternative(name, number == 0, spec, model, chosen, rows))
+            found.append(_alternative(name, number == 0, spec, model, chosen, rows.known(spec)))
     return _cheapest_first(found)
 
 
@@ -119,10 +125,10 @@ def _with_method(job: FineTuneJob, method: MethodSpec) -> FineTuneJobSpec:
 
 
 def _alternative(name: str, own: bool, spec: FineTuneJobSpec, model: Architecture, chosen: ChosenTarget,
-                 rows: RowOptions) -> Alternative:
-    estimate = estimate_on_host(spec, model, chosen, rows.known(spec, _ANY_TOKENS))
+                 rows: TrainingRows) -> Alternative:
+    estimate = estimate_on_host(spec, model, chosen, replace(rows, tokens=rows.tokens or _ANY_TOKENS))
     samples = spec.method.definition.rollout_tokens(spec.method.settings, spec.training.max_length) is not None
-    return Alternative(name, own, chosen, estimate, None, model.layers, rows.tokens(spec) is not None, samples)
+    return Alternative(name, own, chosen, estimate, None, model.layers, rows.tokens is not None, samples)
 
 
 def _cheapest_first(found: Sequence[Alternative]) -> list[Alternative]:

@@ -71,14 +71,9 @@ class RowOptions:
             return None
         return round(min(known, spec.dataset.max_samples or known) * (training.epochs or 1.0)) * each
 
-    def known(self, spec: FineTuneJobSpec, tokens: int | None = None) -> TrainingRows:
-        """The rows of a job, as far as they are known.
-
-        Args:
-            spec: the job's spec with its defaults resolved.
-            tokens: tokens to train on where their number is not known.
-        """
-        return TrainingRows(self.tokens(spec) or tokens, RowLengths(typical=self.row_tokens))
+    def known(self, spec: FineTuneJobSpec) -> TrainingRows:
+        """The rows of a job, as far as they are known."""
+        return TrainingRows(self.tokens(spec), RowLengths(typical=self.row_tokens))
 
 
 def estimate_on_host(spec: FineTuneJobSpec, model: Architecture, chosen: ChosenTarget, rows: TrainingRows

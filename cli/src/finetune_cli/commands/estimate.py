@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from finetune_api import ExitCode, FineTuneJobSpec, resolve_defaults
 from finetune_api.estimate import (
     Architecture,
     EstimateTarget,
+    TrainingRows,
     UnknownArchitecture,
     checkpointing_in_words,
     read_architecture,
@@ -24,7 +26,7 @@ from rich.table import Table
 from finetune_cli import trainer
 from finetune_cli.errors import CommandFailed
 from finetune_cli.estimate_alternatives import ACCELERATOR, METHOD, by_accelerator, by_method, show_alternatives
-from finetune_cli.estimate_target import TargetOptions, choose_target
+from finetune_cli.estimate_target import ChosenTarget, TargetOptions, choose_target
 from finetune_cli.experiment_estimate import EstimatedRun, show_experiment_estimate
 from finetune_cli.host_estimate import HostEstimate, RowOptions, estimate_on_host
 from finetune_cli.job_file import read_experiment, read_job, with_absolute_jobs, with_absolute_locations
@@ -69,7 +71,7 @@ def estimate(context: click.Context, /, file: Path, as_json: bool, by: str | Non
     if experiment is not None:
         if by is not None:
             raise click.UsageError(f"--by {by} compares what one job could be, and {file} holds a FineTuneExperiment")
-        jobs = [_of_run(run, options, known) for run in with_absolute_jobs(experiment, file.parent).runs]
+        jobs = _of_runs(with_absolute_jobs(experiment, file.parent).runs, options, known)
         show_experiment_estimate(jobs, experiment.resource.spec.budget.max_cost, as_json)
         context.exit(ExitCode.OK if all(job.fits for job in jobs) else ExitCode.OUT_OF_MEMORY)
     job = with_absolute_locations(read_job(file), file.parent)
@@ -105,10 +107,22 @@ def _model(spec: FineTuneJobSpec) -> Architecture:
                             ExitCode.BAD_CONFIG) from error
 
 
-def _of_run(run: Run, options: TargetOptions, rows: RowOptions) -> EstimatedRun:
-    spec = resolve_defaults(run.job.spec)
-    chosen = choose_target(spec, options)
-    found = estimate_on_host(spec, _model(spec), chosen, rows.known(spec))
+def _of_runs(runs: Sequence[Run], options: TargetOptions, rows: RowOptions) -> list[EstimatedRun]:
+    """The jobs of an experiment; each model is read once."""
+    models: dict[str, Architecture] = {}
+    found = []
+    for run in runs:
+        spec = resolve_defaults(run.job.spec)
+        read_from = spec.model_dump_json(include={"model": True, "output": {"s3"}})
+        if read_from not in models:
+            models[read_from] = _model(spec)
+        found.append(_of_run(run, spec, models[read_from], choose_target(spec, options), rows.known(spec)))
+    return found
+
+
+def _of_run(run: Run, spec: FineTuneJobSpec, model: Architecture, chosen: ChosenTarget, rows: TrainingRows
+            ) -> EstimatedRun:
+    found = estimate_on_host(spec, model, chosen, rows)
     duration = found.found.duration
     return EstimatedRun(run, spec.method.display_name, chosen.target, found.total, found.fits, found.change,
                         duration.hours if duration else None, duration.cost if duration else None)
