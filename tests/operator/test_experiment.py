@@ -18,7 +18,7 @@ from tests.cluster.waiting import wait_for
 from tests.operator.api import Api, Refused
 from tests.operator.conftest import CRD, lasting_pods
 from tests.operator.operators import Operator
-from tests.operator.work import ADAPTER, Work
+from tests.operator.work import ADAPTER, Applied, Work
 
 DRY = "?dryRun=All&fieldValidation=Strict"
 KIND, JOB = "FineTuneExperiment", "FineTuneJob"
@@ -42,32 +42,19 @@ def test_the_apiserver_refuses_two_variants_of_one_name_and_fields_that_no_job_h
         api.create(KIND, "default", experiment_document(template={"spec": {"trainig": {}}}), DRY)
 
 
-class Trial:
+class Trial(Applied):
     """What happens to one experiment in one namespace."""
 
+    kind = KIND
+
     def __init__(self, api, namespace, name="compare"):
-        self.api, self.namespace, self.name = api, namespace, name
+        super().__init__(api, namespace, name)
 
     def apply(self, *variants, template=None, **sections):
         document = experiment_document(self.name, variants=[{"name": name, "patch": {"training": {"seed": number}}}
                                                             for number, name in enumerate(variants)],
                                        template={"spec": merge_patch(SKIP, template or {})}, **sections)
         return self.api.create(KIND, self.namespace, document)
-
-    def change(self, **sections):
-        return self.api.patch(KIND, self.namespace, self.name, {"spec": sections})
-
-    def status(self):
-        return self.api.get(KIND, self.namespace, self.name).get("status", {})
-
-    def until(self, phase, reason=None, seconds=60):
-        def there():
-            status = self.status()
-            telling = {one["type"]: one for one in status.get("conditions", [])}.get("Progressing", {})
-            assert status.get("phase") == phase, (status.get("phase"), telling)
-            assert reason in (None, telling.get("reason")), telling
-            return status
-        return wait_for(there, f"{self.name} to be {phase}", seconds)
 
     def jobs(self):
         """The FineTuneJobs by variant."""

@@ -14,22 +14,19 @@ DONE = Result(outcome=Outcome.SUCCEEDED, message="trained 4 steps and published 
               adapter=ADAPTER)
 
 
-class Work:
-    """What happens to one job in one namespace."""
+class Applied:
+    """An object of a user in one namespace, with a status."""
 
-    def __init__(self, api, namespace, name="tune"):
+    kind: str
+
+    def __init__(self, api, namespace, name):
         self.api, self.namespace, self.name = api, namespace, name
 
-    def apply(self, **sections):
-        body = document(**merge_patch({"runPolicy": {"preflight": "Skip"}}, sections))
-        body["metadata"]["name"] = self.name
-        return self.api.create("FineTuneJob", self.namespace, body)
-
     def change(self, **sections):
-        return self.api.patch("FineTuneJob", self.namespace, self.name, {"spec": sections})
+        return self.api.patch(self.kind, self.namespace, self.name, {"spec": sections})
 
     def status(self):
-        return self.api.get("FineTuneJob", self.namespace, self.name).get("status", {})
+        return self.api.get(self.kind, self.namespace, self.name).get("status", {})
 
     def until(self, phase, reason=None, seconds=60):
         def there():
@@ -39,6 +36,20 @@ class Work:
             assert reason in (None, telling.get("reason")), telling
             return status
         return wait_for(there, f"{self.name} to be {phase}", seconds)
+
+
+class Work(Applied):
+    """What happens to one job in one namespace."""
+
+    kind = "FineTuneJob"
+
+    def __init__(self, api, namespace, name="tune"):
+        super().__init__(api, namespace, name)
+
+    def apply(self, **sections):
+        body = document(**merge_patch({"runPolicy": {"preflight": "Skip"}}, sections))
+        body["metadata"]["name"] = self.name
+        return self.api.create("FineTuneJob", self.namespace, body)
 
     def jobs(self):
         return sorted(job["metadata"]["name"] for job in self.api.list("Job", self.namespace)
