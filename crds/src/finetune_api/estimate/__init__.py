@@ -34,7 +34,14 @@ from finetune_api.estimate.memory import (
     machine_for,
 )
 from finetune_api.estimate.optimizer import MANY_PARAMETERS, Optimizer, choose_optimizer
-from finetune_api.estimate.plan import Accelerators, MemoryPlan, RowLengths, checkpointing_in_words, choose_plan
+from finetune_api.estimate.plan import (
+    Accelerators,
+    MemoryPlan,
+    RowLengths,
+    checkpointing_in_words,
+    choose_plan,
+    rows_of_full_pass,
+)
 from finetune_api.estimate.speed import TrainingDuration, estimate_duration, operations_per_second, operations_per_token
 from finetune_api.estimate.trained import trained_by
 from finetune_api.methods.trained_parameters import TrainedParameters
@@ -75,5 +82,6 @@ __all__ = [
     "programs_at_once",
     "rank_by_cost",
     "read_architecture",
+    "rows_of_full_pass",
     "trained_by",
 ]

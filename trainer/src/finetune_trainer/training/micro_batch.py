@@ -13,14 +13,12 @@ from finetune_api.estimate import (
     checkpointing_in_words,
     choose_plan,
     read_architecture,
+    rows_of_full_pass,
 )
 from finetune_api.spec.training import Toggle
 
 from finetune_trainer.errors import OutOfMemory
 from finetune_trainer.training.training_run import TrainingRun
-
-_CPU_TOKENS = 256
-_GPU_TOKENS = 16_384
 
 
 class MicroBatch(NamedTuple):
@@ -94,10 +92,5 @@ def _layers(run: TrainingRun) -> int:
 
 
 def _rows_by_tokens(run: TrainingRun, lengths: list[int]) -> int:
-    """The rows whose tokens use a forward pass well: more would need memory, and save no time."""
-    tokens = _GPU_TOKENS if run.device.is_gpu else _CPU_TOKENS
     typical = sum(lengths) / len(lengths) if run.spec.training.packing else max(lengths)
-    fitting = max(1, int(tokens / typical))
-    rows = run.spec.training.batch_size // run.world.size
-    # Equal parts: with 12 of 16 rows there would be passes of 12 and 4.
-    return -(-rows // max(1, -(-rows // fitting)))
+    return rows_of_full_pass(run.spec.training.batch_size // run.world.size, typical, run.device.is_gpu)
