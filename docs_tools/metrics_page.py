@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from finetune_api.experiment.resource import EXPERIMENT_KIND
 from finetune_operator.telemetry.experiment_metrics import ExperimentCollector
 from finetune_operator.telemetry.metrics import REGISTRY, JobCollector
 from finetune_trainer.progress.server import Metrics
@@ -20,7 +21,8 @@ Generated from finetune_operator and finetune_trainer by `make generate`; edit t
 the cause and the cure of each alert.
 """
 _JOB = {
-    "metadata": {"namespace": "team", "name": "job", "uid": "1"},
+    "metadata": {"namespace": "team", "name": "job", "uid": "1", "ownerReferences": [
+        {"kind": EXPERIMENT_KIND, "name": "compare", "uid": "1", "controller": True}]},
     "spec": {"budget": {"maxCost": "1"}},
     "status": {
         "phase": "Running", "completionTime": "2026-01-01T00:00:00Z", "conditions": [],

@@ -13,6 +13,7 @@ from decimal import Decimal
 import httpx
 import pytest
 import yaml
+from finetune_api.experiment.resource import EXPERIMENT_KIND
 from finetune_api.messages import Outcome, Result, Stage
 from finetune_api.values.money import Price
 from finetune_operator.names import JOB_LABEL
@@ -21,6 +22,7 @@ from finetune_trainer.progress.server import Metrics, ProgressServer
 from finetune_trainer.progress.state import RunState, StepReport
 
 from charts.generate import CHART
+from tests.api.experiments import experiment_document
 from tests.chart.release import Release, only, render
 from tests.cluster.binaries import Unavailable
 from tests.cluster.control_plane import free_ports
@@ -78,7 +80,7 @@ def test_every_reason_that_a_job_can_fail_with_is_in_one_class():
 
 @pytest.fixture(scope="module")
 def fleet(control_plane, api):
-    """A job that succeeded, one that failed and one that is refused, and where operator and trainer are scraped.
+    """A job that succeeded, one that failed, one that is refused, and that of an experiment; the ports to scrape.
 
     The trainer's own server and registry run in this process: kwok's pods run nothing.
     """
@@ -98,6 +100,10 @@ def fleet(control_plane, api):
             bad.apply()
             odd.apply(compute={"accelerator": "tpu"})
             odd.until("Pending", "InvalidSpec")
+            api.create(EXPERIMENT_KIND, namespace, experiment_document(
+                "sweep", budget={"maxCost": "5"},
+                template={"spec": {"runPolicy": {"preflight": "Skip", "suspend": True}}}))
+            wait_for(lambda: len(api.list("FineTuneJob", namespace)) == 4, "the experiment's job")
             api.patch("Pod", namespace, good.running_pod()["metadata"]["name"], {"status": {
                 "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}}, "status")
             wait_for(lambda: good.status().get("progress"), "the progress")
@@ -205,7 +211,8 @@ def test_the_dashboards_variables_find_the_jobs(prometheus, fleet):
     for variable in DASHBOARD["templating"]["list"][1:]:
         series, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]).groups()
         found = {one["metric"][label] for one in query(prometheus, series.replace("$namespace", namespace))}
-        assert found == ({namespace} if label == "namespace" else {"good", "bad", "odd"})
+        names = {re.sub(r"^sweep-only-.+", "sweep", name) for name in found}
+        assert names == ({namespace} if label == "namespace" else {"good", "bad", "odd", "sweep"})
 
 
 def test_every_metric_of_a_rule_or_panel_is_exported(prometheus, fleet):

@@ -196,6 +196,15 @@ def test_a_failure_is_counted_for_its_own_object_with_its_time():
     assert samples["finetune_job_info"][0].labels["uid"] == raw["metadata"]["uid"]
 
 
+def test_a_job_is_told_with_the_experiment_that_owns_it_and_with_no_other_owner():
+    raws = [raw_job(), raw_job(), raw_job()]
+    for raw, kind in zip(raws, ("FineTuneExperiment", "CronJob"), strict=False):
+        raw["metadata"]["ownerReferences"] = [{"kind": kind, "name": "compare", "uid": "1", "controller": True}]
+    families = {family.name: family.samples for family in JobCollector(lambda: raws).collect()}
+    (owned,) = families["finetune_job_experiment_info"]
+    assert owned.labels == {"namespace": "team", "job": "tune", "experiment": "compare"}
+
+
 @pytest.mark.parametrize("nonsense", ["soon", 7, "9999999999-01-01T00:00:00Z", {}])
 def test_a_time_that_is_none_is_that_jobs_alone(nonsense):
     raws = [raw_job({"completionTime": nonsense}), raw_job(started(completion_time=NOW))]

@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 _EXPERIMENT = ("namespace", "experiment")
+_FINISHED = (ExperimentPhase.SUCCEEDED, ExperimentPhase.FAILED)
 _WRONG_TYPE = (TypeError, ValueError, OverflowError)
 """Somebody may have written a value of another type. It must not hide the other experiments."""
 
@@ -41,8 +42,9 @@ class ExperimentCollector(Collector):
             told = {one["type"]: one for one in status.get("conditions") or ()}
             reason = told.get(ConditionType.PROGRESSING, {}).get("reason", "")
             info.add_metric((*labels, raw["metadata"]["uid"], status.get("phase", ExperimentPhase.PENDING), reason), 1)
-            valid = told.get(ConditionType.VALIDATED, {}).get("status")
-            refused.add_metric(labels, int(valid == ConditionStatus.FALSE))
+            if status.get("phase") not in _FINISHED:
+                valid = told.get(ConditionType.VALIDATED, {}).get("status")
+                refused.add_metric(labels, int(valid == ConditionStatus.FALSE))
             for family, tree, path in ((spent, status, ("cost", "spent")),
                                        (limit, raw.get("spec"), ("budget", "maxCost"))):
                 value: Any = tree

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from finetune_operator.observed.job import owner_of
 from finetune_operator.observed.timestamps import time_of
 
 REGISTRY = CollectorRegistry()
@@ -82,6 +83,7 @@ class JobCollector(Collector):
         yield _by_phase(jobs)
         yield _info(jobs)
         yield _refused(jobs)
+        yield _experiments(jobs)
         yield _completion_times(jobs)
         for name, text, path in _FIELDS:
             yield _field(jobs, name, text, path)
@@ -110,6 +112,15 @@ def _refused(jobs: Sequence[Any]) -> GaugeMetricFamily:
         if _status(job).get("phase") not in _FINISHED:
             valid = _condition(job, ConditionType.VALIDATED).get("status")
             family.add_metric(_labels(job), int(valid == ConditionStatus.FALSE))
+    return family
+
+
+def _experiments(jobs: Sequence[Any]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily("finetune_job_experiment_info", "1 for each job that an experiment owns.",
+                               labels=(*_JOB, "experiment"))
+    for job in jobs:
+        if (owner := owner_of(job)) is not None:
+            family.add_metric((*_labels(job), owner.name), 1)
     return family
 
 
