@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from finetune_api.definition.fitting_status import fitting_experiment_status
+from finetune_api.experiment.reported import ReportedExperiment
+from finetune_api.experiment.status import RankedVariant
+from finetune_api.messages import Outcome
 from finetune_api.rules import merge_patch
-from finetune_operator.decide.experiment.plan import CreateOwned, plan_experiment
+from finetune_operator.cluster.cache.attempts import reports_of
+from finetune_operator.decide.experiment.actions import PatchOwned
+from finetune_operator.decide.experiment.plan import plan_experiment
 from finetune_operator.observed.experiment import ExperimentObservation, read_experiment, view_experiment
 from finetune_operator.observed.job import view_job
 
@@ -32,11 +38,21 @@ class Simulation:
         self.gone: list[Decimal] = []
         self.finished: set[str] = set()
         self.passes = 0
+        self.children: dict[tuple[str, str], dict[str, Any]] = {}
+        self.report_ends: list[tuple[int, ReportedExperiment | None]] = []
+        self.reports = 0
+        self.settings = SETTINGS
 
     def decide(self):
         view = view_experiment(self.raw)
-        return plan_experiment(ExperimentObservation(view, read_experiment(view), {
-            name: view_job(raw) for name, raw in self.jobs.items()}), SETTINGS, NOW + timedelta(seconds=self.passes))
+        jobs = {name: view_job(raw) for name, raw in self.jobs.items()}
+        reports = tuple(reports_of(list(self.children.values()), ()))
+        return plan_experiment(ExperimentObservation(view, read_experiment(view), jobs, reports), self.settings,
+                               self.now)
+
+    @property
+    def now(self):
+        return NOW + timedelta(seconds=self.passes)
 
     def run(self, killed_after=None):
         """One pass; killed after some of its actions, before the status is written."""
@@ -47,22 +63,30 @@ class Simulation:
         if killed_after is not None and killed_after <= len(decided.actions):
             return
         self.raw["status"] = fitting_experiment_status(decided.status.model_dump(mode="json", exclude_none=True))
-        for job in decided.deletions:
-            self.delete(job.name)
+        for one in decided.deletions:
+            if one.kind == "FineTuneJob":
+                self.delete(one.name)
+            else:
+                self.children.pop((one.kind, one.name), None)
+                self.children.pop(("Pod", one.name), None)
 
     def settle(self):
         """Passes until nothing changes."""
         for _ in range(10):
-            before = copy.deepcopy((self.jobs, self.raw["status"]))
+            before = copy.deepcopy((self.jobs, self.children, self.raw["status"]))
             self.run()
             self.observe_jobs()
-            if before == (self.jobs, self.raw["status"]):
+            self.end_reports()
+            if before == (self.jobs, self.children, self.raw["status"]):
                 return
         raise AssertionError("passes without news go on changing something")
 
     def _act(self, action):
-        if isinstance(action, CreateOwned):
+        if not isinstance(action, PatchOwned):
             name = action.manifest["metadata"]["name"]
+            if action.manifest["kind"] != "FineTuneJob":
+                self._create_child(action.manifest, name)
+                return
             assert name not in self.jobs
             assert name not in self.finished, "a finished job is bought again"
             self.created.append(name)
@@ -73,6 +97,33 @@ class Simulation:
             raw = merge_patch(self.jobs[action.job.name], action.patch)
             raw["metadata"]["generation"] += 1
             self.jobs[action.job.name] = raw
+
+    def _create_child(self, manifest, name):
+        key = manifest["kind"], name
+        if key not in self.children:
+            metadata = {**manifest["metadata"], "uid": f"uid-of-{name}", "creationTimestamp": stamp(self.passes)}
+            self.children[key] = {**manifest, "metadata": metadata}
+
+    def end_reports(self):
+        """End the pods that write a report: as the test wants the next one to end, else with a page."""
+        for job in [raw for (kind, _), raw in self.children.items() if kind == "Job" and "status" not in raw]:
+            self.reports += 1
+            code, told = self.report_ends.pop(0) if self.report_ends else (0, self.reported())
+            job["status"] = {"conditions": [{"type": "Failed" if code else "Complete", "status": "True",
+                                             "lastTransitionTime": stamp(self.passes)}]}
+            self.children["Pod", job["metadata"]["name"]] = {
+                "kind": "Pod", "spec": {"nodeName": "node"},
+                "metadata": {**job["metadata"], "ownerReferences": [{"uid": job["metadata"]["uid"]}]},
+                "status": {"containerStatuses": [{"name": "trainer", "state": {"terminated": {
+                    "exitCode": code, "message": told.to_bytes().decode() if told else "",
+                    "finishedAt": stamp(self.passes)}}}]}}
+
+    def reported(self):
+        """What a pod tells that found the first two variants of the status's ranking clearly different."""
+        ranking = [RankedVariant.model_validate_json(json.dumps(one)) for one in self.raw["status"]["ranking"]]
+        best = [one.model_copy(update={"low": one.score - 1, "high": one.score + 1, "rows": 8}) for one in ranking[:2]]
+        return ReportedExperiment(outcome=Outcome.SUCCEEDED, message="complete", report="s3://bucket/report.html",
+                                  winner=best[0].variant, conclusion=f"{best[0].variant} wins.", ranking=tuple(best))
 
     def delete(self, name):
         raw = self.jobs.pop(name)

@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from finetune_api.experiment.reported import ReportedExperiment
 from finetune_api.experiment.rules import RULES
+from finetune_api.experiment.status import RankedVariant
 from finetune_api.messages import JobEstimate, Outcome, PreflightResult, PreflightVerdict, Result
 from finetune_api.rules import merge_patch
 from finetune_api.status import EvaluationScores
@@ -20,6 +22,7 @@ from tests.operator.conftest import CRD, lasting_pods
 from tests.operator.operators import Operator
 from tests.operator.work import ADAPTER, Applied, Work
 
+PAGE = "s3://bucket/prefix/compare/report.html"
 DRY = "?dryRun=All&fieldValidation=Strict"
 KIND, JOB = "FineTuneExperiment", "FineTuneJob"
 SKIP = {"runPolicy": {"preflight": "Skip"}}
@@ -70,6 +73,19 @@ class Trial(Applied):
     def rows(self):
         return {row["variant"]: row for row in self.status().get("runs", [])}
 
+    def report(self, *best, winner=None, code=0):
+        """End the pod that writes the report: it found these variants the best."""
+        def pod():
+            return next((pod for pod in self.api.list("Pod", self.namespace)
+                         if "finetune.dev/report" in pod["metadata"]["labels"]
+                         and pod["status"].get("phase") == "Running"), None)
+
+        ranking = tuple(RankedVariant(rank=place, variant=name, score=1.0, low=0.5, high=1.5, rows=8, cost=Decimal(1),
+                                      verdict="the best score") for place, name in enumerate(best, start=1))
+        told = ReportedExperiment(outcome=Outcome.SUCCEEDED, message="complete", report=PAGE, winner=winner,
+                                  conclusion=f"{winner} wins." if winner else "No clear winner.", ranking=ranking)
+        Work(self.api, self.namespace).end_pod(wait_for(pod, "the pod of the report"), code, told)
+
     def message(self):
         return next(one["message"] for one in self.status()["conditions"] if one["type"] == "Progressing")
 
@@ -95,10 +111,16 @@ def test_an_experiment_runs_from_apply_to_its_table(operator, control_plane, tri
     third = trial.work("three")
     second.end(0, done(0.5))
     third.end(65)
-    status = trial.until("Succeeded")
+    status = trial.until("Running", "Reporting")
     assert [(one["variant"], one["score"]) for one in status["ranking"]] == [("two", 0.5), ("one", 1.5)]
     assert status["conclusion"].startswith("No clear winner: two has the best loss (0.5)")
-    assert "winner" not in status
+    trial.report("two", winner="two")
+    status = trial.until("Succeeded")
+    assert (status["winner"], status["conclusion"], status["report"]) == ("two", "two wins.", PAGE)
+    assert [(one["variant"], one.get("low")) for one in status["ranking"]] == [("two", 0.5), ("one", None)]
+    wait_for(lambda: not [one for kind in ("Job", "ConfigMap") for one in trial.api.list(kind, trial.namespace)
+                          if "finetune.dev/experiment-uid" in one["metadata"].get("labels", {})],
+             "nothing of the report to be left")
     assert status["done"] == "3/3"
     assert {one["type"]: one["status"] for one in status["conditions"]} == {
         "Validated": "True", "Progressing": "False", "Reconciling": "False", "Finished": "True", "Succeeded": "True",
@@ -110,10 +132,10 @@ def test_an_experiment_runs_from_apply_to_its_table(operator, control_plane, tri
     assert operator.metrics()["finetune_experiment_cost_spent", labels] == float(status["cost"]["spent"])
     printed = control_plane.kubectl("get", "fte", "-n", trial.namespace).stdout.split("\n")
     assert printed[0].split() == ["NAME", "PHASE", "DONE", "BEST", "METRIC", "SCORE", "WINNER", "COST", "AGE"]
-    assert printed[1].split()[:6] == ["compare", "Succeeded", "3/3", "two", "loss", "0.5"]
+    assert printed[1].split()[:7] == ["compare", "Succeeded", "3/3", "two", "loss", "1", "two"]
     reasons = [one["reason"] for one in trial.api.list("Event", trial.namespace)
                if one["involvedObject"]["kind"] == KIND]
-    assert sorted(reasons) == ["Finished", "Preflight", "Running"]
+    assert sorted(reasons) == ["Finished", "Preflight", "Reporting", "Running"]
     for variant, job in trial.jobs().items():
         assert len(job["metadata"]["name"]) <= 40
         assert job["metadata"]["ownerReferences"][0]["kind"] == KIND, variant
@@ -129,9 +151,27 @@ def test_an_operator_that_is_killed_anywhere_buys_nothing_twice(control_plane, a
     try:
         trial.work("one").end(0, done(1.0))
         trial.work("two").end(0, done(2.0))
+        trial.report("one")
         trial.until("Succeeded")
         assert len(trial.jobs()) == 2
         assert all(len(Work(api, namespace, job["metadata"]["name"]).jobs()) == 1 for job in trial.jobs().values())
+    finally:
+        second.stop()
+
+
+def test_an_operator_that_is_killed_while_the_report_is_made_writes_it_once(control_plane, api, trial, namespace):
+    first = Operator(control_plane, namespace, identity="first")
+    trial.apply("one")
+    trial.work("one").end(0, done(1.0))
+    trial.until("Running", "Reporting")
+    first.process.popen.kill()
+    trial.report("one", winner="one")
+    second = Operator(control_plane, namespace, identity="second")
+    try:
+        assert trial.until("Succeeded")["report"] == PAGE
+        (job,) = trial.jobs().values()
+        wait_for(lambda: [one["metadata"]["name"] for one in api.list("Job", namespace)]
+                 == [f"{job['metadata']['name']}-1"], "the Job of the report to be gone")
     finally:
         second.stop()
 
@@ -160,6 +200,7 @@ def test_a_job_that_is_deleted_in_the_middle_is_bought_again_and_its_money_is_to
         again = trial.work("one")
         again.end(0, done(1.0), number=again.status()["attempts"][-1]["number"])
         trial.work("two").end(0, done(2.0))
+        trial.report("one")
         cost = trial.until("Succeeded")["cost"]
         assert Decimal(cost["removed"]) >= spent
         assert Decimal(cost["spent"]) == Decimal(cost["removed"]) + sum(
@@ -200,6 +241,7 @@ def test_editing_removes_and_adds_variants_and_runs_no_finished_one_again(operat
     trial.change(variants=[{"name": "one", "patch": {"training": {"seed": 0}}},
                            {"name": "three", "patch": {"training": {"seed": 3}}}])
     trial.work("three").end(0, done(3.0))
+    trial.report("one")
     status = trial.until("Succeeded")
     assert [row["variant"] for row in status["runs"]] == ["one", "three"]
     wait_for(lambda: set(trial.jobs()) == {"one", "three"}, "the removed job to be gone")
@@ -264,6 +306,7 @@ def test_all_variants_are_checked_before_the_first_accelerator_and_refused_above
     assert work.jobs() == [f"{work.name}-1"], "it is not checked again"
     work.end(0, done(1.0))
     trial.work("two").end(0, done(2.0))
+    trial.report("one")
     trial.until("Succeeded")
 
 

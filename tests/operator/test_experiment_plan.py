@@ -106,6 +106,7 @@ def test_the_cheapest_within_a_tolerance_wins_without_the_scores_of_rows():
     simulation.settle()
     for raw, share, score in zip(simulation.running(), (1, 0.5), (1.0, 1.05), strict=True):
         simulation.advance(raw, share, score)
+    simulation.report_ends = [(64, None)]
     simulation.settle()
     assert simulation.raw["status"]["winner"] == "two"
     assert simulation.raw["status"]["ranking"][1]["verdict"].startswith("no scores of the same rows as one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune_api.experiment.reported import ReportedExperiment
 from finetune_api.messages import Outcome, PreflightResult, Result
 from finetune_api.rules import merge_patch
 from finetune_api.status import PublishedAdapter
@@ -10,6 +11,8 @@ from tests.api.jobs import document
 from tests.cluster.waiting import wait_for
 
 ADAPTER = PublishedAdapter(uri="s3://bucket/prefix/x", sha256="0" * 64, size_bytes=1, base_model="owner/name")
+Said = Result | PreflightResult | ReportedExperiment
+"""What a pod leaves as its termination message."""
 DONE = Result(outcome=Outcome.SUCCEEDED, message="trained 4 steps and published the adapter", step=4, total_steps=4,
               adapter=ADAPTER)
 
@@ -72,11 +75,11 @@ class Work(Applied):
             return pods if [pod["status"].get("phase") for pod in pods] == ["Running"] * count else None
         return wait_for(there, f"the {count} pods of attempt {number} to run")
 
-    def end(self, code, said: Result | PreflightResult | None = None, number=1, reason="Error"):
+    def end(self, code, said: Said | None = None, number=1, reason="Error"):
         """Ends an attempt's pod as a kubelet reports it."""
         self.end_pod(self.running_pod(number), code, said, reason)
 
-    def end_pod(self, pod, code, said: Result | PreflightResult | None = None, reason="Error"):
+    def end_pod(self, pod, code, said: Said | None = None, reason="Error"):
         """Ends a pod as a kubelet reports it."""
         terminated = {"exitCode": code, "reason": reason, "finishedAt": pod["status"]["startTime"],
                       "startedAt": pod["status"]["startTime"],

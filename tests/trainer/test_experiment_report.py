@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from finetune_api.experiment.ranking import Ranking
 from finetune_api.experiment.reported import ReportedExperiment
 from finetune_api.experiment.spec import RankBy
 from finetune_api.messages import RESULT_BYTES, Outcome
@@ -231,7 +232,8 @@ def test_the_command_of_a_pod_writes_page_and_status_and_tells_the_comparison(fi
     assert main(["experiment-report", "--config", str(config), "--termination-log", str(log)]) == 0
     message = ReportedExperiment.read(log.read_bytes())
     assert message.report == f"file://{finished.home}/report.html"
-    assert message.comparison == finished.facts.comparison
+    assert (message.winner, message.conclusion) == (before.get("winner"), before["conclusion"])
+    assert [one.model_dump(mode="json", exclude_none=True) for one in message.ranking] == before["ranking"]
     assert (finished.home / "report.html").stat().st_size > 10_000
     assert json.loads((finished.home / "experiment.json").read_text())["status"] == before
     assert log.read_text() in capsys.readouterr().out
@@ -268,7 +270,7 @@ def test_a_configuration_that_is_none_ends_with_64(tmp_path, written, words):
     log = tmp_path / "log"
     assert main(["experiment-report", "--config", str(tmp_path), "--termination-log", str(log)]) == 64
     message = ReportedExperiment.read(log.read_bytes())
-    assert message.outcome == "BadConfig" and words in message.message and message.comparison is None
+    assert message.outcome == "BadConfig" and words in message.message and message.ranking == ()
 
 
 def test_what_cannot_be_read_is_left_out_and_told(finished, tmp_path):
@@ -292,13 +294,19 @@ def test_what_cannot_be_read_is_left_out_and_told(finished, tmp_path):
 
 def test_a_long_comparison_still_fits_a_termination_message(finished):
     many = with_variants(finished.facts, 40)
+    by_scores = Ranking(many.status.ranking, None, "No clear winner.")
     message = ReportedExperiment(outcome=Outcome.SUCCEEDED, message="x" * 5000, report="s3://bucket/" + "x" * 900,
-                                 comparison=many.comparison)
+                                 winner=by_scores.winner, conclusion=by_scores.conclusion, ranking=by_scores.variants)
     written = message.to_bytes()
     assert len(written) <= RESULT_BYTES
     read = ReportedExperiment.read(written)
     assert read.report == message.report
-    assert 5 < len(read.comparison.variants) < 40
+    assert 5 < len(read.ranking) < 40
+    whole = read.ranked(by_scores)
+    assert [one.rank for one in whole.variants] == list(range(1, 41))
+    assert whole.variants[:len(read.ranking)] == read.ranking
+    assert (whole.winner, whole.conclusion) == (by_scores.winner, by_scores.conclusion)
+    assert {one.verdict for one in whole.variants[len(read.ranking):]} == {"compared in the report"}
 
 
 @pytest.fixture(scope="module")

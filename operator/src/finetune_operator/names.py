@@ -1,4 +1,4 @@
-"""Names, labels and annotations of the children of a job."""
+"""Names, labels and annotations of the children of a job and of an experiment."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ UID_LABEL = f"{GROUP}/job-uid"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 PREFLIGHT_LABEL = f"{GROUP}/preflight"
 NUMBER_LABELS = (ATTEMPT_LABEL, PREFLIGHT_LABEL)
-"""Every Job and every pod that the operator owns has one of these labels. Its value is a number."""
+"""Every Job and every pod of a FineTuneJob has one of these labels. Its value is a number."""
 HASH_ANNOTATION = f"{GROUP}/hash"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 EXPERIMENT_LABEL = f"{GROUP}/experiment"
 VARIANT_LABEL = f"{GROUP}/variant"
 HELD_ANNOTATION = f"{GROUP}/held-by-experiment"
 """A job that its experiment has suspended, and will start or resume. Without it, somebody else suspended the job."""
-OUR_LABELS = (MANAGED_BY, JOB_LABEL, UID_LABEL, *NUMBER_LABELS)
+EXPERIMENT_UID_LABEL = f"{GROUP}/experiment-uid"
+REPORT_LABEL = f"{GROUP}/report"
+"""The Job and the pods that write the report of an experiment have this label. Its value is a number, from 1."""
+OUR_LABELS = (MANAGED_BY, JOB_LABEL, UID_LABEL, *NUMBER_LABELS, EXPERIMENT_LABEL, EXPERIMENT_UID_LABEL, REPORT_LABEL)
 OUR_ANNOTATIONS = (HASH_ANNOTATION, INDEX_ANNOTATION)
 KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 API_VERSIONS = {"ConfigMap": "v1", "Service": "v1", "NetworkPolicy": "networking.k8s.io/v1"}
@@ -77,3 +80,24 @@ def labels(job: str, uid: str, number: int | None = None) -> dict[str, str]:
     """The labels of a job's child; `number` is that of its attempt, None for a child of no attempt."""
     of_job = {MANAGED_BY: MANAGER, JOB_LABEL: job, UID_LABEL: uid}
     return of_job if number is None else {**of_job, ATTEMPT_LABEL: str(number)}
+
+
+def report_name(experiment: str, results: str, failures: int) -> str:
+    """Name of the Job that writes the report of an experiment.
+
+    Args:
+        experiment: name of the experiment.
+        results: digest of the results that the report is about.
+        failures: how many Jobs have failed before it.
+    """
+    return f"{experiment}-{results[:8]}{f'r{failures}' if failures else ''}-report"
+
+
+def report_config_name(report: str, uid: str) -> str:
+    """Name of the ConfigMap that a report is made from; the uid of the experiment is part of it as for an attempt."""
+    return f"{report}-{uid[:8]}"
+
+
+def experiment_labels(experiment: str, uid: str) -> dict[str, str]:
+    """The labels of an experiment's own children; its FineTuneJobs have others."""
+    return {MANAGED_BY: MANAGER, EXPERIMENT_LABEL: experiment, EXPERIMENT_UID_LABEL: uid}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from finetune_api.experiment.comparison import Comparison
+from finetune_api.experiment.ranking import Ranking
+from finetune_api.experiment.status import RankedVariant
 from finetune_api.messages import RESULT_BYTES, Outcome, Sentence
 from finetune_api.values.api_model import Message
 
@@ -16,13 +17,22 @@ class ReportedExperiment(Message):
     """How it ended."""
 
     message: Sentence
-    """Who won, or what went wrong."""
+    """What the report lacks, or what went wrong."""
+
+    is_incomplete: bool = False
+    """Whether a part of the results could not be read."""
 
     report: str | None = None
     """Location of the page."""
 
-    comparison: Comparison | None = None
-    """The comparison row by row, of as many of the best variants as fit."""
+    winner: str | None = None
+    """The variant that won; None if none clearly did."""
+
+    conclusion: str | None = None
+    """Who won and why, or why nobody did, by the comparison row by row."""
+
+    ranking: tuple[RankedVariant, ...] = ()
+    """The ranking by that comparison: as many of the best variants as fit."""
 
     def to_bytes(self) -> bytes:
         """The message as one line of JSON of at most `RESULT_BYTES`.
@@ -33,10 +43,25 @@ class ReportedExperiment(Message):
         if len(message._written()) > RESULT_BYTES:
             message = message.model_copy(update={"message": self.message[:_SHORT] + "…"
                                                  if len(self.message) > _SHORT else self.message})
-        while len(message._written()) > RESULT_BYTES and message.comparison and message.comparison.variants:
-            fewer = message.comparison.model_copy(update={"variants": message.comparison.variants[:-1]})
-            message = message.model_copy(update={"comparison": fewer})
+        while len(message._written()) > RESULT_BYTES and message.ranking:
+            message = message.model_copy(update={"ranking": message.ranking[:-1]})
         return message._written()
 
     def _written(self) -> bytes:
         return self.model_dump_json(exclude_none=True).encode()
+
+    def ranked(self, by_scores: Ranking) -> Ranking:
+        """The whole ranking: the variants that are told here first, then the others by their scores.
+
+        Args:
+            by_scores: the ranking of all variants by their scores alone.
+        """
+        told = {one.variant for one in self.ranking}
+        others = [one for one in by_scores.variants if one.variant not in told]
+        return Ranking(
+            (*self.ranking, *(one.model_copy(update={"rank": place, "verdict": _BEYOND})
+                              for place, one in enumerate(others, start=len(self.ranking) + 1))),
+            self.winner, self.conclusion or by_scores.conclusion)
+
+
+_BEYOND = "compared in the report"

@@ -54,6 +54,9 @@ class ExperimentReason(StrEnum):
     SUSPENDED = "Suspended"
     """`spec.suspend` is true."""
 
+    REPORTING = "Reporting"
+    """Every job has ended, and a pod on a CPU compares the results row by row and writes the report."""
+
     FINISHED = "Finished"
     """Every job has ended, and at least one has a result."""
 
@@ -187,6 +190,25 @@ class ExperimentCost(Message):
     """What the variants that halving gave up would have cost beyond that, at the price of their own short run."""
 
 
+class ReportRecord(Message):
+    """The pods that compare the results row by row and write the report."""
+
+    results: Annotated[str, Field(max_length=64)]
+    """Digest of the results that they compare, and of how these are ranked. Other results need another report."""
+
+    failures: Count = 0
+    """How many pods have failed."""
+
+    failed_at: Time | None = None
+    """When the last one failed, while another one follows."""
+
+    outcome: Annotated[str, Field(max_length=64)] | None = None
+    """`Succeeded`, or why there is no report, in one word; None while it is being written."""
+
+    message: Text | None = None
+    """What the report lacks, or why there is none."""
+
+
 class FineTuneExperimentStatus(Message):
     """What was observed."""
 
@@ -220,6 +242,9 @@ class FineTuneExperimentStatus(Message):
 
     report: Annotated[str, Field(max_length=2048)] | None = None
     """Location of the report."""
+
+    reporting: ReportRecord | None = None
+    """How far the report is. `finetune run` writes the report itself."""
 
     start_time: Time | None = None
     """When the first job was started."""

@@ -58,6 +58,7 @@ class KnownRuns:
         removed: jobs that exist and are not in the experiment any more.
         report: what the conditions say; None where it follows from the jobs.
         has_begun: whether a job was started, beside jobs whose result was published before.
+        remark: what the message of the conditions says at its end.
     """
 
     runs: Sequence[Run]
@@ -69,6 +70,7 @@ class KnownRuns:
     removed: tuple[ExperimentRun, ...] = ()
     report: ExperimentReport | None = None
     has_begun: bool = True
+    remark: str = ""
 
     @property
     def listed(self) -> tuple[ExperimentRun, ...]:
@@ -156,14 +158,15 @@ def _report(known: KnownRuns, rows: Sequence[ExperimentRun], suspended: bool) ->
         phase, reason = ExperimentPhase.SUCCEEDED, ExperimentReason.FINISHED
     elif known.decided.finished:
         phase, reason = ExperimentPhase.FAILED, ExperimentReason.NOTHING_SUCCEEDED
-    return ExperimentReport(phase, reason, _message(rows, known.ranking))
+    return ExperimentReport(phase, reason, _message(rows, known))
 
 
-def _message(rows: Sequence[ExperimentRun], ranking: Ranking | None) -> str:
-    """How many jobs are in each phase, and who won."""
+def _message(rows: Sequence[ExperimentRun], known: KnownRuns) -> str:
+    """How many jobs are in each phase, who won, and what else there is to say."""
     counts = Counter(row.phase for row in rows)
     words = ", ".join(f"{counts[phase]} {phase.lower()}" for phase in RunPhase if counts[phase])
-    return f"{len(rows)} jobs: {words}" + (f". {ranking.conclusion}" if ranking else "")
+    conclusion = known.ranking.conclusion.rstrip(".") if known.ranking else ""
+    return ". ".join(filter(None, (f"{len(rows)} jobs: {words}", conclusion, known.remark)))
 
 
 def _conditions(previous: FineTuneExperimentStatus, report: ExperimentReport, generation: int, now: datetime

@@ -1,4 +1,4 @@
-"""What every child of a job carries: labels, an owner, and a digest if the operator may apply it again. Pure."""
+"""What every child carries: labels, an owner, and a digest if the operator may apply it again. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_api.job import KIND
 from finetune_api.values.api_model import GROUP, VERSION
 
 from finetune_operator.names import HASH_ANNOTATION, labels
+from finetune_operator.observed.experiment import ExperimentView
 from finetune_operator.observed.job import JobView
+
+Owner = JobView | ExperimentView
 
 Manifest = dict[str, Any]
 """A Kubernetes object that the operator creates, or a part of one, as plain JSON data."""
@@ -27,11 +29,21 @@ def child_metadata(job: JobView, name: str, number: int | None = None, more_labe
         number: of the attempt that the child belongs to, if it belongs to one.
         more_labels: labels beside those of every child.
     """
+    return owned_metadata(job, name, {**labels(job.name, job.uid, number), **(more_labels or {})})
+
+
+def owned_metadata(owner: Owner, name: str, labels: Mapping[str, str]) -> Manifest:
+    """Metadata of an object that a job or an experiment owns: it is deleted with its owner.
+
+    Args:
+        owner: the job or the experiment.
+        name: of the object.
+        labels: of the object.
+    """
     return {
-        "namespace": job.namespace, "name": name,
-        "labels": {**labels(job.name, job.uid, number), **(more_labels or {})},
+        "namespace": owner.namespace, "name": name, "labels": dict(labels),
         "ownerReferences": [{
-            "apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "name": job.name, "uid": job.uid,
+            "apiVersion": f"{GROUP}/{VERSION}", "kind": owner.kind, "name": owner.name, "uid": owner.uid,
             "controller": True, "blockOwnerDeletion": True,
         }],
     }

@@ -7,18 +7,14 @@ from datetime import datetime
 
 from finetune_api.values.api_model import GROUP, VERSION
 
-from finetune_operator.manifests.child import Manifest
+from finetune_operator.manifests.child import Manifest, Owner
 from finetune_operator.names import MANAGER
-from finetune_operator.observed.experiment import ExperimentView
-from finetune_operator.observed.job import JobView
-
-Subject = JobView | ExperimentView
 
 _LONGEST_MESSAGE = 1024
 """Characters of a message that the apiserver accepts."""
 
 
-def event(subject: Subject, kind: str, reason: str, message: str, key: str, now: datetime) -> Manifest:
+def event(subject: Owner, kind: str, reason: str, message: str, key: str, now: datetime) -> Manifest:
     """An Event about a job or an experiment. Its name is a digest of its content: the same is never written twice.
 
     Args:

@@ -6,11 +6,9 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_api.experiment.expansion import Run
-from finetune_api.experiment.resource import EXPERIMENT_KIND
 from finetune_api.rule import merge_patch
-from finetune_api.values.api_model import GROUP, VERSION
 
-from finetune_operator.manifests.child import Manifest
+from finetune_operator.manifests.child import Manifest, owned_metadata
 from finetune_operator.names import EXPERIMENT_LABEL, HELD_ANNOTATION, VARIANT_LABEL
 from finetune_operator.observed.experiment import ExperimentView
 
@@ -19,17 +17,10 @@ _LONGEST_LABEL = 63
 
 def held_job(experiment: ExperimentView, run: Run) -> Manifest:
     """A job that is checked, and waits until its experiment starts it."""
+    labels = {EXPERIMENT_LABEL: experiment.name, VARIANT_LABEL: run.variant[:_LONGEST_LABEL].rstrip("-")}
     return {
         **merge_patch(run.document, {"spec": {"runPolicy": {"suspend": True}}}),
-        "metadata": {
-            "namespace": experiment.namespace, "name": run.name,
-            "labels": {EXPERIMENT_LABEL: experiment.name, VARIANT_LABEL: run.variant[:_LONGEST_LABEL].rstrip("-")},
-            "annotations": {HELD_ANNOTATION: "true"},
-            "ownerReferences": [{
-                "apiVersion": f"{GROUP}/{VERSION}", "kind": EXPERIMENT_KIND, "name": experiment.name,
-                "uid": experiment.uid, "controller": True, "blockOwnerDeletion": True,
-            }],
-        },
+        "metadata": {**owned_metadata(experiment, run.name, labels), "annotations": {HELD_ANNOTATION: "true"}},
     }
 
 

@@ -1,12 +1,13 @@
-"""The NetworkPolicy of a job's pods: who may connect to them, and where they may connect to. Pure."""
+"""The NetworkPolicies of our pods: who may connect to them, and where they may connect to. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 
-from finetune_operator.manifests.child import Manifest, child_metadata, hashed, identity
-from finetune_operator.names import API_VERSIONS, UID_LABEL, policy_name
+from finetune_operator.manifests.child import Manifest, child_metadata, hashed, identity, owned_metadata
+from finetune_operator.names import API_VERSIONS, EXPERIMENT_UID_LABEL, UID_LABEL, experiment_labels, policy_name
+from finetune_operator.observed.experiment import ExperimentView
 from finetune_operator.observed.job import JobView
 from finetune_operator.observed.observation import Observation
 from finetune_operator.settings import Destination, Peer, Settings, TrainerNetwork
@@ -38,21 +39,41 @@ def network_policy(job: JobView, nodes: int, network: TrainerNetwork, port: int)
         network: what the administrator allows.
         port: at which trainers serve `/progress` and `/metrics`.
     """
-    own_pods = {"podSelector": {"matchLabels": {UID_LABEL: job.uid}}}
+    own_pods = {UID_LABEL: job.uid}
     ingress: list[Manifest] = []
     if network.scrapers:
         ingress.append({"from": [_selector(peer) for peer in network.scrapers], "ports": [_tcp(port)]})
-    egress: list[Manifest] = [
-        _dns_rule(network), *(_rule(one, network.excluded) for one in network.destinations)]
+    egress: list[Manifest] = []
     if nodes > 1:
-        ingress.append({"from": [own_pods]})
-        egress.append({"to": [own_pods]})
+        ingress.append({"from": [_own(own_pods)]})
+        egress.append({"to": [_own(own_pods)]})
+    return _policy(child_metadata(job, policy_name(job.name, job.uid)), own_pods, network, ingress, egress)
+
+
+def report_policy(experiment: ExperimentView, network: TrainerNetwork) -> Manifest:
+    """The policy of the pods that write an experiment's report: nobody connects to them.
+
+    Args:
+        experiment: the experiment.
+        network: what the administrator allows.
+    """
+    labels = experiment_labels(experiment.name, experiment.uid)
+    metadata = owned_metadata(experiment, policy_name(experiment.name, experiment.uid), labels)
+    return _policy(metadata, {EXPERIMENT_UID_LABEL: experiment.uid}, network, [], [])
+
+
+def _policy(metadata: Manifest, pods: Mapping[str, str], network: TrainerNetwork, ingress: list[Manifest],
+            egress: list[Manifest]) -> Manifest:
+    """The policy of the pods with these labels; `egress` is beside what the administrator allows."""
+    allowed: list[Manifest] = [_dns_rule(network), *(_rule(one, network.excluded) for one in network.destinations)]
     return hashed({
-        "apiVersion": API_VERSIONS["NetworkPolicy"], "kind": "NetworkPolicy",
-        "metadata": child_metadata(job, policy_name(job.name, job.uid)),
-        "spec": {"podSelector": own_pods["podSelector"], "policyTypes": ["Ingress", "Egress"], "ingress": ingress,
-                 "egress": egress},
+        "apiVersion": API_VERSIONS["NetworkPolicy"], "kind": "NetworkPolicy", "metadata": metadata,
+        "spec": {**_own(pods), "policyTypes": ["Ingress", "Egress"], "ingress": ingress, "egress": [*allowed, *egress]},
     })
+
+
+def _own(labels: Mapping[str, str]) -> Manifest:
+    return {"podSelector": _labelled(labels)}
 
 
 def _dns_rule(network: TrainerNetwork) -> Manifest:

@@ -1,4 +1,4 @@
-"""An attempt: its Job and the pods of that Job. A preflight check is read in the same way."""
+"""An attempt: its Job and the pods of that Job. A preflight check and a report are read in the same way."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def view_attempt(raw: Mapping[str, Any], pods: Iterable[PodView], label: str = A
     Args:
         raw: the Job.
         pods: its pods.
-        label: the label that holds the number: PREFLIGHT_LABEL for a check, whose number is a generation.
+        label: the label that holds the number: PREFLIGHT_LABEL for a check, whose number is a generation; REPORT_LABEL.
     """
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}

@@ -12,6 +12,7 @@ from finetune_api.experiment.resource import EXPERIMENT_KIND
 from finetune_api.experiment.status import FineTuneExperimentStatus
 from finetune_api.reading.loading import InvalidJob
 
+from finetune_operator.observed.attempt import AttemptView
 from finetune_operator.observed.job import JobView
 from finetune_operator.observed.readable import read_readable
 
@@ -49,11 +50,13 @@ class ExperimentObservation:
         view: the experiment.
         experiment: the same with its jobs, all of them valid; or everything that is wrong with it.
         jobs: the FineTuneJobs that it owns, by name.
+        reports: the Jobs that write its report.
     """
 
     view: ExperimentView
     experiment: Experiment | InvalidJob
     jobs: Mapping[str, JobView]
+    reports: tuple[AttemptView, ...] = ()
 
 
 def view_experiment(raw: Mapping[str, Any]) -> ExperimentView:

@@ -1,4 +1,4 @@
-"""The pod of a trainer or of a preflight check."""
+"""The pod of a trainer, of a preflight check or of a report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+from finetune_api.experiment.reported import ReportedExperiment
 from finetune_api.messages import PreflightResult, Result
 from pydantic import ValidationError
 
@@ -18,7 +19,7 @@ _DEADLINE_EXCEEDED = "DeadlineExceeded"
 _FINAL_PHASES = ("Succeeded", "Failed")
 """In these phases no container of a pod runs."""
 
-_Message = TypeVar("_Message", Result, PreflightResult)
+_Message = TypeVar("_Message", Result, PreflightResult, ReportedExperiment)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class PodView:
         released_at: when the last of its containers ended, and with it the use of the node.
         result: the trainer's result, if its termination message can be read.
         preflight_result: the check's result, if its termination message can be read.
+        reported: what the pod of a report tells, if its termination message can be read.
         deadline_exceeded: whether the kubelet ended it because its activeDeadlineSeconds had passed.
         kubelet_failure: the kubelet's reason and message if it refused the pod or ended it.
         disruption: why it was taken from its node, in the words of the component that did it.
@@ -60,6 +62,7 @@ class PodView:
     oom_killed: bool
     result: Result | None
     preflight_result: PreflightResult | None
+    reported: ReportedExperiment | None
     deadline_exceeded: bool
     kubelet_failure: tuple[str, str] | None
     disruption: str | None
@@ -99,6 +102,7 @@ def view_pod(raw: Mapping[str, Any], deleted: bool = False) -> PodView:
         oom_killed=terminated.get("reason") == "OOMKilled",
         result=_read_message(Result, termination_message),
         preflight_result=_read_message(PreflightResult, termination_message),
+        reported=_read_message(ReportedExperiment, termination_message),
         deadline_exceeded=status.get("reason") == _DEADLINE_EXCEEDED,
         kubelet_failure=_kubelet_failure(status),
         disruption=(disruption.get("message") or disruption.get("reason")) if disrupted else None,

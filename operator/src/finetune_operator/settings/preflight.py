@@ -14,7 +14,8 @@ from finetune_operator.settings.pod_template import PodTemplate
 
 
 class PreflightSettings(ApiModel):
-    """The check of a job before its start. Its pod gets CPUs and no accelerator."""
+    """The check of a job before its start. Its pod gets CPUs and no accelerator. The pod that writes the report of an
+    experiment gets the same, with the same timeout, queue and pod template."""
 
     cpu: ResourceQuantity = Quantity("500m")
     """CPU request of the check's pod."""

@@ -1,4 +1,4 @@
-"""The attempts and checks of a job, read from the Jobs and pods that the cache holds. Pure."""
+"""Attempts, checks and reports, read from the Jobs and pods that the cache holds. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 
 from finetune_operator.cluster.apiserver.decoding import RawObject
-from finetune_operator.names import ATTEMPT_LABEL, JOB_LABEL, PREFLIGHT_LABEL, attempt_name
+from finetune_operator.names import ATTEMPT_LABEL, JOB_LABEL, PREFLIGHT_LABEL, REPORT_LABEL, attempt_name
 from finetune_operator.observed.attempt import AttemptView, view_attempt
 from finetune_operator.observed.pod import PodView, view_pod
 from finetune_operator.observed.timestamps import time_of
@@ -56,12 +56,26 @@ def checks_of(children: Sequence[RawObject], gone: Collection[str]) -> Iterator[
         children: of the job.
         gone: uids of pods that have been deleted.
     """
-    children = [child for child in children if PREFLIGHT_LABEL in child["metadata"]["labels"]
-                and child["kind"] in ("Job", "Pod")]
-    for child in sorted(children, key=lambda one: int(one["metadata"]["labels"][PREFLIGHT_LABEL])):
+    # A generation may have several checks: one that failed and is not gone yet, and the next.
+    return _numbered_jobs(children, gone, PREFLIGHT_LABEL)
+
+
+def reports_of(children: Sequence[RawObject], gone: Collection[str]) -> Iterator[AttemptView]:
+    """The Jobs that write the report of an experiment. A pod without its Job does not matter.
+
+    Args:
+        children: of the experiment.
+        gone: uids of pods that have been deleted.
+    """
+    return _numbered_jobs(children, gone, REPORT_LABEL)
+
+
+def _numbered_jobs(children: Sequence[RawObject], gone: Collection[str], label: str) -> Iterator[AttemptView]:
+    """The Jobs with a label, by its number, each with the pods that it owns."""
+    children = [child for child in children
+                if label in child["metadata"]["labels"] and child["kind"] in ("Job", "Pod")]
+    for child in sorted(children, key=lambda one: int(one["metadata"]["labels"][label])):
         if child["kind"] == "Job":
-            # A generation may have several checks: one that failed and is not gone yet, and the next.
             pods = (pod for pod in children if pod["kind"] == "Pod" and any(
                 owner["uid"] == child["metadata"]["uid"] for owner in pod["metadata"]["ownerReferences"]))
-            yield view_attempt(child, (view_pod(pod, pod["metadata"]["uid"] in gone) for pod in pods),
-                               PREFLIGHT_LABEL)
+            yield view_attempt(child, (view_pod(pod, pod["metadata"]["uid"] in gone) for pod in pods), label)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,12 +12,13 @@ from finetune_api.messages import ProgressMessage
 
 from finetune_operator.cluster.apiserver.decoding import RawObject, trim
 from finetune_operator.cluster.cache.attempts import attempts_of, checks_of
+from finetune_operator.cluster.cache.children import Children
 from finetune_operator.cluster.cache.experiments import ExperimentCache
-from finetune_operator.cluster.cache.keys import Key, key_of
+from finetune_operator.cluster.cache.keys import Key, experiment_key_of, key_of
 from finetune_operator.cluster.cache.settled import is_settled
 from finetune_operator.cluster.cache.versions import is_newer
 from finetune_operator.decide.preflight.turns import PreflightTurns, stored_preflight_reason
-from finetune_operator.names import API_VERSIONS, ATTEMPT_LABEL, PREFLIGHT_LABEL, UID_LABEL
+from finetune_operator.names import API_VERSIONS, ATTEMPT_LABEL, UID_LABEL
 from finetune_operator.observed.attempt import AttemptView
 from finetune_operator.observed.job import JobView, view_job
 from finetune_operator.observed.observation import Observation, OtherPreflights, child_hash
@@ -44,8 +44,7 @@ class Cache:
 
     def __init__(self) -> None:
         self._jobs: dict[Key, RawObject] = {}
-        self._children: defaultdict[Key, dict[str, RawObject]] = defaultdict(dict)
-        self._gone: set[str] = set()
+        self._children = Children(UID_LABEL)
         # Resource versions of deletions, by uid: since the last sweep began, and between the two sweeps before.
         self._deleted: dict[str, int] = {}
         self._deleted_before: dict[str, int] = {}
@@ -70,8 +69,8 @@ class Cache:
         Returns:
             The key of the object's job; None if the state is no news, or of an experiment.
         """
-        key = key_of(raw)
-        if key is None:
+        key, experiment = key_of(raw), experiment_key_of(raw)
+        if key is None and experiment is None:
             return None
         metadata = raw["metadata"]
         version = int(metadata["resourceVersion"])
@@ -79,14 +78,11 @@ class Cache:
             self._deleted[metadata["uid"]] = version
         elif self._is_deleted(metadata["uid"], version):
             return None
-        if raw["kind"] == EXPERIMENT_KIND:
-            self.experiments.record(key, raw, deleted)
+        if key is None or raw["kind"] == EXPERIMENT_KIND:
+            self.experiments.record(raw, deleted)
             return None
-        update = self._update_job if raw["kind"] == KIND else self._update_child
-        if not update(key, raw, deleted):
-            return None
-        self._forget_orphans(key)
-        return key
+        update = self._update_job if raw["kind"] == KIND else self._children.update
+        return key if update(key, raw, deleted) else None
 
     def _update_job(self, key: Key, raw: RawObject, deleted: bool) -> bool:
         held = self._jobs.get(key)
@@ -104,31 +100,6 @@ class Cache:
         self.turns.record(key, stored_preflight_reason(self._jobs[key]))
         return True
 
-    def _update_child(self, key: Key, raw: RawObject, deleted: bool) -> bool:
-        children, uid = self._children[key], raw["metadata"]["uid"]
-        if deleted and raw["kind"] == "Pod":
-            # Its last state shows how the trainer ended, so it stays until its Job is gone too.
-            children[uid] = trim(raw)
-            self._gone.add(uid)
-        elif deleted:
-            children.pop(uid, None)
-        elif uid not in self._gone and is_newer(raw, children.get(uid)):
-            children[uid] = trim(raw)
-        else:
-            return False
-        return True
-
-    def _forget_orphans(self, key: Key) -> None:
-        """Forget deleted pods whose Jobs are gone, and keys without any child."""
-        children = self._children.get(key, {})
-        jobs = {_owner(child) for child in children.values() if child["kind"] == "Job"}
-        for uid in [uid for uid in children if uid in self._gone]:
-            if _owner(children[uid]) not in jobs:
-                del children[uid]
-                self._gone.discard(uid)
-        if not children:
-            self._children.pop(key, None)
-
     def keep_only(self, kind: str, uids: set[str], version: int, namespace: str | None) -> Iterator[Key]:
         """Drop objects that a list does not have: a gap between two watches hides deletions.
 
@@ -142,7 +113,7 @@ class Cache:
             The keys of the dropped objects.
         """
         stale = [raw for raw in self._all(kind)
-                 if raw["metadata"]["uid"] not in uids and raw["metadata"]["uid"] not in self._gone
+                 if raw["metadata"]["uid"] not in uids and not self._is_gone(raw["metadata"]["uid"])
                  and int(raw["metadata"]["resourceVersion"]) <= version
                  and namespace in (None, raw["metadata"]["namespace"])]
         for raw in stale:
@@ -151,15 +122,17 @@ class Cache:
             if key is not None:
                 yield key
 
+    def _is_gone(self, uid: str) -> bool:
+        return uid in self._children.gone or uid in self.experiments.children.gone
+
     def _all(self, kind: str) -> Iterator[RawObject]:
         if kind == EXPERIMENT_KIND:
             yield from self.experiments.all()
-            return
-        if kind == KIND:
+        elif kind == KIND:
             yield from self._jobs.values()
-            return
-        for children in self._children.values():
-            yield from (child for child in children.values() if child["kind"] == kind)
+        else:
+            yield from self._children.all(kind)
+            yield from self.experiments.children.all(kind)
 
     def jobs(self) -> list[tuple[Key, RawObject]]:
         """A copy of the list of jobs: the thread of /metrics reads it while the event loop changes the cache."""
@@ -177,7 +150,7 @@ class Cache:
     def is_settled(self, key: Key) -> bool:
         """Whether a job exists and nothing is left to do about it."""
         job = self._jobs.get(key)
-        return job is not None and is_settled(job, self._children.get(key, {}).values())
+        return job is not None and is_settled(job, self._children.of(key))
 
     def view(self, key: Key) -> JobView | None:
         """A job without its children; None if it does not exist."""
@@ -192,15 +165,15 @@ class Cache:
     def around(self, job: JobView) -> Observation:
         """A job with its children."""
         key = job.namespace, job.name
-        own = self._own(key, job.uid)
-        taken = {int(labels[ATTEMPT_LABEL]) for child in self._children.get(key, {}).values()
+        own, gone = self._children.owned_by(key, job.uid), self._children.gone
+        taken = {int(labels[ATTEMPT_LABEL]) for child in self._children.of(key)
                  if child["kind"] == "Job" and ATTEMPT_LABEL in (labels := child["metadata"]["labels"])
                  and labels[UID_LABEL] != job.uid}
-        attempts = tuple(attempts_of(own, self._gone))
+        attempts = tuple(attempts_of(own, gone))
         polled = self.polled.get(job.uid)
         current = polled if polled and attempts and attempts[-1].number == polled.attempt else None
         return Observation(
-            job=job, attempts=attempts, preflights=tuple(checks_of(own, self._gone)),
+            job=job, attempts=attempts, preflights=tuple(checks_of(own, gone)),
             taken_numbers=frozenset(taken),
             applied_children=frozenset((child["kind"], child["metadata"]["name"], digest) for child in own
                                        if child["kind"] in API_VERSIONS and (digest := child_hash(child))),
@@ -214,16 +187,7 @@ class Cache:
     def newest_attempt(self, key: Key) -> AttemptView | None:
         """The existing attempt of a job with the highest number."""
         raw = self._jobs.get(key)
-        attempts = [] if raw is None else list(attempts_of(self._own(key, raw["metadata"]["uid"]), self._gone))
-        return attempts[-1] if attempts else None
-
-    def _own(self, key: Key, uid: str) -> list[RawObject]:
-        """The children of this job, and not of an earlier one of the same name."""
-        children = self._children.get(key, {}).values()
-        return [child for child in children if child["metadata"]["labels"][UID_LABEL] == uid]
-
-
-def _owner(child: RawObject) -> tuple[str, str | None, str | None]:
-    """The job and the number of the attempt or check that a Job is, or that a pod belongs to."""
-    labels = child["metadata"]["labels"]
-    return labels[UID_LABEL], labels.get(ATTEMPT_LABEL), labels.get(PREFLIGHT_LABEL)
+        if raw is None:
+            return None
+        own = self._children.owned_by(key, raw["metadata"]["uid"])
+        return next(reversed(list(attempts_of(own, self._children.gone))), None)

@@ -6,8 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
 from finetune_operator.cluster.apiserver.decoding import RawObject, trim
-from finetune_operator.cluster.cache.keys import Key
+from finetune_operator.cluster.cache.attempts import reports_of
+from finetune_operator.cluster.cache.children import Children
+from finetune_operator.cluster.cache.keys import Key, experiment_key_of
 from finetune_operator.cluster.cache.versions import is_newer
+from finetune_operator.names import EXPERIMENT_UID_LABEL
+from finetune_operator.observed.attempt import AttemptView
 from finetune_operator.observed.experiment import ExperimentView, view_experiment
 from finetune_operator.observed.job import JobView, owner_of, view_job
 
@@ -24,11 +28,17 @@ class ExperimentCache:
         self._jobs = jobs
         self._experiments: dict[Key, RawObject] = {}
         self._owned: defaultdict[Key, set[Key]] = defaultdict(set)
+        self.children = Children(EXPERIMENT_UID_LABEL)
         self.notify: Callable[[Key], None] = lambda key: None
-        """Called with the key of an experiment that changed, or one of whose jobs did."""
+        """Called with the key of an experiment that changed, or one of whose jobs or children did."""
 
-    def record(self, key: Key, raw: RawObject, deleted: bool) -> None:
-        """Record the state of an experiment."""
+    def record(self, raw: RawObject, deleted: bool) -> None:
+        """Record the state of an experiment, or of a child of one that is no FineTuneJob."""
+        if (owner := experiment_key_of(raw)) is not None:
+            if self.children.update(owner, raw, deleted):
+                self.notify(owner)
+            return
+        key = raw["metadata"]["namespace"], raw["metadata"]["name"]
         held = self._experiments.get(key)
         if deleted:
             if held is None or held["metadata"]["uid"] == raw["metadata"]["uid"]:
@@ -77,3 +87,8 @@ class ExperimentCache:
         owned = (self._jobs[key] for key in self._owned.get((experiment.namespace, experiment.name), ()))
         return {raw["metadata"]["name"]: view_job(raw) for raw in owned
                 if (owner := owner_of(raw)) is not None and owner.uid == experiment.uid}
+
+    def reports_of(self, experiment: ExperimentView) -> tuple[AttemptView, ...]:
+        """The Jobs of this experiment that write its report, with their pods."""
+        own = self.children.owned_by((experiment.namespace, experiment.name), experiment.uid)
+        return tuple(reports_of(own, self.children.gone))

@@ -21,13 +21,8 @@ from finetune_operator.cluster.experiments.status_writer import ExperimentStatus
 from finetune_operator.cluster.queue import WorkQueue
 from finetune_operator.cluster.reconcile.runtime import Runtime
 from finetune_operator.cluster.reconcile.writes import create_owned, raise_first
-from finetune_operator.decide.experiment.plan import (
-    CreateOwned,
-    ExperimentDecision,
-    OwnedAction,
-    plan_experiment,
-    report_problem,
-)
+from finetune_operator.decide.experiment.actions import ApplyOwned, CreateOwned, OwnedAction, PatchOwned
+from finetune_operator.decide.experiment.plan import ExperimentDecision, plan_experiment, report_problem
 from finetune_operator.errors import ApiError, DecisionFailed, NameTaken
 from finetune_operator.faults import Moment
 from finetune_operator.manifests.child import Manifest
@@ -83,8 +78,9 @@ class ExperimentReconciler:
             self._queues.experiments.forget(key)
             return
         try:
-            jobs = self._cache.experiments.jobs_of(view)
-            observation = ExperimentObservation(view, self._experiment(key, view), jobs)
+            experiments = self._cache.experiments
+            observation = ExperimentObservation(view, self._experiment(key, view), experiments.jobs_of(view),
+                                                experiments.reports_of(view))
             decided = plan_experiment(observation, self._settings, self._runtime.clock())
         except Exception as error:
             message = (f"the operator cannot decide about this experiment ({type(error).__name__}: "
@@ -94,6 +90,8 @@ class ExperimentReconciler:
                                                           self._runtime.clock()))
             raise DecisionFailed(str(error)) from error
         await self._apply(view, decided)
+        if decided.requeue_after is not None:
+            self._queues.experiments.add_after(key, decided.requeue_after.total_seconds())
 
     def _experiment(self, key: Key, view: ExperimentView) -> Experiment | InvalidJob:
         """The experiment with its jobs, which are made once for each generation of the spec."""
@@ -106,7 +104,7 @@ class ExperimentReconciler:
         refusals: list[ApiError | NameTaken] = []
         for action in decided.actions:
             # What lowers a limit comes first: without it nothing that costs money is started. A new job is held.
-            if len(refusals) >= _MOST_REFUSALS or (refusals and not isinstance(action, CreateOwned)):
+            if len(refusals) >= _MOST_REFUSALS or (refusals and isinstance(action, PatchOwned)):
                 continue
             self._runtime.check_lease()
             try:
@@ -116,13 +114,16 @@ class ExperimentReconciler:
         if refusals:
             await self._report_refusals(view, decided, refusals)
         await self._status.write(view, decided)
-        for job in decided.deletions:
+        for one in decided.deletions:
             self._runtime.check_lease()
-            await self._client.delete(f"{GROUP}/{VERSION}", KIND, job.namespace, job.name)
+            await self._client.delete(one.api_version, one.kind, view.namespace, one.name)
 
     async def _run(self, view: ExperimentView, action: OwnedAction) -> None:
         if isinstance(action, CreateOwned):
             await self._create(view, action.manifest)
+            return
+        if isinstance(action, ApplyOwned):
+            self._record(await self._client.apply(action.manifest))
             return
         job = action.job
         metadata = {**action.patch.get("metadata", {}), "namespace": job.namespace, "name": job.name, "uid": job.uid}
@@ -132,8 +133,8 @@ class ExperimentReconciler:
 
     async def _create(self, view: ExperimentView, manifest: Manifest) -> None:
         answer, is_new = await create_owned(
-            self._client, view.uid, manifest, f"a FineTuneJob {manifest['metadata']['name']} exists that does not "
-            "belong to this experiment. Delete it, or give the experiment or the variant another name")
+            self._client, view.uid, manifest, f"a {manifest['kind']} {manifest['metadata']['name']} exists that does "
+            "not belong to this experiment. Delete it, or give the experiment or the variant another name")
         self._record(answer)
         if is_new:
             self._runtime.fault_hook(Moment.CREATED)
@@ -151,5 +152,5 @@ class ExperimentReconciler:
             message = "; ".join(dict.fromkeys(map(str, reported)))
             await self._status.write(view, report_problem(
                 view, decided.status, ExperimentReason.CANNOT_START,
-                f"the apiserver refuses a job of the experiment: {message}", self._runtime.clock()))
+                f"the apiserver refuses what the experiment needs: {message}", self._runtime.clock()))
         raise_first(reported, refusals)

@@ -14,8 +14,8 @@ from finetune_operator.cluster.apiserver.decoding import RawObject
 from finetune_operator.cluster.apiserver.paths import object_path
 from finetune_operator.decide.conditions import EventRecord
 from finetune_operator.errors import ApiError, ChildRefused, NameTaken
-from finetune_operator.manifests.child import Manifest
-from finetune_operator.manifests.event import Subject, event
+from finetune_operator.manifests.child import Manifest, Owner
+from finetune_operator.manifests.event import event
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ async def create_owned(client: Client, owner_uid: str, manifest: Manifest, taken
     return {**existing, "kind": manifest["kind"]}, False
 
 
-async def replace_status(client: Client, subject: Subject, status: Mapping[str, object]) -> RawObject:
+async def replace_status(client: Client, subject: Owner, status: Mapping[str, object]) -> RawObject:
     """Replace the status of a job or an experiment as it was observed: its resource version is a precondition.
 
     Raises:
@@ -59,7 +59,7 @@ async def replace_status(client: Client, subject: Subject, status: Mapping[str, 
                      "resourceVersion": subject.resource_version}})
 
 
-async def write_event(client: Client, subject: Subject, record: EventRecord, now: datetime,
+async def write_event(client: Client, subject: Owner, record: EventRecord, now: datetime,
                       fields: Mapping[str, object] | None = None) -> None:
     """Write an Event. One that cannot be written is logged, with these fields."""
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from finetune_api.experiment.comparison import compare_scores
 from finetune_api.experiment.plan import (
@@ -28,19 +28,24 @@ from finetune_api.experiment.status import ExperimentPhase, ExperimentReason, Fi
 from finetune_api.experiment.summary import (
     ExperimentReport,
     KnownRuns,
+    has_result,
     results_by_variant,
     summarize,
     variant_costs,
     with_report,
 )
+from finetune_api.job import KIND
 from finetune_api.reading.loading import InvalidJob
 from finetune_api.rules import STORED_RULES, broken_rules
+from finetune_api.values.api_model import GROUP, VERSION
 
+from finetune_operator.decide.actions import Delete
 from finetune_operator.decide.admission import spec_problems
 from finetune_operator.decide.conditions import EventRecord, StoredReason
+from finetune_operator.decide.experiment.actions import CreateOwned, OwnedAction, PatchOwned
 from finetune_operator.decide.experiment.first_start import why_not_started
 from finetune_operator.decide.experiment.known_jobs import KnownJobs, known_jobs
-from finetune_operator.manifests.child import Manifest
+from finetune_operator.decide.experiment.report import EndedExperiment, ReportStep, plan_report, remove_reports
 from finetune_operator.manifests.experiment_job import (
     held_job,
     limit_of_job,
@@ -58,35 +63,19 @@ _CHECKED = NotStarted(ExperimentReason.PREFLIGHT, "it is checked, and waits for 
 
 
 @dataclass(frozen=True)
-class CreateOwned:
-    """Create a job of the experiment. If it exists and the experiment owns it, nothing is done."""
-
-    manifest: Manifest
-
-
-@dataclass(frozen=True)
-class PatchOwned:
-    """Change a job of the experiment by a merge patch."""
-
-    job: JobView
-    patch: Manifest
-
-
-OwnedAction = CreateOwned | PatchOwned
-
-
-@dataclass(frozen=True)
 class ExperimentDecision:
     """What to do: the actions in their order, then one write of the status, then the deletions and the events.
 
     Attributes:
-        deletions: jobs to delete, once the status says what they have spent.
+        deletions: what to delete, once the status says what it has spent or found.
+        requeue_after: decide again after this time, even if nothing happens; None to wait for the next change.
     """
 
     status: FineTuneExperimentStatus
     actions: tuple[OwnedAction, ...] = ()
-    deletions: tuple[JobView, ...] = ()
+    deletions: tuple[Delete, ...] = ()
     events: tuple[EventRecord, ...] = ()
+    requeue_after: timedelta | None = None
 
 
 def plan_experiment(observation: ExperimentObservation, settings: Settings, now: datetime) -> ExperimentDecision:
@@ -112,13 +101,40 @@ def plan_experiment(observation: ExperimentObservation, settings: Settings, now:
         report = why_not_started(spec, runs, known, settings.currency)
     decided = _with_checks(decided, known) if report is None else _before_start(decided, experiment, known)
     ranking = _ranking(known, spec.rank_by, settings.currency) if decided.finished else None
-    summarized = KnownRuns(runs, known.rows, decided, ranking, known.removed_cost, settings.currency, known.removed,
+    known_runs = KnownRuns(runs, known.rows, decided, ranking, known.removed_cost, settings.currency, known.removed,
                            report, known.has_begun)
-    status = summarize(summarized, spec.suspend, view.status, view.generation, now)
-    return ExperimentDecision(
-        status, tuple(_actions(observation, experiment, known, decided)),
-        tuple(job for job in _deletions(observation, experiment, known, decided) if not job.deleting),
-        events_of(view.status, status))
+    step = _report_step(observation, experiment, known_runs, settings, now)
+    deletions = tuple(_deletions(observation, experiment, known, decided))
+    if step is None:  # The next report is another one: the ranking of this one is not kept.
+        status = summarize(known_runs, spec.suspend, view.status, view.generation, now).model_copy(update={
+            "reporting": None})
+        return ExperimentDecision(status, tuple(_actions(observation, experiment, known, decided)),
+                                  (*deletions, *remove_reports(view, observation.reports)),
+                                  events_of(view.status, status))
+    report = None if step.waiting is None else ExperimentReport(
+        ExperimentPhase.RUNNING, ExperimentReason.REPORTING, step.waiting)
+    told = replace(known_runs, ranking=step.ranking, report=report, remark=step.remark)
+    status = summarize(told, spec.suspend, view.status, view.generation, now).model_copy(update={
+        "report": step.location, "reporting": step.record})
+    actions = (*_actions(observation, experiment, known, decided), *step.actions)
+    return ExperimentDecision(status, actions, (*deletions, *step.deletions), events_of(view.status, status),
+                              step.requeue_after)
+
+
+def _report_step(observation: ExperimentObservation, experiment: Experiment, known: KnownRuns, settings: Settings,
+                 now: datetime) -> ReportStep | None:
+    """What to do about the report; None if the jobs have not ended, or there is nothing to report."""
+    view, rows = observation.view, known.listed
+    suspended = experiment.resource.spec.suspend
+    if known.ranking is None or not any(map(has_result, rows)):
+        return None
+    if view.status.completion_time and view.status.reporting is None and view.status.observed_generation \
+            == view.generation:
+        return None  # A release that writes no report has ended it.
+    status = summarize(replace(known, ranking=None), suspended, view.status, view.generation, now)
+    without = status.model_copy(update={"report": None, "reporting": None})
+    step = plan_report(EndedExperiment(observation, experiment, rows, without, known.ranking), settings, now)
+    return None if suspended and step.waiting else step
 
 
 def _problems(experiment: Experiment | InvalidJob, settings: Settings) -> str:
@@ -192,11 +208,13 @@ def _actions(observation: ExperimentObservation, experiment: Experiment, known: 
 
 
 def _deletions(observation: ExperimentObservation, experiment: Experiment, known: KnownJobs, decided: ExperimentPlan
-               ) -> Iterator[JobView]:
+               ) -> Iterator[Delete]:
     """Jobs that nobody needs: those of removed variants that have not ended, and those that halving gave up."""
     wanted, halved = {run.name for run in experiment.runs}, _halved(decided)
-    yield from (job for name, job in known.held.items() if name not in wanted or name in halved)
-    yield from (observation.jobs[one.name] for one in decided.actions if isinstance(one, StopJob))
+    unneeded = [name for name in known.held if name not in wanted or name in halved]
+    stopped = [one.name for one in decided.actions if isinstance(one, StopJob)]
+    yield from (Delete(f"{GROUP}/{VERSION}", KIND, name) for name in (*unneeded, *stopped)
+                if not observation.jobs[name].deleting)
 
 
 def _halved(decided: ExperimentPlan) -> frozenset[str]:

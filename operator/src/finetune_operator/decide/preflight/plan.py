@@ -11,17 +11,11 @@ from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status import Phase, PreflightStatus
 
 from finetune_operator.decide.actions import Action, Create, Plan
-from finetune_operator.decide.attempts.end_time import end_time_of_pods, scheduled_at, waits_for_sidecars
+from finetune_operator.decide.attempts.cpu_pod import cpu_node, wait_of_cpu_pod
+from finetune_operator.decide.attempts.end_time import end_time_of_pods, waits_for_sidecars
 from finetune_operator.decide.attempts.retry_delay import backoff
 from finetune_operator.decide.attempts.verdict import AttemptVerdict
-from finetune_operator.decide.attempts.waiting import (
-    POD_DELAY,
-    describe_wanted_node,
-    next_start_check,
-    verdict_if_start_fails,
-    why_held_without_queue,
-    why_not_running,
-)
+from finetune_operator.decide.attempts.waiting import describe_wanted_node, verdict_if_start_fails
 from finetune_operator.decide.conditions import ConditionReport, set_conditions
 from finetune_operator.decide.cost import price_per_accelerator_hour
 from finetune_operator.decide.preflight.outcome import after_preflight
@@ -109,27 +103,17 @@ def _fail(state: PreflightState, given_up: AttemptVerdict) -> Plan:
 
 def _watch_check(state: PreflightState, check: AttemptView) -> Plan:
     """A check exists and has not ended: report what it waits for, or that it runs."""
-    if check.suspended:
-        queue = state.settings.preflight.queue_name
-        why = f"the queue {queue} has not admitted it yet (Kueue starts it)" if queue else why_held_without_queue(
-            "An administrator names a queue in preflight.queueName of the operator's settings")
-        return report_preflight(state, Reason.WAITING_FOR_QUOTA, f"the check before the start: {why}")
-    scheduled = scheduled_at(check.present_pods)
-    requeue_after = None if check.pods else POD_DELAY
-    if scheduled and not any(pod.running for pod in check.present_pods):
-        requeue_after = next_start_check(scheduled, state.now, state.settings.start_timeout)
-    waits_for = why_not_running(check, _wanted_node(state), state.now)
-    if waits_for is None:
-        return report_preflight(state, Reason.PREFLIGHT, _CHECKING, requeue_after=requeue_after)
-    unschedulable = any(pod.unschedulable is not None for pod in check.present_pods)
-    return report_preflight(state, Reason.UNSCHEDULABLE if unschedulable else Reason.CANNOT_START,
-                            f"the check before the start: {waits_for}", requeue_after=requeue_after)
+    wait = wait_of_cpu_pod(check, _wanted_node(state), state.settings, state.now)
+    if wait.reason is None:
+        return report_preflight(state, Reason.PREFLIGHT, _CHECKING, requeue_after=wait.requeue_after)
+    return report_preflight(state, wait.reason, f"the check before the start: {wait.message}",
+                            requeue_after=wait.requeue_after)
 
 
 def _wanted_node(state: PreflightState) -> str:
     """The kind of node that a check needs, in words."""
     settings = state.settings
-    wanted = f"{settings.preflight.cpu} CPU and {settings.preflight.memory} of memory"
+    wanted = cpu_node(settings)
     if claims(state.spec, settings):
         without_gpu = settings.accelerator(state.spec.compute).model_copy(update={"resource": None})
         wanted += (" (if it is the first to use a claim, on a node of "

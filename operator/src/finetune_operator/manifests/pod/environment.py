@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from finetune_api.spec.job import FineTuneJobSpec
 
@@ -14,13 +14,27 @@ _OPTIONAL_KEYS = ("AWS_SESSION_TOKEN",)
 
 
 def trainer_environment(spec: FineTuneJobSpec, settings: Settings, *, has_accelerator: bool) -> list[Manifest]:
-    """The variables of a pod that runs the trainer's image.
+    """The variables of a trainer or a check.
 
     Args:
         spec: of the job.
         settings: the administrator's.
         has_accelerator: whether the pod requests accelerators.
     """
+    return _environment(settings, (*_input_keys(spec), *_output_keys(spec)), has_accelerator)
+
+
+def report_environment(spec: FineTuneJobSpec, settings: Settings) -> list[Manifest]:
+    """The variables of a pod that reads results and writes a report: it gets the keys of the output only.
+
+    Args:
+        spec: of a job with the experiment's output.
+        settings: the administrator's.
+    """
+    return _environment(settings, tuple(_output_keys(spec)), has_accelerator=False)
+
+
+def _environment(settings: Settings, secret_keys: Sequence[tuple[str, str]], has_accelerator: bool) -> list[Manifest]:
     values = {"HOME": "/tmp", "TMPDIR": "/tmp", "HF_HOME": f"{CACHE}/huggingface", "FINETUNE_CACHE": CACHE,
               "FINETUNE_PVC_ROOT": PVC_ROOT, "FINETUNE_DATASET_HOSTS": ",".join(settings.allowed.dataset_hosts)}
     if not has_accelerator:
@@ -30,7 +44,7 @@ def trainer_environment(spec: FineTuneJobSpec, settings: Settings, *, has_accele
     # The pod's CPU request, rounded up, after podTemplate is merged. The host has more CPUs, for other pods.
     variables.append({"name": "FINETUNE_CPUS",
                       "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu", "divisor": "1"}}})
-    for secret, key in _secret_keys(spec):
+    for secret, key in secret_keys:
         reference: Manifest = {"name": secret, "key": key}
         if key in _OPTIONAL_KEYS:
             reference["optional"] = True
@@ -52,13 +66,18 @@ def _variables(values: dict[str, str]) -> list[Manifest]:
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
-def _secret_keys(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
-    """Name and key of each Secret's entry. The keys are fixed: an author names only the Secret."""
-    reference, s3 = spec.evaluation.reference, spec.output.s3
+def _input_keys(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
+    """Name and key of the Secrets' entries for what is read. The keys are fixed: an author names only the Secret."""
+    reference = spec.evaluation.reference
     if spec.model.token_secret_ref:
         yield spec.model.token_secret_ref.name, "HF_TOKEN"
+    if reference and reference.api_key_secret_ref:
+        yield reference.api_key_secret_ref.name, "OPENAI_API_KEY"
+
+
+def _output_keys(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
+    """Name and key of the Secret's entries for the output."""
+    s3 = spec.output.s3
     if s3 and s3.credentials_secret_ref:
         for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
             yield s3.credentials_secret_ref.name, key
-    if reference and reference.api_key_secret_ref:
-        yield reference.api_key_secret_ref.name, "OPENAI_API_KEY"

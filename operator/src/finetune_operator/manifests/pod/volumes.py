@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.values.uris import Uri
 
 from finetune_operator.manifests.child import Manifest
 from finetune_operator.manifests.pod.resources import PodResources
@@ -46,9 +48,18 @@ def config_volume(name: str, config_map: str, path: str) -> Volume:
 
 def working_volumes(spec: FineTuneJobSpec, settings: Settings, resources: PodResources) -> tuple[Volume, ...]:
     """Temporary files, shared memory, the model cache and the job's claims."""
+    return _volumes(resources, settings.model_cache_claim, _job_claims(spec))
+
+
+def report_volumes(outputs: Iterable[Uri], resources: PodResources) -> tuple[Volume, ...]:
+    """Temporary files, and the claims with the outputs of an experiment's jobs."""
+    return _volumes(resources, None, {output.authority: False for output in outputs if output.scheme == "pvc"})
+
+
+def _volumes(resources: PodResources, cache_claim: str | None, named: Mapping[str, bool]) -> tuple[Volume, ...]:
+    """The volumes of a pod; the claims are those that it names, and whether it only reads them."""
     scratch = {"emptyDir": {"sizeLimit": str(resources.disk)}}
-    cache = ({"persistentVolumeClaim": {"claimName": settings.model_cache_claim}}
-             if settings.model_cache_claim else scratch)
+    cache = {"persistentVolumeClaim": {"claimName": cache_claim}} if cache_claim else scratch
     # Data loaders and NCCL need more than the default of 64 MiB. It counts as the container's memory.
     shared_memory = {"emptyDir": {"medium": "Memory", "sizeLimit": str(resources.memory)}}
     return (
@@ -57,7 +68,7 @@ def working_volumes(spec: FineTuneJobSpec, settings: Settings, resources: PodRes
         Volume("cache", cache, CACHE),
         *(Volume(f"claim-{index}", {"persistentVolumeClaim": {"claimName": claim, "readOnly": read_only}},
                  f"{PVC_ROOT}/{claim}", read_only)
-          for index, (claim, read_only) in enumerate(sorted(_job_claims(spec).items()))),
+          for index, (claim, read_only) in enumerate(sorted(named.items()))),
     )
 
 

@@ -48,9 +48,9 @@ class WrittenReport:
     def reported(self) -> ReportedExperiment:
         """The same for the operator."""
         return ReportedExperiment(
-            outcome=Outcome.SUCCEEDED, message="; ".join([self.status.conclusion or "no variant has a result",
-                                                          *self.missing]),
-            report=self.status.report, comparison=self.facts.comparison)
+            outcome=Outcome.SUCCEEDED, message="; ".join(self.missing) or "the report is complete",
+            is_incomplete=bool(self.missing), report=self.status.report, winner=self.status.winner,
+            conclusion=self.status.conclusion, ranking=self.status.ranking)
 
 
 def write_report(experiment: Experiment, status: FineTuneExperimentStatus, clock: Clock) -> WrittenReport:
