@@ -51,7 +51,8 @@ def copy(tmp_path_factory):
 
 
 @pytest.mark.parametrize("file", [
-    "crds/finetune.dev_finetunejobs.yaml", "crds/finetunejob.schema.json", "docs/reference/api.md",
+    "crds/finetune.dev_finetunejobs.yaml", "crds/finetunejob.schema.json", "crds/finetuneexperiment.schema.json",
+    "docs/reference/api.md",
 ])
 def test_the_model_reaches_crd_schema_and_docs(copy, file):
     assert "shortestAnswer" in (copy / file).read_text(encoding="utf-8")

@@ -126,7 +126,7 @@ CHANGED = {
 
 SAMPLE = "deploy/samples/biases.yaml"
 GENERATED = {"crds/finetune.dev_finetuneexperiments.yaml", "crds/finetune.dev_finetunejobs.yaml",
-             "crds/finetunejob.schema.json", "docs/reference/api.md"}
+             "crds/finetunejob.schema.json", "crds/finetuneexperiment.schema.json", "docs/reference/api.md"}
 """What `make generate` writes without Helm; the chart's copy of the definitions comes on top."""
 
 

@@ -13,12 +13,20 @@ from finetune_api.explain.fields import FieldDoc, document_field
 from finetune_api.job import FineTuneJob
 from finetune_api.rules import RULES, STORED_RULES
 
+_EDITORS = (
+    "`crds/finetune.schema.json` of the repository is a JSON Schema for jobs and experiments, also in one file with "
+    "other objects. An editor with the YAML language server completes and checks fields with it, also those in the "
+    "patches and sweeps of an experiment, if the first line of a file is this one, with the path from that file:",
+    "",
+    "    # yaml-language-server: $schema=crds/finetune.schema.json",
+)
+
 
 def reference() -> str:
     """Every field of a FineTuneJob, and the rules that join fields."""
     lines = ["# FineTuneJob (finetune.dev/v1alpha1)", "",
              "Generated from finetune_api by `make generate`; edit the models instead. `finetune explain FIELD` shows "
-             "the same in a shell, `kubectl explain ftj.FIELD` in a cluster.", ""]
+             "the same in a shell, `kubectl explain ftj.FIELD` in a cluster.", "", *_EDITORS, ""]
     for section in document_field(FineTuneJob, "").fields:
         if section.path in ("spec", "status"):
             lines += field_tables(FineTuneJob, document_field(FineTuneJob, section.path))
@@ -33,7 +41,7 @@ def experiment_reference() -> str:
     lines = ["# FineTuneExperiment (finetune.dev/v1alpha1)", "",
              "Generated from finetune_api by `make generate`; edit the models instead. `finetune explain fte.FIELD` "
              "shows it in a shell, `kubectl explain fte.FIELD` in a cluster. [Compare methods and "
-             "settings](../how-to/experiments.md) shows how it is used.", ""]
+             "settings](../how-to/experiments.md) shows how it is used.", "", *_EDITORS, ""]
     for section in document_field(FineTuneExperiment, "").fields:
         if section.path in ("spec", "status"):
             lines += field_tables(FineTuneExperiment, document_field(FineTuneExperiment, section.path),

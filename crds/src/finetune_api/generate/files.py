@@ -10,13 +10,17 @@ import yaml
 
 from finetune_api.definition.crd import PLURAL, crd, editor_schema
 from finetune_api.definition.experiment_crd import EXPERIMENT_PLURAL, experiment_crd
+from finetune_api.definition.experiment_editor_schema import experiment_editor_schema
+from finetune_api.experiment.resource import EXPERIMENT_KIND
 from finetune_api.generate.api_page import experiment_reference, reference
 from finetune_api.generate.enums import exit_codes_module, reasons_module
 from finetune_api.generate.reason_tables import alert_table, exit_code_table, failed_job_alerts, reason_tables
+from finetune_api.job import KIND
 from finetune_api.values.api_model import GROUP
 
 _HEADER = "# Generated from finetune_api by `make generate`; edit the models instead.\n"
 _SOURCE = "crds/src/finetune_api"
+_JOB_SCHEMA, _EXPERIMENT_SCHEMA = "crds/finetunejob.schema.json", "crds/finetuneexperiment.schema.json"
 
 
 def generated_files() -> dict[str, str]:
@@ -24,12 +28,26 @@ def generated_files() -> dict[str, str]:
     return {
         f"crds/{GROUP}_{PLURAL}.yaml": _yaml(crd()),
         f"crds/{GROUP}_{EXPERIMENT_PLURAL}.yaml": _yaml(experiment_crd()),
-        "crds/finetunejob.schema.json": json.dumps(editor_schema(), indent=2, ensure_ascii=False) + "\n",
+        _JOB_SCHEMA: _json(editor_schema()),
+        _EXPERIMENT_SCHEMA: _json(experiment_editor_schema()),
+        "crds/finetune.schema.json": _json(_schema_by_kind()),
         "docs/reference/api.md": reference(),
         "docs/reference/experiment.md": experiment_reference(),
         f"{_SOURCE}/generated/reasons.py": reasons_module(),
         f"{_SOURCE}/generated/exit_codes.py": exit_codes_module(),
     }
+
+
+def _schema_by_kind() -> dict[str, Any]:
+    """The JSON Schema of files with jobs, experiments and objects of other kinds."""
+    kinds = {KIND: _JOB_SCHEMA, EXPERIMENT_KIND: _EXPERIMENT_SCHEMA}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "allOf": [
+        {"if": {"required": ["kind"], "properties": {"kind": {"const": kind}}},
+         "then": {"$ref": file.rpartition("/")[2]}} for kind, file in kinds.items()]}
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def _yaml(document: Any) -> str:
