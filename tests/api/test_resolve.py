@@ -217,6 +217,21 @@ def test_what_reft_leaves_out_is_filled_in_as_in_the_paper_but_for_an_adapter():
     assert (programs.ppo.kl_coefficient, programs.reward.timeout) == (0.01, timedelta(seconds=2))
 
 
+@pytest.mark.parametrize(("answers", "written", "reward"), [
+    ({}, {}, "finalAnswer"), (JSON_ANSWERS, {}, "fieldsMatch"),
+    (JSON_ANSWERS, {"reft": {"reward": {"partial": 0.0}}}, "fieldsMatch"),
+    (JSON_ANSWERS, {"reft": {"reward": {"type": "finalAnswer"}}}, "finalAnswer"),
+    (JSON_ANSWERS, {"reft": {"reward": {"type": "json"}}}, "json"),
+])
+def test_reft_judges_json_answers_by_their_fields_unless_another_reward_is_written(answers, written, reward):
+    patch = {"dataset": answers, "method": {"type": "ReFT", **written}}
+    resolved = resolve_defaults(job(**patch).spec).method.reft.reward
+    assert str(resolved.type) == reward
+    written_out = merge_patch(patch, {"method": {"reft": {"reward": {"type": reward}}}})
+    assert _digest(patch) == _digest(written_out)
+    assert resolve_defaults(job(dataset=answers).spec).method.reft is None
+
+
 def test_what_is_left_out_is_filled_in():
     spec = resolve_defaults(job().spec)
     assert spec.dataset.evaluation_fraction == 0.1

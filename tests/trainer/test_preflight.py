@@ -98,7 +98,8 @@ def test_no_weights_are_read(folder, tmp_path):
     ({"model": {"source": "file:///nowhere/model"}}, 66, "spec.model.source", "no such folder"),
     ({"dataset": {"source": "file:///nowhere/rows.jsonl"}}, 66, None, "no such file"),
     ({"output": {"uri": "file:///proc/out"}}, 73, None, "/proc/out"),
-    ({"method": REFT}, 64, "spec.method.reft.reward.trigger", "occurs in no row's completion"),
+    ({"method": {**REFT, "reft": {"reward": {"type": "finalAnswer"}}}}, 64, "spec.method.reft.reward.trigger",
+     "occurs in no row's completion"),
     ({"method": {**REFT, "reft": {"lora": {"targetModules": ["q_prj"]}}}, "dataset": CHAINS}, 64,
      "spec.method.reft.lora.targetModules", "did you mean q_proj?"),
 ], ids=["column", "layer", "schema", "long rows refused", "long rows dropped", "no model", "no data", "output",
@@ -108,6 +109,11 @@ def test_what_cannot_work_is_refused_with_the_runs_own_code_and_words(folder, se
     assert (checked.code, checked.result.verdict) == (code, PreflightVerdict.REFUSED), checked.result.message
     assert words in checked.result.message
     assert checked.result.field == field
+
+
+def test_reft_needs_no_reward_where_answers_are_json(folder):
+    checked = check(folder, method=REFT)
+    assert checked.result.verdict is PreflightVerdict.PASSED, checked.result.message
 
 
 @pytest.fixture

@@ -4,8 +4,11 @@ import json
 
 import pytest
 from finetune_api.methods.reft import RewardSpec
+from finetune_api.spec.evaluation import Metric
+from finetune_trainer.data.answers.json_answers import AnswerSchema
 from finetune_trainer.data.rows import Example, Severity, SourceRow
 from finetune_trainer.errors import BadConfig, BadData
+from finetune_trainer.evaluation.scores import score_with_rows
 from finetune_trainer.rewards.judging import final_answer, judge_answer, number, same_text
 from finetune_trainer.rewards.rewards import Judge, with_right_answers
 
@@ -55,7 +58,8 @@ def test_a_right_answer_is_worth_one_a_wrong_one_of_its_type_a_tenth_and_none_no
 
 
 def _judge(**reward):
-    return Judge(RewardSpec.model_validate_json(json.dumps(reward)), (reward.get("plugin"),))
+    written = {"type": "finalAnswer", **reward}
+    return Judge(RewardSpec.model_validate_json(json.dumps(written)), (reward.get("plugin"),))
 
 
 def _example(answer, target=None, location="train row 1", columns=None):
@@ -71,6 +75,57 @@ def test_a_json_answer_has_credit_for_each_field(response, reward):
     (verdict,) = _judge(type="json").judge([response], [_example("", '{"a": 1, "b": "x"}')])
     assert verdict.reward == pytest.approx(reward)
     assert verdict.right is (reward == 1)
+
+
+@pytest.mark.parametrize(("response", "reward"), [
+    ('{"reason": "other words", "fine": 2, "custody": false}', 1), (' {"custody": false, "fine": 2.0, "x": 1}\n', 1),
+    ('{"fine": 1, "custody": false}', 0.1), ('{"fine": 2.005, "custody": false}', 0.1),
+    ('{"fine": 2, "custody": 0}', 0.1), ('{"fine": 2}', 0), ("{}", 0), ("[2]", 0), ("no JSON", 0),
+    ('#### {"fine": 2, "custody": false}', 0),
+])
+def test_a_json_answer_is_right_if_its_classes_are_whatever_its_free_text_says(response, reward):
+    train = [_example(json.dumps({"reason": f"text {fine}", "fine": fine, "custody": False}), location=f"row {fine}")
+             for fine in range(15)]
+    judge = _judge(type="fieldsMatch")
+    rows, _, findings = with_right_answers(train, (), [SourceRow(row.location, {}) for row in train], judge)
+    assert findings == []
+    (verdict,) = judge.judge([response], [rows[2]])
+    assert (verdict.reward, verdict.right) == (reward, reward == 1)
+
+
+def test_the_reward_and_the_metric_of_its_name_agree_on_every_answer():
+    rows: list[dict] = [{"reason": f"text {row}", "fine": row % 3, "guilty": row % 2 == 0, "kind": "ab"[row % 2]}
+                        for row in range(16)]
+    changes: list[dict] = [{}, {"reason": ""}, {"fine": 9}, {"guilty": 1}, {"kind": "A"}, {"fine": None}, {"more": [1]},
+                           {"fine": 1.0, "guilty": True}]
+    expected = [json.dumps(row) for row in rows]
+    given = [json.dumps(row | changes[index % 8]) for index, row in enumerate(rows)]
+    given[3], given[4], given[5] = "{}", expected[4][:-1], f"Answer: {expected[5]}"
+    examples = [_example(text, location=f"row {index}") for index, text in enumerate(expected)]
+    judge = _judge(type="fieldsMatch")
+    judged = with_right_answers(examples, (), [SourceRow(one.location, {}) for one in examples], judge)[0]
+    by_metric = score_with_rows(expected, given, [Metric.FIELDS_MATCH])[1]["fieldsMatch"]
+    assert [float(verdict.right) for verdict in judge.judge(given, judged)] == by_metric
+    assert 0 < sum(by_metric) < len(rows)
+
+
+def test_roll_outs_and_held_out_answers_are_right_by_the_same_fields():
+    """Two texts in three rows would be classes, were they alone; the schema's are classes in any case."""
+    answers = [json.dumps({"reason": f"text {row}", "verdict": f"word {row}", "fine": row % 3}) for row in range(15)]
+    examples = [_example(answer, location=f"row {row}") for row, answer in enumerate(answers)]
+    schema = AnswerSchema({"properties": {"verdict": {"enum": [f"word {row}" for row in range(15)]}}})
+    train, held_out, findings = with_right_answers(
+        examples[:12], examples[12:], [SourceRow(one.location, {}) for one in examples], _judge(type="fieldsMatch"),
+        schema)
+    assert (len(train), len(held_out), findings) == (12, 3, [])
+    assert json.loads(held_out[0].target) == {"verdict": "word 12", "fine": 0}
+    assert {frozenset(json.loads(one.target)) for one in (*train, *held_out)} == {frozenset(("verdict", "fine"))}
+
+
+def test_answers_of_free_text_alone_cannot_be_judged_by_their_fields():
+    with pytest.raises(BadConfig, match=r"reward\.type: fieldsMatch compares fields whose values are classes, and the "
+                                        r"right answers have none \(x: it has 3 different texts in 3 rows; .* enum in"):
+        _rows(['{"x": "a"}', '{"x": "b"}', '{"x": "c"}'], {"type": "fieldsMatch"})
 
 
 def test_a_program_is_judged_by_what_it_returns():
@@ -145,7 +200,8 @@ def test_nothing_is_loaded_by_a_name_that_the_administrator_does_not_allow(insta
 def _rows(answers, reward, columns=None):
     examples = [_example(answer, location=f"train row {number}") for number, answer in enumerate(answers, start=1)]
     rows = [SourceRow(example.location, columns or {"answer": "4"}) for example in examples]
-    return with_right_answers(examples, rows, _judge(**reward))
+    found, _, findings = with_right_answers(examples, (), rows, _judge(**reward))
+    return found, findings
 
 
 def test_right_answers_come_from_the_template_or_from_the_row_itself():
@@ -164,6 +220,7 @@ def test_right_answers_come_from_the_template_or_from_the_row_itself():
     (["a\n#### 4"], {"answer": "{{ nothing }}"}, None,
      "train row 1: spec.method.reft.reward.answer: the template fails: 'nothing' is undefined"),
     (["[1]"], {"type": "json", "answer": "[1]"}, None, "train row 1: the right answer '[1]' is not a JSON object"),
+    (['{"a": 1}', "[1]"], {"type": "fieldsMatch"}, None, "train row 2: reward.answer gives no right answer"),
     (["prose"], {"type": "program", "answer": "4", "timeout": "2s"}, None,
      "train row 1: its completion has no chain of thought: it is no Python that defines the function solution"),
 ])
@@ -177,6 +234,14 @@ def test_a_row_that_is_wrong_by_its_own_measure_is_a_warning():
     assert found.target == "4"
     assert (finding.severity, str(finding)) == (
         Severity.WARNING, "train row 1: its own completion is not right: '5', and the right answer is '4'")
+
+
+def test_a_row_whose_json_is_wrong_by_the_template_is_a_warning():
+    (found,), (finding,) = _rows(['{"a": 1, "b": "x"}'], {"type": "fieldsMatch", "answer": '{"a": 2}'})
+    assert found.target == '{"a": 2}'
+    assert (finding.severity, str(finding)) == (
+        Severity.WARNING, "train row 1: its own completion is not right: '{\"a\": 1}', and the right answer is "
+                          "'{\"a\": 2}'")
 
 
 def test_a_trigger_that_occurs_nowhere_is_refused_with_what_the_rows_have():

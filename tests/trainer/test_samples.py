@@ -124,7 +124,7 @@ def test_a_methods_sample_trains_the_real_small_model(few_judgments, tmp_path, n
 def test_reft_trains_the_real_small_model_in_both_stages(few_judgments, tmp_path):
     result = _on_the_real_small_model("qdora", few_judgments, tmp_path, method={
         "type": "ReFT", "dora": None, "reft": {
-            "reward": {"type": "json"}, "ppo": {"steps": 2, "rollouts": 4, "miniBatchSize": 2, "maxNewTokens": 6}}})
+            "ppo": {"steps": 2, "rollouts": 4, "miniBatchSize": 2, "maxNewTokens": 6}}})
     assert result["evaluation"]["after"]["loss"] < result["evaluation"]["before"]["loss"]
     assert (result["step"], result["totalSteps"]) == (4, 4)
 

@@ -6,11 +6,11 @@ import time
 import pytest
 from finetune_api.spec.evaluation import GateSpec, Metric
 from finetune_api.status.evaluation import headline
+from finetune_trainer.data.answers.categorical_fields import categorical_fields
 from finetune_trainer.data.answers.json_answers import AnswerSchema
 from finetune_trainer.evaluation.gate import judge
 from finetune_trainer.evaluation.scores import (
     absent,
-    categorical_fields,
     f1_macro,
     f1_micro,
     majority_scores,

@@ -20,7 +20,10 @@ _DECIDES_NOTHING: dict[str, Any] = {"compute": True, "budget": True, "run_policy
 def resolve_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     """The spec with every default that does not depend on model and data. Fields that are set stay as they are."""
     data, training, evaluation = spec.dataset, spec.training, spec.evaluation
-    method, definition = spec.method.resolved, spec.method.definition
+    definition, method = spec.method.definition, spec.method
+    if data.answer_format.type is AnswerType.JSON:
+        method = method.with_settings(definition.for_json_answers(method.settings))
+    method = method.resolved
     if data.evaluation_split is None and data.evaluation_fraction is None:
         data = data.model_copy(update={"evaluation_fraction": DEFAULT_EVALUATION_FRACTION})
     if training.epochs is None and training.max_steps is None:

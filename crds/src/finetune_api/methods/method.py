@@ -77,6 +77,10 @@ class Method(Generic[SettingsT]):
         """The blocks with which the method is estimated beside others: one for each way to use it."""
         return (self.smallest_block,)
 
+    def for_json_answers(self, settings: SettingsT | None) -> SettingsT | None:
+        """The settings with the defaults that differ where the answers of the job are JSON."""
+        return settings
+
     def resolved(self, settings: SettingsT | None) -> SettingsT | None:
         """The settings with every default that does not depend on model and data; None for a method without any."""
         return settings

@@ -51,6 +51,7 @@ class RewardType(StrEnum):
     """How an answer is found in what the model wrote."""
 
     FINAL_ANSWER = "finalAnswer"
+    FIELDS_MATCH = "fieldsMatch"
     JSON = "json"
     PROGRAM = "program"
     PLUGIN = "plugin"
@@ -59,10 +60,12 @@ class RewardType(StrEnum):
 class RewardSpec(ApiModel):
     """What a whole response is worth: 1 for a right answer, `partial` for one of the right type, else 0."""
 
-    type: RewardType = RewardType.FINAL_ANSWER
-    """`finalAnswer` reads what follows the last `trigger`; `json` compares the fields of one JSON object, with partial
-    credit for each; `program` runs the response's Python function `solution` in a sandbox and takes what it returns;
-    `plugin` asks a plug-in of the trainer's image."""
+    type: RewardType | None = None
+    """`finalAnswer` reads what follows the last `trigger`; `fieldsMatch` reads the response as a JSON object, which is
+    right where the metric of this name says so: free text does not count; `json` compares all fields of one JSON
+    object, with partial credit for each; `program` runs the response's Python function `solution` in a sandbox and
+    takes what it returns; `plugin` asks a plug-in of the trainer's image. Left out: `fieldsMatch` where
+    `dataset.answerFormat.type` is `json`, else `finalAnswer`."""
 
     trigger: Annotated[str, Field(min_length=1, max_length=100)] = "####"
     """What the final answer follows, in the data and in responses (`finalAnswer` and, where it occurs, `json`)."""
@@ -72,10 +75,11 @@ class RewardSpec(ApiModel):
     own completion, just as in a response. `program` needs it."""
 
     tolerance: Annotated[float, Field(ge=0)] = 1e-2
-    """Numbers no further apart than this are the same."""
+    """Numbers no further apart than this are the same. `fieldsMatch` compares exactly."""
 
     partial: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Reward for an answer that can be read and has the right answer's type, but is wrong."""
+    """Reward for an answer that can be read and has the right answer's type (`fieldsMatch`: all fields that count), but
+    is wrong."""
 
     plugin: PluginName | None = None
     """Plug-in of type `plugin`: the name of an entry point of the group `finetune.rewards` in the trainer's image,
@@ -172,7 +176,7 @@ def _trains_all_weights(method: Section) -> bool:
 
 
 def _reward_type(method: Section) -> str:
-    written: str = _part(method, "reward").get("type", "finalAnswer")
+    written: str = _part(method, "reward").get("type", "")
     return written
 
 
@@ -189,7 +193,8 @@ _RULES = (
     Rule(
         "spec.method", "reft.reward.plugin",
         lambda method: ("plugin" in _part(method, "reward")) == (_reward_type(method) == "plugin"),
-        "!has(self.reft) || has(self.reft.reward.plugin) == (self.reft.reward.type == 'plugin')",
+        "!has(self.reft) || has(self.reft.reward.plugin) == "
+        "(has(self.reft.reward.type) && self.reft.reward.type == 'plugin')",
         "reward type plugin needs the plug-in's name, and no other type takes one",
         accepts={"type": "ReFT", "reft": {"reward": {"type": "plugin", "plugin": "by-length"}}},
         refuses={"type": "ReFT", "reft": {"reward": {"type": "plugin"}}},
@@ -206,10 +211,24 @@ _RULES = (
     Rule(
         "spec.method", "reft.reward.answer",
         lambda method: _reward_type(method) != "program" or "answer" in _part(method, "reward"),
-        "!has(self.reft) || self.reft.reward.type != 'program' || has(self.reft.reward.answer)",
+        "!has(self.reft) || !has(self.reft.reward.type) || self.reft.reward.type != 'program' || "
+        "has(self.reft.reward.answer)",
         "reward type program needs a template of the right answer, such as answer: '{{ answer }}'",
         accepts={"type": "ReFT", "reft": {"reward": {"type": "program", "answer": "{{ answer }}"}}},
         refuses={"type": "ReFT", "reft": {"reward": {"type": "program"}}},
+    ),
+    Rule(
+        "spec", "method.reft.reward.type",
+        lambda spec: _reward_type(spec.get("method", {})) != "fieldsMatch"
+        or spec.get("dataset", {}).get("answerFormat", {}).get("type") == "json",
+        "!has(self.method) || !has(self.method.reft) || !has(self.method.reft.reward.type) || "
+        "self.method.reft.reward.type != 'fieldsMatch' || "
+        "(has(self.dataset.answerFormat) && self.dataset.answerFormat.type == 'json')",
+        "reward type fieldsMatch compares answers that are JSON: write dataset.answerFormat.type: json, or another "
+        "reward type",
+        accepts={"method": {"type": "ReFT", "reft": {"reward": {"type": "fieldsMatch"}}},
+                 "dataset": {"answerFormat": {"type": "json"}}},
+        refuses={"method": {"type": "ReFT", "reft": {"reward": {"type": "fieldsMatch"}}}},
     ),
     Rule(
         "spec.method", "reft.policy",
@@ -247,11 +266,19 @@ class Reft(Method[ReftSpec]):
                           "!has(self.method.reft) || self.method.reft.policy != 'Full'")
     rules = _RULES
 
+    def for_json_answers(self, settings: ReftSpec | None) -> ReftSpec:
+        """Answers are judged by their fields, if no other reward is written."""
+        reft = settings or ReftSpec()
+        reward = reft.reward.model_copy(update={"type": reft.reward.type or RewardType.FIELDS_MATCH})
+        return reft.model_copy(update={"reward": reward})
+
     def resolved(self, settings: ReftSpec | None) -> ReftSpec:
         """The settings with the defaults that depend on policy and reward."""
         reft = settings or ReftSpec()
         full = reft.policy is ReftPolicy.FULL
         ppo, reward = reft.ppo, reft.reward
+        if reward.type is None:
+            reward = reward.model_copy(update={"type": RewardType.FINAL_ANSWER})
         if ppo.learning_rate is None:
             ppo = ppo.model_copy(update={"learning_rate": DEFAULT_PPO_RATES[reft.policy]})
         if ppo.value_learning_rate is None:

@@ -14,9 +14,10 @@ from finetune_trainer.data.rendering.to_examples import to_examples
 from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow, summarise
 from finetune_trainer.errors import BadData
 
-AddTargets = Callable[[Sequence[Example], Sequence[SourceRow]], tuple[list[Example], list[Finding]]]
-"""Gives examples the right answer that a reward judges by. Takes examples and all source rows; returns the examples
-that have a right answer, and what is wrong with the others.
+AddTargets = Callable[[Sequence[Example], Sequence[Example], Sequence[SourceRow]],
+                      tuple[list[Example], list[Example], list[Finding]]]
+"""Gives examples the right answer that a reward judges by. Takes the examples to learn from, those to evaluate on, and
+all source rows; returns the examples of both that have a right answer, and what is wrong with the others.
 """
 
 
@@ -67,9 +68,8 @@ def check_examples(learn: Sequence[SourceRow], held_out: Sequence[SourceRow] | N
     for examples in (train, held):
         findings += answer_findings(examples, spec.dataset.answer_format)
     if add_targets:
-        train, wrong = add_targets(train, rows)
-        held, more = add_targets(held, rows)
-        findings += [*wrong, *more]
+        train, held, wrong = add_targets(train, held, rows)
+        findings += wrong
     duplicates: list[Finding] = []
     if held_out is not None:  # Else they were divided by question, or all ask the same one.
         train, duplicates = leave_out_duplicates(train, held)

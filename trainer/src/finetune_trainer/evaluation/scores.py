@@ -1,9 +1,8 @@
 """Scores of answers, compared with the expected answers. Pure: texts in, numbers out.
 
-A JSON answer is compared field by field, for the top-level fields of the expected answers. A field is *categorical* if
-the schema lists its values, or if its expected values are integers, booleans, or a few recurring texts. Only
-categorical fields have F1 scores and count for `fieldsMatch`, so a free-text explanation does not decide whether an
-answer is right.
+A JSON answer is compared field by field, for the top-level fields of the expected answers. Only categorical fields
+(data/answers/categorical_fields.py) have F1 scores and count for `fieldsMatch`, so a free-text explanation does not
+decide whether an answer is right.
 
 rewards/judging.py finds the number, the choice or the text in a response, and compares it.
 """
@@ -19,10 +18,10 @@ from typing import Any
 
 from finetune_api.spec.evaluation import Metric
 
+from finetune_trainer.data.answers.categorical_fields import categorical_fields, not_categorical
 from finetune_trainer.data.answers.json_answers import AnswerSchema, NotJson, parse_json
 
 Scores = dict[str, Any]
-_MOST_TEXTS = 10
 _MISSING = object()
 _BY_FIELD = (Metric.FIELDS_MATCH, Metric.FIELD_ACCURACY, Metric.FIELD_F1_MACRO, Metric.FIELD_F1_MICRO)
 
@@ -109,36 +108,11 @@ class _Compared:
         return columns
 
 
-def categorical_fields(values: Sequence[Any], schema: AnswerSchema | None = None) -> list[str]:
-    """The categorical fields, in their order in the answers."""
-    return [name for name, why in _fields(values, schema).items() if why is None]
-
-
-def _fields(values: Sequence[Any], schema: AnswerSchema | None) -> dict[str, str | None]:
-    """Every field, with the reason why it is not categorical; None for a categorical field."""
-    objects = [value for value in values if isinstance(value, Mapping)]
-    names = list(dict.fromkeys(name for value in objects for name in value))
-    listed = schema.enumerated if schema else frozenset()
-    return {name: None if name in listed else _no_classes([value[name] for value in objects if name in value])
-            for name in names}
-
-
-def _no_classes(column: Sequence[Any]) -> str | None:
-    if all(isinstance(item, int) or item is None for item in column):
-        return None
-    if not all(isinstance(item, str) or item is None for item in column):
-        return "it has values other than texts, integers and booleans"
-    texts = {item for item in column if isinstance(item, str)}
-    most = min(_MOST_TEXTS, max(2, len(column) // 5))
-    return None if len(texts) <= most else (f"it has {len(texts)} different texts in {len(column)} rows; a field "
-                                            f"with more than {most} counts as free text")
-
-
 def absent(expected: Sequence[str], metrics: Sequence[Metric], schema: AnswerSchema | None = None) -> str | None:
     """Which of the wanted metrics have no field to compare or leave a field out, and why; None where none does."""
     values = [parse(text) for text in expected]
     wanted = [metric for metric in metrics if metric in _BY_FIELD]
-    missing = {name: why for name, why in _fields(values, schema).items() if why is not None}
+    missing = not_categorical(values, schema)
     if not wanted:
         return None
     if not any(isinstance(value, Mapping) for value in values):

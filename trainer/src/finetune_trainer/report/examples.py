@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from finetune_api.methods.reft import RewardType
 from finetune_api.spec.evaluation import Metric
 
 from finetune_trainer.evaluation.scores import parse, score
@@ -59,14 +60,20 @@ def answered_examples(facts: RunFacts) -> list[AnsweredExample]:
 def _reference(facts: RunFacts, index: int, asked: SampleAnswer) -> list[tuple[str, SampleAnswer]]:
     """The reference model's answer, where it is judged by its text alone: no reward has judged it."""
     answer = facts.reference_answers.get(index)
-    if answer is None or facts.run.spec.method.reft is not None:
+    if answer is None or _has_other_reward(facts):
         return []
     return [(REFERENCE, replace(asked, answer=answer, right=None))]
 
 
 def judged(facts: RunFacts) -> str:
     """What makes an answer count as right, in words."""
-    return "it has the right answer" if facts.run.spec.method.reft else _judged(_fields(facts))
+    return "it has the right answer" if _has_other_reward(facts) else _judged(_fields(facts))
+
+
+def _has_other_reward(facts: RunFacts) -> bool:
+    """Whether a reward says what is right, and not the fields that the report compares."""
+    reft = facts.run.spec.method.reft
+    return reft is not None and (reft.reward.type is not RewardType.FIELDS_MATCH or not _fields(facts))
 
 
 def _fields(facts: RunFacts) -> tuple[str, ...]:

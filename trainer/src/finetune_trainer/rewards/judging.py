@@ -101,8 +101,13 @@ def judge_answer(found: str | None, right: str, tolerance: float, partial: float
 def json_answer(text: str, trigger: str) -> Mapping[str, Any] | None:
     """The JSON object after the last trigger, or in the whole text if it has no trigger; None if there is none."""
     _, found, rest = text.rpartition(trigger)
+    return json_object(rest if found else text)
+
+
+def json_object(text: str) -> Mapping[str, Any] | None:
+    """The JSON object that a text is; None if it is none."""
     try:
-        value = parse_json((rest if found else text).strip())
+        value = parse_json(text.strip())
     except NotJson:
         return None
     return value if isinstance(value, Mapping) else None
@@ -119,6 +124,22 @@ def judge_json(found: Mapping[str, Any] | None, right: Mapping[str, Any], tolera
     hits = sum(name in found and _same_value(found[name], value, tolerance) for name, value in right.items())
     share = hits / len(right)
     return Verdict(1.0 if share == 1 else partial + (1 - partial) * share, share == 1, shown)
+
+
+def judge_fields(found: Mapping[str, Any] | None, right: Mapping[str, Any], partial: float) -> Verdict:
+    """The reward of a JSON answer by some of its fields: 1 if it has the values of `right`, `partial` if it has these
+    fields with other values, else 0. Other fields of the answer do not count.
+
+    A share of the fields has no credit: where most labels of most rows are the same, an answer that is always the same
+    would earn nearly as much as a right one.
+    """
+    if found is None:
+        return NO_ANSWER
+    shown = json.dumps({name: found[name] for name in right if name in found}, ensure_ascii=False)
+    if not set(right) <= set(found):
+        return Verdict(0.0, False, shown)
+    same = all(_same_value(found[name], value, 0.0) for name, value in right.items())
+    return Verdict(1.0 if same else partial, same, shown)
 
 
 def _same_value(one: Any, other: Any, tolerance: float) -> bool:

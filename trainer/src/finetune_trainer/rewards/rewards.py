@@ -11,7 +11,8 @@ from typing import Any
 
 from finetune_api.methods.reft import REWARD_PLUGINS, RewardSpec, RewardType
 
-from finetune_trainer.data.answers.json_answers import NotJson, parse_json
+from finetune_trainer.data.answers.categorical_fields import categorical_fields, not_categorical
+from finetune_trainer.data.answers.json_answers import AnswerSchema, NotJson, parse_json
 from finetune_trainer.data.rendering.row_template import RowTemplate, row_data
 from finetune_trainer.data.rows import Example, Finding, Severity, SourceRow
 from finetune_trainer.errors import BadConfig, BadData
@@ -20,7 +21,9 @@ from finetune_trainer.rewards.judging import (
     Verdict,
     final_answer,
     json_answer,
+    json_object,
     judge_answer,
+    judge_fields,
     judge_json,
     number,
 )
@@ -71,6 +74,9 @@ class Judge:
                     for one, row in zip(ran, rows, strict=True)]
         if reward.type is RewardType.PLUGIN:
             return [self._ask_plugin(response, row, strict) for response, row in pairs]
+        if reward.type is RewardType.FIELDS_MATCH:
+            return [judge_fields(json_object(response), parse_json(_right(row)), reward.partial)
+                    for response, row in pairs]
         if reward.type is RewardType.JSON:
             return [judge_json(json_answer(response, reward.trigger), parse_json(_right(row)), reward.tolerance,
                                reward.partial) for response, row in pairs]
@@ -122,14 +128,31 @@ def _load(name: str, allowed: Collection[str]) -> Plugin:
     return plugin
 
 
-def with_right_answers(examples: Sequence[Example], rows: Sequence[SourceRow], judge: Judge
-                       ) -> tuple[list[Example], list[Finding]]:
+def with_right_answers(train: Sequence[Example], held_out: Sequence[Example], rows: Sequence[SourceRow], judge: Judge,
+                       schema: AnswerSchema | None = None) -> tuple[list[Example], list[Example], list[Finding]]:
     """Examples with their right answers and columns, and findings about examples that no reward can be computed for.
 
+    Args:
+        train: the examples to learn from.
+        held_out: the examples to evaluate on.
+        rows: all source rows.
+        judge: scores responses.
+        schema: the schema of the answers, which lists the values of fields.
+
     Raises:
-        BadConfig: the template is not valid, or the trigger occurs in no row.
+        BadConfig: the template is not valid, the trigger occurs in no row, or no field of the answers can be judged.
     """
-    reward = judge.reward
+    (learn, wrong), (held, more) = (_complete(examples, rows, judge.reward) for examples in (train, held_out))
+    if judge.reward.type is RewardType.FIELDS_MATCH:
+        # One choice for all rows: roll-outs and held-out answers are right by the same fields.
+        fields = _fields_that_count([*learn, *held], schema)
+        learn, held = ([_reduced(example, fields) for example in examples] for examples in (learn, held))
+    return learn, held, [*wrong, *_wrong_rows(learn, judge), *more, *_wrong_rows(held, judge)]
+
+
+def _complete(examples: Sequence[Example], rows: Sequence[SourceRow], reward: RewardSpec
+              ) -> tuple[list[Example], list[Finding]]:
+    """Examples with their right answers and columns, and findings about the others."""
     sources = {row.location: row for row in rows}
     if reward.type is RewardType.FINAL_ANSWER and examples and \
             not any(reward.trigger in example.answer for example in examples):
@@ -151,15 +174,39 @@ def with_right_answers(examples: Sequence[Example], rows: Sequence[SourceRow], j
             findings.append(Finding(Severity.ERROR, example.location, fault))
         else:
             found.append(complete)
-    return found, findings + _wrong_rows(found, judge)
+    return found, findings
+
+
+def _fields_that_count(examples: Sequence[Example], schema: AnswerSchema | None) -> frozenset[str]:
+    """The fields whose values are classes.
+
+    Raises:
+        BadConfig: there are answers, and none of their fields has classes.
+    """
+    answers = [parse_json(_right(example)) for example in examples]
+    fields = frozenset(categorical_fields(answers, schema))
+    if answers and not fields:
+        why = "; ".join(f"{name}: {reason}" for name, reason in not_categorical(answers, schema).items())
+        raise BadConfig(f"{_FIELD}.type: fieldsMatch compares fields whose values are classes, and the right answers "
+                        f"have none ({why}); list a field's values as an enum in dataset.answerFormat.jsonSchema, or "
+                        "write type: json, which compares all fields")
+    return fields
+
+
+def _reduced(example: Example, fields: Collection[str]) -> Example:
+    """The example with the fields of its right answer that count."""
+    answer = parse_json(_right(example))
+    return replace(example, target=json.dumps({name: value for name, value in answer.items() if name in fields},
+                                              ensure_ascii=False))
 
 
 def _own_answer(example: Example, reward: RewardSpec) -> str:
     """The answer in the row's own completion; empty if it has none."""
     if reward.type is RewardType.FINAL_ANSWER:
         return final_answer(example.answer, reward.trigger) or ""
-    if reward.type is RewardType.JSON:
-        value = json_answer(example.answer, reward.trigger)
+    if reward.type in (RewardType.JSON, RewardType.FIELDS_MATCH):
+        by_fields = reward.type is RewardType.FIELDS_MATCH
+        value = json_object(example.answer) if by_fields else json_answer(example.answer, reward.trigger)
         return json.dumps(value, ensure_ascii=False) if value else ""
     return example.answer
 
@@ -176,7 +223,7 @@ def _fault(example: Example, reward: RewardSpec) -> str | None:
             return f"the right answer {example.target!r} is a number, but its completion ends in {own!r}"
     if not example.target:
         return "reward.answer gives no right answer"
-    if reward.type is RewardType.JSON:
+    if reward.type in (RewardType.JSON, RewardType.FIELDS_MATCH):
         try:
             value = parse_json(example.target)
         except NotJson:

@@ -135,13 +135,14 @@ def _check_rows(spec: FineTuneJobSpec, allowed_plugins: Sequence[str], quick: bo
     judge = None
     if reward and not (quick and reward.type in (RewardType.PROGRAM, RewardType.PLUGIN)):
         judge = Judge(reward, allowed_plugins)
-    examples = check_examples(learn, held_out, spec, partial(with_right_answers, judge=judge) if judge else None)
+    schema = schema_validator(spec.dataset.answer_format.json_schema)
+    examples = check_examples(learn, held_out, spec,
+                              partial(with_right_answers, judge=judge, schema=schema) if judge else None)
     warnings = [finding for finding in examples.findings if finding.severity is Severity.WARNING]
     if warnings:
         found.notes.append(f"spec.dataset: {summarise(warnings)}")
     refuse_errors(examples.findings)
     found.counts = {**examples.counts, "train": len(examples.train), "heldOut": len(examples.held_out)}
-    why = absent([example.answer for example in examples.held_out], spec.evaluation.metrics or (),
-                 schema_validator(spec.dataset.answer_format.json_schema))
+    why = absent([example.answer for example in examples.held_out], spec.evaluation.metrics or (), schema)
     if why:
         found.notes.append(f"spec.evaluation.metrics: {why}")

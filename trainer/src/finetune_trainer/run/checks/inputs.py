@@ -81,7 +81,8 @@ def read_rows(config: RunConfig, model_config: Mapping[str, Any], chat: ChatForm
     """
     spec = config.spec
     judge = Judge(spec.method.reft.reward, config.allowed_plugins) if spec.method.reft else None
-    data = prepare(spec, chat, scratch, partial(with_right_answers, judge=judge) if judge else None)
+    schema = schema_validator(spec.dataset.answer_format.json_schema)
+    data = prepare(spec, chat, scratch, partial(with_right_answers, judge=judge, schema=schema) if judge else None)
     warnings = [*_beyond_positions(spec, model_config, data), *_not_measured(spec, data), *_opened(chat)]
     data = replace(data, findings=(*warnings, *data.findings))
     for finding in data.findings[:_SHOWN_FINDINGS]:
