@@ -292,6 +292,16 @@ def test_the_reference_models_answers_stand_beside_the_others():
     assert Walk(render_report(facts)).words().count("reference ✓ right") == 1
 
 
+def test_only_the_reward_of_the_fields_judges_the_reference_model_as_the_table_does():
+    for reward, words, shown in (("fieldsMatch", "if all of these fields are right: fine, prison.", True),
+                                 ("json", "if it has the right answer.", False)):
+        method = f"method: {{type: ReFT, reft: {{reward: {{type: {reward}}}}}}}"
+        run = run_config(re.sub("method: .*", method, JOB))
+        facts = facts_of_a_run(run=run, reference_answers={0: CASES[0][1]})
+        assert f"An answer counts as right {words}" in Walk(render_report(facts)).words()
+        assert any(one.title == "reference" for one in answered_examples(facts)[0].answers) is shown
+
+
 def test_the_configuration_is_the_spec_and_reads_the_same():
     walk = Walk(render_report(facts_of_a_run()))
     written = next(text for text in walk.text if text.startswith("model:"))
