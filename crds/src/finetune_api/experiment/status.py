@@ -82,7 +82,7 @@ class ExperimentReason(StrEnum):
     """The job is not in the experiment any more."""
 
     CANNOT_START = "CannotStart"
-    """The apiserver refuses a job. The message quotes it."""
+    """The apiserver refuses a job, or what its report needs. The message quotes it."""
 
     INTERNAL_ERROR = "InternalError"
     """The operator cannot decide about the experiment. Running jobs go on, each within its own budget."""

@@ -9,7 +9,9 @@ from pydantic import BaseModel
 
 from finetune_api.experiment.resource import FineTuneExperiment
 from finetune_api.experiment.rules import RULES as EXPERIMENT_RULES
+from finetune_api.experiment.status import ExperimentReason
 from finetune_api.explain.fields import FieldDoc, document_field
+from finetune_api.generate.enums import member_docs
 from finetune_api.job import FineTuneJob
 from finetune_api.rules import RULES, STORED_RULES
 
@@ -49,6 +51,10 @@ def experiment_reference() -> str:
     lines += ["## Rules", "", "Beside the limits of single fields, and the rules of each job.", "", "| field | rule |",
               "|---|---|"]
     lines += [f"| `{rule.path}` | {_cell(rule.message)} |" for rule in EXPERIMENT_RULES]
+    lines += ["", "## Reasons", "", "Of the conditions of an experiment, and of the rows of its jobs. A row of a job "
+              "that runs or has ended has the [reason of the job](conditions.md).", "", "| reason | meaning |",
+              "|---|---|"]
+    lines += [f"| `{value}` | {_cell(meaning)} |" for value, meaning in member_docs(ExperimentReason)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,10 +1,14 @@
-"""The source of `finetune_api.generated`: the enums of reasons, outcomes and exit codes."""
+"""The source of `finetune_api.generated`, the enums of reasons and exit codes; and the meanings in an enum's source."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from itertools import pairwise
 
 from finetune_api.failures import EXPLANATIONS, FAILURE_CLASSES
 
@@ -42,6 +46,15 @@ def exit_codes_module() -> str:
         'class ExitCode(IntEnum):\n    """How the trainer ended. The operator decides by it whether another attempt '
         f'follows."""\n{_members(members)}'
     )
+
+
+def member_docs(enum: type[StrEnum]) -> Iterator[tuple[str, str]]:
+    """The values of an enum, each with the docstring below it in the source."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(enum))).body
+    body = definition.body if isinstance(definition, ast.ClassDef) else []
+    for member, docstring in pairwise(body):
+        if isinstance(member, ast.Assign) and isinstance(docstring, ast.Expr):
+            yield ast.literal_eval(member.value), " ".join(ast.literal_eval(docstring.value).split())
 
 
 def repr_of(word: str) -> str:
