@@ -9,6 +9,7 @@ import pytest
 from finetune_api.values.quantities import (
     Quantity,
     format_duration,
+    hours_in_words,
     parse_duration,
     parse_money,
     parse_quantity,
@@ -32,6 +33,13 @@ def test_a_duration_is_read_and_written_so_that_it_reads_the_same(text, seconds,
     assert duration == timedelta(seconds=seconds)
     assert format_duration(duration) == written
     assert parse_duration(written) == duration
+
+
+@pytest.mark.parametrize(("hours", "words"), [
+    (0.000001, "0.0001"), (0.01234, "0.012"), (7.18, "7.2"), (21.6, "22"), (99.6, "100"), (388.6, "389"),
+    (12034.4, "12034")])
+def test_estimated_hours_are_short_and_never_with_an_exponent(hours, words):
+    assert hours_in_words(hours) == words
 
 
 @pytest.mark.parametrize("value", [

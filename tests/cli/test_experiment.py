@@ -95,12 +95,35 @@ def test_estimate_has_a_row_for_each_job_and_the_sum(tmp_path):
     assert shown.exit_code == 0, shown.stderr
     assert [line.split()[:2] for line in shown.stdout.splitlines()[:3]] == [
         ["variant", "method"], ["lora", "LoRA"], ["dora", "DoRA"]]
-    assert "All 2 jobs: at most " in shown.stdout
+    assert "All 2 jobs on nvidia-l4: at most " in shown.stdout
     assert "spec.budget.maxCost is 0.01, below this estimate" in shown.stdout
     found = json.loads(call("estimate", path, "--accelerator", "l4", "--rows", "20000000", "--json").stdout)
     assert [job["variant"] for job in found["jobs"]] == ["lora", "dora"]
     assert found["hours"] == pytest.approx(sum(job["hours"] for job in found["jobs"]), abs=0.01)
     assert found["fits"]
+
+
+def test_the_estimate_of_long_names_sweeps_and_rungs_is_whole_in_eighty_columns(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(MISTRAL))
+    path = write(tmp_path / "experiment.yaml", **merge_patch(SMALLEST_EXPERIMENT, {
+        "template": {"spec": {"model": {"source": "file://./"}}}, "repeats": 2, "earlyStop": {"rungs": [0.25]},
+        "variants": [{"name": "low-rank-of-4-bit-ab", "patch": {"method": {"quantization": "nf4"}}},
+                     {"name": "whole", "patch": {"method": {"type": "Full"}}}],
+        "sweep": {"grid": {"training.learningRate": [0.0001, 0.0002]}}}))
+    shown = call("estimate", path, "--accelerator", "l4", "--rows", "2000000")
+    assert shown.exit_code == 71
+    title, *lines = shown.stdout.splitlines()
+    jobs = lines[:12]
+    assert title.split() == ["variant", "method", "steps", "seed", "GiB", "fits", "hours", "cost"]
+    assert max(map(len, (title, *jobs))) <= 80
+    assert all(len(job.split()) == 9 for job in jobs), "none is cut or on two lines"
+    point = next(job for job in jobs if job.startswith("whole-")).split()[0]
+    assert [job.split()[2:5] for job in jobs if job.startswith(point)] == [
+        ["25", "%", "42"], ["100", "%", "42"], ["100", "%", "43"]]
+    told = [line.split(" ")[0] for line in lines if " is training.learningRate=" in line]
+    assert len(told) == len(set(told)) == 4, "each point of the sweep once"
+    assert all(any(job.startswith(f"{name} ") for job in jobs) for name in told)
+    assert len([line for line in lines if " does not fit: " in line]) == 2
 
 
 def test_the_sample_with_mistral_fits_on_its_accelerator_and_its_budget_pays_it(tmp_path):
@@ -115,7 +138,7 @@ def test_the_sample_with_mistral_fits_on_its_accelerator_and_its_budget_pays_it(
     assert shown.exit_code == 0, shown.output
     assert [line.split()[:2] for line in shown.stdout.splitlines()[1:4]] == [
         ["qlora", "QLoRA"], ["qdora", "QDoRA"], ["unsloth", "QLoRA"]]
-    assert "All 3 jobs: at most " in shown.stdout
+    assert "All 3 jobs on nvidia-l4: at most " in shown.stdout
     assert "below this estimate" not in shown.stdout
 
 

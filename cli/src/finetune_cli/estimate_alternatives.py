@@ -19,6 +19,7 @@ from finetune_api.estimate import (
 from finetune_api.estimate.catalogue import KNOWN_ACCELERATORS
 from finetune_api.reading.loading import InvalidJob, parse_job
 from finetune_api.spec.method import MethodSpec
+from finetune_api.values.quantities import hours_in_words
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +29,6 @@ from finetune_cli.terminal import say
 
 ACCELERATOR, METHOD = "accelerator", "method"
 _GIB = 1024**3
-_WHOLE_HOURS = 10
 _WIDTH = 200
 """Columns for the table, which is narrower: a line is whole in a narrow terminal and in a file too."""
 _ANY_TOKENS = 1_000_000
@@ -181,14 +181,10 @@ def _row(one: Alternative) -> tuple[str, ...]:
     least = "≥ " if one.samples else ""
     hours, cost = "–", "–"
     if duration and one.rows_known:
-        hours, cost = f"{least}{_hours(duration.hours)}", f"{least}{price.in_words(duration.cost)}"
+        hours, cost = f"{least}{hours_in_words(duration.hours)}", f"{least}{price.in_words(duration.cost)}"
     return (name, "yes" if one.fits else "no", f"{one.estimate.total / _GIB:.2f} GiB", str(plan.micro_batch_size),
             checkpointing_in_words(plan.checkpointed_layers, one.layers),
             f"{duration.tokens_per_second:.0f}" if duration else "–", hours, cost, f"{price.per_hour:f}")
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.2g}" if hours < _WHOLE_HOURS else f"{hours:.0f}"
 
 
 def _document(one: Alternative) -> dict[str, Any]:

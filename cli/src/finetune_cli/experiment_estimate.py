@@ -9,12 +9,16 @@ from decimal import Decimal
 
 from finetune_api.estimate import EstimateTarget
 from finetune_api.experiment.expansion import Run
+from finetune_api.values.quantities import hours_in_words
 from rich.console import Console
 from rich.table import Table
 
 from finetune_cli.terminal import say
 
 _GIB = 1024**3
+_TEXTS = ("variant", "method", "on", "fits")
+_WIDTH = 200
+"""No cell is cut, also where the output is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -58,31 +62,47 @@ def show_experiment_estimate(jobs: Sequence[EstimatedRun], max_cost: Decimal | N
         say(json.dumps({"jobs": [_document(job) for job in jobs], **together, "fits": all(job.fits for job in jobs)},
                        indent=2))
         return
-    table = Table(box=None, padding=(0, 2), pad_edge=False)
-    for title in ("variant", "method", "part", "on", "memory", "hours", "cost"):
-        table.add_column(title, justify="right" if title in ("memory", "hours", "cost") else "left")
-    for job in jobs:
-        table.add_row(job.run.variant, job.method, _part(job.run), job.target.name,
-                      f"{job.memory_bytes / _GIB:.2f} GiB" + ("" if job.fits else " (does not fit)"),
-                      "–" if job.hours is None else f"{job.hours:.2g}", "–" if job.cost is None else f"{job.cost:f}")
-    Console(highlight=False, soft_wrap=True).print(table)
-    for job in jobs:
-        if not job.fits:
-            say(f"{job.run.variant} does not fit: {job.change}")
+    Console(highlight=False, soft_wrap=True, width=_WIDTH).print(_table(jobs))
+    for line in dict.fromkeys(f"{job.run.variant} is {job.run.settings}" for job in jobs if job.run.settings):
+        say(line)
+    for line in dict.fromkeys(f"{job.run.variant} does not fit: {job.change}" for job in jobs if not job.fits):
+        say(line)
     if total is None:
         say("Hours and cost: not known without the number of rows; give --rows N")
         return
-    say(f"All {len(jobs)} jobs: at most {hours:.2g} hours, {jobs[0].target.price.in_words(total)}; without loading, "
-        "evaluation and upload")
+    on = f" on {jobs[0].target.name}" if _targets(jobs) == 1 else ""
+    say(f"All {len(jobs)} jobs{on}: at most {hours_in_words(hours)} hours, {jobs[0].target.price.in_words(total)}; "
+        "without loading, evaluation and upload")
     if max_cost is not None and total > max_cost:
         say(f"spec.budget.maxCost is {max_cost:f}, below this estimate: some jobs would be stopped early, or not be "
             "started")
 
 
-def _part(run: Run) -> str:
-    """Which part of its variant a job is."""
-    words = [f"{run.share:g} of the steps" if run.rung is not None else "", f"seed {run.seed}" if run.repeat else ""]
-    return ", ".join(filter(None, words)) or "whole"
+def _table(jobs: Sequence[EstimatedRun]) -> Table:
+    """A row for each job. A column that would say the same of all jobs is left out: the others need 80 characters."""
+    columns = {
+        "variant": [job.run.variant for job in jobs],
+        "method": [job.method for job in jobs],
+        "steps": [f"{100 * job.run.share:g} %" for job in jobs] if any(job.run.share < 1 for job in jobs) else [],
+        "seed": [str(job.run.seed) for job in jobs] if any(job.run.repeat for job in jobs) else [],
+        "on": [job.target.name for job in jobs] if _targets(jobs) > 1 else [],
+        "GiB": [f"{job.memory_bytes / _GIB:.2f}" for job in jobs],
+        "fits": ["yes" if job.fits else "no" for job in jobs] if not all(job.fits for job in jobs) else [],
+        "hours": ["–" if job.hours is None else hours_in_words(job.hours) for job in jobs],
+        "cost": ["–" if job.cost is None else f"{job.cost:f}" for job in jobs],
+    }
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    shown = {title: cells for title, cells in columns.items() if cells}
+    for title in shown:
+        table.add_column(title, no_wrap=True, justify="left" if title in _TEXTS else "right")
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _targets(jobs: Sequence[EstimatedRun]) -> int:
+    """For how many accelerators the jobs are estimated."""
+    return len({job.target.name for job in jobs})
 
 
 def _document(job: EstimatedRun) -> dict[str, object]:

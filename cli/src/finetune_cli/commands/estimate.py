@@ -20,6 +20,7 @@ from finetune_api.estimate import (
 from finetune_api.estimate.plan import USABLE
 from finetune_api.experiment.expansion import Run
 from finetune_api.spec.compute import AUTO
+from finetune_api.values.quantities import hours_in_words
 from rich.console import Console
 from rich.table import Table
 
@@ -178,7 +179,7 @@ def _show(spec: FineTuneJobSpec, model: Architecture, target: EstimateTarget, es
     else:
         cost = target.price.in_words(duration.cost) if target.price.per_hour else "at no price (--price USD sets one)"
         say(f"Training: at most {duration.tokens} tokens at about {duration.tokens_per_second:.0f} a second: "
-            f"{duration.hours:.2g} hours, {cost}; without loading, evaluation and upload")
+            f"{hours_in_words(duration.hours)} hours, {cost}; without loading, evaluation and upload")
     say("All of these are estimates; docs/explanation/preflight.md says how they are made.")
 
 

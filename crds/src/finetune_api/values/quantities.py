@@ -21,6 +21,7 @@ LARGEST_AMOUNT = 10**12
 AMOUNT_FORM = f"write an amount of at most {LARGEST_AMOUNT}"
 LONGEST_DURATION = timedelta(hours=87_600)
 DURATION_FORM = "write a duration of at most 87600h (ten years)"
+_WHOLE_HOURS, _LEAST_HOURS = 10, 0.0001
 _MOST_DIGITS = 40
 """Largest number of digits of any amount, in a status too."""
 
@@ -60,6 +61,11 @@ def format_duration(value: timedelta) -> str:
     elif seconds:
         parts.append(f"{seconds}s")
     return "".join(parts) or "0s"
+
+
+def hours_in_words(hours: float) -> str:
+    """A number of hours, estimated: two digits, whole from 10 on, and at least 0.0001."""
+    return f"{max(hours, _LEAST_HOURS):.2g}" if hours < _WHOLE_HOURS else f"{hours:.0f}"
 
 
 def parse_money(value: Any) -> Decimal:

@@ -18,6 +18,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import JobEstimate, Outcome, PreflightResult, PreflightVerdict, Result, RunConfig
 from finetune_api.messages.layout import job_prefix
 from finetune_api.spec.policy import RerunPolicy
+from finetune_api.values.quantities import hours_in_words
 
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.data.rows import LEFT_OUT
@@ -144,8 +145,8 @@ def _summary(config: RunConfig, estimate: JobEstimate | None, counts: Mapping[st
     if estimate is None:
         return f"{rows}; memory and time are not estimated, because the model's architecture is unknown here"
     return (f"{rows}; estimates: {estimate.memory_bytes / _GIB:.1f} GiB on {config.accelerator.name} with "
-            f"{estimate.micro_batch_size} rows per forward pass, {estimate.hours:.2g} h of training, {estimate.cost} "
-            f"{config.accelerator.currency}")
+            f"{estimate.micro_batch_size} rows per forward pass, {hours_in_words(estimate.hours)} h of training, "
+            f"{estimate.cost} {config.accelerator.currency}")
 
 
 def _check_targets(config: RunConfig, model: PreTrainedModel) -> None:

@@ -2,38 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from finetune_api.experiment.resource import FineTuneExperiment
 from finetune_api.experiment.status import FineTuneExperimentStatus
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from finetune_trainer.report.experiment.facts import VariantLine, variant_lines, without_result
 from finetune_trainer.report.facts import human_bytes, human_seconds
 
+_DISPENSABLE = ("tokens/s", "memory", "before")
+"""What the table shows where there is room for it, the least important first."""
+_UNBOUNDED = 1000
+
 
 def show_experiment(console: Console, experiment: FineTuneExperiment, status: FineTuneExperimentStatus) -> None:
     """Show how an experiment ended."""
     if status.ranking:
-        console.print(ranking_table(experiment, status))
+        console.print(_fitting_table(console, experiment, status))
     for line in _lines(status):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def ranking_table(experiment: FineTuneExperiment, status: FineTuneExperimentStatus) -> Table:
-    """The table of the ranking: a line for each variant with a result."""
+def _fitting_table(console: Console, experiment: FineTuneExperiment, status: FineTuneExperimentStatus) -> Table:
+    """The table without the columns for which there is no room: no cell is cut. The report has all of them."""
+    left_out: tuple[str, ...] = ()
+    for title in _DISPENSABLE:
+        table = ranking_table(experiment, status, left_out)
+        if Measurement.get(console, console.options.update(max_width=_UNBOUNDED), table).maximum <= console.width:
+            break
+        left_out = (*left_out, title)
+    return ranking_table(experiment, status, left_out)
+
+
+def ranking_table(experiment: FineTuneExperiment, status: FineTuneExperimentStatus, left_out: Sequence[str] = ()
+                  ) -> Table:
+    """The table of the ranking: a line for each variant with a result.
+
+    Args:
+        experiment: the experiment.
+        status: its status.
+        left_out: titles of columns to leave out.
+    """
     metric, currency = str(experiment.spec.rank_by.metric), status.cost.currency if status.cost else "USD"
-    # Without lines, nine columns fit into 80 characters.
+    # Without lines, nine columns fit into 80 characters where names are short.
     table = Table(title=f"{experiment.metadata.name}: ranked by {metric}", title_justify="left", box=SIMPLE_HEAD,
                   pad_edge=False, padding=(0, 0))
     table.add_column("")
-    table.add_column("variant", no_wrap=True, overflow="fold")
-    for title in ("before", metric, "95 %", currency, "time", "tokens/s", "memory"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("variant", no_wrap=True)
+    titles = ("before", metric, "95 %", currency, "time", "tokens/s", "memory")
+    for title in titles:
+        if title not in left_out:
+            table.add_column(title, justify="right", no_wrap=True)
     for line in variant_lines(status):
-        table.add_row(str(line.ranked.rank), line.name, *_cells(line))
+        cells = dict(zip(titles, _cells(line), strict=True))
+        table.add_row(str(line.ranked.rank), line.name,
+                      *(cell for title, cell in cells.items() if title not in left_out))
     return table
 
 

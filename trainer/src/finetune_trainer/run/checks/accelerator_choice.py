@@ -9,6 +9,7 @@ from finetune_api.estimate import rank_by_cost
 from finetune_api.messages import Accelerator, JobEstimate, RunConfig
 from finetune_api.spec.compute import AUTO
 from finetune_api.status import AcceleratorChoice
+from finetune_api.values.quantities import hours_in_words
 
 from finetune_trainer.errors import BadConfig, OutOfMemory
 from finetune_trainer.run.checks.job_estimate import estimate_training
@@ -61,10 +62,11 @@ def _names(config: RunConfig) -> str:
 
 def _choice(fitting: Sequence[tuple[Accelerator, JobEstimate]], too_small: Mapping[str, str]) -> AcceleratorChoice:
     (best, estimate), *others = fitting
-    words = [f"{best.name} has the lowest estimated cost: {estimate.cost} {best.currency} in {estimate.hours:.2g} h"]
+    words = [f"{best.name} has the lowest estimated cost: {estimate.cost} {best.currency} in "
+             f"{hours_in_words(estimate.hours)} h"]
     if others:
         other, cost = others[0][0], others[0][1]
-        words.append(f"next best is {other.name}: {cost.cost} {other.currency} in {cost.hours:.2g} h")
+        words.append(f"next best is {other.name}: {cost.cost} {other.currency} in {hours_in_words(cost.hours)} h")
     if too_small:
         words.append(f"the job does not fit on {', '.join(too_small)}")
     return AcceleratorChoice(name=best.name, reason="; ".join(words)[:512],
