@@ -183,6 +183,25 @@ def test_after_a_whole_run_git_finds_no_difference_and_a_ttl_runs_nothing_again(
     assert (after["status"], after["metadata"]["generation"]) == (before["status"], before["metadata"]["generation"])
 
 
+def test_git_finds_no_difference_in_an_experiment_whose_jobs_run(control_plane, api, release, operator):
+    namespace = control_plane.namespace("team")
+    sample = yaml.safe_load((FOLDER.parent / "samples" / "experiment-mistral.yaml").read_text())
+    template = sample["spec"]["template"]["spec"]
+    template["training"]["learningRate"] = 2e-4
+    template["runPolicy"] = {"preflight": "Skip"}
+    file = control_plane.folder / "experiment.yaml"
+    file.write_text(yaml.safe_dump(sample))
+    control_plane.kubectl("apply", "--server-side", GIT, "-n", namespace, "-f", file)
+    wait_for(lambda: [job for job in api.list("FineTuneJob", namespace) if job["status"]["phase"] == "Running"],
+             "the first job to run")
+    difference = control_plane.kubectl("diff", "--server-side", GIT, "-n", namespace, "-f", file, check=False)
+    assert (difference.returncode, difference.stdout) == (0, "")
+    experiment = api.get("FineTuneExperiment", namespace, sample["metadata"]["name"])
+    assert argo_cd_health(experiment).status == "Progressing"
+    assert {owner["controller"] for job in api.list("FineTuneJob", namespace)
+            for owner in job["metadata"]["ownerReferences"]} == {True}, "Argo CD shows them below the experiment"
+
+
 def test_a_finished_jobs_policy_can_change_and_is_told_as_seen(control_plane, api, release, operator):
     namespace = control_plane.namespace("team")
     work = Work(api, namespace)

@@ -181,17 +181,18 @@ def test_the_account_may_do_what_it_needs_and_no_more(control_plane, release, re
     assert answer.stdout.strip() == ("yes" if granted else "no")
 
 
+@pytest.mark.parametrize("kind", ["finetunejobs", "finetuneexperiments"])
 @pytest.mark.parametrize(("role", "verbs"), [
     ("view", {"get", "list", "watch"}),
     ("edit", {"get", "list", "watch", "create", "update", "patch", "delete"}),
     ("admin", {"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}),
 ])
-def test_users_have_it_by_the_clusters_own_roles(control_plane, release, role, verbs):
+def test_users_have_it_by_the_clusters_own_roles(control_plane, release, role, verbs, kind):
     def granted():
         rules = control_plane.get("clusterrole", role)["rules"]
-        return {verb for rule in rules if "finetunejobs" in rule.get("resources", ()) for verb in rule["verbs"]}
+        return {verb for rule in rules if kind in rule.get("resources", ()) for verb in rule["verbs"]}
 
     wait_for(lambda: granted() >= verbs, f"{role} to take in the chart's role")
     assert granted() == verbs
-    assert not any("finetunejobs/status" in rule.get("resources", ())
+    assert not any(f"{kind}/status" in rule.get("resources", ())
                    for rule in control_plane.get("clusterrole", role)["rules"]), "only the operator tells what happened"

@@ -1,4 +1,4 @@
-"""What somebody who may only create FineTuneJobs tries, on a real apiserver with the chart, and what comes of it."""
+"""What somebody who may only create FineTuneJobs and FineTuneExperiments tries, on a real apiserver with the chart, and what comes of it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import pytest
 from finetune_api.status import UNSEEN_STATUS
 
 from charts.generate import ROOT
+from tests.api.experiments import experiment_document
 from tests.api.jobs import document
 from tests.chart.release import Release
 from tests.cluster.waiting import wait_for
 from tests.operator.api import Api, Refused
-from tests.operator.work import DONE, Work
+from tests.operator.work import DONE, Applied, Work
 
 ALLOWED = {"serviceAccountNames": ["trainer"], "priorityClassNames": ["low"], "nodeLabels": ["pool"],
            "tolerationKeys": ["spare"], "rewardPlugins": ["by-length"],
@@ -24,7 +25,7 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata: {name: only-jobs}
 rules:
-- {apiGroups: [finetune.dev], resources: [finetunejobs], verbs: [create, get, list, watch, update, patch]}
+- {apiGroups: [finetune.dev], resources: [finetunejobs, finetuneexperiments], verbs: [create, get, list, watch, update, patch]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
@@ -32,6 +33,12 @@ metadata: {name: only-jobs}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: only-jobs}
 subjects: [{kind: User, name: mallory}]
 """
+
+
+class Experiment(Applied):
+    """An experiment of a user."""
+
+    kind = "FineTuneExperiment"
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,7 @@ def operator(release):
 
 @pytest.fixture(scope="module")
 def user(control_plane, release):
-    """Requests of somebody whom RBAC lets do nothing but write jobs in one namespace."""
+    """Requests of somebody whom RBAC lets do nothing but write jobs and experiments in one namespace."""
     namespace = control_plane.namespace("tenant")
     control_plane.kubectl("apply", "-n", namespace, "-f", "-", input=ROLE)
     requests = Api(control_plane, USER)
@@ -105,6 +112,27 @@ def test_what_would_gain_something_is_refused_with_a_sentence(user, sections, wo
     requests, namespace = user
     with pytest.raises(Refused, match=words):
         create(requests, namespace, "attack", **sections)
+
+
+@pytest.mark.parametrize(("name", "sections", "words"), [
+    ("template", {"template": {"spec": {"compute": {"serviceAccountName": "admin"}}}},
+     "spec.compute.serviceAccountName: the operator's settings do not allow admin"),
+    ("patch", {"variants": [{"name": "one"}, {"name": "two", "patch": {"compute": {"priorityClassName": "system"}}}]},
+     "variant two: spec.compute.priorityClassName: the operator's settings do not allow system"),
+    ("plugin", {"variants": [{"name": "one", "patch": plugin("timeit")}]},
+     "spec.method.reft.reward.plugin: the operator's settings do not allow timeit"),
+    ("sweep", {"sweep": {"grid": {"compute.serviceAccountName": ["trainer", "admin"]}}},
+     "spec.compute.serviceAccountName: the operator's settings do not allow admin"),
+    ("files", {"variants": [{"name": "one", "patch": {"model": {"source": "file:///etc/shadow"}}}]},
+     "file:// is for `finetune run` alone"),
+])
+def test_the_operator_creates_no_job_for_an_experiment_that_would_gain_something(api, operator, user, name, sections,
+                                                                                 words):
+    requests, namespace = user
+    requests.create("FineTuneExperiment", namespace, experiment_document(name, **sections))
+    status = Experiment(api, namespace, name).until("Pending", "InvalidVariant")
+    assert words in status["conditions"][0]["message"]
+    assert not [job for job in api.list("FineTuneJob", namespace) if job["metadata"]["name"].startswith(f"{name}-")]
 
 
 @pytest.mark.parametrize(("path", "value", "field"), [
