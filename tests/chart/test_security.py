@@ -1,4 +1,4 @@
-"""What somebody who may only create FineTuneJobs and FineTuneExperiments tries, on a real apiserver with the chart, and what comes of it."""
+"""What somebody who may only create jobs and experiments tries on a real apiserver with the chart, and its outcome."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata: {name: only-jobs}
 rules:
-- {apiGroups: [finetune.dev], resources: [finetunejobs, finetuneexperiments], verbs: [create, get, list, watch, update, patch]}
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs, finetuneexperiments]
+  verbs: [create, get, list, watch, update, patch]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
