@@ -33,11 +33,11 @@ def test_the_best_wins_where_every_difference_is_more_than_chance():
     assert found.variants[1].verdict.startswith("worse than qdora by 0.13")
 
 
-@pytest.mark.parametrize("near", [other("qlora", 0.8, -0.1, 0.04), other("qlora", 0.8, -0.1, -0.01, 0.06),
+@pytest.mark.parametrize("near", [other("qlora", 0.8, -0.1, 0.04, 0.4), other("qlora", 0.8, -0.1, -0.01, 0.06),
                                   VariantComparison(variant="qlora", score=0.8)],
                          ids=["the interval has 0", "the test says chance", "not measured"])
 def test_there_is_no_clear_winner_where_a_difference_can_be_chance(near):
-    found = ranked(near, other("ia3", 0.5, -0.45, -0.2), costs={"qlora": "0.5"})
+    found = ranked(near, other("ia3", 0.5, -0.45, -0.2, 0.001), costs={"qlora": "0.5"})
     assert found.winner is None
     assert found.conclusion.startswith("No clear winner: qdora has the best fieldsMatch (0.83), but its difference to "
                                        "qlora can be chance")
@@ -45,9 +45,10 @@ def test_there_is_no_clear_winner_where_a_difference_can_be_chance(near):
     assert "cheapest" not in ranked(near).conclusion, "all cost the same"
 
 
-def test_the_test_decides_where_there_is_one():
+def test_the_test_decides_and_not_the_interval():
     assert ranked(other("qlora", 0.8, -0.1, 0.0, 0.04)).winner == "qdora"
     assert ranked(other("qlora", 0.8, -0.1, -0.01, 0.05)).winner is None
+    assert other("qlora", 0.8, -0.1, -0.01).is_clear is None
 
 
 def test_the_conclusion_says_that_there_are_too_few_rows_for_any_difference_to_be_clear():

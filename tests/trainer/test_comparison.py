@@ -10,7 +10,8 @@ import numpy
 import pytest
 from finetune_api.messages import RowScores
 from finetune_api.spec.evaluation import Metric
-from finetune_trainer.evaluation.comparison import VariantResult, compare, mcnemar, sign_flip
+from finetune_trainer.evaluation.comparison import VariantResult, compare
+from finetune_trainer.evaluation.significance import mcnemar, sign_flip
 
 
 def rows_of(scores, metric="exactMatch", tokens=None, first=0):

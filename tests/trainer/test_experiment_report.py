@@ -26,9 +26,10 @@ from finetune_api.spec.evaluation import Metric
 from finetune_api.values.money import rounded_amount
 from finetune_trainer.__main__ import main
 from finetune_trainer.clock import SystemClock
+from finetune_trainer.evaluation.comparison import Difference
 from finetune_trainer.report.experiment.facts import ExperimentFacts, variant_lines
 from finetune_trainer.report.experiment.marks import PLOT_WIDTHS, Labelled, place_labels
-from finetune_trainer.report.experiment.page import render_experiment
+from finetune_trainer.report.experiment.page import gain_words, render_experiment
 from finetune_trainer.report.experiment.take_home import take_home
 from finetune_trainer.run.experiment.report import read_finished, write_report
 
@@ -116,7 +117,24 @@ def test_a_run_writes_the_page_beside_its_status_and_names_it_at_its_end(finishe
         assert f"{line.cost:f}" in words
         assert line.adapters[0] in words
     assert "LoRA" in words and "IA3" in words
-    assert words.count("before training ") == words.count("reference model ✗ wrong") == 8, "one base model, eight rows"
+    before = re.findall("before training [✓✗]", words)
+    assert len(before) == words.count("reference model ✗ wrong") == 8, "one base model, eight rows"
+
+
+def test_the_page_says_whether_training_helped(finished):
+    facts = finished.facts
+    assert set(facts.gains) == {line.name for line in variant_lines(facts.status)} == {"lora", "ia3"}
+    words = Walk(render_experiment(facts)).words()
+    for line in variant_lines(facts.status):
+        gain = facts.gains[line.name]
+        assert gain.value == pytest.approx(line.ranked.score - line.before, abs=2e-6)
+        assert f"{line.ranked.rank} {line.name} : {gain_words(facts, gain)}" in words
+    clear = Difference(-0.25, -0.3, -0.2, 0.001, 8)
+    assert gain_words(facts, clear) == ("better than before training by 0.25 (interval of the difference -0.3 to -0.2, "
+                                        "p 0.001)"), "a loss"
+    assert gain_words(facts, replace(clear, value=0.25)).startswith("worse than before training by 0.25")
+    assert gain_words(facts, replace(clear, p_value=0.5)).startswith("not clearly different from before training: 0.25")
+    assert "What training has changed" not in Walk(render_experiment(replace(facts, gains={}))).words()
 
 
 def test_the_page_loads_nothing_and_escapes_what_models_and_rows_say(finished):
@@ -147,7 +165,7 @@ def test_the_two_sentences_say_who_won_or_what_would_settle_it_and_the_money(fin
     assert "about 400 held-out rows instead of 100 would settle it" in said_of(p_value=half_as_far)
     assert "about 6 held-out rows instead of 2 would settle it" in said_of(p_value=0.06, compared_rows=2)
     assert "scores the same: choose by cost" in said_of(p_value=1.0)
-    assert "rank by a metric with a score for each row" in said_of(p_value=None, difference_low=None)
+    assert "give all variants the same held-out rows" in said_of(p_value=None, difference_low=None)
     won = take_home(replace(facts, status=facts.status.model_copy(update={"winner": best.variant})))[0]
     assert won == facts.status.conclusion
     free = facts.status.model_copy(update={"cost": facts.status.cost.model_copy(update={"spent": Decimal(0)})})

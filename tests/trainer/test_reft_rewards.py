@@ -104,7 +104,7 @@ def test_the_reward_and_the_metric_of_its_name_agree_on_every_answer():
     examples = [_example(text, location=f"row {index}") for index, text in enumerate(expected)]
     judge = _judge(type="fieldsMatch")
     judged = with_right_answers(examples, (), [SourceRow(one.location, {}) for one in examples], judge)[0]
-    by_metric = score_with_rows(expected, given, [Metric.FIELDS_MATCH])[1]["fieldsMatch"]
+    by_metric = score_with_rows(expected, given, [Metric.FIELDS_MATCH]).by_row["fieldsMatch"]
     assert [float(verdict.right) for verdict in judge.judge(given, judged)] == by_metric
     assert 0 < sum(by_metric) < len(rows)
 

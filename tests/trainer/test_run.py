@@ -1,6 +1,7 @@
 """Whole runs of `finetune run` on a tiny model: trained, evaluated, published, and read back by plain PEFT."""
 
 import hashlib
+import itertools
 import json
 import operator
 import os
@@ -10,9 +11,14 @@ import time
 import urllib.request
 from datetime import UTC, datetime, timedelta
 
+import numpy
 import pytest
 import torch
 from finetune_api.messages import RowScores, SampleAnswers
+from finetune_api.spec.evaluation import Metric
+from finetune_api.status.evaluation import headline
+from finetune_trainer.evaluation.f1_rows import F1Rows
+from finetune_trainer.evaluation.row_sums import Side
 
 from tests.models import tiny_job
 from tests.s3 import free_ports
@@ -107,6 +113,11 @@ def test_the_scores_and_answers_of_single_rows_add_up_to_the_published_ones(fold
             assert sum(columns[metric]) / count == pytest.approx(wanted[metric], abs=1e-5)
         each = wanted["fieldAccuracy"].values()
         assert sum(columns["fieldAccuracy"]) / count == pytest.approx(sum(each) / len(each), abs=1e-5)
+    assert set(scores.fields) == set(content["result"]["evaluation"]["after"]["fieldF1Macro"]) == {"level", "custody"}
+    sides: tuple[Side, ...] = ("before", "after")
+    for metric, side in itertools.product((Metric.FIELD_F1_MACRO, Metric.FIELD_F1_MICRO), sides):
+        found = F1Rows.of([scores], metric, side).scores(numpy.arange(count)[None])[0]
+        assert found == pytest.approx(headline(content["result"]["evaluation"][side], metric), abs=1e-5)
     answers = SampleAnswers.read((published(folder) / "answers.json").read_bytes())
     assert [one.row for one in answers.questions] == list(scores.rows)
     for columns, given in ((scores.before, [one.before for one in answers.questions]),

@@ -35,7 +35,7 @@ def test_a_free_text_does_not_decide_whether_the_fields_are_right():
 def test_every_row_has_a_score_of_its_own():
     right = [json.dumps({"fine": 1, "custody": True}), json.dumps({"fine": 2, "custody": False})] * 3
     given = [right[0], json.dumps({"fine": 2, "custody": True}), "no JSON", right[1], right[0], right[1]]
-    rows = score_with_rows(right, given, ALL)[1]
+    rows = score_with_rows(right, given, ALL).by_row
     assert rows == {"exactMatch": [1, 0, 0, 1, 1, 1], "jsonValid": [1, 1, 0, 1, 1, 1],
                     "fieldsMatch": [1, 0, 0, 1, 1, 1], "fieldAccuracy": [1, 0.5, 0, 1, 1, 1]}
     assert score(right, given, ALL)["fieldsMatch"] == round(4 / 6, 6)
@@ -146,3 +146,10 @@ def test_classes_are_counted_once_however_many_there_are():
 
 def test_one_is_the_class_of_one_point_nought_and_true_is_another():
     assert f1_macro([1, 1, True, "1", None], [1.0, True, 1, "1", None]) == pytest.approx((0.5 + 0 + 1 + 1) / 4)
+
+
+def test_values_are_the_same_at_every_level_or_not_at_all():
+    assert score(['{"a": [1, {"b": 0}]}'] * 3, ['{"a": [1.0, {"b": 0}]}', '{"a": [true, {"b": 0}]}',
+                                                '{"a": [1, {"b": false}]}'], ALL)["exactMatch"] == 0.333333
+    assert score(['{"a": {"x": 1, "y": 2}}'], ['{"a": {"y": 2, "x": 1}}'], ALL)["exactMatch"] == 1.0
+    assert f1_macro([[1], [2], {"x": 1}], [[1], [1], {"x": True}]) == pytest.approx((2 / 3 + 0 + 0) / 3)

@@ -47,7 +47,8 @@ class VariantComparison(Message):
 
     p_value: float | None = None
     """How likely such a difference, or a larger one, is by chance, times the number of comparisons (Bonferroni).
-    McNemar's exact test where rows are right or wrong, else the sign-flip test."""
+    McNemar's exact test where rows are right or wrong, an approximate randomisation test for F1, else the sign-flip
+    test."""
 
     compared_rows: int = 0
     """Number of rows that this variant and the best one have in common."""
@@ -63,11 +64,7 @@ class VariantComparison(Message):
     @property
     def is_clear(self) -> bool | None:
         """Whether the difference to the best one is more than chance; None where that was not measured."""
-        if self.p_value is not None:
-            return self.p_value < SIGNIFICANCE
-        if self.difference_low is None or self.difference_high is None:
-            return None
-        return not self.difference_low <= 0 <= self.difference_high
+        return self.p_value < SIGNIFICANCE if self.p_value is not None else None
 
 
 SIGNIFICANCE = 0.05

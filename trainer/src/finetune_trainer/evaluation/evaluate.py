@@ -15,10 +15,11 @@ from finetune_trainer.clock import Clock
 from finetune_trainer.data.answers.row_findings import schema_validator
 from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.data.rows import EvaluationRow
+from finetune_trainer.evaluation.classes import FieldColumn
 from finetune_trainer.evaluation.constrained import SchemaGuide
 from finetune_trainer.evaluation.generate import GeneratedAnswers, GenerationSettings, generate
 from finetune_trainer.evaluation.loss import answer_losses, mean_loss
-from finetune_trainer.evaluation.scores import Scores, perplexity, score_with_rows
+from finetune_trainer.evaluation.scores import ScoredAnswers, Scores, perplexity, score_with_rows
 from finetune_trainer.hardware.device import Device
 from finetune_trainer.rewards.judging import Verdict
 from finetune_trainer.rewards.rewards import Judge
@@ -61,6 +62,7 @@ class Evaluation:
         generation_seconds: the duration of their generation.
         unfinished: answers that had no end at the longest length.
         by_row: the score of each row, by metric, for metrics that are a mean over rows or over tokens.
+        by_class: what F1 is made of: the values of each categorical field, of at most the first `MOST_ROWS` rows.
     """
 
     scores: Scores
@@ -72,6 +74,7 @@ class Evaluation:
     generation_seconds: float
     unfinished: int
     by_row: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    by_class: Mapping[str, FieldColumn] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for the file of the evaluation before training."""
@@ -80,7 +83,8 @@ class Evaluation:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
         """From plain data."""
-        return cls(**{**data, "examples": tuple(SampleAnswer(**example) for example in data["examples"])})
+        return cls(**{**data, "examples": tuple(SampleAnswer(**example) for example in data["examples"]),
+                      "by_class": {name: FieldColumn(**column) for name, column in data.get("by_class", {}).items()}})
 
 
 NOTHING = Evaluation(scores={}, constrained=None, examples=(), rows=0, seconds=0.0, generated_tokens=0,
@@ -137,15 +141,12 @@ class Evaluator:
             with self.device.autocast():
                 scores, by_row = self._loss_scores(model)
                 answers = self._free_answers(model)
-                if answers is not None:
-                    of_answers, rows_of_answers = self._score(answers.texts, answers.verdicts)
-                    scores |= of_answers
-                    by_row |= rows_of_answers
+                scored = self._score(answers.texts, answers.verdicts) if answers else ScoredAnswers()
                 constrained = self._constrained_scores(model)
         finally:
             model.train(was_training)
         return Evaluation(
-            scores=scores,
+            scores=scores | scored.scores,
             constrained=constrained,
             examples=self._samples(answers) if answers else (),
             rows=len(self.rows),
@@ -153,7 +154,8 @@ class Evaluator:
             generated_tokens=answers.generated.tokens if answers else 0,
             generation_seconds=round(answers.seconds, 3) if answers else 0.0,
             unfinished=len(self.rows) - answers.generated.finished if answers else 0,
-            by_row=by_row,
+            by_row=by_row | scored.by_row,
+            by_class=scored.by_class,
         )
 
     def _loss_scores(self, model: Any) -> tuple[Scores, dict[str, list[float]]]:
@@ -184,7 +186,7 @@ class Evaluator:
             return None
         guide = SchemaGuide(self.tokenizer, schema, self.chat.end_of_turn, self.chat.form.lead)
         texts = self._answer(model, guide)[1]
-        return self._score(texts, self._verdicts(texts))[0]
+        return self._score(texts, self._verdicts(texts)).scores
 
     @property
     def _pad_id(self) -> int:
@@ -215,17 +217,16 @@ class Evaluator:
         """The reward's judgement of each answer; None without a reward. Judged once: running programs takes time."""
         return self.judge.judge(texts, [row.example for row in self.rows]) if self.judge else None
 
-    def _score(self, texts: Sequence[str], verdicts: Sequence[Verdict] | None
-               ) -> tuple[Scores, dict[str, list[float]]]:
+    def _score(self, texts: Sequence[str], verdicts: Sequence[Verdict] | None) -> ScoredAnswers:
         """The scores of answers, and those of each row."""
         wanted = self.spec.evaluation.metrics or ()
-        scores, rows = score_with_rows([row.example.answer for row in self.rows], texts, wanted,
-                                       schema_validator(self.spec.dataset.answer_format.json_schema))
+        scored = score_with_rows([row.example.answer for row in self.rows], texts, wanted,
+                                 schema_validator(self.spec.dataset.answer_format.json_schema))
         if verdicts and Metric.ANSWER_ACCURACY in wanted:
             right = [float(verdict.right) for verdict in verdicts]
-            rows[str(Metric.ANSWER_ACCURACY)] = right
-            scores[str(Metric.ANSWER_ACCURACY)] = round(sum(right) / len(right), 6)
-        return scores, rows
+            scored.by_row[str(Metric.ANSWER_ACCURACY)] = right
+            scored.scores[str(Metric.ANSWER_ACCURACY)] = round(sum(right) / len(right), 6)
+        return scored
 
     def _samples(self, answers: _FreeAnswers) -> tuple[SampleAnswer, ...]:
         right = [verdict.right for verdict in answers.verdicts] if answers.verdicts else [None] * len(answers.texts)

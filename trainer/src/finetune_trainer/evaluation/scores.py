@@ -13,17 +13,20 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_api.messages import MOST_FIELDS, MOST_ROWS
 from finetune_api.spec.evaluation import Metric
 
 from finetune_trainer.data.answers.categorical_fields import categorical_fields, not_categorical
 from finetune_trainer.data.answers.json_answers import AnswerSchema, NotJson, parse_json
+from finetune_trainer.data.answers.json_values import MISSING, class_of, is_empty, same
+from finetune_trainer.evaluation.classes import FieldColumn
 
 Scores = dict[str, Any]
-_MISSING = object()
-_BY_FIELD = (Metric.FIELDS_MATCH, Metric.FIELD_ACCURACY, Metric.FIELD_F1_MACRO, Metric.FIELD_F1_MICRO)
+_F1 = (Metric.FIELD_F1_MACRO, Metric.FIELD_F1_MICRO)
+_BY_FIELD = (Metric.FIELDS_MATCH, Metric.FIELD_ACCURACY, *_F1)
 
 
 def perplexity(loss: float) -> float:
@@ -32,42 +35,54 @@ def perplexity(loss: float) -> float:
 
 
 def parse(answer: str) -> Any:
-    """The JSON value of an answer; `_MISSING` where it has none that can be judged (NaN and Infinity can't)."""
+    """The JSON value of an answer; `MISSING` where it has none that can be judged (NaN and Infinity can't)."""
     try:
         return parse_json(answer)
     except NotJson:
-        return _MISSING
+        return MISSING
 
 
 def score(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Metric],
           schema: AnswerSchema | None = None) -> Scores:
     """The metrics that compare answers, as `score_with_rows` does."""
-    return score_with_rows(expected, answers, metrics, schema)[0]
+    return score_with_rows(expected, answers, metrics, schema).scores
+
+
+@dataclass(frozen=True)
+class ScoredAnswers:
+    """The scores of answers, of all rows and of each.
+
+    Attributes:
+        scores: by metric. Shares are rounded to six digits. A per-field metric is a mapping from field to score.
+        by_row: the score of each row, for the metrics that are a mean over rows: 1 or 0, or the share of right fields.
+        by_class: what F1 is made of: the values of each categorical field, of at most the first `MOST_ROWS` rows; empty
+            where no F1 is wanted, or with more than `MOST_FIELDS` fields.
+    """
+
+    scores: Scores = field(default_factory=dict)
+    by_row: dict[str, list[float]] = field(default_factory=dict)
+    by_class: dict[str, FieldColumn] = field(default_factory=dict)
 
 
 def score_with_rows(expected: Sequence[str], answers: Sequence[str], metrics: Sequence[Metric],
-                    schema: AnswerSchema | None = None) -> tuple[Scores, dict[str, list[float]]]:
-    """The metrics that compare answers, and the score of each row. `answers` has the order of `expected`.
-
-    Shares are rounded to six digits. A per-field metric is a mapping from field to score. Rows have scores for the
-    metrics that are a mean over rows: 1 or 0, or the share of right fields.
-    """
+                    schema: AnswerSchema | None = None) -> ScoredAnswers:
+    """The metrics that compare answers, and what they are made of. `answers` has the order of `expected`."""
     wanted = set(metrics)
     compared = _Compared.of(expected, answers, schema)
-    right_values, values, fields = compared.right_values, compared.values, compared.fields
     columns = compared.rows(wanted, schema)
     results: Scores = {metric: round(sum(column) / len(column), 6) if column else 0.0
                        for metric, column in columns.items() if metric is not Metric.FIELD_ACCURACY}
     per_field = {Metric.FIELD_ACCURACY: accuracy, Metric.FIELD_F1_MACRO: f1_macro, Metric.FIELD_F1_MICRO: f1_micro}
     for metric, function in per_field.items():
-        if metric in wanted and fields:
+        if metric in wanted and compared.fields:
             results[metric] = {
-                field: round(function([_field(v, field) for v in right_values], [_field(v, field) for v in values]), 6)
-                for field in fields
-                if metric is not Metric.FIELD_F1_MICRO or _is_count([_field(v, field) for v in right_values])
+                name: round(function(*compared.column(name)), 6) for name in compared.fields
+                if metric is not Metric.FIELD_F1_MICRO or _is_count(compared.column(name)[0])
             }
-    return ({str(metric): results[metric] for metric in Metric if results.get(metric) not in (None, {})},
-            {str(metric): columns[metric] for metric in Metric if metric in columns})
+    return ScoredAnswers(
+        {str(metric): results[metric] for metric in Metric if results.get(metric) not in (None, {})},
+        {str(metric): columns[metric] for metric in Metric if metric in columns},
+        compared.classes() if wanted.intersection(_F1) else {})
 
 
 @dataclass(frozen=True)
@@ -86,20 +101,31 @@ class _Compared:
         return cls(expected, answers, right_values, [parse(text) for text in answers],
                    categorical_fields(right_values, schema))
 
+    def column(self, name: str) -> tuple[list[Any], list[Any]]:
+        """The expected and the given values of a field."""
+        return [_field(value, name) for value in self.right_values], [_field(value, name) for value in self.values]
+
+    def classes(self) -> dict[str, FieldColumn]:
+        found = {}
+        for name in self.fields if len(self.fields) <= MOST_FIELDS else ():
+            right, given = self.column(name)
+            found[name] = FieldColumn.of(right[:MOST_ROWS], given[:MOST_ROWS], _is_count(right))
+        return found
+
     def rows(self, wanted: Collection[Metric], schema: AnswerSchema | None) -> dict[Metric, list[float]]:
         columns: dict[Metric, list[float]] = {}
         if Metric.EXACT_MATCH in wanted:
             columns[Metric.EXACT_MATCH] = [
-                float(_same(value, right) if right is not _MISSING else text.strip() == wish.strip())
+                float(same(value, right) if right is not MISSING else text.strip() == wish.strip())
                 for text, wish, value, right in zip(self.answers, self.expected, self.values, self.right_values,
                                                     strict=True)]
         if Metric.JSON_VALID in wanted:
-            columns[Metric.JSON_VALID] = [float(value is not _MISSING) for value in self.values]
+            columns[Metric.JSON_VALID] = [float(value is not MISSING) for value in self.values]
         if Metric.SCHEMA_VALID in wanted and schema is not None:
-            columns[Metric.SCHEMA_VALID] = [float(value is not _MISSING and schema.is_valid(value))
+            columns[Metric.SCHEMA_VALID] = [float(value is not MISSING and schema.is_valid(value))
                                             for value in self.values]
         if self.fields:
-            right = [[_same(_field(value, field), _field(wish, field)) for field in self.fields]
+            right = [[same(_field(value, name), _field(wish, name)) for name in self.fields]
                      for value, wish in zip(self.values, self.right_values, strict=True)]
             if Metric.FIELDS_MATCH in wanted:
                 columns[Metric.FIELDS_MATCH] = [float(all(row)) for row in right]
@@ -130,37 +156,25 @@ def absent(expected: Sequence[str], metrics: Sequence[Metric], schema: AnswerSch
 
 def _is_count(column: Sequence[Any]) -> bool:
     """Whether a field's values are integers, so that 0 may mean none."""
-    return all(isinstance(item, int) and not isinstance(item, bool) for item in column if item is not _MISSING)
+    return all(isinstance(item, int) and not isinstance(item, bool) for item in column if item is not MISSING)
 
 
 def _field(value: Any, name: str) -> Any:
-    return value.get(name, _MISSING) if isinstance(value, Mapping) else _MISSING
-
-
-def _same(one: Any, other: Any) -> bool:
-    # In Python True == 1 and 1.0 == 1; as JSON answers only 1.0 and 1 are the same.
-    if isinstance(one, bool) is not isinstance(other, bool):
-        return False
-    return one is not _MISSING and bool(one == other)
+    return value.get(name, MISSING) if isinstance(value, Mapping) else MISSING
 
 
 def accuracy(right: Sequence[Any], given: Sequence[Any]) -> float:
     """The share of rows with the right value."""
-    return sum(_same(g, r) for r, g in zip(right, given, strict=True)) / len(right)
+    return sum(same(g, r) for r, g in zip(right, given, strict=True)) / len(right)
 
 
 def f1_macro(right: Sequence[Any], given: Sequence[Any]) -> float:
     """The mean F1 over the expected classes. An answer without the field is a miss of the expected class."""
-    expected = Counter(_class(value) for value in right if value is not _MISSING)
-    answered = Counter(map(_class, given))
-    hits = Counter(_class(wish) for wish, value in zip(right, given, strict=True) if _same(wish, value))
+    expected = Counter(class_of(value) for value in right if value is not MISSING)
+    answered = Counter(map(class_of, given))
+    hits = Counter(class_of(wish) for wish, value in zip(right, given, strict=True) if same(wish, value))
     # 2·TP / (2·TP + FP + FN): the expected values are TP + FN, the given values TP + FP.
     return sum(2 * hits[one] / (expected[one] + answered[one]) for one in expected) / len(expected) if expected else 0.0
-
-
-def _class(value: Any) -> Any:
-    """The class of a value: as in `_same`, 1 and 1.0 are one class, and True is another."""
-    return (isinstance(value, bool), value) if value is None or isinstance(value, str | int | float) else None
 
 
 def f1_micro(right: Sequence[Any], given: Sequence[Any]) -> float:
@@ -171,18 +185,14 @@ def f1_micro(right: Sequence[Any], given: Sequence[Any]) -> float:
     """
     true_positives = false_positives = false_negatives = 0
     for wish, value in zip(right, given, strict=True):
-        if _is_empty(value):
-            false_negatives += not _is_empty(wish)
-        elif not _is_empty(wish) and _same(value, wish):
+        if is_empty(value):
+            false_negatives += not is_empty(wish)
+        elif not is_empty(wish) and same(value, wish):
             true_positives += 1
         else:
             false_positives += 1
     total = 2 * true_positives + false_positives + false_negatives
     return 2 * true_positives / total if total else 0.0
-
-
-def _is_empty(value: Any) -> bool:
-    return value is _MISSING or value is None or (value == 0 and not isinstance(value, bool))
 
 
 def majority_scores(train_answers: Sequence[str], expected: Sequence[str], metrics: Sequence[Metric],

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer.data.answers.json_answers import NotJson, parse_json
+from finetune_trainer.data.answers.json_values import same
 
 # An integer, with or without digit groups: 1,234,567 or 12,34,567 with commas, 1 234 567 with spaces of any width.
 _INTEGER = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+|\d+)"
@@ -138,8 +139,8 @@ def judge_fields(found: Mapping[str, Any] | None, right: Mapping[str, Any], part
     shown = json.dumps({name: found[name] for name in right if name in found}, ensure_ascii=False)
     if not set(right) <= set(found):
         return Verdict(0.0, False, shown)
-    same = all(_same_value(found[name], value, 0.0) for name, value in right.items())
-    return Verdict(1.0 if same else partial, same, shown)
+    is_right = all(same(found[name], value) for name, value in right.items())
+    return Verdict(1.0 if is_right else partial, is_right, shown)
 
 
 def _same_value(one: Any, other: Any, tolerance: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
@@ -15,6 +15,7 @@ from finetune_api.messages import Manifest, RowScores, SampleAnswers
 from finetune_api.spec.evaluation import Metric
 from finetune_api.status.evaluation import headline
 
+from finetune_trainer.evaluation.comparison import Difference
 from finetune_trainer.evaluation.scores import Scores
 from finetune_trainer.report.svg import Point
 
@@ -53,6 +54,7 @@ class ExperimentFacts:
         comparison: the comparison that the ranking is made from.
         results: what each job published, by the name of the job.
         created: when the page was made.
+        gains: what training has changed, by variant, where that is known.
     """
 
     resource: FineTuneExperiment
@@ -60,6 +62,7 @@ class ExperimentFacts:
     comparison: Comparison
     results: Mapping[str, JobResult]
     created: datetime
+    gains: Mapping[str, Difference] = field(default_factory=dict)
 
     @property
     def metric(self) -> Metric:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from finetune_api.messages import AnsweredQuestion, GivenAnswer
 from finetune_api.spec.evaluation import LOWER_IS_BETTER
 
+from finetune_trainer.evaluation.comparison import Difference
 from finetune_trainer.report.examples import Answer, AnsweredExample
 from finetune_trainer.report.experiment import charts
 from finetune_trainer.report.experiment.facts import ExperimentFacts, VariantLine, variant_lines, without_result
@@ -33,6 +34,7 @@ def render_experiment(facts: ExperimentFacts) -> str:
         winner=facts.status.winner, figures=list(_figures(facts, lines)), currency=facts.currency,
         metric=charts.metric_title(facts), better="lower" if facts.metric in LOWER_IS_BETTER else "higher",
         rows=[TableRow.of(facts, line) for line in lines], verdicts=list(facts.status.ranking[1:]),
+        gains=[(line, gain_words(facts, gain)) for line in lines if (gain := facts.gains.get(line.name))],
         settings=[(line.name, line.settings) for line in lines if line.settings],
         scores=charts.score_chart(facts, lines), shown_scores=min(len(lines), charts.MOST_SCORES),
         has_reference=facts.reference_score is not None,
@@ -80,6 +82,15 @@ class TableRow:
             score_text(metric, line.before), score_text(metric, one.score) + spread, interval, f"{one.cost:f}",
             human_seconds(3600 * line.hours), f"{line.tokens_per_second:,.0f}" if line.tokens_per_second else "–",
             human_bytes(line.peak_bytes) if line.peak_bytes else "–"))
+
+
+def gain_words(facts: ExperimentFacts, gain: Difference) -> str:
+    """Whether a variant is better after training than before, and by how much."""
+    is_better = (gain.value < 0) is (facts.metric in LOWER_IS_BETTER)
+    words = f"{'better' if is_better else 'worse'} than before training by" if gain.is_clear else \
+        "not clearly different from before training:"
+    return (f"{words} {abs(gain.value):.3g} (interval of the difference {gain.low:+.3g} to {gain.high:+.3g}, p "
+            f"{gain.p_value:.2g})")
 
 
 def _lead(facts: ExperimentFacts) -> str:

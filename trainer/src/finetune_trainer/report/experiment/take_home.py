@@ -31,8 +31,8 @@ def what_would_settle_it(facts: ExperimentFacts) -> str:
     if facts.status.winner is not None or not unclear:
         return ""
     if any(one.is_clear is None for one in unclear):
-        return ("To know whether the difference is chance, rank by a metric with a score for each row, and give all "
-                "variants the same held-out rows.")
+        return ("To know whether the difference is chance, give all variants the same held-out rows. A result of an "
+                "earlier version may have no scores of single rows; then train that variant again.")
     comparisons = len(facts.comparison.variants) - 1
     times = {one.variant: _times_the_rows(one, comparisons) for one in unclear}
     closest = max(unclear, key=lambda one: times[one.variant])

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.errors import BadConfig
-from finetune_trainer.evaluation.experiment_ranking import rank_jobs
+from finetune_trainer.evaluation.experiment_ranking import job_gains, rank_jobs
 from finetune_trainer.publish.results import read_result
 from finetune_trainer.report.experiment.facts import ExperimentFacts, JobResult
 from finetune_trainer.report.experiment.page import render_experiment
@@ -66,13 +66,14 @@ def write_report(experiment: Experiment, status: FineTuneExperimentStatus, clock
     """
     results, missing = _results(experiment, status)
     spec, currency = experiment.resource.spec, status.cost.currency if status.cost else "USD"
-    comparison, ranking = rank_jobs(status.runs, {name: one.rows for name, one in results.items()}, spec.rank_by,
-                                    currency)
+    rows = {name: one.rows for name, one in results.items()}
+    comparison, ranking = rank_jobs(status.runs, rows, spec.rank_by, currency)
     home = ExperimentHome(experiment)
     status = status.model_copy(update={
         "ranking": ranking.variants, "winner": ranking.winner, "conclusion": ranking.conclusion,
         "report": home.location(REPORT)})
-    facts = ExperimentFacts(experiment.resource, status, comparison, results, clock.now())
+    facts = ExperimentFacts(experiment.resource, status, comparison, results, clock.now(),
+                            job_gains(status.runs, rows, spec.rank_by.metric))
     home.write(REPORT, render_experiment(facts))
     return WrittenReport(status, facts, tuple(missing))
 
