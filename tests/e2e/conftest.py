@@ -142,7 +142,7 @@ def free_nodes(request):
         environment = request.getfixturevalue("environment")
         while environment.used:  # Nobody else's: the cluster may be somebody's.
             space = f"--namespace={environment.used.pop()}"
-            environment.cluster.kubectl("delete", "finetunejobs", "--all", space, "--wait=false")
+            environment.cluster.kubectl("delete", "finetuneexperiments,finetunejobs", "--all", space, "--wait=false")
             environment.cluster.kubectl("delete", "pods", space, f"--selector={SELECTOR}", "--grace-period=1")
 
 
