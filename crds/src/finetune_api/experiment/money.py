@@ -62,6 +62,21 @@ def limit_of_new_job(candidate: Candidate, left: Decimal, weights: Decimal) -> D
     return limit if limit > 0 and limit >= rounded_down(needed) else None
 
 
+def _filled(room: Mapping[str, Decimal], caps: Mapping[str, Decimal], more: Decimal) -> dict[str, Decimal]:
+    """What each job gets if all get the same of `more`, but none more than its cap: the others get the rest at once."""
+    filled, growing = dict(room), set(room)
+    while growing:
+        share = more / len(growing)
+        capped = {name for name in growing if name in caps and filled[name] + share >= caps[name]}
+        if not capped:
+            return {name: one + share if name in growing else one for name, one in filled.items()}
+        for name in capped:
+            more -= max(caps[name] - filled[name], Decimal(0))
+            filled[name] = caps[name]
+        growing -= capped
+    return filled
+
+
 def limits_of_running_jobs(jobs: Mapping[str, ObservedJob], own_limits: Mapping[str, Decimal | None],
                            allowed: Decimal, may_rise: bool) -> dict[str, Decimal]:
     """The limits that running jobs need, where these differ from those that they have.
@@ -76,8 +91,9 @@ def limits_of_running_jobs(jobs: Mapping[str, ObservedJob], own_limits: Mapping[
         may_rise: whether no other job is left to be started.
     """
     spent = sum((job.spent for job in jobs.values()), Decimal(0))
-    room = {name: max(job.max_cost - job.spent, Decimal(0)) if job.max_cost is not None else None
-            for name, job in jobs.items()}
+    room: Mapping[str, Decimal | None] = {
+        name: max(job.max_cost - job.spent, Decimal(0)) if job.max_cost is not None else None
+        for name, job in jobs.items()}
     known = [one for one in room.values() if one is not None]
     if len(known) < len(room):  # The budget is newer than the job: all get an equal share of what is left.
         equal = max(allowed - spent, Decimal(0)) / len(jobs)
@@ -88,8 +104,8 @@ def limits_of_running_jobs(jobs: Mapping[str, ObservedJob], own_limits: Mapping[
         factor = max(free, Decimal(0)) / total if total else Decimal(0)
         room = {name: (one or Decimal(0)) * factor for name, one in room.items()}
     elif may_rise:
-        more = (free - total) / len(jobs)
-        room = {name: (one or Decimal(0)) + more for name, one in room.items()}
+        caps = {name: max(own - jobs[name].spent, Decimal(0)) for name, own in own_limits.items() if own is not None}
+        room = _filled({name: one or Decimal(0) for name, one in room.items()}, caps, free - total)
     wanted: dict[str, Decimal] = {}
     for name, job in jobs.items():
         if not room[name] and job.max_cost is not None and job.max_cost <= job.spent:

@@ -110,23 +110,24 @@ def plan(spec: FineTuneExperimentSpec, runs: Sequence[Run], observed: ObservedEx
     wanted = {run.name: run for run in runs}
     active = {name: job for name, job in observed.jobs.items() if not job.has_ended}
     stops = [StopJob(name) for name in active if name not in wanted]
-    if spec.suspend:
+    gates, started, not_started = _next_jobs(spec, runs, observed)
+    is_over = not active and not started and all(
+        one.phase is RunPhase.SKIPPED for one in (*gates.values(), *not_started.values()))
+    if spec.suspend and not is_over:
         gates = _halved(spec, runs, observed, frozenset())
         not_started = {run.name: NotStarted(ExperimentReason.SUSPENDED, "spec.suspend is true") for run in runs
                        if run.name not in observed.jobs and run.name not in gates}
-        held = [SuspendJob(name) for name, job in active.items() if name in wanted and job.phase is RunPhase.RUNNING]
-        actions: list[Action] = [*stops, *_limits(spec, wanted, observed, (), True), *held]
+        running = [name for name, job in active.items() if name in wanted and job.phase is RunPhase.RUNNING]
+        actions: list[Action] = [*stops, *_limits(spec, wanted, observed, (), True), *map(SuspendJob, running)]
     else:
-        gates, started, not_started = _next_jobs(spec, runs, observed)
-        resumed = [ResumeJob(name) for name, job in active.items() if name in wanted and job.held]
+        held = [run.name for run in runs if run.name in active and active[run.name].held]
+        free = max(spec.parallelism - (len(active) - len(held)), 0)  # It may be lower than when they were suspended.
         waiting = any(one.phase is RunPhase.PENDING for one in not_started.values())
-        actions = [*stops, *_limits(spec, wanted, observed, started, waiting), *resumed, *started]
+        actions = [*stops, *_limits(spec, wanted, observed, started, waiting), *map(ResumeJob, held[:free]), *started]
     not_started |= {name: gate for name, gate in gates.items() if name not in not_started}
     halved = [name for name, one in not_started.items() if one.reason is ExperimentReason.HALVED]
-    busy = bool(active) or any(isinstance(one, CreateJob) for one in actions)
     return ExperimentPlan(
-        tuple(actions), not_started,
-        finished=not busy and all(one.phase is RunPhase.SKIPPED for one in not_started.values()),
+        tuple(actions), not_started, finished=is_over,
         saved=saved_by_halving(runs, halved, observed, spec.early_stop))
 
 

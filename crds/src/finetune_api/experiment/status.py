@@ -14,6 +14,9 @@ from finetune_api.status.field_types import Count, Text, Time
 from finetune_api.values.api_model import Message
 from finetune_api.values.quantities import Money
 
+MOST_ROWS = 2 * MOST_RUNS
+"""Most jobs that a status lists."""
+
 
 class RunPhase(StrEnum):
     """Phase of one job of an experiment."""
@@ -225,8 +228,11 @@ class FineTuneExperimentStatus(Message):
     done: Annotated[str, Field(max_length=16)] | None = None
     """How many jobs have ended or are skipped, of how many: `2/4`."""
 
-    runs: Annotated[tuple[ExperimentRun, ...], Field(max_length=2 * MOST_RUNS)] = ()
+    runs: Annotated[tuple[ExperimentRun, ...], Field(max_length=MOST_ROWS)] = ()
     """The jobs, in the order in which they run; after them jobs that still exist and are not in the spec any more."""
+
+    metric: Annotated[str, Field(max_length=64)] | None = None
+    """The metric of the scores in `runs` and `ranking`: `rankBy.metric` when they were written."""
 
     ranking: Annotated[tuple[RankedVariant, ...], Field(max_length=MOST_RUNS)] = ()
     """The variants with a result, the best score first."""

@@ -12,6 +12,7 @@ from finetune_api.experiment.expansion import Run
 from finetune_api.experiment.plan import ExperimentPlan
 from finetune_api.experiment.ranking import Ranking
 from finetune_api.experiment.status import (
+    MOST_ROWS,
     ExperimentCost,
     ExperimentPhase,
     ExperimentReason,
@@ -19,6 +20,7 @@ from finetune_api.experiment.status import (
     FineTuneExperimentStatus,
     RunPhase,
 )
+from finetune_api.spec.evaluation import Metric
 from finetune_api.status.conditions import Condition, ConditionStatus, ConditionType
 from finetune_api.values.money import rounded_amount
 
@@ -52,6 +54,7 @@ class KnownRuns:
         runs: all of them, in the order in which they run.
         rows: those that exist or have ended, by name.
         decided: what happens next.
+        metric: of the scores in `rows`.
         ranking: of the variants with a result; None while jobs run.
         spent_before: what was spent by jobs that are not in `rows`.
         currency: of all amounts.
@@ -64,6 +67,7 @@ class KnownRuns:
     runs: Sequence[Run]
     rows: Mapping[str, ExperimentRun]
     decided: ExperimentPlan
+    metric: Metric
     ranking: Ranking | None = None
     spent_before: Decimal = Decimal(0)
     currency: str = "USD"
@@ -130,7 +134,7 @@ def summarize(known: KnownRuns, suspended: bool, previous: FineTuneExperimentSta
     spent = known.spent_before + sum((row.cost or Decimal(0) for row in (*rows, *known.removed)), Decimal(0))
     done = sum(row.phase in _DONE for row in rows)
     return with_report(previous, report, generation, now).model_copy(update={
-        "runs": (*rows, *known.removed), "done": f"{done}/{len(rows)}",
+        "runs": (*rows, *known.removed)[:MOST_ROWS], "done": f"{done}/{len(rows)}", "metric": str(known.metric),
         "ranking": known.ranking.variants if known.ranking else (),
         "winner": known.ranking.winner if known.ranking else None,
         "conclusion": known.ranking.conclusion if known.ranking else None,

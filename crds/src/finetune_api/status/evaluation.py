@@ -45,11 +45,19 @@ class EvaluationScores(Message):
     """Scores of the reference model."""
 
 
-def headline(scores: Mapping[str, Any], metric: Metric) -> float | None:
+def headline(scores: Mapping[str, Any], metric: str) -> float | None:
     """A metric as one number: for a metric of fields, the mean over the fields; None where there is no number."""
     value = scores.get(str(metric))
-    numbers = list(value.values()) if isinstance(value, Mapping) else [value]
-    known = [one for one in numbers if isinstance(one, int | float) and not isinstance(one, bool)]
-    if not known or len(known) < len(numbers):
+    numbers = [_number(one) for one in (value.values() if isinstance(value, Mapping) else (value,))]
+    known = [one for one in numbers if one is not None]
+    return sum(known) / len(known) if known and len(known) == len(numbers) else None
+
+
+def _number(value: Any) -> float | None:
+    """A score as the same type wherever it is read: an apiserver stores 1.0 as 1."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    return sum(known) / len(known) if isinstance(value, Mapping) else known[0]
+    try:
+        return float(value)
+    except OverflowError:
+        return None

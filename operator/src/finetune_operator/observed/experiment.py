@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.experiment.expansion import InvalidExperiment
 from finetune_api.experiment.reading import Experiment, parse_experiment
 from finetune_api.experiment.resource import EXPERIMENT_KIND
-from finetune_api.experiment.status import FineTuneExperimentStatus
+from finetune_api.experiment.status import ExperimentRun, FineTuneExperimentStatus, RunPhase
 from finetune_api.reading.loading import InvalidJob
 
 from finetune_operator.observed.attempt import AttemptView
@@ -66,7 +68,27 @@ def view_experiment(raw: Mapping[str, Any]) -> ExperimentView:
         namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"],
         generation=metadata.get("generation", 1), resource_version=metadata["resourceVersion"],
         deleting="deletionTimestamp" in metadata, spec=raw.get("spec") or {},
-        status=read_readable(FineTuneExperimentStatus, raw.get("status") or {}))
+        status=_read_status(raw.get("status") or {}))
+
+
+def _read_status(raw: Mapping[str, Any]) -> FineTuneExperimentStatus:
+    """The stored status. A row of another release does not hide the other rows, and with them what was spent."""
+    status, rows = read_readable(FineTuneExperimentStatus, raw), raw.get("runs")
+    if status.runs or not isinstance(rows, list):
+        return status
+    return status.model_copy(update={"runs": tuple(row for one in rows if (row := _read_row(one)) is not None)})
+
+
+def _read_row(raw: Any) -> ExperimentRun | None:
+    """A row of the status, as far as it can be read; None if it names no job.
+
+    A job in a phase that this release does not know counts as one that has failed. The row is only needed if the job is
+    gone, and then it is not bought again.
+    """
+    for one in (raw, {**raw, "phase": RunPhase.FAILED}) if isinstance(raw, Mapping) else ():
+        with suppress(ValueError, RecursionError):
+            return ExperimentRun.read(json.dumps(one))
+    return None
 
 
 def read_experiment(view: ExperimentView) -> Experiment | InvalidJob:

@@ -19,6 +19,7 @@ from finetune_api.spec.evaluation import Metric
 from finetune_api.spec.policy import PreflightPolicy
 from finetune_api.status import ConditionStatus, ConditionType, Phase
 from finetune_api.status.evaluation import headline
+from finetune_api.values.money import rounded_amount
 
 from finetune_operator.decide.conditions import progressing_condition
 from finetune_operator.decide.cost import time_of_ended_attempts
@@ -66,25 +67,41 @@ def known_jobs(status: FineTuneExperimentStatus, runs: Sequence[Run], jobs: Mapp
     wanted = {run.name: run for run in runs}
     held = {name: job for name, job in jobs.items() if is_held(job)}
     started = {name: job for name, job in jobs.items() if name not in held}
-    remembered, removed_cost = _remembered(status, wanted, jobs)
+    remembered, removed_cost = _remembered(status, wanted, jobs, metric)
     begun = status.start_time is not None or bool(remembered) or any(has_started(job) for job in started.values())
     if begun:  # A job that its check refuses later is one that failed; before, the whole experiment is refused.
-        started |= {name: job for name, job in held.items() if refusal(job) is not None}
+        started |= {name: job for name, job in held.items() if name in wanted and refusal(job) is not None}
         held = {name: job for name, job in held.items() if name not in started}
-    rows = {name: _row(wanted[name], job, metric) for name, job in started.items() if name in wanted}
+    # In the order of the runs, whatever the order of the jobs: of equal scores and costs the first is ranked first.
+    rows = {run.name: _row(row_of(run, RunPhase.RUNNING, ""), started[run.name], metric)
+            if run.name in started else remembered[run.name]
+            for run in runs if run.name in started or run.name in remembered}
     earlier = {row.job: row for row in status.runs}
     removed = tuple(_removed_row(job, earlier.get(name)) for name, job in sorted(started.items())
                     if name not in wanted)
-    observed = {row.job: _observed(row) for row in (*remembered.values(), *removed)}
-    observed |= {name: _observed(row, jobs[name]) for name, row in rows.items()}
-    observed |= {row.job: _observed(row, jobs[row.job]) for row in removed}
+    observed = {row.job: _observed(row, jobs.get(row.job)) for row in (*rows.values(), *removed)}
     estimates = {name: cost for name, job in held.items() if (cost := _estimate(job)) is not None}
-    return KnownJobs({**remembered, **rows}, removed, held, removed_cost,
-                     ObservedExperiment(observed, removed_cost, estimates), begun)
+    return KnownJobs(rows, removed, held, removed_cost, ObservedExperiment(observed, removed_cost, estimates), begun)
 
 
-def _remembered(status: FineTuneExperimentStatus, wanted: Mapping[str, Run], jobs: Mapping[str, JobView]
-                ) -> tuple[dict[str, ExperimentRun], Decimal]:
+def observed_again(status: FineTuneExperimentStatus, jobs: Mapping[str, JobView]) -> FineTuneExperimentStatus:
+    """The status with what is known of its jobs now: of an experiment that cannot go on, while its jobs do.
+
+    Args:
+        status: the status that was written last.
+        jobs: the jobs that exist, by name.
+    """
+    rows = [_row(row, job, status.metric) if status.metric and row.reason != ExperimentReason.REMOVED
+            and (job := jobs.get(row.job)) is not None and job.uid == row.uid else row for row in status.runs]
+    if status.cost is None:
+        return status
+    spent = sum((row.cost or Decimal(0) for row in rows), status.cost.removed or Decimal(0))
+    return status.model_copy(update={
+        "runs": tuple(rows), "cost": status.cost.model_copy(update={"spent": rounded_amount(spent)})})
+
+
+def _remembered(status: FineTuneExperimentStatus, wanted: Mapping[str, Run], jobs: Mapping[str, JobView],
+                metric: Metric) -> tuple[dict[str, ExperimentRun], Decimal]:
     """The rows of jobs that have ended and are gone, and what all other jobs that are gone have spent."""
     kept: dict[str, ExperimentRun] = {}
     spent = (status.cost.removed if status.cost else None) or Decimal(0)
@@ -93,16 +110,27 @@ def _remembered(status: FineTuneExperimentStatus, wanted: Mapping[str, Run], job
         if job is not None and row.uid in (job.uid, None):
             continue
         if job is None and row.phase in ENDED and row.uid is not None and row.job in wanted:
-            kept[row.job] = row
+            kept[row.job] = row if status.metric in (None, metric) else _without_scores(row, metric)
         else:
             spent += row.cost or Decimal(0)
     return kept, spent
+
+
+def _without_scores(row: ExperimentRun, metric: Metric) -> ExperimentRun:
+    """The row of a job that is gone, after another metric was chosen: its score by that one was not kept."""
+    return row.model_copy(update={"before": None, "after": None,
+                                  "message": f"the job is gone, and its {metric} with it"})
 
 
 def is_held(job: JobView) -> bool:
     """Whether a job waits for its experiment to start it."""
     suspended = job.spec is not None and job.spec.run_policy.suspend
     return job.held and suspended and job.status.start_time is None and job.status.completion_time is None
+
+
+def is_running(job: JobView) -> bool:
+    """Whether a job runs, or will without anybody's doing."""
+    return _phase(job) is RunPhase.RUNNING
 
 
 def has_started(job: JobView) -> bool:
@@ -138,15 +166,15 @@ def _phase(job: JobView) -> RunPhase:
     return RunPhase.SUSPENDED if suspended else RunPhase.RUNNING
 
 
-def _row(run: Run, job: JobView, metric: Metric) -> ExperimentRun:
+def _row(row: ExperimentRun, job: JobView, metric: str) -> ExperimentRun:
+    """A row with what is known of its job now."""
     status, phase = job.status, _phase(job)
     condition = progressing_condition(status)
     reason, message = (condition.reason, condition.message) if condition else (str(phase), None)
-    row = row_of(run, phase, reason[:64], refusal(job) or message)
-    scores = status.evaluation
+    message, scores = refusal(job) or message, status.evaluation
     return row.model_copy(update={
-        "uid": job.uid, "cost": status.cost.spent if status.cost else None,
-        "max_cost": job.spec.budget.max_cost if job.spec else None,
+        "phase": phase, "reason": reason[:64], "message": message if message is None else message[:1024],
+        "uid": job.uid, "cost": status.cost.spent if status.cost else None, "max_cost": _limit(job),
         "before": headline(scores.before or {}, metric) if scores else None,
         "after": headline(scores.after or {}, metric) if scores else None,
         "hours": _hours(job), "adapter": status.adapter.uri[:2048] if status.adapter else None,
@@ -154,6 +182,10 @@ def _row(run: Run, job: JobView, metric: Metric) -> ExperimentRun:
         "tokens_per_second": status.progress.tokens_per_second if status.progress and phase in ENDED else None,
         "peak_bytes": status.memory.peak_bytes if status.memory and phase in ENDED else None,
     })
+
+
+def _limit(job: JobView) -> Decimal | None:
+    return job.limits[0].max_cost if job.limits else None
 
 
 def _hours(job: JobView) -> float | None:
@@ -167,8 +199,8 @@ def _removed_row(job: JobView, earlier: ExperimentRun | None) -> ExperimentRun:
                                    phase=RunPhase.RUNNING, reason=ExperimentReason.REMOVED)
     return row.model_copy(update={
         "uid": job.uid, "phase": _phase(job), "reason": str(ExperimentReason.REMOVED),
-        "message": "its variant is not in the experiment any more", "cost": job.status.cost.spent
-        if job.status.cost else None})
+        "message": "its variant is not in the experiment any more", "max_cost": _limit(job),
+        "cost": job.status.cost.spent if job.status.cost else None})
 
 
 def _observed(row: ExperimentRun, job: JobView | None = None) -> ObservedJob:

@@ -6,11 +6,13 @@ exists from the beginning, suspended, so that it is checked before the first one
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_api.experiment.comparison import compare_scores
+from finetune_api.experiment.expansion import Run
+from finetune_api.experiment.observed import ENDED
 from finetune_api.experiment.plan import (
     CreateJob,
     ExperimentPlan,
@@ -24,7 +26,7 @@ from finetune_api.experiment.plan import (
 from finetune_api.experiment.ranking import Ranking, rank
 from finetune_api.experiment.reading import Experiment
 from finetune_api.experiment.spec import RankBy
-from finetune_api.experiment.status import ExperimentPhase, ExperimentReason, FineTuneExperimentStatus
+from finetune_api.experiment.status import MOST_ROWS, ExperimentPhase, ExperimentReason, FineTuneExperimentStatus
 from finetune_api.experiment.summary import (
     ExperimentReport,
     KnownRuns,
@@ -37,6 +39,7 @@ from finetune_api.experiment.summary import (
 from finetune_api.job import KIND
 from finetune_api.reading.loading import InvalidJob
 from finetune_api.rules import STORED_RULES, broken_rules
+from finetune_api.status import ConditionType
 from finetune_api.values.api_model import GROUP, VERSION
 
 from finetune_operator.decide.actions import Delete
@@ -44,7 +47,7 @@ from finetune_operator.decide.admission import spec_problems
 from finetune_operator.decide.conditions import EventRecord, StoredReason
 from finetune_operator.decide.experiment.actions import CreateOwned, OwnedAction, PatchOwned
 from finetune_operator.decide.experiment.first_start import why_not_started
-from finetune_operator.decide.experiment.known_jobs import KnownJobs, known_jobs
+from finetune_operator.decide.experiment.known_jobs import KnownJobs, is_running, known_jobs, observed_again
 from finetune_operator.decide.experiment.report import EndedExperiment, ReportStep, plan_report, remove_reports
 from finetune_operator.manifests.experiment_job import (
     held_job,
@@ -90,68 +93,73 @@ def plan_experiment(observation: ExperimentObservation, settings: Settings, now:
     view, experiment = observation.view, observation.experiment
     if view.deleting:  # Owner references delete its jobs.
         return ExperimentDecision(view.status)
-    problems = _problems(experiment, settings)
-    if problems or isinstance(experiment, InvalidJob):
-        return _with_report(view, ExperimentReport(view.status.phase or ExperimentPhase.PENDING,
-                                                   ExperimentReason.INVALID_VARIANT, problems, valid=False), now)
+    if isinstance(experiment, InvalidJob):
+        ended = any(one.type is ConditionType.FINISHED for one in view.status.conditions)
+        if ended and view.status.observed_generation == view.generation:
+            return ExperimentDecision(view.status)  # It ended under an earlier release, which accepted it.
+        return _refused(observation, [str(error) for error in experiment.errors] or [experiment.origin], now)
     spec, runs = experiment.resource.spec, experiment.runs
     known = known_jobs(view.status, runs, observation.jobs, spec.rank_by.metric)
     decided, report = plan(spec, runs, known.observed), None
+    if not decided.finished and (problems := _problems(runs, known, settings)):
+        return _refused(observation, problems, now)
     if not known.has_begun and not spec.suspend and any(run.name not in known.rows for run in runs):
         report = why_not_started(spec, runs, known, settings.currency)
     decided = _with_checks(decided, known) if report is None else _before_start(decided, experiment, known)
     ranking = _ranking(known, spec.rank_by, settings.currency) if decided.finished else None
-    known_runs = KnownRuns(runs, known.rows, decided, ranking, known.removed_cost, settings.currency, known.removed,
-                           report, known.has_begun)
+    known_runs = KnownRuns(runs, known.rows, decided, spec.rank_by.metric, ranking, known.removed_cost,
+                           settings.currency, known.removed, report, known.has_begun)
     step = _report_step(observation, experiment, known_runs, settings, now)
+    actions = tuple(_actions(observation, experiment, known, decided))
     deletions = tuple(_deletions(observation, experiment, known, decided))
-    if step is None:  # The next report is another one: the ranking of this one is not kept.
-        status = summarize(known_runs, spec.suspend, view.status, view.generation, now).model_copy(update={
+    suspended = spec.suspend and (step.waiting is not None if step else not decided.finished)
+    if step is None or suspended:  # The next report is another one: the ranking of this one is not kept.
+        status = summarize(known_runs, suspended, view.status, view.generation, now).model_copy(update={
             "reporting": None})
-        return ExperimentDecision(status, tuple(_actions(observation, experiment, known, decided)),
-                                  (*deletions, *remove_reports(view, observation.reports)),
+        return ExperimentDecision(status, actions, (*deletions, *remove_reports(view, observation.reports)),
                                   events_of(view.status, status))
     report = None if step.waiting is None else ExperimentReport(
         ExperimentPhase.RUNNING, ExperimentReason.REPORTING, step.waiting)
     told = replace(known_runs, ranking=step.ranking, report=report, remark=step.remark)
-    status = summarize(told, spec.suspend, view.status, view.generation, now).model_copy(update={
+    status = summarize(told, False, view.status, view.generation, now).model_copy(update={
         "report": step.location, "reporting": step.record})
-    actions = (*_actions(observation, experiment, known, decided), *step.actions)
-    return ExperimentDecision(status, actions, (*deletions, *step.deletions), events_of(view.status, status),
-                              step.requeue_after)
+    return ExperimentDecision(status, (*actions, *step.actions), (*deletions, *step.deletions),
+                              events_of(view.status, status), step.requeue_after)
 
 
 def _report_step(observation: ExperimentObservation, experiment: Experiment, known: KnownRuns, settings: Settings,
                  now: datetime) -> ReportStep | None:
     """What to do about the report; None if the jobs have not ended, or there is nothing to report."""
     view, rows = observation.view, known.listed
-    suspended = experiment.resource.spec.suspend
     if known.ranking is None or not any(map(has_result, rows)):
         return None
     if view.status.completion_time and view.status.reporting is None and view.status.observed_generation \
             == view.generation:
         return None  # A release that writes no report has ended it.
-    status = summarize(replace(known, ranking=None), suspended, view.status, view.generation, now)
+    status = summarize(replace(known, ranking=None), False, view.status, view.generation, now)
     without = status.model_copy(update={"report": None, "reporting": None})
-    step = plan_report(EndedExperiment(observation, experiment, rows, without, known.ranking), settings, now)
-    return None if suspended and step.waiting else step
+    return plan_report(EndedExperiment(observation, experiment, rows, without, known.ranking), settings, now)
 
 
-def _problems(experiment: Experiment | InvalidJob, settings: Settings) -> str:
-    """Everything that keeps the variants from being run; empty if nothing does."""
-    if isinstance(experiment, InvalidJob):
-        found = [str(error) for error in experiment.errors] or [experiment.origin]
-    else:
-        found = [f"variant {run.variant}: {problem}" for run in experiment.runs if run.repeat == 0 and run.rung is None
-                 for problem in (*spec_problems(run.job.spec, settings),
-                                 *(f"{one.path}: {one.message}" for one in broken_rules(run.document, STORED_RULES)))]
-    more = [f"and {len(found) - _SHOWN_ERRORS} more errors"] if len(found) > _SHOWN_ERRORS else []
-    return "; ".join((*found[:_SHOWN_ERRORS], *more))
+def _problems(runs: Sequence[Run], known: KnownJobs, settings: Settings) -> list[str]:
+    """Everything that keeps variants from being started. A job that was started is judged on its own."""
+    left = {run.variant for run in runs if run.name not in known.rows}
+    return [f"variant {run.variant}: {problem}" for run in runs
+            if run.variant in left and run.repeat == 0 and run.rung is None
+            for problem in (*spec_problems(run.job.spec, settings),
+                            *(f"{one.path}: {one.message}" for one in broken_rules(run.document, STORED_RULES)))]
 
 
-def _with_report(view: ExperimentView, report: ExperimentReport, now: datetime) -> ExperimentDecision:
-    status = with_report(view.status, report, view.generation, now)
-    return ExperimentDecision(status, events=events_of(view.status, status))
+def _refused(observation: ExperimentObservation, problems: Sequence[str], now: datetime) -> ExperimentDecision:
+    """The decision about an experiment that cannot be run: nothing starts, and what runs goes on or is suspended."""
+    view = observation.view
+    more = [f"and {len(problems) - _SHOWN_ERRORS} more errors"] if len(problems) > _SHOWN_ERRORS else []
+    report = ExperimentReport(view.status.phase or ExperimentPhase.PENDING, ExperimentReason.INVALID_VARIANT,
+                              "; ".join((*problems[:_SHOWN_ERRORS], *more)), valid=False)
+    status = with_report(observed_again(view.status, observation.jobs), report, view.generation, now)
+    suspended = [PatchOwned(job, suspension()) for job in observation.jobs.values()
+                 if view.spec.get("suspend") is True and is_running(job) and not job.deleting]
+    return ExperimentDecision(status, tuple(suspended), events=events_of(view.status, status))
 
 
 def report_problem(view: ExperimentView, status: FineTuneExperimentStatus, reason: ExperimentReason, message: str,
@@ -209,11 +217,17 @@ def _actions(observation: ExperimentObservation, experiment: Experiment, known: 
 
 def _deletions(observation: ExperimentObservation, experiment: Experiment, known: KnownJobs, decided: ExperimentPlan
                ) -> Iterator[Delete]:
-    """Jobs that nobody needs: those of removed variants that have not ended, and those that halving gave up."""
+    """Jobs that nobody needs: those of removed variants that have not ended, and those that halving gave up.
+
+    If there are more ended jobs of removed variants than the status can list, the first ones that it lists are deleted
+    too: it remembers what they cost.
+    """
     wanted, halved = {run.name for run in experiment.runs}, _halved(decided)
     unneeded = [name for name in known.held if name not in wanted or name in halved]
     stopped = [one.name for one in decided.actions if isinstance(one, StopJob)]
-    yield from (Delete(f"{GROUP}/{VERSION}", KIND, name) for name in (*unneeded, *stopped)
+    listed = [row.job for row in known.removed[:MOST_ROWS - len(wanted)] if row.phase in ENDED]
+    surplus = listed[:max(len(wanted) + len(known.removed) - MOST_ROWS, 0)]
+    yield from (Delete(f"{GROUP}/{VERSION}", KIND, name) for name in (*unneeded, *stopped, *surplus)
                 if not observation.jobs[name].deleting)
 
 

@@ -114,7 +114,8 @@ class LocalExperiment:
             running: the job that is about to run.
         """
         known = KnownRuns(self.experiment.runs, {**self.rows, **{row.job: row for row in running}}, decided,
-                          self.ranking() if decided.finished else None, self.spent_before, self.currency)
+                          self.spec.rank_by.metric, self.ranking() if decided.finished else None, self.spent_before,
+                          self.currency)
         return summarize(known, False, self.earlier, 1, self.clock.now().replace(microsecond=0))
 
     def write(self, status: FineTuneExperimentStatus) -> None:
