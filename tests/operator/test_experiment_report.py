@@ -151,6 +151,36 @@ def test_a_job_whose_end_is_seen_before_that_of_its_pod_is_waited_for():
     assert simulation.told()[2] == "3 jobs: 3 succeeded. one wins"
 
 
+def test_a_pod_that_is_gone_with_what_it_told_is_followed_by_another():
+    simulation = ended()
+    simulation.run()
+    simulation.end_reports()
+    (key,) = [key for key in simulation.children if key[0] == "Pod"]
+    del simulation.children[key]  # Its node was removed before the operator saw the end.
+    simulation.passes += 60
+    simulation.run()
+    assert simulation.told() == ("Running", "Reporting",
+                                 "the report is written again: its pod is gone, and with it what it told")
+    simulation.passes += 3600
+    simulation.settle()
+    assert simulation.told()[2] == "3 jobs: 3 succeeded. one wins"
+    assert simulation.reports == 2
+
+
+def test_a_report_that_no_config_map_can_hold_is_given_up_with_the_way_to_write_it():
+    long = {"dataset": {"prompt": "x" * 11_000 + "{question}"}}
+    simulation = Simulation(template={"runPolicy": {"preflight": "Skip"}}, parallelism=100)
+    simulation.edit(variants=[{"name": f"v{number}", "patch": {"training": {"seed": number}, **long}}
+                              for number in range(100)])
+    simulation.settle()
+    for raw in simulation.running():
+        simulation.advance(raw, 1, 1.0)
+    simulation.settle()
+    assert simulation.told()[:2] == ("Succeeded", "Finished")
+    assert "`kubectl get fte compare -o json`" in simulation.told()[2]
+    assert simulation.reports == 0
+
+
 def test_what_a_report_lacks_is_told():
     simulation = ended()
     simulation.run()

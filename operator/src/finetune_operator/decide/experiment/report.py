@@ -40,6 +40,11 @@ from finetune_operator.settings import Settings
 _WRITING = "a pod on a CPU compares the results row by row and writes the report"
 _OF_AN_OTHER_RELEASE = ("its pod ended without naming a page. The trainer's image is of another release: ask an "
                         "administrator to set trainerImage in the operator's settings")
+_LOST = "its pod is gone, and with it what it told"
+_TOO_LARGE = ("spec and status of the experiment have {size} bytes, and a ConfigMap takes {limit} for its pod. "
+              "`finetune-trainer experiment-report` writes it from `kubectl get fte {name} -o json`")
+_CONFIG_MAP_BYTES = 1024 * 1024
+"""Most bytes of the data of a ConfigMap, with the name of its key."""
 _TOO_LITTLE_MEMORY = ("its pod needed more host memory than it has. Ask an administrator to raise preflight.memory in "
                       "the operator's settings")
 _TOO_SLOW = ("it was not written within preflight.timeout. Ask an administrator to raise preflight.timeout in the "
@@ -163,26 +168,31 @@ def _next_pod(step: ReportStep, ended: EndedExperiment, name: str, settings: Set
         if now < until:
             return replace(step, waiting=_again(step.record), requeue_after=until - now)
     request = ReportRequest(ended.observation.view, ended.experiment, ended.status, name, step.record.failures + 1)
+    config = report_config_map(request)
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in config["data"].items())
+    if size > _CONFIG_MAP_BYTES:
+        return _without_report(step, ended, Reason.CANNOT_START,
+                               _TOO_LARGE.format(size=size, limit=_CONFIG_MAP_BYTES, name=request.view.name))
     network = settings.trainer_network
     policy = (ApplyOwned(report_policy(request.view, network)),) if network else ()
     # The pod cannot start without its ConfigMap, and is not to run without its policy.
-    return replace(step, actions=(CreateOwned(report_config_map(request)), *policy,
-                                  CreateOwned(report_job(request, settings))))
+    return replace(step, actions=(CreateOwned(config), *policy, CreateOwned(report_job(request, settings))))
 
 
 def _after(step: ReportStep, ended: EndedExperiment, job: AttemptView, settings: Settings, now: datetime) -> ReportStep:
     """What the end of a pod means."""
     told = next((pod.reported for pod in job.pods if pod.reported), None)
     if job.complete or (job.pods and all(pod.exit_code == ExitCode.OK for pod in job.pods)):
-        if told is None or told.report is None:
+        if told is not None and told.report is not None:
+            return _with_report(step, ended, told, told.report)
+        if any(pod.exit_code is not None for pod in job.pods):
             return _without_report(step, ended, Reason.UNKNOWN_EXIT, _OF_AN_OTHER_RELEASE)
-        return _with_report(step, ended, told, told.report)
     end = judge_end(job)
     if end.reason == Reason.DEADLINE_EXCEEDED:
         return _without_report(step, ended, end.reason, _TOO_SLOW)
     if end.reason == Reason.HOST_OUT_OF_MEMORY:
         return _without_report(step, ended, end.reason, _TOO_LITTLE_MEMORY)
-    message = told.message if told else end.message
+    message = told.message if told else _LOST if end.reason == Reason.RESULT_LOST else end.message
     failures = step.record.failures + 1
     if end.retry in (Retry.NEVER, Retry.SMALLER_PLAN):
         return _without_report(step, ended, end.reason, message)
