@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 import pytest
 import yaml
-from finetune_api import parse_job, resolve_defaults
+from finetune_api import parse_job, resolve_defaults, spec_hash
 from finetune_api.experiment.expansion import job_name, patched
 from finetune_api.rule import merge_patch
 
@@ -114,14 +115,46 @@ def test_repeats_have_other_seeds():
     assert len({run.name for run in runs}) == 3
 
 
-def test_rungs_are_shorter_jobs_that_come_first():
+def test_rungs_are_parts_of_the_whole_job_that_come_first_and_each_resumes_from_the_one_before():
     variants = [{"name": "epochs"}, {"name": "steps", "patch": {"training": {"maxSteps": 10}}}]
     runs = experiment(**QLORA, variants=variants, repeats=2, earlyStop={"rungs": [0.1, 0.5]}).runs
     assert [(run.variant, run.rung, run.share) for run in runs] == [
         ("epochs", 0, 0.1), ("steps", 0, 0.1), ("epochs", 1, 0.5), ("steps", 1, 0.5),
         ("epochs", None, 1), ("epochs", None, 1), ("steps", None, 1), ("steps", None, 1)]
-    trained = [(resolve_defaults(run.job.spec).training.epochs, run.job.spec.training.max_steps) for run in runs]
-    assert trained == [(0.2, None), (None, 1), (1.0, None), (None, 5), (2, None), (2, None), (None, 10), (None, 10)]
+    first, second, last = (next(run for run in runs if (run.variant, run.rung) == ("steps", rung))
+                           for rung in (0, 1, None))
+    policies = [run.job.spec.run_policy for run in (first, second, last)]
+    assert [(one.stop_after, one.resume_from) for one in policies] == [
+        (0.1, None), (0.5, first.name), (None, second.name)]
+    assert {one.on_missing_checkpoint for one in policies[1:]} == {"TrainFromStart"}
+    assert len({spec_hash(resolve_defaults(run.job.spec)) for run in (first, second, last)}) == 1, "checkpoints fit"
+    assert runs[-1].job.spec.run_policy.resume_from is None, "another seed has no rung"
+    assert [run.part for run in (first, second, last, runs[-1])] == [
+        "0.1 of the steps", "from 0.1 of the steps to 0.5", "from 0.5 of the steps to the end", ""]
+    assert [run.own_share for run in (first, second, last, runs[-1])] == [
+        Decimal("0.1"), Decimal("0.4"), Decimal("0.5"), 1]
+    assert [run.own_part(Decimal(10)) for run in (first, second, last, runs[-1])] == [10, 8, 5, 10]
+
+
+def test_early_stop_changes_no_name_of_a_job_that_is_trained_to_its_end():
+    plain = experiment(**QLORA, repeats=2).runs
+    halved = experiment(**QLORA, repeats=2, earlyStop={"rungs": [0.5]}).runs
+    assert [run.name for run in halved if run.rung is None] == [run.name for run in plain]
+    assert len({run.name for run in halved}) == 3
+    other = experiment(**QLORA, earlyStop={"rungs": [0.25]}).runs
+    assert other[0].name not in {run.name for run in halved}
+
+
+def test_a_job_that_stops_after_another_share_has_another_name():
+    names = {experiment(template={"spec": {"runPolicy": policy}}).runs[0].name
+             for policy in ({}, {"stopAfter": 0.25}, {"stopAfter": 0.5})}
+    assert len(names) == 3
+
+
+def test_early_stop_and_a_share_of_the_templates_own_exclude_each_other():
+    (error,) = errors_with(template={"spec": {"runPolicy": {"stopAfter": 0.5}}}, earlyStop={"rungs": [0.25]})
+    assert error.endswith("spec.runPolicy.stopAfter is 0.5: spec.earlyStop of the experiment sets it for each rung: "
+                          "remove one of the two")
 
 
 def test_an_error_names_variant_field_and_cure_with_its_line():

@@ -162,7 +162,27 @@ def test_full_runs_wait_for_the_rung_and_only_the_survivors_start():
     assert [one.run.variant for one in third.actions] == ["b", "c"]
     (gone,) = third.not_started.values()
     assert (gone.phase, gone.reason) == (RunPhase.SKIPPED, ExperimentReason.HALVED)
-    assert third.saved == 4, "a quarter of a run cost 1"
+    assert third.saved == 3, "a quarter of a run cost 1, and the rest is not trained"
+
+
+def test_a_rung_and_what_follows_it_get_money_for_the_steps_that_each_trains_itself():
+    found = experiment(variants=[{"name": "a"}, {"name": "b"}], **{**SCORED, "earlyStop": {"rungs": [0.2, 0.5]}},
+                       budget={"maxCost": 13})
+    a, b = (run.name for run in found.runs[:2])
+
+    def limit(jobs, **estimates):
+        observed = ObservedExperiment(jobs, estimates={run.name: Decimal(estimates["whole"]) for run in found.runs
+                                                       if run.rung is None} if estimates else {})
+        (start,) = [one for one in plan(found.resource.spec, found.runs, observed).actions
+                    if isinstance(one, CreateJob)]
+        return start.run.part, start.max_cost
+
+    # Weights: 0.2 each for a and b, and half of 2 x 0.3 and 2 x 0.5.
+    assert limit({}) == ("0.2 of the steps", Decimal("2.1666"))
+    first = {a: job(SUCCEEDED, "1", score=0.1), b: job(SUCCEEDED, "1", score=0.9)}
+    assert limit(first) == ("from 0.2 of the steps to 0.5", 6), "0.3 of 0.55: half of the rest waits"
+    second = {**first, found.runs[3].name: job(SUCCEEDED, "1", score=0.9)}
+    assert limit(second, whole="19") == ("from 0.5 of the steps to the end", 10), "half of the 19 it would cost whole"
 
 
 def test_an_experiment_whose_rung_has_no_result_ends():

@@ -136,6 +136,8 @@ DECIDES_NOTHING = {
     "runPolicy.preflight": "Skip",
     "runPolicy.rerun": "Always",
     "runPolicy.resumeFrom": "earlier",
+    "runPolicy.onMissingCheckpoint": "TrainFromStart",
+    "runPolicy.stopAfter": 0.25,
 }
 
 

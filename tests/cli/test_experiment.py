@@ -39,7 +39,8 @@ def test_validate_lists_the_jobs_of_an_experiment(tmp_path):
     first, *jobs = result.stdout.splitlines()
     assert first == f"{path}: OK, 6 jobs:"
     assert [line.split("(")[-1].rstrip(")") if "(" in line else "" for line in jobs] == [
-        "0.5 of the steps", "0.5 of the steps", "", "seed 43", "", "seed 43"]
+        "0.5 of the steps", "0.5 of the steps", "from 0.5 of the steps to the end", "seed 43",
+        "from 0.5 of the steps to the end", "seed 43"]
 
 
 def test_validate_names_the_variant_that_is_wrong(tmp_path):
@@ -119,11 +120,30 @@ def test_the_estimate_of_long_names_sweeps_and_rungs_is_whole_in_eighty_columns(
     assert all(len(job.split()) == 9 for job in jobs), "none is cut or on two lines"
     point = next(job for job in jobs if job.startswith("whole-")).split()[0]
     assert [job.split()[2:5] for job in jobs if job.startswith(point)] == [
-        ["25", "%", "42"], ["100", "%", "42"], ["100", "%", "43"]]
+        ["25", "%", "42"], ["75", "%", "42"], ["100", "%", "43"]]
     told = [line.split(" ")[0] for line in lines if " is training.learningRate=" in line]
     assert len(told) == len(set(told)) == 4, "each point of the sweep once"
     assert all(any(job.startswith(f"{name} ") for job in jobs) for name in told)
     assert len([line for line in lines if " does not fit: " in line]) == 2
+
+
+def test_the_estimates_of_rung_and_rest_are_together_that_of_the_whole_run(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps({
+        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 300}))
+
+    def estimated(**sections):
+        path = write(tmp_path / "experiment.yaml", **merge_patch(SMALLEST_EXPERIMENT, {
+            "template": {"spec": {"model": {"source": "file://./model"}}}, "variants": [{"name": "one"}], **sections}))
+        shown = call("estimate", path, "--accelerator", "l4", "--rows", "200000000", "--json")
+        assert shown.exit_code == 0, shown.stderr
+        return [job["hours"] for job in json.loads(shown.stdout)["jobs"]]
+
+    (whole,) = estimated()
+    first, second, rest = estimated(earlyStop={"rungs": [0.25, 0.5]})
+    assert whole > 0.1
+    assert [first / whole, second / whole, rest / whole] == pytest.approx([0.25, 0.25, 0.5], abs=0.01)
 
 
 def test_the_sample_with_mistral_fits_on_its_accelerator_and_its_budget_pays_it(tmp_path):

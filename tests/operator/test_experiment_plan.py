@@ -74,13 +74,13 @@ def test_a_result_that_is_published_already_is_taken_over_and_the_others_still_w
 
 
 def test_of_a_rung_only_the_most_expensive_that_can_go_on_count_for_the_estimate():
-    simulation = Simulation("one", "two", template={}, budget={"maxCost": "10"}, earlyStop={"rungs": [0.5]})
+    simulation = Simulation("one", "two", template={}, budget={"maxCost": "9"}, earlyStop={"rungs": [0.5]})
     simulation.settle()
     for raw in simulation.jobs.values():
-        raw["status"] |= checked("4")  # Two rungs, and the one job of the better variant.
+        raw["status"] |= checked("4")  # Two rungs, and the second half of the better variant's whole run.
     simulation.settle()
     assert simulation.told()[1] == "EstimateAboveBudget"
-    simulation.edit(budget={"maxCost": "12"})
+    simulation.edit(budget={"maxCost": "10"})
     simulation.settle()
     assert len(simulation.running()) == 1
 

@@ -151,6 +151,16 @@ def test_a_job_that_names_an_earlier_one_does_not_train_anew_where_nothing_fits(
         require_earlier(storage, job(tmp_path, resumeFrom="job/uid"), MINE.data_hash)
 
 
+def test_a_job_that_may_train_from_the_start_is_told_why_nothing_fits(storage, tmp_path, notes):
+    named = job(tmp_path, resumeFrom="again/gone", onMissingCheckpoint="TrainFromStart")
+    assert require_earlier(storage, named, MINE.data_hash) == (
+        "no checkpoint of the job again/gone fits (this output has no checkpoint of that job)")
+    save(tmp_path, store(storage, notes, prefix="team/again/gone"), 40, identity=replace(MINE, base_hash="9" * 64))
+    assert "other base weights" in str(require_earlier(storage, named, MINE.data_hash, MINE.base_hash))
+    save(tmp_path, store(storage, notes, prefix="team/again/gone"), 20)
+    assert require_earlier(storage, named, MINE.data_hash, MINE.base_hash).step == 20
+
+
 def test_the_date_of_a_job_is_that_of_the_checkpoint_it_goes_on_from_else_that_of_its_start(storage, tmp_path, notes):
     config = job(tmp_path, resumeFrom="job")
     assert chat_template_date(storage, config, TODAY) == TODAY

@@ -154,8 +154,8 @@ def test_only_the_better_half_of_a_rung_is_trained_to_its_end(place):
     found = status(place)
     assert [run.variant for run in found.runs if run.phase == "Skipped"] == ["a", "d"]
     assert {one.variant: one.cost for one in found.ranking} == {"b": 2, "c": 2}
-    assert found.cost.saved == 4
-    assert "early stop saved about 4.0000 EUR" in output
+    assert found.cost.saved == 2, "half a run cost 1, and the other half is not trained"
+    assert "early stop saved about 2.0000 EUR" in output
 
 
 def test_a_missed_quality_gate_is_a_failure_and_is_not_ranked(place):
@@ -206,3 +206,27 @@ def test_a_whole_experiment_is_run_ranked_and_adopted_when_it_is_run_again(tmp_p
     again = status(tmp_path)
     assert [one.model_dump() for one in again.ranking] == [one.model_dump() for one in found.ranking]
     assert [run.hours for run in again.runs] == [run.hours for run in found.runs], "what was paid once"
+
+
+def test_what_survives_a_rung_goes_on_from_there_and_no_step_is_trained_twice(tmp_path):
+    save_tiny_model(tmp_path / "model")
+    write_rows(tmp_path / "rows.jsonl")
+    experiment = document(tmp_path, "slow lora", rankBy={"metric": "loss"}, earlyStop={"rungs": [0.34]})
+    experiment["spec"]["variants"][0]["patch"] = {"training": {"learningRate": 0.0001}}
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(experiment))
+    command = [sys.executable, "-m", "finetune_cli", "run", str(path)]
+    environment = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = status(tmp_path)
+    assert [(run.variant, run.rung, run.phase, run.reason) for run in found.runs] == [
+        ("slow", 0.34, "Succeeded", "StoppedEarly"), ("lora", 0.34, "Succeeded", "StoppedEarly"),
+        ("slow", None, "Skipped", "Halved"), ("lora", None, "Succeeded", "Succeeded")]
+    assert found.runs[2].message == "its variant was not among the best 50% by loss after 0.34 of the steps"
+    folder = tmp_path / "out/default" / found.runs[3].job
+    (result,) = (json.loads(one.read_text())["result"] for one in folder.glob("*/manifest.json"))
+    assert (result["resumedFromStep"], result["step"], result["totalSteps"]) == (2, 6, 6)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("Nothing was trained: the same job is published already.") == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from datetime import date
@@ -80,3 +81,20 @@ def test_a_result_of_another_day_is_adopted_and_one_that_was_stopped_early_is_go
     going_on = job.model_copy(update={"spec": job.spec.model_copy(update={
         "run_policy": job.spec.run_policy.model_copy(update={"resume_from": "tiny"})})})
     assert "no checkpoint of the job tiny fits" in preflight(going_on, lambda note: None).result.message
+
+
+@pytest.mark.parametrize(("step", "adopts"), [(24, False), (25, True)])
+def test_a_part_is_adopted_if_it_was_trained_up_to_its_share(folder, tmp_path, step, adopts):
+    job = config(folder, "part", 15, resumeFrom="before", stopAfter=0.25, onMissingCheckpoint="TrainFromStart")
+    output = resolve_defaults(parse_job(tiny_job(folder, output={"uri": f"file://{tmp_path}"})).spec).output
+    job = job.model_copy(update={"spec": job.spec.model_copy(update={"output": output})})
+    checked = preflight(job, lambda note: None).result
+    assert checked.verdict is PreflightVerdict.PASSED
+    assert ("no checkpoint of the job before fits (this output has no checkpoint of that job); if there is none when "
+            "the job starts, it trains from the start") in checked.message
+    home = publish(job, tmp_path, data_hash=checked.data_hash, base_revision=folder_digest(folder / "model"),
+                   run={"date": "2026-03-15"}, outcome=Outcome.STOPPED_EARLY)
+    content = json.loads((home / "manifest.json").read_text())
+    content["result"] |= {"step": step, "totalSteps": 100}
+    (home / "manifest.json").write_text(json.dumps(content))
+    assert (preflight(job, lambda note: None).result.verdict is PreflightVerdict.ALREADY_PUBLISHED) is adopts

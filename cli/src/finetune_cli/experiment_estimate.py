@@ -32,7 +32,7 @@ class EstimatedRun:
         memory_bytes: memory.
         fits: whether it fits.
         change: the change that makes it fit, in words; None where it fits.
-        hours: hours of training; None where the number of rows is not known.
+        hours: hours of training, without those of the rung before; None where the number of rows is not known.
         cost: their cost.
     """
 
@@ -83,7 +83,7 @@ def _table(jobs: Sequence[EstimatedRun]) -> Table:
     columns = {
         "variant": [job.run.variant for job in jobs],
         "method": [job.method for job in jobs],
-        "steps": [f"{100 * job.run.share:g} %" for job in jobs] if any(job.run.share < 1 for job in jobs) else [],
+        "steps": [f"{100 * float(job.run.own_share):g} %" for job in jobs] if any(job.run.share < 1 for job in jobs) else [],
         "seed": [str(job.run.seed) for job in jobs] if any(job.run.repeat for job in jobs) else [],
         "on": [job.target.name for job in jobs] if _targets(jobs) > 1 else [],
         "GiB": [f"{job.memory_bytes / _GIB:.2f}" for job in jobs],

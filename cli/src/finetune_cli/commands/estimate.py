@@ -126,7 +126,8 @@ def _of_run(run: Run, spec: FineTuneJobSpec, model: Architecture, chosen: Chosen
     found = estimate_on_host(spec, model, chosen, rows)
     duration = found.found.duration
     return EstimatedRun(run, spec.method.display_name, chosen.target, found.total, found.fits, found.change,
-                        duration.hours if duration else None, duration.cost if duration else None)
+                        duration.hours * float(run.own_share) / run.share if duration else None,
+                        run.own_part(duration.cost) if duration else None)
 
 
 def _model_config(spec: FineTuneJobSpec) -> dict[str, Any]:

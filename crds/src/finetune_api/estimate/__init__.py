@@ -25,7 +25,7 @@ from finetune_api.estimate.host import (
     merging_bytes,
     programs_at_once,
 )
-from finetune_api.estimate.job import Estimate, EstimateTarget, TrainingRows, estimate_job
+from finetune_api.estimate.job import Estimate, EstimateTarget, TrainingRows, estimate_job, trained_tokens
 from finetune_api.estimate.memory import (
     ForwardPass,
     MemoryEstimate,
@@ -84,4 +84,5 @@ __all__ = [
     "read_architecture",
     "rows_of_full_pass",
     "trained_by",
+    "trained_tokens",
 ]

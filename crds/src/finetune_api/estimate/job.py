@@ -52,7 +52,7 @@ class Estimate:
     Attributes:
         plan: how it is computed, and the memory of that.
         change: the change that makes it fit, in words; None where it fits.
-        duration: time and money; None where the number of tokens is not known.
+        duration: time and money, up to `runPolicy.stopAfter`; None where the number of tokens is not known.
         checkpoint_bytes: size of a checkpoint.
     """
 
@@ -83,6 +83,11 @@ def estimate_job(spec: FineTuneJobSpec, model: Architecture, target: EstimateTar
     if rows.tokens:
         cores = float(spec.compute.cpu.value) if spec.compute.cpu else _CORES
         duration = estimate_duration(
-            rows.tokens, operations_per_token(model, spec.method, plan.checkpointed_layers),
+            trained_tokens(spec, rows.tokens), operations_per_token(model, spec.method, plan.checkpointed_layers),
             operations_per_second(model, target.name, cores), target.price)
     return Estimate(plan, change, duration, checkpoint_bytes(model, spec.method, machine, count))
+
+
+def trained_tokens(spec: FineTuneJobSpec, tokens: int) -> int:
+    """Of the tokens of a whole run those that a job trains on: it may stop after a share of its steps."""
+    return max(1, round(tokens * (spec.run_policy.stop_after or 1.0)))

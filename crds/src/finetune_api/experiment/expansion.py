@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from finetune_api.experiment.resource import FineTuneExperiment
@@ -22,7 +23,9 @@ from finetune_api.resolve import resolve_defaults, spec_hash
 from finetune_api.rule import merge_patch
 from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.spec.method import METHODS
+from finetune_api.spec.policy import MissingCheckpoint
 from finetune_api.values.api_model import GROUP, VERSION
+from finetune_api.values.money import rounded_amount
 
 _LONGEST_NAME = 40
 _DIGITS = 8
@@ -38,7 +41,8 @@ class Run:
         settings: the values of the sweep, as text; empty without a sweep.
         repeat: the number of the repeat, from 0.
         rung: the number of the rung, from 0; None for a job that is trained to its end.
-        share: the share of the steps that it trains for; 1 for the whole.
+        share: the share of the steps that are done at its end; 1 for the whole.
+        begin: the share of the steps after which it resumes, from the job of the rung before; 0 without one.
         job: the job. Its name follows from the experiment, the variant, and everything that decides the result.
         document: the job as plain data, as it is applied: without the defaults.
     """
@@ -50,6 +54,7 @@ class Run:
     share: float
     job: FineTuneJob
     document: Mapping[str, Any]
+    begin: float = 0.0
 
     @property
     def name(self) -> str:
@@ -60,6 +65,23 @@ class Run:
     def seed(self) -> int:
         """The job's `training.seed`."""
         return self.job.spec.training.seed
+
+    @property
+    def own_share(self) -> Decimal:
+        """The share of the steps that it trains itself."""
+        return Decimal(str(self.share)) - Decimal(str(self.begin))
+
+    def own_part(self, amount: Decimal) -> Decimal:
+        """What it costs itself, of what it would cost without the rung before."""
+        return rounded_amount(amount * self.own_share / Decimal(str(self.share))) if self.begin else amount
+
+    @property
+    def part(self) -> str:
+        """Which steps it trains, in words; empty for all of them."""
+        if not self.begin:
+            return f"{self.share:g} of the steps" if self.share < 1 else ""
+        end = f"{self.share:g}" if self.share < 1 else "the end"
+        return f"from {self.begin:g} of the steps to {end}"
 
 
 class InvalidExperiment(InvalidJob):
@@ -206,22 +228,31 @@ def _runs_of(experiment: FineTuneExperiment, draft: _Draft) -> Iterator[Run]:
     """
     base = Run(draft.name, draft.settings, 0, None, 1.0, *_job(experiment, draft, draft.spec))
     shares = experiment.spec.early_stop.rungs if experiment.spec.early_stop else ()
+    if shares and (stop := base.job.spec.run_policy.stop_after) is not None:
+        raise InvalidJob([FieldError("spec.runPolicy.stopAfter", f"{stop:g}", "spec.earlyStop of the experiment sets "
+                                     "it for each rung: remove one of the two")], draft.name)
+    before: Run | None = None
     for rung, share in enumerate(shares):
-        spec = merge_patch(draft.spec, {"training": _shorter(base.job, share)})
-        job, document = _job(experiment, draft, spec)
-        yield replace(base, rung=rung, share=share, job=job, document=document)
-    for repeat in range(experiment.spec.repeats):
-        spec = merge_patch(draft.spec, {"training": {"seed": base.seed + repeat}}) if repeat else draft.spec
+        before = _stage(experiment, draft, replace(base, rung=rung, share=share), before)
+        yield before
+    yield _stage(experiment, draft, base, before) if before else base
+    for repeat in range(1, experiment.spec.repeats):
+        spec = merge_patch(draft.spec, {"training": {"seed": base.seed + repeat}})
         job, document = _job(experiment, draft, spec)
         yield replace(base, repeat=repeat, job=job, document=document)
 
 
-def _shorter(job: FineTuneJob, share: float) -> dict[str, Any]:
-    """The part of a training section that trains for a share of the steps."""
-    training = resolve_defaults(job.spec).training
-    if training.max_steps is not None:
-        return {"maxSteps": max(1, round(training.max_steps * share))}
-    return {"epochs": round((training.epochs or 1.0) * share, 4)}
+def _stage(experiment: FineTuneExperiment, draft: _Draft, run: Run, before: Run | None) -> Run:
+    """A run that stops after its share of the steps, and resumes from the run of the rung before.
+
+    The checkpoint may be gone, with the output or because the job before it never wrote one. Then it trains from the
+    start: the job is checked before the rung has run, and would otherwise never pass.
+    """
+    policy: dict[str, Any] = {"stopAfter": run.share} if run.rung is not None else {}
+    if before is not None:
+        policy |= {"resumeFrom": before.name, "onMissingCheckpoint": MissingCheckpoint.TRAIN_FROM_START.value}
+    job, document = _job(experiment, draft, merge_patch(draft.spec, {"runPolicy": policy}))
+    return replace(run, job=job, document=document, begin=before.share if before else 0.0)
 
 
 def _job(experiment: FineTuneExperiment, draft: _Draft, spec: dict[str, Any]) -> tuple[FineTuneJob, dict[str, Any]]:
@@ -233,8 +264,14 @@ def _job(experiment: FineTuneExperiment, draft: _Draft, spec: dict[str, Any]) ->
     metadata = {"name": "unnamed", "namespace": experiment.metadata.namespace}
     document = {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": metadata, "spec": spec}
     job = parse_job(document)
-    metadata["name"] = job_name(experiment.metadata.name, draft.name, spec_hash(resolve_defaults(job.spec)))
+    metadata["name"] = job_name(experiment.metadata.name, draft.name, _digest(job))
     return job.model_copy(update={"metadata": job.metadata.model_copy(update={"name": metadata["name"]})}), document
+
+
+def _digest(job: FineTuneJob) -> str:
+    """The digest of everything that decides the result of a job: of its spec, and of the share that it trains."""
+    digest, stop = spec_hash(resolve_defaults(job.spec)), job.spec.run_policy.stop_after
+    return digest if stop is None else f"{digest}/{stop}"
 
 
 def job_name(experiment: str, variant: str, digest: str) -> str:

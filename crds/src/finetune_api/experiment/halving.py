@@ -1,7 +1,7 @@
 """Successive halving: which variants go on after a rung. Pure.
 
-Each rung trains every variant that is left for a share of its steps, and the better part goes on (Jamieson and
-Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization, 2016).
+Each rung trains every variant that is left up to a share of its steps, and the better part goes on from there (Jamieson
+and Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization, 2016).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from finetune_api.spec.evaluation import LOWER_IS_BETTER, Metric
 
 
 def stages(runs: Sequence[Run]) -> list[list[Run]]:
-    """The jobs by their rung, the shortest first; those that are trained to their end are last."""
+    """The jobs by their rung, the first rung first; those that are trained to their end are last."""
     by_rung: dict[float, list[Run]] = {}
     for run in runs:
         by_rung.setdefault(math.inf if run.rung is None else run.rung, []).append(run)
@@ -54,9 +54,9 @@ def saved_by_halving(runs: Sequence[Run], halved: Collection[str], observed: Obs
     for run in runs:
         if run.name not in halved:
             continue
-        rungs = [(other.share, observed.jobs[other.name].spent) for other in runs
+        rungs = [(other.share, observed.jobs[other.name].spent / other.own_share) for other in runs
                  if other.variant == run.variant and other.rung is not None and other.name in observed.jobs]
         if rungs:
-            share, spent = max(rungs)
-            saved += spent * Decimal(str(run.share)) / Decimal(str(share))
+            _, whole = max(rungs)
+            saved += whole * run.own_share
     return saved

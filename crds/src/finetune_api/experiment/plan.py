@@ -141,7 +141,7 @@ def _next_jobs(spec: FineTuneExperimentSpec, runs: Sequence[Run], observed: Obse
     while True:
         gates = _halved(spec, runs, observed, unpaid)
         pending = [run for run in runs if run.name not in observed.jobs and run.name not in gates]
-        started, not_started = _start(spec, pending, observed, gates)
+        started, not_started = _start(spec, pending, observed, _reserved(spec, runs, gates))
         found = unpaid | {name for name, one in not_started.items() if one.reason is ExperimentReason.BUDGET_SPENT}
         if found == unpaid:
             return gates, started, not_started
@@ -170,9 +170,11 @@ def _halved(spec: FineTuneExperimentSpec, runs: Sequence[Run], observed: Observe
                 continue
             if run.variant in out:
                 kept[run.name] = NotStarted(ExperimentReason.HALVED, f"its variant was not among the best "
-                                            f"{spec.early_stop.keep:.0%} by {metric} after a shorter run")
+                                            f"{spec.early_stop.keep:.0%} by {metric} after {before[0].share:g} of the "
+                                            "steps")
             elif under_way:
-                kept[run.name] = NotStarted(ExperimentReason.WAITING, "it waits for the shorter runs of all variants")
+                kept[run.name] = NotStarted(ExperimentReason.WAITING, f"it waits until all variants have trained "
+                                            f"{before[0].share:g} of their steps")
     return kept
 
 
@@ -180,15 +182,26 @@ def _has_ended(job: ObservedJob | None) -> bool:
     return job is not None and job.has_ended
 
 
-def _start(spec: FineTuneExperimentSpec, pending: Sequence[Run], observed: ObservedExperiment,
-           gates: Mapping[str, NotStarted]) -> tuple[list[CreateJob], dict[str, NotStarted]]:
-    """The jobs to create now, and why the others are not created."""
+def _reserved(spec: FineTuneExperimentSpec, runs: Sequence[Run], gates: Mapping[str, NotStarted]) -> Decimal:
+    """The weight of the jobs behind a rung, which will need money too: of them only the share that halving keeps."""
+    later = sum((run.own_share for run in runs if run.name in gates
+                 and gates[run.name].reason is ExperimentReason.WAITING), Decimal(0))
+    return later * Decimal(str(spec.early_stop.keep if spec.early_stop else 1))
+
+
+def _start(spec: FineTuneExperimentSpec, pending: Sequence[Run], observed: ObservedExperiment, reserved: Decimal
+           ) -> tuple[list[CreateJob], dict[str, NotStarted]]:
+    """The jobs to create now, and why the others are not created.
+
+    Args:
+        spec: the experiment's spec.
+        pending: the jobs that may start.
+        observed: what is known of all jobs.
+        reserved: the weight of the jobs that cannot start yet.
+    """
     busy = sum(not job.has_ended for job in observed.jobs.values())
     left = None if spec.budget.max_cost is None else spec.budget.max_cost - committed(observed)
     candidates = {run.name: _candidate(run, observed) for run in pending}
-    # Jobs behind a rung will need money too; of them only the share that halving keeps.
-    later = len([one for one in gates.values() if one.reason is ExperimentReason.WAITING])
-    reserved = Decimal(str(later * (spec.early_stop.keep if spec.early_stop else 1)))
     started: list[CreateJob] = []
     not_started: dict[str, NotStarted] = {}
     for run in pending:
@@ -215,7 +228,8 @@ def _start(spec: FineTuneExperimentSpec, pending: Sequence[Run], observed: Obser
 
 
 def _candidate(run: Run, observed: ObservedExperiment) -> Candidate:
-    return Candidate(Decimal(str(run.share)), run.job.spec.budget.max_cost, observed.estimates.get(run.name))
+    estimate = observed.estimates.get(run.name)
+    return Candidate(run.own_share, run.job.spec.budget.max_cost, None if estimate is None else run.own_part(estimate))
 
 
 def _unpaid(candidate: Candidate, left: Decimal) -> str:

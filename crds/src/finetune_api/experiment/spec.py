@@ -136,11 +136,12 @@ class ExperimentBudget(ApiModel):
 
 class EarlyStop(ApiModel):
     """Successive halving (Jamieson and Talwalkar, 2016): all variants are trained for a part of their steps, and only
-    the better ones for more. A rung is a job of its own, with its own schedule, so its score is that of a short run.
+    the better ones go on. A rung is a job that stops after its share of the steps (`runPolicy.stopAfter`); the next job
+    of its variant resumes from its checkpoint, so no step is trained twice.
     """
 
     rungs: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1, max_length=4)]
-    """Shares of `epochs` or `maxSteps`, rising, such as `[0.25]`."""
+    """Shares of all steps, rising, such as `[0.25]`."""
 
     keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the variants that goes on after each rung, rounded up: those with the best held-out score."""
@@ -172,7 +173,7 @@ class FineTuneExperimentSpec(ApiModel):
     """Limit of money."""
 
     early_stop: EarlyStop | None = None
-    """Give up on variants that do badly in a short run. Default: every variant is trained to its end."""
+    """Give up on variants that do badly after a part of their steps. Default: every variant is trained to its end."""
 
     suspend: bool = False
     """Start nothing, and suspend the jobs that run. Set it to false to go on."""

@@ -109,9 +109,10 @@ _SUCCESS = (
         "Succeeded", "The model is trained and published.",
         "`status.adapter.uri` is the adapter. The report is beside it.", DocsSection.SUCCESS, outcome=True),
     Explanation(
-        "StoppedEarly", "Training reached a limit of `budget`. What was trained until then is evaluated and published.",
-        "To train longer, create a new job with a higher `budget.maxCost` or `budget.maxDuration` and "
-        "`runPolicy.resumeFrom`.", DocsSection.SUCCESS, outcome=True),
+        "StoppedEarly", "Training reached a limit of `budget`, or the share of its steps in `runPolicy.stopAfter`. "
+        "What was trained until then is evaluated and published.",
+        "To train longer, create a new job with `runPolicy.resumeFrom`, and with a higher `budget.maxCost` or "
+        "`budget.maxDuration`, or without `runPolicy.stopAfter`.", DocsSection.SUCCESS, outcome=True),
     Explanation(
         "AlreadyPublished", "A result of the same spec, data and base model is published already. A result that missed "
         "its gate or stopped early ends the job as `QualityGate` or `StoppedEarly` again.",

@@ -79,7 +79,8 @@ class Reason(StrEnum):
     """The model is trained and published."""
 
     STOPPED_EARLY = "StoppedEarly"
-    """Training reached a limit of `budget`. What was trained until then is evaluated and published."""
+    """Training reached a limit of `budget`, or the share of its steps in `runPolicy.stopAfter`. What was trained
+    until then is evaluated and published."""
 
     ALREADY_PUBLISHED = "AlreadyPublished"
     """A result of the same spec, data and base model is published already. A result that missed its gate or stopped
@@ -188,7 +189,8 @@ class Outcome(StrEnum):
     """The model is trained and published."""
 
     STOPPED_EARLY = "StoppedEarly"
-    """Training reached a limit of `budget`. What was trained until then is evaluated and published."""
+    """Training reached a limit of `budget`, or the share of its steps in `runPolicy.stopAfter`. What was trained
+    until then is evaluated and published."""
 
     ALREADY_PUBLISHED = "AlreadyPublished"
     """A result of the same spec, data and base model is published already. A result that missed its gate or stopped

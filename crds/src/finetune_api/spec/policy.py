@@ -25,6 +25,13 @@ class RerunPolicy(StrEnum):
     ALWAYS = "Always"
 
 
+class MissingCheckpoint(StrEnum):
+    """What a job does whose `resumeFrom` finds no checkpoint that fits."""
+
+    FAIL = "Fail"
+    TRAIN_FROM_START = "TrainFromStart"
+
+
 class BudgetSpec(ApiModel):
     """Limits of money and time. At a limit training stops; what was trained is evaluated and published."""
 
@@ -65,3 +72,13 @@ class RunPolicy(ApiModel):
     from its newest checkpoint. Its spec (except compute, budget and runPolicy), data and base model must be the same.
     The operator reads this when the job starts.
     """
+
+    on_missing_checkpoint: MissingCheckpoint = MissingCheckpoint.FAIL
+    """If no checkpoint of `resumeFrom` fits: `Fail` ends the job before training (`MissingInput`). `TrainFromStart`
+    trains the whole run, and the result says so. The operator reads this when the job starts."""
+
+    stop_after: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of all steps after which training stops, such as 0.25. The schedule of the learning rate stays that of the
+    whole run. What was trained is evaluated and published (`StoppedEarly`), and `evaluation.gate` is not judged. A job
+    with the same spec and `resumeFrom` trains the rest. With ReFT the steps of PPO count too. Default: all steps are
+    trained. The operator reads this when the job starts."""

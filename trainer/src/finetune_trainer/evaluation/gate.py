@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_api.spec.evaluation import LOWER_IS_BETTER, GateSpec
+from finetune_api.spec.job import FineTuneJobSpec
 from finetune_api.status.evaluation import headline
 
 from finetune_trainer.evaluation.scores import Scores
@@ -16,6 +17,11 @@ class GateResult:
 
     passed: bool
     words: str
+
+
+def gate_of(spec: FineTuneJobSpec, stopped_early: bool) -> GateSpec | None:
+    """The gate that judges a run. A part of a run is not judged, where the job asks for no more than that part."""
+    return None if stopped_early and spec.run_policy.stop_after is not None else spec.evaluation.gate
 
 
 def judge(gate: GateSpec | None, before: Scores | None, after: Scores) -> GateResult | None:

@@ -15,7 +15,7 @@ from finetune_api.spec.evaluation import Metric
 from finetune_api.status.evaluation import headline
 
 from finetune_trainer.data.rows import LEFT_OUT
-from finetune_trainer.evaluation.gate import judge
+from finetune_trainer.evaluation.gate import gate_of, judge
 from finetune_trainer.evaluation.scores import Scores
 
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ class RunFacts:
     @property
     def outcome(self) -> Outcome:
         """How the run ended: succeeded, missed its quality gate, or stopped early."""
-        verdict = judge(self.run.spec.evaluation.gate, self.before.scores if self.before else None, self.after.scores)
+        gate = gate_of(self.run.spec, self.stopped_early is not None)
+        verdict = judge(gate, self.before.scores if self.before else None, self.after.scores)
         if verdict and not verdict.passed:
             return Outcome.QUALITY_GATE
         return Outcome.STOPPED_EARLY if self.stopped_early else Outcome.SUCCEEDED

@@ -21,6 +21,7 @@ from finetune_api.spec.policy import RerunPolicy
 from finetune_api.values.quantities import hours_in_words
 
 from finetune_trainer.clock import SystemClock
+from finetune_trainer.data.batches.steps import stop_step
 from finetune_trainer.data.rows import LEFT_OUT
 from finetune_trainer.errors import failure_of
 from finetune_trainer.model.files.content import content_digest, description_digest
@@ -127,7 +128,9 @@ def _check(config: RunConfig, scratch: Path, note: Callable[[str], None]) -> Pre
     words = [_summary(config, estimate, data.counts), *rehearsal.findings]
     if choice:
         words.append(choice.reason)
-    if resumed:
+    if isinstance(resumed, str):
+        words.append(f"{resumed}; if there is none when the job starts, it trains from the start")
+    elif resumed:
         words.append(f"resumes from step {resumed.step}, from the checkpoint {resumed.folder}")
     if warning := check_reference(spec, data.held_out, SystemClock()):
         note(warning)
@@ -188,7 +191,7 @@ def _published(config: RunConfig, description: Description, data_hash_on: Callab
     want = replace(wanted(config), base_revision=description.files.revision or None,
                    base_description=description_digest(spec.model, spec.output.s3))
     for prefix, manifest in candidates(storage, want, note):
-        if spec.run_policy.resume_from and manifest.result.outcome is Outcome.STOPPED_EARLY:
+        if spec.run_policy.resume_from and _stopped_before(manifest.result, spec.run_policy.stop_after):
             continue  # The job resumes what was stopped.
         want = replace(want, data_hash=data_hash_on(date_of(manifest)))
         fault = result_mismatch(manifest, want)
@@ -200,6 +203,13 @@ def _published(config: RunConfig, description: Description, data_hash_on: Callab
             return adopted(storage, prefix, manifest)
         note(f"the result {prefix} is not used: {fault}")
     return None
+
+
+def _stopped_before(result: Result, share: float | None) -> bool:
+    """Whether a result was stopped early, and before the share of the steps that a job trains."""
+    if result.outcome is not Outcome.STOPPED_EARLY:
+        return False
+    return share is None or result.total_steps is None or result.step < stop_step(result.total_steps, share)
 
 
 def _adopting(published: Result, revision: str | None, data_hash: str) -> PreflightResult:

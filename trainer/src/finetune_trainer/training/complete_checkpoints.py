@@ -13,6 +13,7 @@ from datetime import date
 
 from finetune_api.messages import CheckpointManifest, RunConfig
 from finetune_api.messages.layout import CHECKPOINT_MANIFEST, CHECKPOINTS, job_prefix
+from finetune_api.spec.policy import MissingCheckpoint
 from pydantic import ValidationError
 
 from finetune_trainer.errors import BadConfig, MissingInput
@@ -147,14 +148,17 @@ def chat_template_date(storage: Storage, config: RunConfig, today: date) -> date
 
 
 def require_earlier(storage: Storage, config: RunConfig, data_hash: str, base_hash: str | None = None
-                    ) -> Checkpoint | None:
+                    ) -> Checkpoint | str | None:
     """The checkpoint from which a job resumes that names an earlier one; None for a job that names none.
 
+    Returns:
+        A sentence in place of a checkpoint, if none fits and `onMissingCheckpoint` is `TrainFromStart`.
+
     Raises:
-        MissingInput: no checkpoint fits. Training from the start is not what the job asks for.
+        MissingInput: no checkpoint fits, and the job does not ask to train from the start.
     """
-    name = config.spec.run_policy.resume_from
-    if name is None:
+    policy = config.spec.run_policy
+    if (name := policy.resume_from) is None:
         return None
     faults: list[str] = []
     for checkpoint, manifest in _read_all(storage, config):
@@ -163,8 +167,11 @@ def require_earlier(storage: Storage, config: RunConfig, data_hash: str, base_ha
         if fault is None:
             return checkpoint
         faults.append(f"{checkpoint.folder}: {fault}")
-    raise MissingInput(f"spec.runPolicy.resumeFrom: no checkpoint of the job {name} fits ({_words(faults)}). Name a "
-                       "job with the same spec, data and base model, or remove resumeFrom to train from the start")
+    missing = f"no checkpoint of the job {name} fits ({_words(faults)})"
+    if policy.on_missing_checkpoint is MissingCheckpoint.TRAIN_FROM_START:
+        return missing
+    raise MissingInput(f"spec.runPolicy.resumeFrom: {missing}. Name a job with the same spec, data and base model, "
+                       "remove resumeFrom to train from the start, or set onMissingCheckpoint: TrainFromStart")
 
 
 def _words(faults: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from finetune_trainer.hardware.device import peak_memory_bytes
 from finetune_trainer.progress.limits import stop_reason
 from finetune_trainer.progress.state import StepReport
 from finetune_trainer.training.divergence import divergence
+from finetune_trainer.training.stop_after import share_done
 from finetune_trainer.training.training_run import TrainingRun
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ class CheckpointingTrainer(Protocol):
     def write_checkpoint(self) -> Path:
         """Write a checkpoint and return its folder."""
         ...
+
+
+def stop_in_words(step: int, steps: int, reason: str) -> str:
+    """The sentence about a training loop that ended before its last step."""
+    return f"training stopped after step {step} of {steps}, because {reason}"
 
 
 class LoopCallback(TrainerCallback):
@@ -117,7 +123,7 @@ class LoopCallback(TrainerCallback):
             self.stopping = control.should_training_stop = True
         elif early:
             because = reason or "rank 0 reached a limit"
-            self.stopped_early = f"training stopped after step {step} of {self._steps}, because {because}"
+            self.stopped_early = stop_in_words(step, self._steps, because)
             control.should_training_stop = True
         if self.stopping or self.stopped_early or step == self._steps or \
                 step % run.spec.training.checkpoint_every == 0:
@@ -126,7 +132,11 @@ class LoopCallback(TrainerCallback):
     def _limit_reached(self, step: int) -> str | None:
         """Why training has to end before its last step, or None. Only rank 0 reads the limits."""
         run = self._run
-        if not run.world.is_main or step >= self._steps:
+        if step >= self._steps:
+            return None
+        if reason := share_done(run, step):
+            return reason
+        if not run.world.is_main:
             return None
         return stop_reason(run.limits.read(), run.clock.now(), run.state.spending(), run.reserve)
 

@@ -16,11 +16,12 @@ from finetune_trainer.errors import StopRequested
 from finetune_trainer.trained_model import TrainedModel, count_trained, load_trained, save_trained
 from finetune_trainer.training.answers_only import AnswersOnly
 from finetune_trainer.training.loader import StepLoader
-from finetune_trainer.training.loop import LoopCallback
+from finetune_trainer.training.loop import LoopCallback, stop_in_words
 from finetune_trainer.training.micro_batch import MicroBatch, first_micro_batch, next_micro_batch
 from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.resumed_progress import fetch_newest, resume_progress
 from finetune_trainer.training.schedule import share_of_peak
+from finetune_trainer.training.stop_after import share_done
 from finetune_trainer.training.trainer import StepTrainer, TrainerParts
 from finetune_trainer.training.training_run import TrainingRun
 from finetune_trainer.training.trl_settings import trl_settings
@@ -58,9 +59,11 @@ def fine_tune(run: TrainingRun, trained_model: TrainedModel) -> TrainingResult:
         StopRequested: the run was asked to stop; a checkpoint of the last whole step is in the output.
     """
     start = _start(run, trained_model)
-    if start.step >= start.steps and start.checkpoint:
+    done = share_done(run, start.step) if start.step < start.steps else None
+    if (done or start.step >= start.steps) and start.checkpoint:
         load_trained(trained_model.model, start.checkpoint)
-    micro_batch, step, reason = first_micro_batch(run), start.step, None
+    micro_batch, step = first_micro_batch(run), start.step
+    reason = stop_in_words(step, start.steps, done) if done else None
     while step < start.steps and reason is None:
         try:
             step, reason = _train(run, trained_model, micro_batch, start)

@@ -68,5 +68,5 @@ def estimated_total(spec: FineTuneExperimentSpec, runs: Sequence[Run], estimates
 
 
 def _estimate(run: Run, estimates: Mapping[str, Decimal]) -> Decimal:
-    estimate, own = estimates.get(run.name, Decimal(0)), run.job.spec.budget.max_cost
+    estimate, own = run.own_part(estimates.get(run.name, Decimal(0))), run.job.spec.budget.max_cost
     return estimate if own is None else min(estimate, own)

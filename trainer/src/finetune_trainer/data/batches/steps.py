@@ -48,6 +48,11 @@ def total_steps(rows: int, batch_size: int, epochs: float | None, max_steps: int
     return max_steps if max_steps is not None else max(1, round((epochs or 1.0) * rows / batch_size))
 
 
+def stop_step(steps: int, share: float) -> int:
+    """The step after which a run stops that trains a share of its steps: never the last one, if there is another."""
+    return max(1, min(steps - 1, round(steps * share)))
+
+
 def step_rows(rows: int, batch_size: int, seed: int, steps: int) -> Iterator[tuple[int, ...]]:
     """The row indices of each step, epoch after epoch; each epoch has its own random order."""
     pending: list[int] = []

@@ -11,6 +11,7 @@ from finetune_trainer.methods.reft.metrics import StepMetrics
 from finetune_trainer.methods.reft.state import PpoState
 from finetune_trainer.progress.limits import stop_reason
 from finetune_trainer.progress.state import StepReport
+from finetune_trainer.training.stop_after import share_done
 from finetune_trainer.training.training_run import TrainingRun
 
 
@@ -54,21 +55,26 @@ class StepEnd:
         run, state = self._run, self._state
         run.uploader.raise_failure()
         self._check_divergence(metrics.loss)
-        cause = self._cause_to_stop() if state.step < self._ppo_steps else None
+        cause = self._cause_to_stop()
         early, stopping, complete = run.world.all_reduce_max(
             bool(cause), run.stop.is_set, run.checkpoints.complete_step)
         run.state.checkpoint_step = complete
         self._report(metrics, grad_norm)
-        reason = None
-        if early:
-            reason = (f"training stopped after step {self.step} of {self.total_steps}: "
-                      f"{cause or 'the first process says so'}")
+        reason = self._stop_in_words(cause or "the first process says so") if early else None
         if reason or state.step == self._ppo_steps or state.step % checkpoint_every == 0:
             self.save()
         if stopping:
             state.take_snapshot()
             raise StopRequested("stopped")
         return reason
+
+    def reason_not_to_begin(self) -> str | None:
+        """Why there is no other step: the warm-up, or the checkpoint, was the whole share that the job trains."""
+        done = share_done(self._run, self.step)
+        return self._stop_in_words(f"because {done}") if done else None
+
+    def _stop_in_words(self, cause: str) -> str:
+        return f"training stopped after step {self.step} of {self.total_steps}: {cause}"
 
     def save(self) -> None:
         """Save a checkpoint of the present state, unless that is done already."""
@@ -93,6 +99,10 @@ class StepEnd:
     def _cause_to_stop(self) -> str | None:
         """A limit that is reached, or a policy that does not learn; the limits are rank 0's to read."""
         run = self._run
+        if self._state.step >= self._ppo_steps:
+            return None
+        if done := share_done(run, self.step):
+            return f"because {done}"
         if run.world.is_main:
             limit = stop_reason(run.limits.read(), run.clock.now(), run.state.spending(), run.reserve)
             if limit:

@@ -116,9 +116,9 @@ def _reinforce(run: TrainingRun, settings: ReftSpec, trained_model: TrainedModel
     learner, state, rates = _start(run, settings, trained_model, warm_up)
     sampler = ResponseSampler(run, learner.policy, ppo, chat.end_of_turn)
     end = StepEnd(run, state, warm_up.steps, ppo.steps)
-    reason = None
+    reason = end.reason_not_to_begin()
     try:
-        for questions in _questions(run, ppo, state.step):
+        for questions in () if reason else _questions(run, ppo, state.step):
             state.take_snapshot()
             began = run.clock.seconds()
 

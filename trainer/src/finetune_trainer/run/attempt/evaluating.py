@@ -18,6 +18,7 @@ from finetune_trainer.run.attempt.context import Attempt, JobOutput
 from finetune_trainer.run.attempt.loading import Inputs, LoadedBase
 from finetune_trainer.run.attempt.optional_steps import OptionalSteps
 from finetune_trainer.trained_model import TrainedModel
+from finetune_trainer.training.complete_checkpoints import resume_source
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def evaluator_of(attempt: Attempt, inputs: Inputs) -> Evaluator:
 def evaluate_before(attempt: Attempt, output: JobOutput, loaded: LoadedBase, evaluator: Evaluator) -> Evaluation | None:
     """Evaluate the base model on rank 0, if the job asks for it.
 
-    An earlier attempt's evaluation counts if it was of the same model on the same rows.
+    The evaluation of an earlier attempt, or of the job that this one resumes from, counts if it was of the same model
+    on the same rows.
     """
     if not attempt.config.spec.evaluation.baseline:
         return None
@@ -69,17 +71,25 @@ def evaluate_before(attempt: Attempt, output: JobOutput, loaded: LoadedBase, eva
     if not attempt.rank.is_main:
         return None
     storage, key = output.storage, f"{output.prefix}/{CHECKPOINTS}/{BASELINE}"
-    identity = loaded.identity
+    identity, earlier = loaded.identity, resume_source(attempt.config).earlier
     same = {"data": identity.data_hash, "base": identity.base_hash, "spec": identity.spec_hash}
-    content = storage.get_bytes(key)
+    if (evaluation := _saved_evaluation(storage.get_bytes(key), same)) is not None:
+        return evaluation
+    saved = (_saved_evaluation(storage.get_bytes(one), same) for one in (storage.keys(earlier) if earlier else ())
+             if one.endswith(f"/{CHECKPOINTS}/{BASELINE}"))
+    evaluation = next(filter(None, saved), None) or evaluator.evaluate(loaded.model)
+    storage.put_bytes(key, json.dumps({"identity": same, "evaluation": evaluation.to_json()}).encode())
+    return evaluation
+
+
+def _saved_evaluation(content: bytes | None, identity: Mapping[str, str]) -> Evaluation | None:
+    """An evaluation that was saved; None if there is none, or of another model or other rows."""
     # A file that is not ours can hold anything.
     with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         saved = json.loads(content or b"{}")
-        if saved.get("identity") == same:
+        if saved.get("identity") == identity:
             return Evaluation.from_json(saved["evaluation"])
-    evaluation = evaluator.evaluate(loaded.model)
-    storage.put_bytes(key, json.dumps({"identity": same, "evaluation": evaluation.to_json()}).encode())
-    return evaluation
+    return None
 
 
 def evaluate_after(attempt: Attempt, inputs: Inputs, before: Evaluation | None, evaluator: Evaluator,

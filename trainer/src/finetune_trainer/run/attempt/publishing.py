@@ -11,7 +11,7 @@ from finetune_api.spec.output import Export
 from finetune_api.status import EvaluationScores, Memory
 
 from finetune_trainer.evaluation.evaluate import Evaluator
-from finetune_trainer.evaluation.gate import judge
+from finetune_trainer.evaluation.gate import gate_of, judge
 from finetune_trainer.faults import reach
 from finetune_trainer.hardware.device import environment, package_versions, peak_memory_bytes
 from finetune_trainer.progress.state import RunState
@@ -94,7 +94,8 @@ def run_facts(attempt: Attempt, inputs: Inputs, loaded: LoadedBase, training: Tr
     """The facts that report, model card and terminal are made of."""
     state, config, result = attempt.state, attempt.config, training.result
     before = evaluations.before
-    gate = judge(config.spec.evaluation.gate, before.scores if before else None, evaluations.after.scores)
+    gate = judge(gate_of(config.spec, result.stopped_early is not None), before.scores if before else None,
+                 evaluations.after.scores)
     return RunFacts(
         run=config, created=attempt.clock.now(), base_model=str(config.spec.model.source),
         base_revision=inputs.files.revision, base=loaded.facts, counts=inputs.data.counts,

@@ -21,6 +21,7 @@ from finetune_api.estimate import (
     machine_for,
     merging_bytes,
     read_architecture,
+    trained_tokens,
 )
 from finetune_api.messages import JobEstimate, RunConfig
 from finetune_api.methods.reft import RewardType
@@ -74,8 +75,8 @@ def estimate_training(config: RunConfig, model_config: Mapping[str, Any], length
     return JobEstimate(
         memory_bytes=plan.memory.total, micro_batch_size=plan.micro_batch_size,
         gradient_checkpointing=plan.checkpointed_layers > 0,
-        checkpointed_layers=plan.checkpointed_layers, tokens=tokens, hours=round(duration.hours, 3),
-        cost=duration.cost, checkpoint_bytes=estimate.checkpoint_bytes)
+        checkpointed_layers=plan.checkpointed_layers, tokens=trained_tokens(spec, tokens),
+        hours=round(duration.hours, 3), cost=duration.cost, checkpoint_bytes=estimate.checkpoint_bytes)
 
 
 def padded_tokens(lengths: Sequence[int], training: TrainingSpec, layout: Layout, steps: int) -> int:

@@ -106,8 +106,7 @@ def _reported(state: LocalExperiment, status: FineTuneExperimentStatus, console:
 
 
 def _headline(run: Run, number: int, count: int) -> str:
-    details = [run.settings, f"seed {run.seed}" if run.repeat else "",
-               f"{run.share:g} of the steps" if run.rung is not None else ""]
+    details = [run.settings, f"seed {run.seed}" if run.repeat else "", run.part]
     words = ", ".join(filter(None, details))
     return f"\n[{number}/{count}] {run.variant}" + (f" ({words})" if words else "") + f": job {run.name}"
 
