@@ -84,6 +84,17 @@ def test_when_either_process_is_killed_the_other_says_so_and_a_resumed_run_is_th
 
 
 @SHARED
+def test_all_processes_stop_after_the_same_share_and_a_second_attempt_trains_no_step_more(tmp_path, method):
+    sections = {"method": method, "runPolicy": {"stopAfter": 0.34}}
+    folder = configured_workshop(tmp_path, **sections)
+    assert Pods(folder, ("kill:trained", "")).wait()[0].code == -signal.SIGKILL
+    configure(folder, attempt=2, **sections)
+    run_pods(folder)
+    result = Result.model_validate_json((folder / "termination-0").read_bytes())
+    assert (result.outcome, result.step, result.resumed_from_step) == (Outcome.STOPPED_EARLY, 2, 2)
+
+
+@SHARED
 def test_sigterm_to_one_process_checkpoints_and_ends_both_with_75(tmp_path, method):
     sections = {"training": {**TRAINING["training"], "maxSteps": 50, "checkpointEvery": 40}, "method": method}
     straight, stopped = (configured_workshop(tmp_path / name, **sections) for name in ("straight", "stopped"))
