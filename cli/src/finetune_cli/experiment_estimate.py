@@ -83,7 +83,7 @@ def _table(jobs: Sequence[EstimatedRun]) -> Table:
     columns = {
         "variant": [job.run.variant for job in jobs],
         "method": [job.method for job in jobs],
-        "steps": [f"{100 * float(job.run.own_share):g} %" for job in jobs] if any(job.run.share < 1 for job in jobs) else [],
+        "steps": [f"{float(100 * job.run.own_share):g} %" for job in jobs] if any(job.run.part for job in jobs) else [],
         "seed": [str(job.run.seed) for job in jobs] if any(job.run.repeat for job in jobs) else [],
         "on": [job.target.name for job in jobs] if _targets(jobs) > 1 else [],
         "GiB": [f"{job.memory_bytes / _GIB:.2f}" for job in jobs],
