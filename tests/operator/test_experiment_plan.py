@@ -190,3 +190,18 @@ def test_the_cache_tells_the_experiment_of_every_change_of_its_jobs():
     cache.record({**job, "metadata": {**job["metadata"], "resourceVersion": "2"}}, deleted=True)
     assert cache.experiments.jobs_of(view) == {}
     assert told == [("team", "compare")] * 3
+
+
+def test_a_job_that_is_deleted_while_it_runs_is_created_again_and_resumes_from_its_checkpoints():
+    simulation = Simulation("one", "two")
+    simulation.settle()
+    (running,) = simulation.running()
+    simulation.advance(running, 0.5)
+    simulation.run()
+    name, uid = running["metadata"]["name"], running["metadata"]["uid"]
+    simulation.delete(name)
+    simulation.settle()
+    policy = simulation.jobs[name]["spec"]["runPolicy"]
+    assert (policy["resumeFrom"], policy["onMissingCheckpoint"]) == (f"{name}/{uid}", "TrainFromStart")
+    assert simulation.job_of("two")["spec"]["runPolicy"].get("resumeFrom") is None
+    assert policy["suspend"] is False, "it runs"

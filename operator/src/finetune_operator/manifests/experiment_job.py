@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_api.experiment.expansion import Run
 from finetune_api.rule import merge_patch
+from finetune_api.spec.policy import MissingCheckpoint
 
 from finetune_operator.manifests.child import Manifest, owned_metadata
 from finetune_operator.names import EXPERIMENT_LABEL, HELD_ANNOTATION, VARIANT_LABEL
@@ -15,11 +16,22 @@ from finetune_operator.observed.experiment import ExperimentView
 _LONGEST_LABEL = 63
 
 
-def held_job(experiment: ExperimentView, run: Run) -> Manifest:
-    """A job that is checked, and waits until its experiment starts it."""
+def held_job(experiment: ExperimentView, run: Run, deleted: str | None = None) -> Manifest:
+    """A job that is checked, and waits until its experiment starts it.
+
+    Args:
+        experiment: the experiment.
+        run: the job.
+        deleted: uid of the same job before it was deleted: the new one resumes from its checkpoints, if there are any.
+            A job that resumes from a rung does that instead.
+    """
+    policy: dict[str, Any] = {"suspend": True}
+    if deleted and run.job.spec.run_policy.resume_from is None:
+        policy |= {"resumeFrom": f"{run.name}/{deleted}",
+                   "onMissingCheckpoint": MissingCheckpoint.TRAIN_FROM_START.value}
     labels = {EXPERIMENT_LABEL: experiment.name, VARIANT_LABEL: run.variant[:_LONGEST_LABEL].rstrip("-")}
     return {
-        **merge_patch(run.document, {"spec": {"runPolicy": {"suspend": True}}}),
+        **merge_patch(run.document, {"spec": {"runPolicy": policy}}),
         "metadata": {**owned_metadata(experiment, run.name, labels), "annotations": {HELD_ANNOTATION: "true"}},
     }
 

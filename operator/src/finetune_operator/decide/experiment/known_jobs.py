@@ -8,7 +8,7 @@ from the stored status and the jobs that exist, so a pass that was killed before
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from finetune_api.experiment.expansion import Run
@@ -39,6 +39,7 @@ class KnownJobs:
         removed_cost: what was spent by jobs without a row.
         observed: the same for the planner.
         has_begun: whether a job of the experiment was ever started.
+        deleted: uids of jobs that somebody deleted before they ended, by name.
     """
 
     rows: Mapping[str, ExperimentRun]
@@ -47,6 +48,7 @@ class KnownJobs:
     removed_cost: Decimal
     observed: ObservedExperiment
     has_begun: bool
+    deleted: Mapping[str, str] = field(default_factory=dict)
 
     def is_checked(self, name: str) -> bool:
         """Whether a job is held, and its check has found no problem."""
@@ -81,7 +83,9 @@ def known_jobs(status: FineTuneExperimentStatus, runs: Sequence[Run], jobs: Mapp
                     if name not in wanted)
     observed = {row.job: _observed(row, jobs.get(row.job)) for row in (*rows.values(), *removed)}
     estimates = {name: cost for name, job in held.items() if (cost := _estimate(job)) is not None}
-    return KnownJobs(rows, removed, held, removed_cost, ObservedExperiment(observed, removed_cost, estimates), begun)
+    deleted = {row.job: row.uid for row in status.runs if row.uid and row.job not in (*jobs, *rows)}
+    return KnownJobs(rows, removed, held, removed_cost, ObservedExperiment(observed, removed_cost, estimates), begun,
+                     deleted)
 
 
 def observed_again(status: FineTuneExperimentStatus, jobs: Mapping[str, JobView]) -> FineTuneExperimentStatus:

@@ -212,7 +212,7 @@ def _actions(observation: ExperimentObservation, experiment: Experiment, known: 
     halved = _halved(decided)
     for run in experiment.runs:
         if run.name not in observation.jobs and run.name not in known.rows and run.name not in halved:
-            yield CreateOwned(held_job(observation.view, run))
+            yield CreateOwned(held_job(observation.view, run, known.deleted.get(run.name)))
 
 
 def _deletions(observation: ExperimentObservation, experiment: Experiment, known: KnownJobs, decided: ExperimentPlan
