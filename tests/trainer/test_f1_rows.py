@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -15,6 +16,7 @@ from finetune_api.spec.evaluation import Metric
 from finetune_api.status.evaluation import headline
 from finetune_trainer.data.answers.json_answers import AnswerSchema
 from finetune_trainer.data.answers.json_values import MISSING
+from finetune_trainer.data.rows import EvaluationRow, Example, TokenRow
 from finetune_trainer.evaluation.comparison import VariantResult, compare, gains
 from finetune_trainer.evaluation.f1_rows import F1Rows
 from finetune_trainer.evaluation.scores import f1_macro, f1_micro, score_with_rows
@@ -251,6 +253,24 @@ def test_the_file_is_bounded_in_rows_and_fields():
     assert score_with_rows(many[:1], many[:1], (Metric.FIELDS_MATCH,)).by_class == {}
     digests = score_with_rows(['{"kind": "secret"}'], ["{}"], (MACRO,)).by_class["kind"].classes
     assert digests == (hashlib.sha256(b'"secret"').hexdigest()[:16],)
+
+
+def test_an_evaluation_that_is_read_from_its_file_is_published_as_one_that_was_made():
+    from finetune_trainer.evaluation.evaluate import NOTHING, Evaluation  # These import torch.
+    from finetune_trainer.publish.row_scores import row_scores
+
+    wishes, (after, before) = two_runs(4, 20)
+    texts = [json.dumps(wish) for wish in wishes]
+    rows = [EvaluationRow(Example("row", (), text), TokenRow((1,), (2,))) for text in texts]
+    made = [replace(NOTHING, by_class=score_with_rows(texts, side, (MACRO,), SCHEMA).by_class)
+            for side in (before, after)]
+    read = Evaluation.from_json(json.loads(json.dumps(made[0].to_json())))
+    written = row_scores(rows, read, made[1])
+    assert written == row_scores(rows, *made)
+    assert written.fields["fine"].before == made[0].by_class["fine"].given
+    assert row_scores(rows, None, made[1]).fields["fine"].before == ()
+    earlier = {name: value for name, value in made[0].to_json().items() if name != "by_class"}
+    assert Evaluation.from_json(earlier).by_class == {}, "of an attempt with an earlier version"
 
 
 @pytest.mark.parametrize("metric", [MACRO, Metric.LOSS, Metric.FIELDS_MATCH])
