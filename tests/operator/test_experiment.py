@@ -14,7 +14,7 @@ from finetune_api.messages import JobEstimate, Outcome, PreflightResult, Preflig
 from finetune_api.rules import merge_patch
 from finetune_api.status import EvaluationScores
 
-from tests.api.experiments import experiment_document
+from tests.api.experiments import experiment, experiment_document
 from tests.api.jobs import nested
 from tests.cluster.waiting import wait_for
 from tests.operator.api import Api, Refused
@@ -270,6 +270,20 @@ def test_a_job_of_somebody_else_with_a_name_of_ours_is_told(operator, trial):
     assert f"a FineTuneJob {name} exists that does not belong to this experiment. Delete it" in trial.message()
     trial.api.delete(JOB, trial.namespace, name)
     trial.work("one")
+
+
+def test_a_job_that_is_refused_does_not_keep_those_of_removed_variants(operator, trial):
+    trial.apply("one", "two")
+    first = trial.work("one")
+    added = [{"name": "two", "patch": {"training": {"seed": 1}}}, {"name": "three", "patch": {"training": {"seed": 3}}}]
+    taken = experiment(variants=added, template={"spec": SKIP}).runs[1].name
+    Work(trial.api, trial.namespace, taken).apply(runPolicy={"suspend": True})
+    trial.change(variants=added)
+    trial.until("Running", "CannotStart")
+    wait_for(lambda: first.name not in {job["metadata"]["name"] for job in trial.api.list(JOB, trial.namespace)},
+             "the removed job to be gone")
+    trial.api.delete(JOB, trial.namespace, taken)
+    trial.work("two")
 
 
 def passed(cost):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 from finetune_api.experiment.reading import Experiment
 from finetune_api.experiment.status import ExperimentReason
@@ -111,12 +110,17 @@ class ExperimentReconciler:
                 await self._run(view, action)
             except (ApiError, NameTaken) as error:
                 refusals.append(error)
-        if refusals:
-            await self._report_refusals(view, decided, refusals)
-        await self._status.write(view, decided)
-        for one in decided.deletions:
+        # Conflicts are not reported: the plan rests on an old state.
+        reported = [one for one in refusals if isinstance(one, NameTaken) or not (one.is_conflict or one.is_missing)]
+        if refusals and not reported:
+            raise_first(reported, refusals)
+        await self._status.write(view, self._with_refusals(view, decided, reported) if reported else decided)
+        # Also after a refusal: a job that nobody needs costs money, and may take the place of the one that is refused.
+        for deletion in decided.deletions:
             self._runtime.check_lease()
-            await self._client.delete(one.api_version, one.kind, view.namespace, one.name)
+            await self._client.delete(deletion.api_version, deletion.kind, view.namespace, deletion.name)
+        if refusals:
+            raise_first(reported, refusals)
 
     async def _run(self, view: ExperimentView, action: OwnedAction) -> None:
         if isinstance(action, CreateOwned):
@@ -144,13 +148,9 @@ class ExperimentReconciler:
         if (stored := usable(answer)) is not None and (key := self._cache.record(stored)) is not None:
             self._queues.jobs.add(key)
 
-    async def _report_refusals(self, view: ExperimentView, decided: ExperimentDecision,
-                               refusals: Sequence[ApiError | NameTaken]) -> NoReturn:
-        """Write the refusals into the conditions, and raise the first. Conflicts are not reported."""
-        reported = [one for one in refusals if isinstance(one, NameTaken) or not (one.is_conflict or one.is_missing)]
-        if reported:
-            message = "; ".join(dict.fromkeys(map(str, reported)))
-            await self._status.write(view, report_problem(
-                view, decided.status, ExperimentReason.CANNOT_START,
-                f"the apiserver refuses what the experiment needs: {message}", self._runtime.clock()))
-        raise_first(reported, refusals)
+    def _with_refusals(self, view: ExperimentView, decided: ExperimentDecision, refusals: Sequence[ApiError | NameTaken]
+                       ) -> ExperimentDecision:
+        """The decision with the refusals in its conditions."""
+        message = "; ".join(dict.fromkeys(map(str, refusals)))
+        return report_problem(view, decided.status, ExperimentReason.CANNOT_START,
+                              f"the apiserver refuses what the experiment needs: {message}", self._runtime.clock())
