@@ -215,3 +215,29 @@ def test_an_edit_that_is_refused_neither_hides_what_jobs_do_nor_prevents_a_suspe
     simulation.settle()
     (left,) = simulation.running()
     assert (left["metadata"]["labels"]["finetune.dev/variant"], has_ended(left)) == ("two", False)
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_an_edit_that_decides_no_result_reaches_the_jobs_that_wait_for_their_start(has_begun):
+    template = {"output": {"s3": {"credentialsSecretRef": {"name": "wrong"}}}}
+    simulation = Simulation("one", "two", template=template, parallelism=1)
+    simulation.settle()
+    if has_begun:
+        simulation.job_of("one")["status"] |= checked("1")
+        simulation.job_of("two")["status"] |= checked("1")
+        simulation.settle()
+    simulation.job_of("two")["status"] |= REFUSED
+    simulation.settle()
+    names, before = set(simulation.jobs), simulation.job_of("one")
+    simulation.edit(template={"spec": {"output": {"s3": {"credentialsSecretRef": {"name": "right"}}}}})
+    simulation.settle()
+    assert set(simulation.jobs) == names
+    assert simulation.job_of("two")["spec"]["output"]["s3"]["credentialsSecretRef"]["name"] == "right"
+    assert (simulation.job_of("one") is before) is has_begun, "a job that runs goes on as it is"
+    for variant in ("one", "two"):
+        simulation.job_of(variant)["status"] |= checked("1")
+    for _ in range(2):
+        simulation.settle()
+        simulation.advance(*simulation.running(), 1, 1.0)
+    simulation.settle()
+    assert simulation.told()[2] == "2 jobs: 2 succeeded. one wins"

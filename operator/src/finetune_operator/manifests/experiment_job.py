@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -10,7 +12,7 @@ from finetune_api.rule import merge_patch
 from finetune_api.spec.policy import MissingCheckpoint
 
 from finetune_operator.manifests.child import Manifest, owned_metadata
-from finetune_operator.names import EXPERIMENT_LABEL, HELD_ANNOTATION, VARIANT_LABEL
+from finetune_operator.names import EXPERIMENT_LABEL, HASH_ANNOTATION, HELD_ANNOTATION, VARIANT_LABEL
 from finetune_operator.observed.experiment import ExperimentView
 
 _LONGEST_LABEL = 63
@@ -30,10 +32,21 @@ def held_job(experiment: ExperimentView, run: Run, deleted: str | None = None) -
         policy |= {"resumeFrom": f"{run.name}/{deleted}",
                    "onMissingCheckpoint": MissingCheckpoint.TRAIN_FROM_START.value}
     labels = {EXPERIMENT_LABEL: experiment.name, VARIANT_LABEL: run.variant[:_LONGEST_LABEL].rstrip("-")}
+    annotations = {HELD_ANNOTATION: "true", HASH_ANNOTATION: written_hash(run)}
     return {
         **merge_patch(run.document, {"spec": {"runPolicy": policy}}),
-        "metadata": {**owned_metadata(experiment, run.name, labels), "annotations": {HELD_ANNOTATION: "true"}},
+        "metadata": {**owned_metadata(experiment, run.name, labels), "annotations": annotations},
     }
+
+
+def written_hash(run: Run) -> str:
+    """Digest of the spec as the user wrote it, without what the start of the job writes.
+
+    Parts of a spec decide no result, and so not the name of the job. By this digest a held job is known to be of an
+    earlier edit. It says nothing of the stored spec, to which admission may have added something.
+    """
+    spec = merge_patch(run.document["spec"], {"budget": {"maxCost": None}, "runPolicy": {"suspend": None}})
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def start_of_job(run: Run, max_cost: Decimal | None) -> Manifest:

@@ -16,7 +16,7 @@ from finetune_api.spec.policy import BudgetSpec
 from finetune_api.status import FineTuneJobStatus
 from pydantic import ValidationError
 
-from finetune_operator.names import HELD_ANNOTATION
+from finetune_operator.names import HASH_ANNOTATION, HELD_ANNOTATION
 from finetune_operator.observed.readable import read_readable
 from finetune_operator.observed.timestamps import EPOCH, time_of
 
@@ -42,6 +42,7 @@ class JobView:
         status: the status that the operator wrote last.
         owner: the experiment that owns the job; None for a job of its own.
         held: whether the experiment has suspended it, and not somebody else.
+        written_hash: digest of what its experiment created it from; None for a job of its own.
         limits: the budget and the compute section; they are read on their own if the spec cannot be read. None if
             these cannot be read either.
     """
@@ -59,6 +60,7 @@ class JobView:
     limits: tuple[BudgetSpec, ComputeSpec] | None = None
     owner: ExperimentOwner | None = None
     held: bool = False
+    written_hash: str | None = None
 
     @property
     def kind(self) -> str:
@@ -105,6 +107,7 @@ def view_job(raw: Mapping[str, Any]) -> JobView:
         deleting="deletionTimestamp" in metadata, spec=spec, spec_error=error, status=status,
         limits=limits, owner=owner_of(raw),
         held=HELD_ANNOTATION in (metadata.get("annotations") or {}),
+        written_hash=(metadata.get("annotations") or {}).get(HASH_ANNOTATION),
     )
 
 

@@ -15,7 +15,7 @@ from finetune_api.experiment.resource import EXPERIMENT_KIND
 from finetune_api.job import KIND
 from finetune_api.values.nesting import leaves
 
-from finetune_operator.names import HELD_ANNOTATION, OUR_ANNOTATIONS, OUR_LABELS
+from finetune_operator.names import HASH_ANNOTATION, HELD_ANNOTATION, OUR_ANNOTATIONS, OUR_LABELS
 from finetune_operator.telemetry.metrics import UNREADABLE
 
 OUR_KINDS = (KIND, EXPERIMENT_KIND)
@@ -142,11 +142,12 @@ def trim(raw: Mapping[str, Any]) -> RawObject:
 
 
 def _ownership(metadata: Mapping[str, Any]) -> RawObject:
-    """Which experiment owns a job, and whether it holds the job."""
+    """Which experiment owns a job, what it was created from, and whether the experiment holds it."""
     owners = [{key: str(one.get(key)) for key in ("kind", "name", "uid")} | {"controller": True}
               for one in metadata.get("ownerReferences") or () if one.get("controller")]
-    held = {HELD_ANNOTATION: "true"} if HELD_ANNOTATION in (metadata.get("annotations") or {}) else {}
-    return {**({"ownerReferences": owners} if owners else {}), **({"annotations": held} if held else {})}
+    texts = metadata.get("annotations") or {}
+    ours = {name: texts[name] for name in (HELD_ANNOTATION, HASH_ANNOTATION) if name in texts}
+    return {**({"ownerReferences": owners} if owners else {}), **({"annotations": ours} if ours else {})}
 
 
 def _trim_content(raw: Mapping[str, Any]) -> RawObject:

@@ -23,6 +23,7 @@ from finetune_api.values.money import rounded_amount
 
 from finetune_operator.decide.conditions import progressing_condition
 from finetune_operator.decide.cost import time_of_ended_attempts
+from finetune_operator.manifests.experiment_job import written_hash
 from finetune_operator.observed.job import JobView
 
 _SECONDS_PER_HOUR = 3600
@@ -36,6 +37,7 @@ class KnownJobs:
         rows: the jobs that were started or have ended, by name.
         removed: those that exist and are not in the experiment any more.
         held: the jobs that exist and wait for their start, by name.
+        outdated: names of jobs that wait for their start, and were created before an edit of the experiment.
         removed_cost: what was spent by jobs without a row.
         observed: the same for the planner.
         has_begun: whether a job of the experiment was ever started.
@@ -45,6 +47,7 @@ class KnownJobs:
     rows: Mapping[str, ExperimentRun]
     removed: tuple[ExperimentRun, ...]
     held: Mapping[str, JobView]
+    outdated: frozenset[str]
     removed_cost: Decimal
     observed: ObservedExperiment
     has_begun: bool
@@ -67,8 +70,9 @@ def known_jobs(status: FineTuneExperimentStatus, runs: Sequence[Run], jobs: Mapp
         metric: that the experiment ranks by.
     """
     wanted = {run.name: run for run in runs}
-    held = {name: job for name, job in jobs.items() if is_held(job)}
-    started = {name: job for name, job in jobs.items() if name not in held}
+    outdated = {name for name, job in jobs.items() if name in wanted and _is_outdated(job, wanted[name])}
+    held = {name: job for name, job in jobs.items() if is_held(job) and name not in outdated}
+    started = {name: job for name, job in jobs.items() if not is_held(job)}
     remembered, removed_cost = _remembered(status, wanted, jobs, metric)
     begun = status.start_time is not None or bool(remembered) or any(has_started(job) for job in started.values())
     if begun:  # A job that its check refuses later is one that failed; before, the whole experiment is refused.
@@ -84,8 +88,8 @@ def known_jobs(status: FineTuneExperimentStatus, runs: Sequence[Run], jobs: Mapp
     observed = {row.job: _observed(row, jobs.get(row.job)) for row in (*rows.values(), *removed)}
     estimates = {name: cost for name, job in held.items() if (cost := _estimate(job)) is not None}
     deleted = {row.job: row.uid for row in status.runs if row.uid and row.job not in (*jobs, *rows)}
-    return KnownJobs(rows, removed, held, removed_cost, ObservedExperiment(observed, removed_cost, estimates), begun,
-                     deleted)
+    return KnownJobs(rows, removed, held, frozenset(outdated), removed_cost,
+                     ObservedExperiment(observed, removed_cost, estimates), begun, deleted)
 
 
 def observed_again(status: FineTuneExperimentStatus, jobs: Mapping[str, JobView]) -> FineTuneExperimentStatus:
@@ -130,6 +134,11 @@ def is_held(job: JobView) -> bool:
     """Whether a job waits for its experiment to start it."""
     suspended = job.spec is not None and job.spec.run_policy.suspend
     return job.held and suspended and job.status.start_time is None and job.status.completion_time is None
+
+
+def _is_outdated(job: JobView, run: Run) -> bool:
+    """Whether a job that waits for its start was created from another spec than the experiment has now."""
+    return is_held(job) and job.written_hash not in (None, written_hash(run))
 
 
 def is_running(job: JobView) -> bool:

@@ -217,7 +217,8 @@ def _actions(observation: ExperimentObservation, experiment: Experiment, known: 
 
 def _deletions(observation: ExperimentObservation, experiment: Experiment, known: KnownJobs, decided: ExperimentPlan
                ) -> Iterator[Delete]:
-    """Jobs that nobody needs: those of removed variants that have not ended, and those that halving gave up.
+    """Jobs that nobody needs: those of removed variants that have not ended, those that halving gave up, and those that
+    wait for their start and were created before an edit: the next pass creates them anew.
 
     If there are more ended jobs of removed variants than the status can list, the first ones that it lists are deleted
     too: it remembers what they cost.
@@ -227,7 +228,7 @@ def _deletions(observation: ExperimentObservation, experiment: Experiment, known
     stopped = [one.name for one in decided.actions if isinstance(one, StopJob)]
     listed = [row.job for row in known.removed[:MOST_ROWS - len(wanted)] if row.phase in ENDED]
     surplus = listed[:max(len(wanted) + len(known.removed) - MOST_ROWS, 0)]
-    yield from (Delete(f"{GROUP}/{VERSION}", KIND, name) for name in (*unneeded, *stopped, *surplus)
+    yield from (Delete(f"{GROUP}/{VERSION}", KIND, name) for name in (*unneeded, *known.outdated, *stopped, *surplus)
                 if not observation.jobs[name].deleting)
 
 
