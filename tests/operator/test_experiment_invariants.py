@@ -238,6 +238,7 @@ def test_an_edit_that_decides_no_result_reaches_the_jobs_that_wait_for_their_sta
         simulation.job_of(variant)["status"] |= checked("1")
     for _ in range(2):
         simulation.settle()
-        simulation.advance(*simulation.running(), 1, 1.0)
+        (going,) = simulation.running()
+        simulation.advance(going, 1, 1.0)
     simulation.settle()
     assert simulation.told()[2] == "2 jobs: 2 succeeded. one wins"
