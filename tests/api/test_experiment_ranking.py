@@ -27,10 +27,16 @@ def ranked(*others, tolerance=None, metric=Metric.FIELDS_MATCH, costs=None):
 def test_the_best_wins_where_every_difference_is_more_than_chance():
     found = ranked(other("qlora", 0.7, -0.2, -0.06, 0.003), other("ia3", 0.5, -0.45, -0.2, 0.0001))
     assert (found.winner, [one.variant for one in found.variants]) == ("qdora", ["qdora", "qlora", "ia3"])
-    assert found.conclusion == ("qdora wins: fieldsMatch 0.83. The next, qlora, is worse by 0.13 (interval of the "
+    assert found.conclusion == ("qdora wins: fieldsMatch 0.83. The next, qlora, is worse: -0.13 (interval of the "
                                 "difference -0.2 to -0.06, p 0.003).")
     assert found.variants[0].verdict == "the best score"
-    assert found.variants[1].verdict.startswith("worse than qdora by 0.13")
+    assert found.variants[1].verdict == "worse than qdora: -0.13 (interval of the difference -0.2 to -0.06, p 0.003)"
+
+
+def test_a_difference_has_the_sign_of_its_interval():
+    near, same = ranked(other("qlora", 0.8, -0.1, 0.04, 0.4), other("ia3", 0.83, 0.0, 0.0, 1.0)).variants[1:]
+    assert near.verdict == "not clearly different from qdora: -0.03 (interval of the difference -0.1 to +0.04, p 0.4)"
+    assert same.verdict == "not clearly different from qdora: 0 (interval of the difference 0 to 0, p 1)"
 
 
 @pytest.mark.parametrize("near", [other("qlora", 0.8, -0.1, 0.04, 0.4), other("qlora", 0.8, -0.1, -0.01, 0.06),

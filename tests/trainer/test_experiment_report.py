@@ -130,10 +130,10 @@ def test_the_page_says_whether_training_helped(finished):
         assert gain.value == pytest.approx(line.ranked.score - line.before, abs=2e-6)
         assert f"{line.ranked.rank} {line.name} : {gain_words(facts, gain)}" in words
     clear = Difference(-0.25, -0.3, -0.2, 0.001, 8)
-    assert gain_words(facts, clear) == ("better than before training by 0.25 (interval of the difference -0.3 to -0.2, "
+    assert gain_words(facts, clear) == ("better than before training: -0.25 (interval of the difference -0.3 to -0.2, "
                                         "p 0.001)"), "a loss"
-    assert gain_words(facts, replace(clear, value=0.25)).startswith("worse than before training by 0.25")
-    assert gain_words(facts, replace(clear, p_value=0.5)).startswith("not clearly different from before training: 0.25")
+    assert gain_words(facts, replace(clear, value=0.25)).startswith("worse than before training: +0.25")
+    assert gain_words(facts, replace(clear, p_value=0.5)).startswith("not clearly different from before training: -0.25")
     assert "What training has changed" not in Walk(render_experiment(replace(facts, gains={}))).words()
 
 

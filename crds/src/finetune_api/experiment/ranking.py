@@ -54,17 +54,31 @@ def _verdict(one: VariantComparison, best: VariantComparison) -> str:
     if one.is_clear is None:
         return f"no scores of the same rows as {best.variant}: whether the difference is chance is not known"
     if one.is_clear:
-        return f"worse than {best.variant} by {_difference(one)}"
+        return f"worse than {best.variant}: {_difference(one)}"
     return f"not clearly different from {best.variant}: {_difference(one)}"
 
 
 def _difference(one: VariantComparison) -> str:
-    """The amount of a difference, with its interval and the test."""
-    words = f"{abs(one.difference or 0.0):.3g}"
-    if one.difference_low is not None and one.difference_high is not None:
-        words += f" (interval of the difference {one.difference_low:+.3g} to {one.difference_high:+.3g}"
-        words += f", p {one.p_value:.2g})" if one.p_value is not None else ")"
-    return words
+    if one.difference_low is None or one.difference_high is None:
+        return _signed(one.difference or 0.0)
+    return difference_in_words(one.difference or 0.0, one.difference_low, one.difference_high, one.p_value)
+
+
+def difference_in_words(value: float, low: float, high: float, p_value: float | None) -> str:
+    """A difference with its interval and the test: `-0.13 (interval of the difference -0.2 to -0.06, p 0.003)`.
+
+    Args:
+        value: the difference, with its sign, in the unit of the metric.
+        low: lower end of its interval.
+        high: upper end of its interval.
+        p_value: of the test; None where there was none.
+    """
+    p = f", p {p_value:.2g}" if p_value is not None else ""
+    return f"{_signed(value)} (interval of the difference {_signed(low)} to {_signed(high)}{p})"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}" if value else "0"
 
 
 def _decide(variants: Sequence[VariantComparison], costs: Mapping[str, Decimal], rank_by: RankBy, currency: str
@@ -81,7 +95,7 @@ def _decide(variants: Sequence[VariantComparison], costs: Mapping[str, Decimal],
     unclear = [one for one in variants[1:] if not one.is_clear]
     if not unclear:
         return best.variant, (f"{best.variant} wins: {metric} {best.score:.4g}. The next, {variants[1].variant}, is "
-                              f"worse by {_difference(variants[1])}.")
+                              f"worse: {_difference(variants[1])}.")
     names = ", ".join(one.variant for one in unclear[:5]) + (" and others" if len(unclear) > 5 else "")
     measured = all(one.is_clear is not None for one in unclear)
     why = "can be chance" if measured else "can be chance, as far as is known"

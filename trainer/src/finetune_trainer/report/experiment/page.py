@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from finetune_api.experiment.ranking import difference_in_words
 from finetune_api.messages import AnsweredQuestion, GivenAnswer
 from finetune_api.spec.evaluation import LOWER_IS_BETTER
 
@@ -87,10 +88,8 @@ class TableRow:
 def gain_words(facts: ExperimentFacts, gain: Difference) -> str:
     """Whether a variant is better after training than before, and by how much."""
     is_better = (gain.value < 0) is (facts.metric in LOWER_IS_BETTER)
-    words = f"{'better' if is_better else 'worse'} than before training by" if gain.is_clear else \
-        "not clearly different from before training:"
-    return (f"{words} {abs(gain.value):.3g} (interval of the difference {gain.low:+.3g} to {gain.high:+.3g}, p "
-            f"{gain.p_value:.2g})")
+    words = f"{'better' if is_better else 'worse'} than" if gain.is_clear else "not clearly different from"
+    return f"{words} before training: {difference_in_words(gain.value, gain.low, gain.high, gain.p_value)}"
 
 
 def _lead(facts: ExperimentFacts) -> str:
