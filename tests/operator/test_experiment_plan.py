@@ -41,6 +41,20 @@ def test_no_job_is_started_before_all_are_checked():
     assert len(simulation.running()) == 3
 
 
+def test_an_added_variant_that_is_being_checked_does_not_keep_the_others_waiting():
+    simulation = Simulation("one", "two", template={})
+    simulation.settle()
+    for raw in simulation.jobs.values():
+        raw["status"] |= checked("1")
+    simulation.settle()
+    simulation.edit(variants=[{"name": "zero", "patch": {"training": {"seed": 9}}}, *variants("one", "two")])
+    simulation.settle()
+    simulation.advance(simulation.job_of("one"), 1, 1.0)
+    simulation.settle()
+    assert simulation.running() == [simulation.job_of("two")]
+    assert simulation.raw["status"]["runs"][0]["message"] == "the check before its start has not ended"
+
+
 def test_a_variant_that_its_check_refuses_is_named_and_nothing_starts():
     simulation = Simulation("one", "two", template={})
     simulation.settle()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -43,11 +43,13 @@ class ObservedExperiment:
         jobs: by name; those of removed variants too.
         spent_before: what was spent by jobs that exist no more, and are not remembered.
         estimates: what a job is estimated to cost, by name; a job whose estimate is not known is missing.
+        unchecked: names of jobs that must be checked before they start.
     """
 
     jobs: Mapping[str, ObservedJob]
     spent_before: Decimal = Decimal(0)
     estimates: Mapping[str, Decimal] = field(default_factory=dict)
+    unchecked: Collection[str] = ()
 
     @property
     def spent(self) -> Decimal:

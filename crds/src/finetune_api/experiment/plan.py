@@ -68,7 +68,7 @@ class NotStarted:
     """Why a job does not exist.
 
     Attributes:
-        reason: `Waiting`, `Suspended`, `BudgetSpent` or `Halved`.
+        reason: `Waiting`, `Preflight`, `Suspended`, `BudgetSpent` or `Halved`.
         message: in words.
     """
 
@@ -212,7 +212,9 @@ def _start(spec: FineTuneExperimentSpec, pending: Sequence[Run], observed: Obser
             weights = sum((one.weight for one in candidates.values()), reserved)
             limit = limit_of_new_job(candidate, left, weights)
             payable = limit is not None
-        if payable and busy < spec.parallelism:
+        if payable and run.name in observed.unchecked:  # Its money is reserved; its turn is free for the others.
+            not_started[run.name] = NotStarted(ExperimentReason.PREFLIGHT, "the check before its start has not ended")
+        elif payable and busy < spec.parallelism:
             started.append(CreateJob(run, limit))
             busy, left = busy + 1, None if left is None else left - (limit or Decimal(0))
             del candidates[run.name]

@@ -87,9 +87,11 @@ def known_jobs(status: FineTuneExperimentStatus, runs: Sequence[Run], jobs: Mapp
                     if name not in wanted)
     observed = {row.job: _observed(row, jobs.get(row.job)) for row in (*rows.values(), *removed)}
     estimates = {name: cost for name, job in held.items() if (cost := _estimate(job)) is not None}
+    unchecked = frozenset(run.name for run in runs if run.job.spec.run_policy.preflight is PreflightPolicy.REQUIRED
+                          and (run.name not in held or not _is_checked(held[run.name])))
     deleted = {row.job: row.uid for row in status.runs if row.uid and row.job not in (*jobs, *rows)}
     return KnownJobs(rows, removed, held, frozenset(outdated), removed_cost,
-                     ObservedExperiment(observed, removed_cost, estimates), begun, deleted)
+                     ObservedExperiment(observed, removed_cost, estimates, unchecked), begun, deleted)
 
 
 def observed_again(status: FineTuneExperimentStatus, jobs: Mapping[str, JobView]) -> FineTuneExperimentStatus:

@@ -105,7 +105,8 @@ def plan_experiment(observation: ExperimentObservation, settings: Settings, now:
         return _refused(observation, problems, now)
     if not known.has_begun and not spec.suspend and any(run.name not in known.rows for run in runs):
         report = why_not_started(spec, runs, known, settings.currency)
-    decided = _with_checks(decided, known) if report is None else _before_start(decided, experiment, known)
+    if report is not None:
+        decided = _before_start(decided, experiment, known)
     ranking = _ranking(known, spec.rank_by, settings.currency) if decided.finished else None
     known_runs = KnownRuns(runs, known.rows, decided, spec.rank_by.metric, ranking, known.removed_cost,
                            settings.currency, known.removed, report, known.has_begun)
@@ -188,22 +189,12 @@ def _before_start(decided: ExperimentPlan, experiment: Experiment, known: KnownJ
                    not_started=not_started, finished=False)
 
 
-def _with_checks(decided: ExperimentPlan, known: KnownJobs) -> ExperimentPlan:
-    """A plan that starts only jobs whose check has ended: a variant may have been added later."""
-    unchecked = {one.run.name for one in decided.actions
-                 if isinstance(one, CreateJob) and not known.is_checked(one.run.name)}
-    actions = tuple(one for one in decided.actions
-                    if not (isinstance(one, CreateJob) and one.run.name in unchecked))
-    return replace(decided, actions=actions,
-                   not_started={**decided.not_started, **dict.fromkeys(unchecked, _CHECKING)})
-
-
 def _actions(observation: ExperimentObservation, experiment: Experiment, known: KnownJobs, decided: ExperimentPlan
              ) -> Iterator[OwnedAction]:
     """The plan as changes of FineTuneJobs, and the jobs that do not exist yet."""
     for action in decided.actions:
-        if isinstance(action, StopJob):
-            continue
+        if isinstance(action, StopJob) or (isinstance(action, CreateJob) and not known.is_checked(action.run.name)):
+            continue  # A job without a check starts as soon as it exists.
         job = observation.jobs[action.run.name if isinstance(action, CreateJob) else action.name]
         if not job.deleting:
             yield _on_job(action, job)
