@@ -181,7 +181,7 @@ def spent_by(raw):
 def committed_by(raw):
     """What a job has spent, and what it may spend if it was started."""
     started = "startTime" in raw.get("status", {}) or not raw["spec"]["runPolicy"]["suspend"]
-    limit = Decimal(raw["spec"]["budget"]["maxCost"]) if started and not has_ended(raw) else Decimal(0)
+    limit = Decimal(raw["spec"].get("budget", {}).get("maxCost", 0)) if started and not has_ended(raw) else Decimal(0)
     return max(spent_by(raw), limit)
 
 
