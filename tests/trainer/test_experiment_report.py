@@ -133,7 +133,8 @@ def test_the_page_says_whether_training_helped(finished):
     assert gain_words(facts, clear) == ("better than before training: -0.25 (interval of the difference -0.3 to -0.2, "
                                         "p 0.001)"), "a loss"
     assert gain_words(facts, replace(clear, value=0.25)).startswith("worse than before training: +0.25")
-    assert gain_words(facts, replace(clear, p_value=0.5)).startswith("not clearly different from before training: -0.25")
+    assert gain_words(facts, replace(clear, p_value=0.5)).startswith("not clearly different from before training: "
+                                                                     "-0.25")
     assert "What training has changed" not in Walk(render_experiment(replace(facts, gains={}))).words()
 
 
