@@ -27,6 +27,7 @@ from finetune_api.values.money import rounded_amount
 from finetune_trainer.__main__ import main
 from finetune_trainer.clock import SystemClock
 from finetune_trainer.evaluation.comparison import Difference
+from finetune_trainer.report.experiment.charts import loss_curves
 from finetune_trainer.report.experiment.facts import ExperimentFacts, variant_lines
 from finetune_trainer.report.experiment.marks import PLOT_WIDTHS, Labelled, place_labels
 from finetune_trainer.report.experiment.page import gain_words, render_experiment
@@ -216,6 +217,19 @@ def test_without_prices_quality_stands_against_time_and_without_a_baseline_after
         "ranking": ranking, "runs": runs})))).words()
     assert "against time in minutes, since nothing was charged" in words
     assert "against peak memory" not in words
+
+
+def test_the_loss_after_ppo_stands_at_its_last_step_and_not_at_the_end_of_the_warm_up(finished):
+    facts, (line, *_) = finished.facts, variant_lines(finished.facts.status)
+    manifest = facts.results[line.jobs[0]].manifest
+    later = manifest.model_copy(update={"result": manifest.result.model_copy(update={"step": 9})})
+    reft = replace(facts, results={line.jobs[0]: replace(facts.results[line.jobs[0]], manifest=later)})
+    widths = []
+    for shown in (facts, reft):
+        curve = re.search(r'<polyline class="curve style-0" points="([^"]+)"', loss_curves(shown, [line]))
+        widths.append(float(curve[1].split()[-1].split(",")[0]))
+    assert manifest.result.step == 6
+    assert widths[1] == pytest.approx(widths[0] * 6 / 9, abs=0.1)
 
 
 def test_the_reference_model_is_in_the_numbers_and_in_the_chart_of_scores(finished):

@@ -130,7 +130,8 @@ def loss_curves(facts: ExperimentFacts, lines: Sequence[VariantLine]) -> Markup:
         result = facts.results.get(line.jobs[0]) if line.jobs else None
         if result is None or not result.losses:
             continue
-        last = result.losses[-1][0]
+        # After the warm-up of ReFT come steps that have no such loss.
+        last = max(result.losses[-1][0], result.manifest.result.step if result.manifest else 0)
         held_out = [(x, y) for x, y in ((0.0, result.scores("before").get("loss")),
                                         (last, result.scores("after").get("loss"))) if y is not None
                     and math.isfinite(y)]
