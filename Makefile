@@ -37,7 +37,7 @@ inputs: $(INSTALLED)
 demo: inputs ## Run the main job on this machine: QLoRA on a small real model
 	$(BIN)/finetune run deploy/samples/quickstart.yaml
 
-demo-experiment: inputs ## Compare three methods on this machine: QLoRA, QDoRA and IA3 on the demo's model and data
+demo-experiment: inputs ## Compare four methods on this machine: QLoRA, QDoRA, IA3 and ReFT on the demo's model and data
 	$(BIN)/finetune run deploy/samples/experiment.yaml
 
 demo-cluster: inputs ## Run it on a cluster: that of KUBECONFIG, or one that is brought up on this machine

@@ -40,7 +40,8 @@ def test_the_experiments_template_is_the_quickstart_and_its_variants_differ_in_t
     experiment = load_experiment(ROOT / "deploy" / "samples" / "experiment.yaml")
     template = experiment.document["spec"]["template"]["spec"]
     assert {**template, "evaluation": None} == {**quickstart["spec"], "evaluation": None}
-    assert [run.job.spec.method.display_name for run in experiment.runs] == ["QLoRA", "QDoRA", "IA3 (nf4)"]
+    assert [run.job.spec.method.display_name for run in experiment.runs] == ["QLoRA", "QDoRA", "IA3 (nf4)",
+                                                                                "ReFT (QLoRA)"]
 
 
 def test_the_s3_sample_is_the_quickstart_with_another_output():
