@@ -160,7 +160,7 @@ def test_a_pod_that_is_gone_with_what_it_told_is_followed_by_another():
     simulation.passes += 60
     simulation.run()
     assert simulation.told() == ("Running", "Reporting",
-                                 "the report is written again: its pod is gone, and with it what it told")
+                                 "the report is written again: its pod is gone, and with it what it reported")
     simulation.passes += 3600
     simulation.settle()
     assert simulation.told()[2] == "3 jobs: 3 succeeded. one wins"

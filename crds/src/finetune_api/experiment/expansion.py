@@ -140,7 +140,7 @@ def expand(experiment: FineTuneExperiment, document: Mapping[str, Any], origin: 
         raise InvalidExperiment([FieldError(
             "spec.rankBy.metric", f'"{spec.rank_by.metric}"', f"variant {unmeasured[0].variant} does not measure it: "
             "add it to the template's evaluation.metrics, or rank by a metric that every variant has")], origin)
-    # All variants meet the same rung before any meets the next.
+    # All variants reach a rung before any trains for the next: only then is it known which ones go on.
     return tuple(sorted(runs, key=lambda run: (run.rung is None, run.rung or 0)))
 
 

@@ -1,4 +1,4 @@
-"""What the pod that writes an experiment's report tells the operator."""
+"""The termination message of the pod that writes an experiment's report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHORT = 200
 
 
 class ReportedExperiment(Message):
-    """How the report was made: the pod's termination message, at most `RESULT_BYTES` long."""
+    """How the report was made, and the ranking: at most `RESULT_BYTES` as JSON."""
 
     outcome: Outcome
     """How it ended."""
@@ -51,13 +51,13 @@ class ReportedExperiment(Message):
         return self.model_dump_json(exclude_none=True).encode()
 
     def ranked(self, by_scores: Ranking) -> Ranking:
-        """The whole ranking: the variants that are told here first, then the others by their scores.
+        """The whole ranking: the variants that are named here first, then the others by their scores.
 
         Args:
             by_scores: the ranking of all variants by their scores alone.
         """
-        told = {one.variant for one in self.ranking}
-        others = [one for one in by_scores.variants if one.variant not in told]
+        named = {one.variant for one in self.ranking}
+        others = [one for one in by_scores.variants if one.variant not in named]
         return Ranking(
             (*self.ranking, *(one.model_copy(update={"rank": place, "verdict": _BEYOND})
                               for place, one in enumerate(others, start=len(self.ranking) + 1))),

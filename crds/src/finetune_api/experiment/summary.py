@@ -30,7 +30,7 @@ _LONGEST_MESSAGE = 4096
 
 
 @dataclass(frozen=True)
-class ExperimentReport:
+class ExperimentState:
     """What the conditions of an experiment say.
 
     Attributes:
@@ -59,7 +59,7 @@ class KnownRuns:
         spent_before: what was spent by jobs that are not in `rows`.
         currency: of all amounts.
         removed: jobs that exist and are not in the experiment any more.
-        report: what the conditions say; None where it follows from the jobs.
+        state: what the conditions say; None where it follows from the jobs.
         has_begun: whether a job was started, beside jobs whose result was published before.
         remark: what the message of the conditions says at its end.
     """
@@ -72,7 +72,7 @@ class KnownRuns:
     spent_before: Decimal = Decimal(0)
     currency: str = "USD"
     removed: tuple[ExperimentRun, ...] = ()
-    report: ExperimentReport | None = None
+    state: ExperimentState | None = None
     has_begun: bool = True
     remark: str = ""
 
@@ -128,12 +128,12 @@ def summarize(known: KnownRuns, suspended: bool, previous: FineTuneExperimentSta
         now: the time, in UTC.
     """
     rows = known.listed
-    report = known.report or _report(known, rows, suspended)
+    state = known.state or _state_of_jobs(known, rows, suspended)
     previous = previous or FineTuneExperimentStatus()
     started = previous.start_time or (now if known.rows and (known.has_begun or known.decided.finished) else None)
     spent = known.spent_before + sum((row.cost or Decimal(0) for row in (*rows, *known.removed)), Decimal(0))
     done = sum(row.phase in _DONE for row in rows)
-    return with_report(previous, report, generation, now).model_copy(update={
+    return with_state(previous, state, generation, now).model_copy(update={
         "runs": (*rows, *known.removed)[:MOST_ROWS], "done": f"{done}/{len(rows)}", "metric": str(known.metric),
         "ranking": known.ranking.variants if known.ranking else (),
         "winner": known.ranking.winner if known.ranking else None,
@@ -142,19 +142,19 @@ def summarize(known: KnownRuns, suspended: bool, previous: FineTuneExperimentSta
                                removed=rounded_amount(known.spent_before) if known.spent_before else None,
                                saved=rounded_amount(known.decided.saved) if known.decided.saved else None),
         "start_time": started,
-        "completion_time": (previous.completion_time or now) if report.phase in _ENDED else None,
+        "completion_time": (previous.completion_time or now) if state.phase in _ENDED else None,
     })
 
 
-def with_report(status: FineTuneExperimentStatus, report: ExperimentReport, generation: int, now: datetime
-                ) -> FineTuneExperimentStatus:
-    """The status with the phase and the conditions of a report; everything else stays as it is."""
+def with_state(status: FineTuneExperimentStatus, state: ExperimentState, generation: int, now: datetime
+               ) -> FineTuneExperimentStatus:
+    """The status with other conditions and another phase; everything else stays as it is."""
     return status.model_copy(update={
-        "phase": report.phase, "observed_generation": generation,
-        "conditions": tuple(_conditions(status, report, generation, now))})
+        "phase": state.phase, "observed_generation": generation,
+        "conditions": tuple(_conditions(status, state, generation, now))})
 
 
-def _report(known: KnownRuns, rows: Sequence[ExperimentRun], suspended: bool) -> ExperimentReport:
+def _state_of_jobs(known: KnownRuns, rows: Sequence[ExperimentRun], suspended: bool) -> ExperimentState:
     phase, reason = ExperimentPhase.RUNNING, ExperimentReason.RUNNING
     if suspended:
         phase, reason = ExperimentPhase.SUSPENDED, ExperimentReason.SUSPENDED
@@ -162,7 +162,7 @@ def _report(known: KnownRuns, rows: Sequence[ExperimentRun], suspended: bool) ->
         phase, reason = ExperimentPhase.SUCCEEDED, ExperimentReason.FINISHED
     elif known.decided.finished:
         phase, reason = ExperimentPhase.FAILED, ExperimentReason.NOTHING_SUCCEEDED
-    return ExperimentReport(phase, reason, _message(rows, known))
+    return ExperimentState(phase, reason, _message(rows, known))
 
 
 def _message(rows: Sequence[ExperimentRun], known: KnownRuns) -> str:
@@ -173,12 +173,12 @@ def _message(rows: Sequence[ExperimentRun], known: KnownRuns) -> str:
     return ". ".join(filter(None, (f"{len(rows)} jobs: {words}", conclusion, known.remark)))
 
 
-def _conditions(previous: FineTuneExperimentStatus, report: ExperimentReport, generation: int, now: datetime
+def _conditions(previous: FineTuneExperimentStatus, state: ExperimentState, generation: int, now: datetime
                 ) -> Iterator[Condition]:
     before = {condition.type: condition for condition in previous.conditions}
-    phase, message = report.phase, report.message[:_LONGEST_MESSAGE]
+    phase, message = state.phase, state.message[:_LONGEST_MESSAGE]
 
-    def condition(kind: ConditionType, holds: bool, why: ExperimentReason = report.reason, words: str = message
+    def condition(kind: ConditionType, holds: bool, why: ExperimentReason = state.reason, words: str = message
                   ) -> Condition:
         value = ConditionStatus.TRUE if holds else ConditionStatus.FALSE
         old = before.get(kind)
@@ -187,8 +187,8 @@ def _conditions(previous: FineTuneExperimentStatus, report: ExperimentReport, ge
                          last_transition_time=since)
 
     finished = phase in _ENDED
-    working = not finished and report.valid and phase is not ExperimentPhase.SUSPENDED
-    if report.valid:
+    working = not finished and state.valid and phase is not ExperimentPhase.SUSPENDED
+    if state.valid:
         yield condition(ConditionType.VALIDATED, True, ExperimentReason.VALID, "every variant is a job that can run")
     else:
         yield condition(ConditionType.VALIDATED, False)
@@ -198,5 +198,5 @@ def _conditions(previous: FineTuneExperimentStatus, report: ExperimentReport, ge
         yield condition(ConditionType.FINISHED, True)
         yield condition(ConditionType.SUCCEEDED, phase is ExperimentPhase.SUCCEEDED)
         yield condition(ConditionType.FAILED, phase is ExperimentPhase.FAILED)
-    if phase is ExperimentPhase.FAILED or not report.valid:
+    if phase is ExperimentPhase.FAILED or not state.valid:
         yield condition(ConditionType.STALLED, True)

@@ -13,6 +13,7 @@ from finetune_api.experiment.reading import Experiment, parse_experiment
 from finetune_api.experiment.resource import EXPERIMENT_KIND
 from finetune_api.experiment.status import ExperimentRun, FineTuneExperimentStatus, RunPhase
 from finetune_api.reading.loading import InvalidJob
+from finetune_api.values.api_model import GROUP, VERSION
 
 from finetune_operator.observed.attempt import AttemptView
 from finetune_operator.observed.job import JobView
@@ -93,7 +94,7 @@ def _read_row(raw: Any) -> ExperimentRun | None:
 
 def read_experiment(view: ExperimentView) -> Experiment | InvalidJob:
     """An experiment with its jobs, or everything that is wrong with it. It never raises."""
-    document = {"apiVersion": "finetune.dev/v1alpha1", "kind": EXPERIMENT_KIND, "spec": view.spec,
+    document = {"apiVersion": f"{GROUP}/{VERSION}", "kind": EXPERIMENT_KIND, "spec": view.spec,
                 "metadata": {"name": view.name, "namespace": view.namespace}}
     try:
         return parse_experiment(document, view.name)

@@ -38,7 +38,7 @@ class PodView:
         released_at: when the last of its containers ended, and with it the use of the node.
         result: the trainer's result, if its termination message can be read.
         preflight_result: the check's result, if its termination message can be read.
-        reported: what the pod of a report tells, if its termination message can be read.
+        reported: what the pod of a report says about it, if its termination message can be read.
         deadline_exceeded: whether the kubelet ended it because its activeDeadlineSeconds had passed.
         kubelet_failure: the kubelet's reason and message if it refused the pod or ended it.
         disruption: why it was taken from its node, in the words of the component that did it.

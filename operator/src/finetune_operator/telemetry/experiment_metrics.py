@@ -39,11 +39,11 @@ class ExperimentCollector(Collector):
         for raw in self._experiments():
             labels = raw["metadata"]["namespace"], raw["metadata"]["name"]
             status = raw.get("status") or {}
-            told = {one["type"]: one for one in status.get("conditions") or ()}
-            reason = told.get(ConditionType.PROGRESSING, {}).get("reason", "")
+            conditions = {one["type"]: one for one in status.get("conditions") or ()}
+            reason = conditions.get(ConditionType.PROGRESSING, {}).get("reason", "")
             info.add_metric((*labels, raw["metadata"]["uid"], status.get("phase", ExperimentPhase.PENDING), reason), 1)
             if status.get("phase") not in _FINISHED:
-                valid = told.get(ConditionType.VALIDATED, {}).get("status")
+                valid = conditions.get(ConditionType.VALIDATED, {}).get("status")
                 refused.add_metric(labels, int(valid == ConditionStatus.FALSE))
             for family, tree, path in ((spent, status, ("cost", "spent")),
                                        (limit, raw.get("spec"), ("budget", "maxCost"))):

@@ -10,7 +10,7 @@ from finetune_api.experiment.expansion import Run
 from finetune_api.experiment.halving import stages
 from finetune_api.experiment.spec import FineTuneExperimentSpec
 from finetune_api.experiment.status import ExperimentPhase, ExperimentReason
-from finetune_api.experiment.summary import ExperimentReport
+from finetune_api.experiment.summary import ExperimentState
 from finetune_api.values.money import estimated_amount
 
 from finetune_operator.decide.experiment.known_jobs import KnownJobs, refusal
@@ -19,7 +19,7 @@ _SHOWN = 5
 
 
 def why_not_started(spec: FineTuneExperimentSpec, runs: Sequence[Run], known: KnownJobs, currency: str
-                    ) -> ExperimentReport | None:
+                    ) -> ExperimentState | None:
     """Why no job may start yet, or at all; None if the first ones may.
 
     Args:
@@ -35,16 +35,16 @@ def why_not_started(spec: FineTuneExperimentSpec, runs: Sequence[Run], known: Kn
     if refused:
         words = [f"variant {run.variant}: {why}" for run, why in list(refused.values())[:_SHOWN]]
         more = [f"and {len(refused) - _SHOWN} others"] if len(refused) > _SHOWN else []
-        return ExperimentReport(ExperimentPhase.PENDING, ExperimentReason.INVALID_VARIANT,
-                                "; ".join((*words, *more)), valid=False)
+        return ExperimentState(ExperimentPhase.PENDING, ExperimentReason.INVALID_VARIANT,
+                               "; ".join((*words, *more)), valid=False)
     if waiting:
-        return ExperimentReport(
+        return ExperimentState(
             ExperimentPhase.PENDING, ExperimentReason.PREFLIGHT,
             f"{len(runs) - len(waiting)} of {len(runs)} jobs are checked. No accelerator is requested before all are")
     total = estimated_total(spec, runs, known.observed.estimates)
     limit = spec.budget.max_cost
     if limit is not None and total > limit:
-        return ExperimentReport(
+        return ExperimentState(
             ExperimentPhase.PENDING, ExperimentReason.ESTIMATE_ABOVE_BUDGET,
             f"spec.budget.maxCost is {limit:f} {currency}; all jobs together are estimated to cost "
             f"{estimated_amount(total):f} {currency}. Raise it, or write fewer variants, repeats or steps", valid=False)

@@ -28,13 +28,13 @@ from finetune_api.experiment.reading import Experiment
 from finetune_api.experiment.spec import RankBy
 from finetune_api.experiment.status import MOST_ROWS, ExperimentPhase, ExperimentReason, FineTuneExperimentStatus
 from finetune_api.experiment.summary import (
-    ExperimentReport,
+    ExperimentState,
     KnownRuns,
     has_result,
     results_by_variant,
     summarize,
     variant_costs,
-    with_report,
+    with_state,
 )
 from finetune_api.job import KIND
 from finetune_api.reading.loading import InvalidJob
@@ -100,16 +100,16 @@ def plan_experiment(observation: ExperimentObservation, settings: Settings, now:
         return _refused(observation, [str(error) for error in experiment.errors] or [experiment.origin], now)
     spec, runs = experiment.resource.spec, experiment.runs
     known = known_jobs(view.status, runs, observation.jobs, spec.rank_by.metric)
-    decided, report = plan(spec, runs, known.observed), None
+    decided, state = plan(spec, runs, known.observed), None
     if not decided.finished and (problems := _problems(runs, known, settings)):
         return _refused(observation, problems, now)
     if not known.has_begun and not spec.suspend and any(run.name not in known.rows for run in runs):
-        report = why_not_started(spec, runs, known, settings.currency)
-    if report is not None:
+        state = why_not_started(spec, runs, known, settings.currency)
+    if state is not None:
         decided = _before_start(decided, experiment, known)
     ranking = _ranking(known, spec.rank_by, settings.currency) if decided.finished else None
     known_runs = KnownRuns(runs, known.rows, decided, spec.rank_by.metric, ranking, known.removed_cost,
-                           settings.currency, known.removed, report, known.has_begun)
+                           settings.currency, known.removed, state, known.has_begun)
     step = _report_step(observation, experiment, known_runs, settings, now)
     actions = tuple(_actions(observation, experiment, known, decided))
     deletions = tuple(_deletions(observation, experiment, known, decided))
@@ -119,10 +119,10 @@ def plan_experiment(observation: ExperimentObservation, settings: Settings, now:
             "reporting": None})
         return ExperimentDecision(status, actions, (*deletions, *remove_reports(view, observation.reports)),
                                   events_of(view.status, status))
-    report = None if step.waiting is None else ExperimentReport(
+    state = None if step.waiting is None else ExperimentState(
         ExperimentPhase.RUNNING, ExperimentReason.REPORTING, step.waiting)
-    told = replace(known_runs, ranking=step.ranking, report=report, remark=step.remark)
-    status = summarize(told, False, view.status, view.generation, now).model_copy(update={
+    reported = replace(known_runs, ranking=step.ranking, state=state, remark=step.remark)
+    status = summarize(reported, False, view.status, view.generation, now).model_copy(update={
         "report": step.location, "reporting": step.record})
     return ExperimentDecision(status, (*actions, *step.actions), (*deletions, *step.deletions),
                               events_of(view.status, status), step.requeue_after)
@@ -155,9 +155,9 @@ def _refused(observation: ExperimentObservation, problems: Sequence[str], now: d
     """The decision about an experiment that cannot be run: nothing starts, and what runs goes on or is suspended."""
     view = observation.view
     more = [f"and {len(problems) - _SHOWN_ERRORS} more errors"] if len(problems) > _SHOWN_ERRORS else []
-    report = ExperimentReport(view.status.phase or ExperimentPhase.PENDING, ExperimentReason.INVALID_VARIANT,
-                              "; ".join((*problems[:_SHOWN_ERRORS], *more)), valid=False)
-    status = with_report(observed_again(view.status, observation.jobs), report, view.generation, now)
+    state = ExperimentState(view.status.phase or ExperimentPhase.PENDING, ExperimentReason.INVALID_VARIANT,
+                            "; ".join((*problems[:_SHOWN_ERRORS], *more)), valid=False)
+    status = with_state(observed_again(view.status, observation.jobs), state, view.generation, now)
     suspended = [PatchOwned(job, suspension()) for job in observation.jobs.values()
                  if view.spec.get("suspend") is True and is_running(job) and not job.deleting]
     return ExperimentDecision(status, tuple(suspended), events=events_of(view.status, status))
@@ -176,8 +176,8 @@ def report_problem(view: ExperimentView, status: FineTuneExperimentStatus, reaso
     """
     if status.completion_time is not None:  # How it ended is worth more.
         return ExperimentDecision(status, events=events_of(view.status, status))
-    report = ExperimentReport(status.phase or ExperimentPhase.PENDING, reason, message)
-    changed = with_report(status, report, view.generation, now.replace(microsecond=0))
+    state = ExperimentState(status.phase or ExperimentPhase.PENDING, reason, message)
+    changed = with_state(status, state, view.generation, now.replace(microsecond=0))
     return ExperimentDecision(changed, events=events_of(view.status, changed))
 
 
@@ -252,10 +252,10 @@ def _ranking(known: KnownJobs, rank_by: RankBy, currency: str) -> Ranking:
 def events_of(old: FineTuneExperimentStatus, new: FineTuneExperimentStatus) -> tuple[EventRecord, ...]:
     """The events of a change of status: one if the reason of Progressing or its generation changes."""
     before, after = ({str(one.type): one for one in status.conditions} for status in (old, new))
-    told, earlier = after.get("Progressing"), before.get("Progressing")
-    if told is None or (earlier and earlier.reason == told.reason
-                        and earlier.observed_generation == told.observed_generation):
+    current, earlier = after.get("Progressing"), before.get("Progressing")
+    if current is None or (earlier and earlier.reason == current.reason
+                           and earlier.observed_generation == current.observed_generation):
         return ()
-    warning = "Stalled" in after or told.reason == ExperimentReason.CANNOT_START
-    return (EventRecord("Warning" if warning else "Normal", StoredReason(told.reason), told.message,
-                        str(told.observed_generation)),)
+    warning = "Stalled" in after or current.reason == ExperimentReason.CANNOT_START
+    return (EventRecord("Warning" if warning else "Normal", StoredReason(current.reason), current.message,
+                        str(current.observed_generation)),)

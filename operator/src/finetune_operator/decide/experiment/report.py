@@ -1,8 +1,8 @@
 """The report of an experiment whose jobs have all ended: the pod that writes it, and what its end means. Pure.
 
 The scores of single rows are in the output, which only pods with the jobs' credentials can read. So a pod compares the
-variants, and tells the ranking in its termination message. Whatever becomes of it, the experiment ends: without it, by
-the scores in the jobs' status.
+variants, and its termination message has the ranking. Whatever becomes of it, the experiment ends: without it, by the
+scores in the jobs' status.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from finetune_operator.settings import Settings
 _WRITING = "a pod on a CPU compares the results row by row and writes the report"
 _OF_AN_OTHER_RELEASE = ("its pod ended without naming a page. The trainer's image is of another release: ask an "
                         "administrator to set trainerImage in the operator's settings")
-_LOST = "its pod is gone, and with it what it told"
+_LOST = "its pod is gone, and with it what it reported"
 _TOO_LARGE = ("spec and status of the experiment have {size} bytes, and a ConfigMap takes {limit} for its pod. "
               "`finetune-trainer experiment-report` writes it from `kubectl get fte {name} -o json`")
 _CONFIG_MAP_BYTES = 1024 * 1024
@@ -148,7 +148,7 @@ def remove_reports(view: ExperimentView, jobs: Iterable[AttemptView], with_polic
 
 
 def _is_over(job: AttemptView, now: datetime) -> bool:
-    """Whether a pod has ended, and what it told is known: the watch of Jobs may be ahead of that of pods."""
+    """Whether a pod has ended, and what it reported is known: the watch of Jobs may be ahead of that of pods."""
     if job.finished and job.finished_at and now - job.finished_at < POD_DELAY:
         return all(pod.exit_code is not None or pod.kubelet_failure for pod in job.present_pods)
     return job.finished or end_time_of_pods(job, now) is not None or waits_for_sidecars(job, now)
@@ -181,10 +181,10 @@ def _next_pod(step: ReportStep, ended: EndedExperiment, name: str, settings: Set
 
 def _after(step: ReportStep, ended: EndedExperiment, job: AttemptView, settings: Settings, now: datetime) -> ReportStep:
     """What the end of a pod means."""
-    told = next((pod.reported for pod in job.pods if pod.reported), None)
+    reported = next((pod.reported for pod in job.pods if pod.reported), None)
     if job.complete or (job.pods and all(pod.exit_code == ExitCode.OK for pod in job.pods)):
-        if told is not None and told.report is not None:
-            return _with_report(step, ended, told, told.report)
+        if reported is not None and reported.report is not None:
+            return _with_report(step, ended, reported, reported.report)
         if any(pod.exit_code is not None for pod in job.pods):
             return _without_report(step, ended, Reason.UNKNOWN_EXIT, _OF_AN_OTHER_RELEASE)
     end = judge_end(job)
@@ -192,7 +192,7 @@ def _after(step: ReportStep, ended: EndedExperiment, job: AttemptView, settings:
         return _without_report(step, ended, end.reason, _TOO_SLOW)
     if end.reason == Reason.HOST_OUT_OF_MEMORY:
         return _without_report(step, ended, end.reason, _TOO_LITTLE_MEMORY)
-    message = told.message if told else _LOST if end.reason == Reason.RESULT_LOST else end.message
+    message = reported.message if reported else _LOST if end.reason == Reason.RESULT_LOST else end.message
     failures = step.record.failures + 1
     if end.retry in (Retry.NEVER, Retry.SMALLER_PLAN):
         return _without_report(step, ended, end.reason, message)
@@ -208,10 +208,10 @@ def _again(record: ReportRecord) -> str:
     return f"the report is written again: {record.message}"
 
 
-def _with_report(step: ReportStep, ended: EndedExperiment, told: ReportedExperiment, location: str) -> ReportStep:
-    lacks = printable(told.message) if told.is_incomplete else None
+def _with_report(step: ReportStep, ended: EndedExperiment, reported: ReportedExperiment, location: str) -> ReportStep:
+    lacks = printable(reported.message) if reported.is_incomplete else None
     record = step.record.model_copy(update={"outcome": str(Outcome.SUCCEEDED), "failed_at": None, "message": lacks})
-    return replace(_ended(step, ended, record), ranking=told.ranked(ended.by_scores), location=location)
+    return replace(_ended(step, ended, record), ranking=reported.ranked(ended.by_scores), location=location)
 
 
 def _without_report(step: ReportStep, ended: EndedExperiment, reason: Reason | Outcome, message: str) -> ReportStep:
