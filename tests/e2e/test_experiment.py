@@ -113,6 +113,7 @@ def test_four_methods_run_to_their_report_through_a_killed_operator_and_a_delete
     assert experiment.bought() == {row["job"]: 2 if variant == "lora" else 1 for variant, row in rows.items()}
     assert experiment.job("lora")["metadata"]["uid"] != deleted["uid"]
     assert experiment.job("lora")["spec"]["runPolicy"]["resumeFrom"] == f"{deleted['name']}/{deleted['uid']}"
+    assert experiment.job("lora")["status"]["attempts"][0]["resumedFromStep"] >= 1, "what was paid is not trained again"
     assert "checkedHash" in experiment.job("qdora")["status"]["preflight"]
     cost = {name: Decimal(value) for name, value in status["cost"].items() if name != "currency"}
     assert cost["removed"] >= spent
