@@ -174,3 +174,12 @@ def test_explain_knows_the_fields_of_an_experiment():
     assert "Rank of the two factors" in words("fte.template.spec.method.lora.rank")
     wrong = call("explain", "fte.paralelism")
     assert (wrong.exit_code, "did you mean spec.parallelism?" in wrong.stderr) == (64, True)
+
+
+def test_an_estimate_says_that_it_leaves_out_what_a_method_samples(tmp_path, tickets):
+    tickets["variants"].append({"name": "reft", "patch": {"method": {"type": "ReFT"}}})
+    shown = call("estimate", write(tmp_path / "experiment.yaml", **tickets), "--accelerator", "l4", "--rows", "100")
+    assert shown.exit_code == 0, shown.stderr
+    last = shown.stdout.splitlines()[-1]
+    assert "at most" not in last
+    assert last.endswith("without the responses that the method samples, loading, evaluation and upload")

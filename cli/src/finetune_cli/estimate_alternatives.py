@@ -14,6 +14,7 @@ from finetune_api.estimate import (
     TrainingRows,
     alternative_methods,
     checkpointing_in_words,
+    left_out,
     rank_by_cost,
 )
 from finetune_api.estimate.catalogue import KNOWN_ACCELERATORS
@@ -127,7 +128,7 @@ def _with_method(job: FineTuneJob, method: MethodSpec) -> FineTuneJobSpec:
 def _alternative(name: str, own: bool, spec: FineTuneJobSpec, model: Architecture, chosen: ChosenTarget,
                  rows: TrainingRows) -> Alternative:
     estimate = estimate_on_host(spec, model, chosen, replace(rows, tokens=rows.tokens or _ANY_TOKENS))
-    samples = spec.method.definition.rollout_tokens(spec.method.settings, spec.training.max_length) is not None
+    samples = spec.method.samples_responses(spec.training.max_length)
     return Alternative(name, own, chosen, estimate, None, model.layers, rows.tokens is not None, samples)
 
 
@@ -170,7 +171,7 @@ def show_alternatives(found: Sequence[Alternative], by: str, as_json: bool) -> N
         say("≥: without the time of the responses that the method samples")
     if not all(one.rows_known for one in found):
         say("Hours and cost: not known without the number of rows; give --rows N")
-    say("* is what the job says. These are estimates; hours and cost are without loading, evaluation and upload.")
+    say(f"* is what the job says. These are estimates; hours and cost are {left_out(samples=False)}.")
 
 
 def _row(one: Alternative) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from finetune_api.estimate import EstimateTarget
+from finetune_api.estimate import EstimateTarget, left_out
 from finetune_api.experiment.expansion import Run
 from finetune_api.values.quantities import hours_in_words
 from rich.console import Console
@@ -71,8 +71,9 @@ def show_experiment_estimate(jobs: Sequence[EstimatedRun], max_cost: Decimal | N
         say("Hours and cost: not known without the number of rows; give --rows N")
         return
     on = f" on {jobs[0].target.name}" if _targets(jobs) == 1 else ""
-    say(f"All {len(jobs)} jobs{on}: at most {hours_in_words(hours)} hours, {jobs[0].target.price.in_words(total)}; "
-        "without loading, evaluation and upload")
+    samples = any(job.run.job.spec.method.samples_responses(job.run.job.spec.training.max_length) for job in jobs)
+    say(f"All {len(jobs)} jobs{on}: {'' if samples else 'at most '}{hours_in_words(hours)} hours, "
+        f"{jobs[0].target.price.in_words(total)}; {left_out(samples)}")
     if max_cost is not None and total > max_cost:
         say(f"spec.budget.maxCost is {max_cost:f}, below this estimate: some jobs would be stopped early, or not be "
             "started")

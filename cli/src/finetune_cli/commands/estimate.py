@@ -15,6 +15,7 @@ from finetune_api.estimate import (
     TrainingRows,
     UnknownArchitecture,
     checkpointing_in_words,
+    left_out,
     read_architecture,
 )
 from finetune_api.estimate.plan import USABLE
@@ -180,7 +181,8 @@ def _show(spec: FineTuneJobSpec, model: Architecture, target: EstimateTarget, es
     else:
         cost = target.price.in_words(duration.cost) if target.price.per_hour else "at no price (--price USD sets one)"
         say(f"Training: at most {duration.tokens} tokens at about {duration.tokens_per_second:.0f} a second: "
-            f"{hours_in_words(duration.hours)} hours, {cost}; without loading, evaluation and upload")
+            f"{hours_in_words(duration.hours)} hours, {cost}; "
+            f"{left_out(spec.method.samples_responses(spec.training.max_length))}")
     say("All of these are estimates; docs/explanation/preflight.md says how they are made.")
 
 

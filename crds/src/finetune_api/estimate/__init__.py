@@ -42,7 +42,13 @@ from finetune_api.estimate.plan import (
     choose_plan,
     rows_of_full_pass,
 )
-from finetune_api.estimate.speed import TrainingDuration, estimate_duration, operations_per_second, operations_per_token
+from finetune_api.estimate.speed import (
+    TrainingDuration,
+    estimate_duration,
+    left_out,
+    operations_per_second,
+    operations_per_token,
+)
 from finetune_api.estimate.trained import trained_by
 from finetune_api.methods.trained_parameters import TrainedParameters
 
@@ -74,6 +80,7 @@ __all__ = [
     "estimate_duration",
     "estimate_job",
     "estimate_memory",
+    "left_out",
     "machine_for",
     "mapped_weights_bytes",
     "merging_bytes",

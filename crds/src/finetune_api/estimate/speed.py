@@ -67,6 +67,16 @@ def estimate_duration(tokens: int, operations_per_token: float, operations_per_s
     return TrainingDuration(tokens, rate, hours, estimated_amount(cost_of(timedelta(hours=hours), price)))
 
 
+def left_out(samples: bool) -> str:
+    """What an estimated duration leaves out, in words.
+
+    Args:
+        samples: whether the method trains on responses that the model samples, too.
+    """
+    sampling = "the responses that the method samples, " if samples else ""
+    return f"without {sampling}loading, evaluation and upload"
+
+
 def operations_per_token(model: Architecture, method: MethodSpec, checkpointed_layers: int) -> float:
     """Operations that training does for one token; those on quantized weights count for more.
 

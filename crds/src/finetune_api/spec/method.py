@@ -113,6 +113,10 @@ class MethodSpec(ApiModel):
         """The name that people use: QLoRA, DoRA, LoRA (int8), IA3, Full, ReFT (QLoRA)."""
         return self.definition.display_name(self.settings, self.quantization)
 
+    def samples_responses(self, longest_row: int) -> bool:
+        """Whether it trains on responses that the model samples, for rows of so many tokens at most."""
+        return self.definition.rollout_tokens(self.settings, longest_row) is not None
+
     @property
     def low_rank(self) -> tuple[str, LowRankSpec] | None:
         """The settings of the low-rank adapter that is trained, and their field below `method`; None without one."""
