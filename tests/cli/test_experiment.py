@@ -177,6 +177,7 @@ def test_explain_knows_the_fields_of_an_experiment():
 
 
 def test_an_estimate_says_that_it_leaves_out_what_a_method_samples(tmp_path, tickets):
+    (tmp_path / "model/config.json").write_text(json.dumps(MISTRAL))
     tickets["variants"].append({"name": "reft", "patch": {"method": {"type": "ReFT"}}})
     shown = call("estimate", write(tmp_path / "experiment.yaml", **tickets), "--accelerator", "l4", "--rows", "100")
     assert shown.exit_code == 0, shown.stderr
