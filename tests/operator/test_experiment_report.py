@@ -181,6 +181,18 @@ def test_a_report_that_no_config_map_can_hold_is_given_up_with_the_way_to_write_
     assert simulation.reports == 0
 
 
+def test_a_pod_cannot_rank_what_the_experiment_does_not_have():
+    simulation = ended()
+    simulation.run()
+    told = simulation.reported()
+    strange = told.ranking[0].model_copy(update={"variant": "strange"})
+    simulation.report_ends = [(0, told.model_copy(update={"winner": "strange",
+                                                          "ranking": (strange, *told.ranking, told.ranking[1])}))]
+    simulation.settle()
+    assert [one["variant"] for one in status_of(simulation)["ranking"]] == ["one", "two", "three"]
+    assert "winner" not in status_of(simulation)
+
+
 def test_what_a_report_lacks_is_told():
     simulation = ended()
     simulation.run()

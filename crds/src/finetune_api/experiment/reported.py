@@ -53,15 +53,18 @@ class ReportedExperiment(Message):
     def ranked(self, by_scores: Ranking) -> Ranking:
         """The whole ranking: the variants that are named here first, then the others by their scores.
 
+        A variant that has no result is none of the experiment's, whatever the pod says.
+
         Args:
             by_scores: the ranking of all variants by their scores alone.
         """
-        named = {one.variant for one in self.ranking}
+        known = {one.variant for one in by_scores.variants}
+        named = {one.variant: one for one in self.ranking if one.variant in known}
         others = [one for one in by_scores.variants if one.variant not in named]
         return Ranking(
-            (*self.ranking, *(one.model_copy(update={"rank": place, "verdict": _BEYOND})
-                              for place, one in enumerate(others, start=len(self.ranking) + 1))),
-            self.winner, self.conclusion or by_scores.conclusion)
+            (*named.values(), *(one.model_copy(update={"rank": place, "verdict": _BEYOND})
+                               for place, one in enumerate(others, start=len(named) + 1))),
+            self.winner if self.winner in known else None, self.conclusion or by_scores.conclusion)
 
 
 _BEYOND = "compared in the report"
