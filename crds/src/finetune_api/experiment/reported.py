@@ -63,7 +63,7 @@ class ReportedExperiment(Message):
         others = [one for one in by_scores.variants if one.variant not in named]
         return Ranking(
             (*named.values(), *(one.model_copy(update={"rank": place, "verdict": _BEYOND})
-                               for place, one in enumerate(others, start=len(named) + 1))),
+                                for place, one in enumerate(others, start=len(named) + 1))),
             self.winner if self.winner in known else None, self.conclusion or by_scores.conclusion)
 
 
