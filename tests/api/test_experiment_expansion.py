@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from finetune_api import parse_job, resolve_defaults, spec_hash
-from finetune_api.experiment.expansion import job_name, patched
+from finetune_api.experiment.expansion import job_name
+from finetune_api.experiment.patch import patched
 from finetune_api.rule import merge_patch
 
 from tests.api.experiments import errors_with, experiment, experiment_document, experiment_errors
@@ -184,7 +185,14 @@ def test_what_is_wrong_with_every_variant_is_reported_once_as_the_templates():
      "are 102 jobs; an experiment has at most 100"),
     ({"sweep": {"grid": {"training.learningrate": [1]}}},
      "spec.sweep.grid.training.learningrate: no field training.learningrate; the fields there are: epochs"),
-    ({"rankBy": {"metric": "fieldsMatch"}}, "variant only does not measure it"),
+    ({"rankBy": {"metric": "fieldsMatch"}},
+     "variant only does not measure it: it needs answers as JSON: set the template's dataset.answerFormat.type to"),
+    ({"rankBy": {"metric": "answerAccuracy"}}, "variant only does not measure it: only a job with method.type: ReFT"),
+    ({"rankBy": {"metric": "schemaValid"}, "variants": [{"name": "one", "patch": {
+        "dataset": {"answerFormat": {"type": "json"}}}}]}, "it needs a schema: write the template's dataset.answer"),
+    ({"rankBy": {"metric": "loss"},
+      "variants": [{"name": "one", "patch": {"evaluation": {"metrics": ["perplexity"]}}}]},
+     "variant one does not measure it: add it to the template's evaluation.metrics, or rank by a metric that every"),
     ({"variants": [{"name": "one", "patch": {"output": None}}]}, "variant one: spec.output: missing"),
     ({"variants": [{"name": "one", "patch": {"training": {"seed": "x"}}}]},
      'variant one: spec.training.seed is "x": write a whole number'),

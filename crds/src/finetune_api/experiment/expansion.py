@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+from finetune_api.experiment.measured import why_not_measured
+from finetune_api.experiment.patch import patched
 from finetune_api.experiment.resource import FineTuneExperiment
 from finetune_api.experiment.spec import MOST_RUNS, FineTuneExperimentSpec, Sweep, Variant
 from finetune_api.experiment.sweep import Point, points
 from finetune_api.explain.fields import document_field
 from finetune_api.job import KIND, FineTuneJob
-from finetune_api.methods.method import Method
 from finetune_api.reading.loading import FieldError, InvalidJob, parse_job
 from finetune_api.resolve import resolve_defaults, spec_hash
 from finetune_api.rule import merge_patch
 from finetune_api.spec.job import FineTuneJobSpec
-from finetune_api.spec.method import METHODS
 from finetune_api.spec.policy import MissingCheckpoint
 from finetune_api.values.api_model import GROUP, VERSION
 from finetune_api.values.money import rounded_amount
@@ -135,11 +135,11 @@ def expand(experiment: FineTuneExperiment, document: Mapping[str, Any], origin: 
             "spec", None, f"{len(drafts)} variants with {spec.repeats} repeats"
             f"{' and the rungs of earlyStop' if spec.early_stop else ''} are {len(runs)} jobs; an experiment has at "
             f"most {MOST_RUNS}. Write fewer variants, values, samples or repeats")], origin)
-    if unmeasured := [run for run in runs if spec.rank_by.metric not in
-                      (resolve_defaults(run.job.spec).evaluation.metrics or ())]:
-        raise InvalidExperiment([FieldError(
-            "spec.rankBy.metric", f'"{spec.rank_by.metric}"', f"variant {unmeasured[0].variant} does not measure it: "
-            "add it to the template's evaluation.metrics, or rank by a metric that every variant has")], origin)
+    for run in runs:
+        if (why := why_not_measured(run.job.spec, spec.rank_by.metric)) is not None:
+            raise InvalidExperiment([FieldError(
+                "spec.rankBy.metric", f'"{spec.rank_by.metric}"', f"variant {run.variant} does not measure it: {why}, "
+                "or rank by a metric that every variant has")], origin)
     # All variants reach a rung before any trains for the next: only then is it known which ones go on.
     return tuple(sorted(runs, key=lambda run: (run.rung is None, run.rung or 0)))
 
@@ -180,44 +180,6 @@ def _unknown_fields(sweep: Sweep | None) -> list[FieldError]:
         except KeyError as error:
             found.append(FieldError(f"spec.sweep.{where}.{path}", None, f"{error.args[0]} (below a job's spec)"))
     return found
-
-
-_EXCLUSIVE: tuple[tuple[str, tuple[frozenset[str], ...]], ...] = (
-    ("training", (frozenset({"epochs"}), frozenset({"maxSteps"}))),
-    ("dataset", (frozenset({"evaluationSplit"}), frozenset({"evaluationFraction"}))),
-    ("dataset", (frozenset({"prompt", "completion"}), frozenset({"messages"}))),
-)
-"""Sections, and the groups of fields in them that exclude each other."""
-
-
-def patched(spec: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec with a merge patch. What the patch sets removes the spec's own field that excludes it.
-
-    So `training: {maxSteps: 10}` is enough where the spec has `epochs`. A null says the same, but `kubectl apply`
-    without `--server-side` drops nulls.
-    """
-    merged = merge_patch(spec, patch)
-    for section, groups in _EXCLUSIVE:
-        written = _section(patch, section)
-        for group in groups:
-            if any(written.get(name) is not None for name in group):
-                others = frozenset().union(*groups) - group - {key for key in written if written[key] is not None}
-                merged[section] = {key: value for key, value in merged[section].items() if key not in others}
-    return _without_other_methods(merged, _section(patch, "method"))
-
-
-def _without_other_methods(spec: dict[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec without settings of other methods than its own, except those that the patch has."""
-    chosen: Method[Any] | None = next((method for name, method in METHODS.items() if written.get("type") == name), None)
-    if chosen is None:
-        return spec
-    others = {method.block for method in METHODS.values()} - {chosen.block} - set(written)
-    return {**spec, "method": {key: value for key, value in spec["method"].items() if key not in others}}
-
-
-def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = tree.get(name)
-    return section if isinstance(section, Mapping) else {}
 
 
 def _runs_of(experiment: FineTuneExperiment, draft: _Draft) -> Iterator[Run]:
