@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import pairwise
 
 from finetune_api.experiment.expansion import Run
 from finetune_api.experiment.halving import saved_by_halving, stages, survivors
@@ -158,7 +159,7 @@ def _halved(spec: FineTuneExperimentSpec, runs: Sequence[Run], observed: Observe
         return {}
     kept: dict[str, NotStarted] = {}
     metric, out = spec.rank_by.metric, set[str]()
-    for before, stage in zip((parts := stages(runs)), parts[1:], strict=False):
+    for before, stage in pairwise(stages(runs)):
         entered = {run.variant: job.score if (job := observed.jobs.get(run.name)) else None
                    for run in before if run.variant not in out}
         under_way = [run for run in before if run.variant not in out and run.name not in unpaid

@@ -110,7 +110,7 @@ class ExperimentRun(Message):
     """`training.seed` of the job."""
 
     rung: float | None = None
-    """The share of the steps that the job trains for; None for the whole."""
+    """The share of the steps after which the job stops; absent if it trains all of them."""
 
     phase: RunPhase
     """Phase of the job."""
@@ -197,7 +197,7 @@ class ReportRecord(Message):
     """The pods that compare the results row by row and write the report."""
 
     results: Annotated[str, Field(max_length=64)]
-    """Digest of the results that they compare, and of how these are ranked. Other results need another report."""
+    """Digest of the results that it compares, and of how these are ranked. Other results need another report."""
 
     failures: Count = 0
     """How many pods have failed."""
@@ -206,7 +206,7 @@ class ReportRecord(Message):
     """When the last one failed, while another one follows."""
 
     outcome: Annotated[str, Field(max_length=64)] | None = None
-    """`Succeeded`, or why there is no report, in one word; None while it is being written."""
+    """`Succeeded`, or why there is no report, in one word; absent while it is being written."""
 
     message: Text | None = None
     """What the report lacks, or why there is none."""
@@ -238,7 +238,7 @@ class FineTuneExperimentStatus(Message):
     """The variants with a result, the best score first."""
 
     winner: Annotated[str, Field(max_length=64)] | None = None
-    """The variant that won; None while jobs run, and where none clearly did."""
+    """The variant that won; absent while jobs run, and where none clearly did."""
 
     conclusion: Text | None = None
     """Who won and why, or why nobody did, in one or two sentences."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from finetune_api.spec.evaluation import Metric
@@ -224,8 +224,9 @@ class Evaluator:
                                  schema_validator(self.spec.dataset.answer_format.json_schema))
         if verdicts and Metric.ANSWER_ACCURACY in wanted:
             right = [float(verdict.right) for verdict in verdicts]
-            scored.by_row[str(Metric.ANSWER_ACCURACY)] = right
-            scored.scores[str(Metric.ANSWER_ACCURACY)] = round(sum(right) / len(right), 6)
+            metric = str(Metric.ANSWER_ACCURACY)
+            scored = replace(scored, scores=scored.scores | {metric: round(sum(right) / len(right), 6)},
+                             by_row=scored.by_row | {metric: right})
         return scored
 
     def _samples(self, answers: _FreeAnswers) -> tuple[SampleAnswer, ...]:

@@ -110,6 +110,7 @@ class F1Rows(RowSums):
         count = len(differ)
         own, others = numpy.full((2, len(self.names)), _ALWAYS)
         own[differ], others[differ] = numpy.arange(count), numpy.arange(count, 2 * count)
+        # Each row that differs is two rows here, one for each side; their names do not matter for a score.
         both = F1Rows(("",) * (2 * count), tuple(
             replace(one, rows=own[one.rows]).beside(replace(two, rows=others[two.rows]).only(others[two.rows] >= 0))
             for one, two in zip(self.runs, other.runs, strict=True)), self.metric)
