@@ -51,6 +51,18 @@ def test_there_is_no_clear_winner_where_a_difference_can_be_chance(near):
     assert "cheapest" not in ranked(near).conclusion, "all cost the same"
 
 
+@pytest.mark.parametrize(("stopped", "words"), [
+    ((), None), (("qlora",), "Not all steps were trained of qlora (StoppedEarly); with all, scores may differ."),
+    (tuple("abcdefg"), "Not all steps were trained of a, b, c, d, e and others (StoppedEarly)")])
+def test_the_conclusion_names_the_variants_that_have_not_trained_all_steps(stopped, words):
+    variants = (BEST, other("qlora", 0.7, -0.2, -0.06, 0.003))
+    costs = {one.variant: Decimal(1) for one in variants}
+    metric = Metric.FIELDS_MATCH
+    found = rank(Comparison(metric=metric, variants=variants), costs, RankBy(metric=metric), "EUR", stopped)
+    assert found.winner == "qdora"
+    assert (words in found.conclusion) if words else ("StoppedEarly" not in found.conclusion)
+
+
 def test_the_test_decides_and_not_the_interval():
     assert ranked(other("qlora", 0.8, -0.1, 0.0, 0.04)).winner == "qdora"
     assert ranked(other("qlora", 0.8, -0.1, -0.01, 0.05)).winner is None

@@ -255,6 +255,15 @@ def test_an_experiment_that_a_release_without_reports_has_ended_stays_as_it_is()
     assert simulation.reports == 1
 
 
+def test_a_variant_that_its_budget_has_stopped_is_named_beside_those_that_trained_all_steps():
+    simulation = ended()
+    assert "StoppedEarly" not in (simulation.decide().status.conclusion or "")
+    simulation.job_of("two")["status"]["conditions"] = [
+        {"type": "Progressing", "status": "False", "reason": "StoppedEarly", "message": "the budget is spent",
+         "observedGeneration": 1, "lastTransitionTime": stamp(0)}]
+    assert "Not all steps were trained of two (StoppedEarly)" in simulation.decide().status.conclusion
+
+
 def test_without_a_result_there_is_nothing_to_report():
     simulation = Simulation("one")
     simulation.settle()

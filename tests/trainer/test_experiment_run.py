@@ -158,6 +158,13 @@ def test_only_the_better_half_of_a_rung_is_trained_to_its_end(place):
     assert "early stop saved about 2.0000 EUR" in output
 
 
+def test_a_variant_that_its_budget_has_stopped_is_ranked_and_named(place):
+    code, output, _ = run_with(place, "a b", {"a": {"score": 0.5, "outcome": "StoppedEarly"}, "b": {"score": 0.4}})
+    assert code == 0
+    assert [one.variant for one in status(place).ranking] == ["a", "b"]
+    assert "Not all steps were trained of a (StoppedEarly)" in " ".join(output.split())
+
+
 def test_a_missed_quality_gate_is_a_failure_and_is_not_ranked(place):
     code, _, _ = run_with(place, "a b", {"a": {"score": 0.9, "outcome": "QualityGate"}, "b": {"score": 0.5}})
     found = status(place)

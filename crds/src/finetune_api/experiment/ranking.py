@@ -11,6 +11,8 @@ from finetune_api.experiment.spec import RankBy
 from finetune_api.experiment.status import RankedVariant
 from finetune_api.spec.evaluation import LOWER_IS_BETTER
 
+_SHOWN = 5
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -27,7 +29,8 @@ class Ranking:
     conclusion: str
 
 
-def rank(comparison: Comparison, costs: Mapping[str, Decimal], rank_by: RankBy, currency: str = "USD") -> Ranking:
+def rank(comparison: Comparison, costs: Mapping[str, Decimal], rank_by: RankBy, currency: str = "USD",
+         stopped_early: Sequence[str] = ()) -> Ranking:
     """Rank the variants of a comparison.
 
     Args:
@@ -35,6 +38,7 @@ def rank(comparison: Comparison, costs: Mapping[str, Decimal], rank_by: RankBy, 
         costs: what all jobs of each variant cost.
         rank_by: the metric and the tolerance.
         currency: of the costs.
+        stopped_early: the variants of which a job has not trained all of its steps: they are compared with whole runs.
     """
     if not comparison.variants:
         return Ranking((), None, "No variant has a result.")
@@ -44,6 +48,8 @@ def rank(comparison: Comparison, costs: Mapping[str, Decimal], rank_by: RankBy, 
                       rows=one.rows, cost=costs[one.variant], verdict=_verdict(one, best))
         for place, one in enumerate(comparison.variants, start=1))
     winner, why = _decide(comparison.variants, costs, rank_by, currency)
+    if stopped_early:
+        why += f" Not all steps were trained of {_listed(stopped_early)} (StoppedEarly); with all, scores may differ."
     return Ranking(ranked, winner, why)
 
 
@@ -96,7 +102,7 @@ def _decide(variants: Sequence[VariantComparison], costs: Mapping[str, Decimal],
     if not unclear:
         return best.variant, (f"{best.variant} wins: {metric} {best.score:.4g}. The next, {variants[1].variant}, is "
                               f"worse: {_difference(variants[1])}.")
-    names = ", ".join(one.variant for one in unclear[:5]) + (" and others" if len(unclear) > 5 else "")
+    names = _listed([one.variant for one in unclear])
     measured = all(one.is_clear is not None for one in unclear)
     why = "can be chance" if measured else "can be chance, as far as is known"
     words = (f"No clear winner: {best.variant} has the best {metric} ({best.score:.4g}), but its difference to {names} "
@@ -109,6 +115,10 @@ def _decide(variants: Sequence[VariantComparison], costs: Mapping[str, Decimal],
     if len({costs[one.variant] for one in equal}) > 1:
         words += f" The cheapest of these is {cheapest.variant} ({costs[cheapest.variant]:f} {currency})."
     return None, words
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" and others" if len(names) > _SHOWN else "")
 
 
 def _worse_by(one: VariantComparison, best: VariantComparison, rank_by: RankBy) -> float:

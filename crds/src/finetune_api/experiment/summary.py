@@ -20,6 +20,7 @@ from finetune_api.experiment.status import (
     FineTuneExperimentStatus,
     RunPhase,
 )
+from finetune_api.reasons import Outcome
 from finetune_api.spec.evaluation import Metric
 from finetune_api.status.conditions import Condition, ConditionStatus, ConditionType
 from finetune_api.values.money import rounded_amount
@@ -106,6 +107,11 @@ def results_by_variant(rows: Sequence[ExperimentRun]) -> dict[str, list[Experime
     for row in filter(has_result, rows):
         found.setdefault(row.variant, []).append(row)
     return found
+
+
+def stopped_early(rows: Sequence[ExperimentRun]) -> list[str]:
+    """The variants of which a job has a result, and has not trained all of its steps."""
+    return list(dict.fromkeys(row.variant for row in rows if has_result(row) and row.reason == Outcome.STOPPED_EARLY))
 
 
 def variant_costs(rows: Sequence[ExperimentRun]) -> dict[str, Decimal]:

@@ -8,7 +8,7 @@ from finetune_api.experiment.comparison import Comparison
 from finetune_api.experiment.ranking import Ranking, rank
 from finetune_api.experiment.spec import RankBy
 from finetune_api.experiment.status import ExperimentRun
-from finetune_api.experiment.summary import results_by_variant, variant_costs
+from finetune_api.experiment.summary import results_by_variant, stopped_early, variant_costs
 from finetune_api.messages import RowScores
 from finetune_api.spec.evaluation import Metric
 
@@ -28,7 +28,7 @@ def rank_jobs(rows: Sequence[ExperimentRun], scores: Mapping[str, RowScores | No
     costs = variant_costs(rows)
     results = sorted(_results(rows, scores), key=lambda result: costs[result.variant])
     comparison = compare(results, rank_by.metric)
-    return comparison, rank(comparison, costs, rank_by, currency)
+    return comparison, rank(comparison, costs, rank_by, currency, stopped_early(rows))
 
 
 def job_gains(rows: Sequence[ExperimentRun], scores: Mapping[str, RowScores | None], metric: Metric

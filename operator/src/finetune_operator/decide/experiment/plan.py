@@ -32,6 +32,7 @@ from finetune_api.experiment.summary import (
     KnownRuns,
     has_result,
     results_by_variant,
+    stopped_early,
     summarize,
     variant_costs,
     with_state,
@@ -242,11 +243,11 @@ def _on_job(action: LimitJob | SuspendJob | ResumeJob | CreateJob, job: JobView)
 
 def _ranking(known: KnownJobs, rank_by: RankBy, currency: str) -> Ranking:
     """The ranking by the scores in the jobs' status. The scores of single rows are in the output, which is not read."""
-    costs = variant_costs(list(known.rows.values()))
-    scores = {variant: [row.after or 0.0 for row in rows]
-              for variant, rows in results_by_variant(list(known.rows.values())).items()}
+    rows = list(known.rows.values())
+    costs = variant_costs(rows)
+    scores = {variant: [row.after or 0.0 for row in each] for variant, each in results_by_variant(rows).items()}
     cheapest_first = dict(sorted(scores.items(), key=lambda one: costs[one[0]]))
-    return rank(compare_scores(cheapest_first, rank_by.metric), costs, rank_by, currency)
+    return rank(compare_scores(cheapest_first, rank_by.metric), costs, rank_by, currency, stopped_early(rows))
 
 
 def events_of(old: FineTuneExperimentStatus, new: FineTuneExperimentStatus) -> tuple[EventRecord, ...]:
