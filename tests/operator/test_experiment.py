@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -100,6 +101,18 @@ def done(score):
     """How a trainer ends that reached a score."""
     return Result(outcome=Outcome.SUCCEEDED, message="trained and published", step=4, total_steps=4, adapter=ADAPTER,
                   evaluation=EvaluationScores(before={"loss": 2.0}, after={"loss": score}))
+
+
+def test_a_null_in_a_patch_needs_server_side_apply(control_plane, api, namespace):
+    nothing = {"name": "only", "patch": {"training": {"seed": None}}}
+    text = json.dumps(experiment_document(variants=[nothing]))
+    control_plane.kubectl("apply", "-n", namespace, "-f", "-", input=text)
+    assert api.get("FineTuneExperiment", namespace, "compare")["spec"]["variants"] == [nothing | {"patch": {
+        "training": {}}}], "kubectl drops nulls"
+    control_plane.kubectl("delete", "fte", "compare", "-n", namespace)
+    control_plane.kubectl("apply", "-n", namespace, "--server-side", "-f", "-", input=text)
+    assert api.get("FineTuneExperiment", namespace, "compare")["spec"]["variants"] == [nothing]
+    control_plane.kubectl("delete", "fte", "compare", "-n", namespace)
 
 
 def test_an_experiment_runs_from_apply_to_its_table(operator, control_plane, trial):

@@ -62,7 +62,8 @@ class Variant(ApiModel):
     patch: MergePatch = Field(default_factory=dict)
     """JSON merge patch (RFC 7386) on the template's spec: a mapping is merged, null removes a field, anything else
     replaces. A patch that sets one of several exclusive fields (`epochs`, `maxSteps`; the settings of another method)
-    removes the template's other one. Default: the template as it is."""
+    removes the template's other one. `kubectl apply` keeps nulls only with `--server-side`. Default: the template as it
+    is."""
 
 
 class Scale(StrEnum):
