@@ -39,6 +39,10 @@ class ExperimentPhase(StrEnum):
     FAILED = "Failed"
 
 
+ENDED_PHASES = (ExperimentPhase.SUCCEEDED, ExperimentPhase.FAILED)
+"""Phases in which an experiment starts no job. An edit of its spec may lead to another phase."""
+
+
 class ExperimentReason(StrEnum):
     """Why an experiment, or one of its jobs, is where it is."""
 

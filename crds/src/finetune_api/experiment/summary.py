@@ -12,6 +12,7 @@ from finetune_api.experiment.expansion import Run
 from finetune_api.experiment.plan import ExperimentPlan
 from finetune_api.experiment.ranking import Ranking
 from finetune_api.experiment.status import (
+    ENDED_PHASES,
     MOST_ROWS,
     ExperimentCost,
     ExperimentPhase,
@@ -25,7 +26,6 @@ from finetune_api.spec.evaluation import Metric
 from finetune_api.status.conditions import Condition, ConditionStatus, ConditionType
 from finetune_api.values.money import rounded_amount
 
-_ENDED = {ExperimentPhase.SUCCEEDED, ExperimentPhase.FAILED}
 _DONE = {RunPhase.SUCCEEDED, RunPhase.FAILED, RunPhase.SKIPPED}
 _LONGEST_MESSAGE = 4096
 
@@ -148,7 +148,7 @@ def summarize(known: KnownRuns, suspended: bool, previous: FineTuneExperimentSta
                                removed=rounded_amount(known.spent_before) if known.spent_before else None,
                                saved=rounded_amount(known.decided.saved) if known.decided.saved else None),
         "start_time": started,
-        "completion_time": (previous.completion_time or now) if state.phase in _ENDED else None,
+        "completion_time": (previous.completion_time or now) if state.phase in ENDED_PHASES else None,
     })
 
 
@@ -192,7 +192,7 @@ def _conditions(previous: FineTuneExperimentStatus, state: ExperimentState, gene
         return Condition(type=kind, status=value, reason=why, message=words, observed_generation=generation,
                          last_transition_time=since)
 
-    finished = phase in _ENDED
+    finished = phase in ENDED_PHASES
     working = not finished and state.valid and phase is not ExperimentPhase.SUSPENDED
     if state.valid:
         yield condition(ConditionType.VALIDATED, True, ExperimentReason.VALID, "every variant is a job that can run")

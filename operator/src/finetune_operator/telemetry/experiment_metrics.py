@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from finetune_api.experiment.status import ExperimentPhase
+from finetune_api.experiment.status import ENDED_PHASES, ExperimentPhase
 from finetune_api.status import ConditionStatus, ConditionType
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 _EXPERIMENT = ("namespace", "experiment")
-_FINISHED = (ExperimentPhase.SUCCEEDED, ExperimentPhase.FAILED)
 _WRONG_TYPE = (TypeError, ValueError, OverflowError)
 """Somebody may have written a value of another type. It must not hide the other experiments."""
 
@@ -42,7 +41,7 @@ class ExperimentCollector(Collector):
             conditions = {one["type"]: one for one in status.get("conditions") or ()}
             reason = conditions.get(ConditionType.PROGRESSING, {}).get("reason", "")
             info.add_metric((*labels, raw["metadata"]["uid"], status.get("phase", ExperimentPhase.PENDING), reason), 1)
-            if status.get("phase") not in _FINISHED:
+            if status.get("phase") not in ENDED_PHASES:
                 valid = conditions.get(ConditionType.VALIDATED, {}).get("status")
                 refused.add_metric(labels, int(valid == ConditionStatus.FALSE))
             for family, tree, path in ((spent, status, ("cost", "spent")),
