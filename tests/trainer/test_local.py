@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from finetune_api import parse_job
+from finetune_api.messages import Outcome
+from finetune_api.spec.policy import RunPolicy
 from finetune_trainer.model.files.content import description_digest, folder_digest
 from finetune_trainer.run.local import run_config
 
@@ -51,6 +55,28 @@ def test_a_published_job_whose_base_has_another_configuration_or_template_trains
         assert run_config(job, note=notes.append).uid != first.uid
         assert "a base model with another configuration, tokenizer or chat template" in notes[0]
         (tmp_path / "model" / name).unlink()
+
+
+def test_a_part_is_not_adopted_as_more_than_it_is(job, tmp_path):
+    def named(**policy):
+        return job.model_copy(update={"spec": job.spec.model_copy(update={"run_policy": RunPolicy(**policy)})})
+
+    first = run_config(named(stop_after=0.25))
+    home = publish(first, tmp_path / "out", uid=first.uid, base_revision=folder_digest(tmp_path / "model"),
+                   outcome=Outcome.STOPPED_EARLY, run=json.loads(first.model_dump_json()))
+    content = json.loads((home / "manifest.json").read_text())
+    for step in (1, 25, 50):
+        content["result"] |= {"step": step, "totalSteps": 100}
+        (home / "manifest.json").write_text(json.dumps(content))
+        assert run_config(named(stop_after=0.25)).uid == first.uid, "a limit stopped it, or its share"
+        assert (run_config(named(stop_after=0.5)).uid == first.uid) is (step == 50)
+        notes = []
+        assert run_config(job, note=notes.append).uid != first.uid
+        assert notes[0].endswith("is not used: it was trained for 0.25 of the steps (runPolicy.stopAfter); to train "
+                                 "only the rest, set runPolicy.resumeFrom: tiny")
+    content["run"]["spec"]["runPolicy"]["stopAfter"] = None
+    (home / "manifest.json").write_text(json.dumps(content))
+    assert run_config(job).uid == first.uid, "a limit stopped it, and would again"
 
 
 def test_a_number_that_is_none_in_an_attempts_folder_is_no_attempt(job, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from finetune_api import parse_job, resolve_defaults, spec_hash
 from finetune_api.exit_codes import ExitCode
 from finetune_api.messages import Accelerator, Outcome, PreflightVerdict, Result, RunConfig
+from finetune_api.spec.policy import RunPolicy
 from finetune_trainer.model.files.content import folder_digest
 from finetune_trainer.run.preflight import preflight
 
@@ -97,4 +98,11 @@ def test_a_part_is_adopted_if_it_was_trained_up_to_its_share(folder, tmp_path, s
     content = json.loads((home / "manifest.json").read_text())
     content["result"] |= {"step": step, "totalSteps": 100}
     (home / "manifest.json").write_text(json.dumps(content))
+    more = job.model_copy(update={"spec": job.spec.model_copy(update={"run_policy": RunPolicy(stop_after=0.5)})})
+    notes: list[str] = []
+    assert preflight(more, notes.append).result.reason is Outcome.STOPPED_EARLY, "a limit stopped it"
+    content["run"]["spec"] = {"runPolicy": {"stopAfter": 0.25}}
+    (home / "manifest.json").write_text(json.dumps(content))
+    assert preflight(more, notes.append).result.verdict is PreflightVerdict.PASSED
+    assert "it was trained for 0.25 of the steps" in notes[0]
     assert (preflight(job, lambda note: None).result.verdict is PreflightVerdict.ALREADY_PUBLISHED) is adopts

@@ -15,8 +15,10 @@ from datetime import date
 
 from finetune_api.messages import Manifest, Outcome, PublishedFile, Result, RunConfig
 from finetune_api.messages.layout import MANIFEST, REPORT, job_prefix
+from finetune_api.spec.policy import RunPolicy
 from pydantic import ValidationError
 
+from finetune_trainer.data.batches.steps import stop_step
 from finetune_trainer.errors import BadConfig, OutputNotWritable, TrainerError
 from finetune_trainer.storage import Storage, as_output
 
@@ -154,6 +156,33 @@ def result_mismatch(manifest: Manifest, want: Wanted) -> str | None:
     if want.base_description and manifest.base_description not in (want.base_description, None):
         return "it belongs to a base model with another configuration, tokenizer or chat template"
     return None  # Manifests of earlier releases have no description.
+
+
+def stopped_before(result: Result, share: float | None) -> bool:
+    """Whether a result was stopped early, and before the share of the steps that a job trains.
+
+    Args:
+        result: the result.
+        share: the job's `runPolicy.stopAfter`.
+    """
+    if result.outcome is not Outcome.STOPPED_EARLY:
+        return False
+    return share is None or result.total_steps is None or result.step < stop_step(result.total_steps, share)
+
+
+def asked_for_less(manifest: Manifest, policy: RunPolicy) -> str | None:
+    """Why a result is less than a job asks for, or None: it is that of a smaller `runPolicy.stopAfter`. Pure.
+
+    A result that a limit stopped is adopted: the job would stop there again.
+    """
+    try:
+        share = RunPolicy.model_validate(manifest.run["spec"]["runPolicy"], strict=False).stop_after
+    except (LookupError, TypeError, ValidationError):
+        return None  # An earlier release wrote it, which had no such field.
+    if share is None or share == policy.stop_after or not stopped_before(manifest.result, policy.stop_after):
+        return None
+    return (f"it was trained for {share:g} of the steps (runPolicy.stopAfter); to train only the rest, set "
+            f"runPolicy.resumeFrom: {manifest.name}")
 
 
 def date_of(manifest: Manifest) -> date:

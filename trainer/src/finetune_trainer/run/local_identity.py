@@ -20,7 +20,7 @@ from finetune_api.values.uris import Uri
 
 from finetune_trainer.data.sources.splits import local_files
 from finetune_trainer.model.files.content import content_digest, description_digest
-from finetune_trainer.publish.adoption import Wanted, damage, read_manifest, result_mismatch, wanted
+from finetune_trainer.publish.adoption import Wanted, asked_for_less, damage, read_manifest, result_mismatch, wanted
 from finetune_trainer.storage import Storage, as_output, open_storage
 from finetune_trainer.storage.digests import file_digest
 
@@ -69,7 +69,9 @@ def _uid(config: RunConfig, storage: Storage, again: bool, note: Callable[[str],
         if again:
             continue
         want = want or _wanted(config)
-        fault = found if isinstance(found, str) else result_mismatch(found, want) or damage(storage, prefix, found)
+        fault = found if isinstance(found, str) else (
+            result_mismatch(found, want) or asked_for_less(found, config.spec.run_policy)
+            or damage(storage, prefix, found))
         if fault is None:
             return uid
         note(f"the result {storage.root.join(prefix)} is not used: {fault}")

@@ -21,11 +21,19 @@ from finetune_api.spec.policy import RerunPolicy
 from finetune_api.values.quantities import hours_in_words
 
 from finetune_trainer.clock import SystemClock
-from finetune_trainer.data.batches.steps import stop_step
 from finetune_trainer.data.rows import LEFT_OUT
 from finetune_trainer.errors import failure_of
 from finetune_trainer.model.files.content import content_digest, description_digest
-from finetune_trainer.publish.adoption import adopted, candidates, damage, date_of, result_mismatch, wanted
+from finetune_trainer.publish.adoption import (
+    adopted,
+    asked_for_less,
+    candidates,
+    damage,
+    date_of,
+    result_mismatch,
+    stopped_before,
+    wanted,
+)
 from finetune_trainer.run.scratch import new_scratch
 from finetune_trainer.storage import as_output, open_storage, probe
 from finetune_trainer.training.complete_checkpoints import chat_template_date, require_earlier
@@ -191,10 +199,10 @@ def _published(config: RunConfig, description: Description, data_hash_on: Callab
     want = replace(wanted(config), base_revision=description.files.revision or None,
                    base_description=description_digest(spec.model, spec.output.s3))
     for prefix, manifest in candidates(storage, want, note):
-        if spec.run_policy.resume_from and _stopped_before(manifest.result, spec.run_policy.stop_after):
+        if spec.run_policy.resume_from and stopped_before(manifest.result, spec.run_policy.stop_after):
             continue  # The job resumes what was stopped.
         want = replace(want, data_hash=data_hash_on(date_of(manifest)))
-        fault = result_mismatch(manifest, want)
+        fault = result_mismatch(manifest, want) or asked_for_less(manifest, spec.run_policy)
         if fault is None and want.base_revision is None:
             want = replace(want, base_revision=content_digest(spec.model, spec.output.s3, scratch))
         with as_output():
@@ -203,13 +211,6 @@ def _published(config: RunConfig, description: Description, data_hash_on: Callab
             return adopted(storage, prefix, manifest)
         note(f"the result {prefix} is not used: {fault}")
     return None
-
-
-def _stopped_before(result: Result, share: float | None) -> bool:
-    """Whether a result was stopped early, and before the share of the steps that a job trains."""
-    if result.outcome is not Outcome.STOPPED_EARLY:
-        return False
-    return share is None or result.total_steps is None or result.step < stop_step(result.total_steps, share)
 
 
 def _adopting(published: Result, revision: str | None, data_hash: str) -> PreflightResult:
