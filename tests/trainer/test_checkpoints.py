@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -14,7 +15,13 @@ from finetune_api.values.uris import parse_uri
 from finetune_trainer.errors import MissingInput
 from finetune_trainer.storage import BackgroundUploader, open_storage
 from finetune_trainer.training.checkpoints import CheckpointStore
-from finetune_trainer.training.complete_checkpoints import Identity, ResumeSource, chat_template_date, require_earlier
+from finetune_trainer.training.complete_checkpoints import (
+    Identity,
+    ResumeSource,
+    chat_template_date,
+    require_earlier,
+    resume_source,
+)
 
 from tests.models import tiny_job
 
@@ -159,6 +166,46 @@ def test_a_job_that_may_train_from_the_start_is_told_why_nothing_fits(storage, t
     assert "other base weights" in str(require_earlier(storage, named, MINE.data_hash, MINE.base_hash))
     save(tmp_path, store(storage, notes, prefix="team/again/gone"), 20)
     assert require_earlier(storage, named, MINE.data_hash, MINE.base_hash).step == 20
+
+
+@pytest.mark.parametrize(("policy", "refused"), [("Fail", True), ("TrainFromStart", False)])
+def test_a_damaged_checkpoint_of_an_earlier_job_fails_the_job_or_is_said_in_its_result(storage, tmp_path, notes, policy,
+                                                                                     refused):
+    save(tmp_path, store(storage, notes), 40, 50)
+    config = job(tmp_path, resumeFrom="job", onMissingCheckpoint=policy)
+    (tmp_path / "out/team/job/uid/checkpoints/1/step-00000050/weights").write_text("other weights")
+    again = store(storage, notes, prefix="team/again/uid2", **vars(resume_source(config)))
+    assert again.newest(MINE, tmp_path / "resume").step == 40, "the one before it is whole"
+    (tmp_path / "out/team/job/uid/checkpoints/1/step-00000040/weights").unlink()
+    assert require_earlier(storage, config, MINE.data_hash).step == 50, "manifests alone do not show it"
+    words = (r"no checkpoint of the job job fits \(team/job/uid/checkpoints/1/step-00000050: weights is damaged; "
+             r"team/job/uid/checkpoints/1/step-00000040: weights is missing\)")
+    if refused:
+        with pytest.raises(MissingInput, match=words + ".*onMissingCheckpoint: TrainFromStart"):
+            again.newest(MINE, tmp_path / "resume")
+    else:
+        assert again.newest(MINE, tmp_path / "resume") is None
+        assert re.fullmatch(words, again.not_resumed)
+
+
+def test_a_job_that_trains_no_step_after_an_earlier_one_has_its_checkpoint(storage, tmp_path, notes):
+    save(tmp_path, store(storage, notes), 40, seconds=1000.0)
+    second = store(storage, notes, prefix="team/second/uid2", earlier="team/job/")
+    assert second.newest(MINE, tmp_path / "resume").step == 40
+    with BackgroundUploader() as uploader:
+        second._uploader = uploader
+        second.take_over(tmp_path / "resume")
+        uploader.drain()
+    third = store(storage, notes, prefix="team/third/uid3", earlier="team/second/")
+    found = third.newest(MINE, tmp_path / "third")
+    assert (found.step, found.trained_seconds) == (40, 0.0)
+    assert (tmp_path / "third/weights").read_text() == "weights of step 40"
+    save(tmp_path, third, 41)
+    with BackgroundUploader() as uploader:
+        third._uploader = uploader
+        third.take_over(tmp_path / "third")
+        uploader.drain()
+    assert [step for _, step in kept(storage)] == [40, 40, 41], "it has one of its own"
 
 
 def test_the_date_of_a_job_is_that_of_the_checkpoint_it_goes_on_from_else_that_of_its_start(storage, tmp_path, notes):

@@ -82,6 +82,21 @@ def test_reft_stops_in_the_warm_up_at_its_end_and_in_ppo_and_goes_on_to_the_same
     assert results[-1]["adapter"]["sha256"] == manifest(folder, "straight")["result"]["adapter"]["sha256"]
 
 
+def test_two_parts_up_to_the_same_step_are_one_chain(tmp_path):
+    folder = workshop(tmp_path)
+    results = train_in_parts(folder, [0.1, 0.2], {"training": {"maxSteps": 3}})
+    assert [(one["outcome"], one["resumedFromStep"], one["step"]) for one in results] == [
+        ("StoppedEarly", 0, 1), ("StoppedEarly", 1, 1), ("Succeeded", 1, 3)]
+
+
+def test_a_part_of_a_run_of_one_step_is_no_whole_run_for_the_gate_and_keeps_its_checkpoint(tmp_path):
+    folder = workshop(tmp_path)
+    gate: dict[str, Any] = {"training": {"maxSteps": 1}, "evaluation": {"gate": {"metric": "loss", "minimumGain": 100}}}
+    part, whole = train_in_parts(folder, [0.5], gate)
+    assert [(one["outcome"], one["resumedFromStep"], one["step"]) for one in (part, whole)] == [
+        ("Succeeded", 0, 1), ("QualityGate", 1, 1)]
+
+
 def test_a_part_that_is_killed_before_it_is_published_trains_no_step_more(tmp_path):
     folder = workshop(tmp_path)
     sections: dict[str, Any] = {"evaluation": {"gate": {"metric": "loss", "minimumGain": 100.0}}}

@@ -19,9 +19,10 @@ class GateResult:
     words: str
 
 
-def gate_of(spec: FineTuneJobSpec, stopped_early: bool) -> GateSpec | None:
-    """The gate that judges a run. A part of a run is not judged, where the job asks for no more than that part."""
-    return None if stopped_early and spec.run_policy.stop_after is not None else spec.evaluation.gate
+def gate_of(spec: FineTuneJobSpec) -> GateSpec | None:
+    """The gate that judges a job. A job that asks for a part of the run is not judged, even if the part is the whole:
+    a run of one step has no smaller one."""
+    return None if spec.run_policy.stop_after is not None else spec.evaluation.gate
 
 
 def judge(gate: GateSpec | None, before: Scores | None, after: Scores) -> GateResult | None:

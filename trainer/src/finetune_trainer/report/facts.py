@@ -168,7 +168,7 @@ class RunFacts:
     @property
     def outcome(self) -> Outcome:
         """How the run ended: succeeded, missed its quality gate, or stopped early."""
-        gate = gate_of(self.run.spec, self.stopped_early is not None)
+        gate = gate_of(self.run.spec)
         verdict = judge(gate, self.before.scores if self.before else None, self.after.scores)
         if verdict and not verdict.passed:
             return Outcome.QUALITY_GATE

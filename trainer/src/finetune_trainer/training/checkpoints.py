@@ -26,6 +26,7 @@ from finetune_trainer.training.complete_checkpoints import (
     ResumeSource,
     checkpoint_mismatch,
     complete_checkpoints,
+    no_checkpoint,
     read_checkpoint,
 )
 
@@ -41,7 +42,12 @@ def list_files(folder: Path, without: Collection[str] = ()) -> tuple[PublishedFi
 
 
 class CheckpointStore:
-    """The checkpoints of one job in its output, and those of the earlier job that it can resume from."""
+    """The checkpoints of one job in its output, and those of the earlier job that it can resume from.
+
+    Attributes:
+        complete_step: the step of the newest complete checkpoint; 0 if there is none.
+        not_resumed: why the job cannot resume from the job that it names, and trains from the start; None if it can.
+    """
 
     def __init__(self, storage: Storage, prefix: str, attempt: int, uploader: BackgroundUploader,
                  note: Callable[[str], None], source: ResumeSource = _OWN_ONLY) -> None:
@@ -62,7 +68,9 @@ class CheckpointStore:
         self._note = note
         self._broken: set[str] = set()
         self._fitting: dict[str, bool] = {}
+        self._earlier: CheckpointManifest | None = None
         self.complete_step = 0
+        self.not_resumed: str | None = None
 
     def save(self, folder: Path, step: int, identity: Identity, trained_seconds: float) -> None:
         """Upload a checkpoint in the background; `folder` is removed afterwards. The uploader raises failures."""
@@ -71,7 +79,20 @@ class CheckpointStore:
             base_hash=identity.base_hash, environment=identity.environment, trained_seconds=trained_seconds,
             date=self._source.date, files=list_files(folder),
         )
+        self._earlier = None
         self._uploader.submit(lambda: self._upload(folder, manifest))
+
+    def take_over(self, folder: Path) -> None:
+        """Write the checkpoint of the earlier job as one of this job, if this job has trained no step since.
+
+        Otherwise a job that resumes from this one would find no checkpoint.
+
+        Args:
+            folder: where `newest` has put its files; it is removed afterwards.
+        """
+        if self._earlier is not None:
+            manifest = self._earlier.model_copy(update={"attempt": self._attempt})
+            self._uploader.submit(lambda: self._upload(folder, manifest))
 
     def _upload(self, folder: Path, manifest: CheckpointManifest) -> None:
         target = f"{self._prefix}/{checkpoint_prefix(self._attempt, manifest.step)}"
@@ -107,22 +128,31 @@ class CheckpointStore:
         """Fetch the newest complete checkpoint that fits, checked file by file, into `folder`; None if there is none.
 
         A checkpoint that does not fit or is damaged is not used, and a note says why. The training time of an earlier
-        job does not count as this job's.
+        job does not count as this job's. If the job names an earlier one and no checkpoint fits, `not_resumed` says so.
 
         Args:
             identity: the digests that it must have.
             folder: where its files go.
             step: its step; None for any.
             without: files that are not needed.
+
+        Raises:
+            MissingInput: no checkpoint fits, and the job asks to resume from an earlier one.
         """
+        faults: list[str] = []
         for checkpoint in reversed(complete_checkpoints(self._storage, self._prefix, self._source.earlier)):
             if step is not None and checkpoint.step != step:
                 continue
             found = self._fetch(checkpoint, identity, folder, without)
             if isinstance(found, CheckpointManifest):
                 self.complete_step = found.step
-                return found if checkpoint.own else found.model_copy(update={"trained_seconds": 0.0})
+                if not checkpoint.own:
+                    found = self._earlier = found.model_copy(update={"trained_seconds": 0.0})
+                return found
             self._note(f"the checkpoint {checkpoint.folder} is not used: {found}")
+            faults.append(f"{checkpoint.folder}: {found}")
+        if self._source.policy.resume_from and step is None:
+            self.not_resumed = no_checkpoint(self._source.policy, faults)
         return None
 
     def _fetch(self, checkpoint: Checkpoint, identity: Identity, folder: Path, without: Collection[str]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 from finetune_api.messages import CheckpointManifest, RunConfig
 from finetune_api.messages.layout import CHECKPOINT_MANIFEST, CHECKPOINTS, job_prefix
-from finetune_api.spec.policy import MissingCheckpoint
+from finetune_api.spec.policy import MissingCheckpoint, RunPolicy
 from pydantic import ValidationError
 
 from finetune_trainer.errors import BadConfig, MissingInput
@@ -69,16 +69,18 @@ class ResumeSource:
     Attributes:
         earlier: the prefix of the folders of the earlier job; None if the job names none.
         date: the date that chat templates write; checkpoints hold it.
+        policy: what the job says about an earlier one, and what it does if no checkpoint fits.
     """
 
     earlier: str | None = None
     date: date | None = None
+    policy: RunPolicy = field(default_factory=RunPolicy)
 
 
 def resume_source(config: RunConfig) -> ResumeSource:
     """What a run can resume from, by its configuration."""
     name = config.spec.run_policy.resume_from
-    return ResumeSource(f"{config.namespace}/{name}/" if name else None, config.date)
+    return ResumeSource(f"{config.namespace}/{name}/" if name else None, config.date, config.spec.run_policy)
 
 
 def complete_checkpoints(storage: Storage, own: str, earlier: str | None) -> list[Checkpoint]:
@@ -151,14 +153,15 @@ def require_earlier(storage: Storage, config: RunConfig, data_hash: str, base_ha
                     ) -> Checkpoint | str | None:
     """The checkpoint from which a job resumes that names an earlier one; None for a job that names none.
 
+    Only manifests are read. `CheckpointStore.newest` finds damaged files when it fetches them.
+
     Returns:
         A sentence in place of a checkpoint, if none fits and `onMissingCheckpoint` is `TrainFromStart`.
 
     Raises:
         MissingInput: no checkpoint fits, and the job does not ask to train from the start.
     """
-    policy = config.spec.run_policy
-    if (name := policy.resume_from) is None:
+    if config.spec.run_policy.resume_from is None:
         return None
     faults: list[str] = []
     for checkpoint, manifest in _read_all(storage, config):
@@ -167,7 +170,20 @@ def require_earlier(storage: Storage, config: RunConfig, data_hash: str, base_ha
         if fault is None:
             return checkpoint
         faults.append(f"{checkpoint.folder}: {fault}")
-    missing = f"no checkpoint of the job {name} fits ({_words(faults)})"
+    return no_checkpoint(config.spec.run_policy, faults)
+
+
+def no_checkpoint(policy: RunPolicy, faults: Sequence[str]) -> str:
+    """A sentence about a job that names an earlier one, of which no checkpoint fits.
+
+    Args:
+        policy: the job's run policy.
+        faults: what is wrong with the checkpoints that there are.
+
+    Raises:
+        MissingInput: the job does not ask to train from the start.
+    """
+    missing = f"no checkpoint of the job {policy.resume_from} fits ({_words(faults)})"
     if policy.on_missing_checkpoint is MissingCheckpoint.TRAIN_FROM_START:
         return missing
     raise MissingInput(f"spec.runPolicy.resumeFrom: {missing}. Name a job with the same spec, data and base model, "

@@ -53,6 +53,7 @@ def fine_tune(run: TrainingRun, trained_model: TrainedModel) -> TrainingResult:
 
     Raises:
         Diverged: the loss became NaN or grew without limit.
+        MissingInput: no checkpoint of the job fits that this one has to resume from.
         OutOfMemory: a single row does not fit; or, if several processes train, the first micro-batch does not.
         OutputNotWritable: a checkpoint could not be written.
         PeerFailure: the processes read different inputs, or one of them is gone.
@@ -92,7 +93,7 @@ def _start(run: TrainingRun, trained_model: TrainedModel) -> _Start:
     untrained = None if sharded else run.scratch / "untrained"
     if untrained:
         save_trained(trained_model.model, untrained)
-    folder = run.scratch / "resume"
+    folder = run.resume_folder
     found = fetch_newest(run, folder, sharded)
     step = resume_progress(run, found, folder, steps) if found else 0
     run.world.check_equal({"job": identity.spec_hash, "data": identity.data_hash, "base weights": identity.base_hash,
@@ -103,7 +104,7 @@ def _start(run: TrainingRun, trained_model: TrainedModel) -> _Start:
 def _start_again(run: TrainingRun, start: _Start) -> _Start:
     """Where to start after an OOM: at the newest checkpoint of this attempt, once all of them are uploaded."""
     run.uploader.drain()
-    folder = run.scratch / "resume"
+    folder = run.resume_folder
     found = run.checkpoints.newest(run.identity, folder)
     return _Start(found.step if found else 0, start.steps, folder if found else None, start.untrained)
 

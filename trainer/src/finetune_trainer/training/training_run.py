@@ -69,3 +69,8 @@ class TrainingRun:
     reload: Callable[[], PreTrainedModel] | None = None
     judge: Judge | None = None
     by_rows: bool = False
+
+    @property
+    def resume_folder(self) -> Path:
+        """The folder with the files of the checkpoint that the run resumes from, once they are fetched."""
+        return self.scratch / "resume"

@@ -94,7 +94,7 @@ class _WarmUp:
 
 def _warm_up(run: TrainingRun, trained_model: TrainedModel, ppo: PpoSpec) -> _WarmUp:
     """Fine-tune the model on the training rows, unless a checkpoint of PPO shows that this is done."""
-    folder = run.scratch / "resume"
+    folder = run.resume_folder
     found = run.checkpoints.newest(run.identity, folder)
     if found is not None and is_ppo_checkpoint(folder):
         training = run.spec.training

@@ -53,8 +53,8 @@ def run_attempt(attempt: Attempt) -> AttemptResult:
     # The trained model is in the output before any other step can fail.
     files = export(attempt, output, inputs, training.result)
     steps = OptionalSteps(attempt.state.note)
-    if loaded.not_resumed:
-        steps.add(loaded.not_resumed)
+    if training.not_resumed:
+        steps.add(f"{training.not_resumed}, so training began at its start")
     evaluations = evaluate_after(attempt, inputs, before, evaluator, training.result.trained_model, steps)
     export_merged_model(attempt, inputs, training.result, files, steps)
 

@@ -72,14 +72,12 @@ class LoadedBase:
         reload: loads it once more.
         identity: the digests that a checkpoint must have.
         facts: architecture, layers, hidden size, number of parameters, type and kernels, for the report.
-        not_resumed: why the job cannot resume from the job that it names, and trains from the start; None if it can.
     """
 
     model: PreTrainedModel
     reload: Callable[[], PreTrainedModel]
     identity: Identity
     facts: dict[str, object]
-    not_resumed: str | None = None
 
 
 def read_inputs(attempt: Attempt) -> Inputs:
@@ -130,8 +128,6 @@ def load_base(attempt: Attempt, output: JobOutput, inputs: Inputs) -> LoadedBase
     identity = Identity(config.spec_hash, inputs.data_hash, weights_digest(model),
                         {**environment(device), "number of processes": str(inputs.world.size),
                          **({} if kernels == TORCH else {"kernels": kernels})})
-    earlier = require_earlier(output.storage, config, inputs.data_hash, identity.base_hash)
-    loaded = LoadedBase(model, load, identity, {**describe(model), "kernels": kernels},
-                        f"{earlier}, so training began at its start" if isinstance(earlier, str) else None)
+    require_earlier(output.storage, config, inputs.data_hash, identity.base_hash)
     attempt.stop.check()
-    return loaded
+    return LoadedBase(model, load, identity, {**describe(model), "kernels": kernels})

@@ -94,8 +94,7 @@ def run_facts(attempt: Attempt, inputs: Inputs, loaded: LoadedBase, training: Tr
     """The facts that report, model card and terminal are made of."""
     state, config, result = attempt.state, attempt.config, training.result
     before = evaluations.before
-    gate = judge(gate_of(config.spec, result.stopped_early is not None), before.scores if before else None,
-                 evaluations.after.scores)
+    gate = judge(gate_of(config.spec), before.scores if before else None, evaluations.after.scores)
     return RunFacts(
         run=config, created=attempt.clock.now(), base_model=str(config.spec.model.source),
         base_revision=inputs.files.revision, base=loaded.facts, counts=inputs.data.counts,
@@ -154,7 +153,8 @@ def publish(attempt: Attempt, output: JobOutput, inputs: Inputs, loaded: LoadedB
     result = files.publication.finish(facts.published_folder, loaded.identity,
                                       (inputs.files.revision, inputs.base_description),
                                       (_result(facts, attempt.state), _figures(facts, attempt.state)), attempt.clock)
-    if not facts.stopped_early:  # A later job may resume from the last checkpoint: `runPolicy.resumeFrom`.
+    # A later job may resume from the last checkpoint: `runPolicy.resumeFrom`.
+    if not facts.stopped_early and attempt.config.spec.run_policy.stop_after is None:
         remove_checkpoints(output.storage, output.prefix)
     attempt.state.enter(Stage.DONE)
     return AttemptResult(result, facts, files.publication.location(REPORT))

@@ -34,10 +34,13 @@ class Training:
     Attributes:
         result: what the method returned.
         findings: warnings about how the rows were trained on, for the report.
+        not_resumed: why the job could not resume from the job that it names, and was trained from the start; None if it
+            could.
     """
 
     result: TrainingResult
     findings: list[str]
+    not_resumed: str | None = None
 
 
 def train(attempt: Attempt, output: JobOutput, inputs: Inputs, loaded: LoadedBase, before: Evaluation | None
@@ -55,18 +58,21 @@ def train(attempt: Attempt, output: JobOutput, inputs: Inputs, loaded: LoadedBas
         checkpoints = CheckpointStore(output.storage, output.prefix, config.attempt, uploader, state.note,
                                       resume_source(config))
         with rehearsed_on_failure(attempt, inputs):
-            result = METHODS[spec.method.type].train(TrainingRun(
+            run = TrainingRun(
                 spec=packing.spec, model=loaded.model, tokenizer=inputs.tokenizer, data=inputs.data,
                 device=inputs.device, by_rows=packing.by_rows,
                 identity=loaded.identity, checkpoints=checkpoints, uploader=uploader, state=state,
                 metrics=attempt.metrics, limits=attempt.limits, reserve=_reserve(before, state), stop=attempt.stop,
                 scratch=attempt.scratch, clock=attempt.clock, world=inputs.world, reload=loaded.reload,
-                judge=inputs.judge))
+                judge=inputs.judge)
+            result = METHODS[spec.method.type].train(run)
+        if result.stopped_early and attempt.rank.is_main:
+            checkpoints.take_over(run.resume_folder)
         uploader.drain()
     if result.stopped_early:
         state.note(result.stopped_early)
     reach("trained")
-    return Training(result, list(packing.findings))
+    return Training(result, list(packing.findings), checkpoints.not_resumed)
 
 
 @contextmanager
