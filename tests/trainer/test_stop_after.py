@@ -76,8 +76,9 @@ def test_reft_stops_in_the_warm_up_at_its_end_and_in_ppo_and_goes_on_to_the_same
     folder = workshop(tmp_path)
     assert start(folder, "straight", {}, REINFORCED).code == 0
     results = train_in_parts(folder, [0.34, 0.5, 0.67], REINFORCED)
-    assert [(one["outcome"], one["resumedFromStep"], one["step"]) for one in results] == [
-        ("StoppedEarly", 0, 2), ("StoppedEarly", 2, 3), ("StoppedEarly", 3, 4), ("Succeeded", 4, 6)]
+    assert [(one["outcome"], one["resumedFromStep"], one["step"], one["totalSteps"]) for one in results] == [
+        ("StoppedEarly", 0, 2, 6), ("StoppedEarly", 2, 3, 6), ("StoppedEarly", 3, 4, 6), ("Succeeded", 4, 6, 6)]
+    assert "stopped after step 2 of 6" in results[0]["message"], "PPO is the rest"
     assert "because runPolicy.stopAfter is 0.5" in results[1]["message"]
     assert results[-1]["adapter"]["sha256"] == manifest(folder, "straight")["result"]["adapter"]["sha256"]
 

@@ -18,7 +18,7 @@ from finetune_trainer.hardware.device import peak_memory_bytes
 from finetune_trainer.progress.limits import stop_reason
 from finetune_trainer.progress.state import StepReport
 from finetune_trainer.training.divergence import divergence
-from finetune_trainer.training.stop_after import share_done
+from finetune_trainer.training.stop_after import share_done, steps_of_run
 from finetune_trainer.training.training_run import TrainingRun
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class LoopCallback(TrainerCallback):
             self.stopping = control.should_training_stop = True
         elif early:
             because = reason or "rank 0 reached a limit"
-            self.stopped_early = stop_in_words(step, self._steps, because)
+            self.stopped_early = stop_in_words(step, steps_of_run(run), because)
             control.should_training_stop = True
         if self.stopping or self.stopped_early or step == self._steps or \
                 step % run.spec.training.checkpoint_every == 0:

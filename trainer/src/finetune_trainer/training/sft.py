@@ -21,7 +21,7 @@ from finetune_trainer.training.micro_batch import MicroBatch, first_micro_batch,
 from finetune_trainer.training.result import TrainingResult
 from finetune_trainer.training.resumed_progress import fetch_newest, resume_progress
 from finetune_trainer.training.schedule import share_of_peak
-from finetune_trainer.training.stop_after import share_done
+from finetune_trainer.training.stop_after import share_done, steps_of_run
 from finetune_trainer.training.trainer import StepTrainer, TrainerParts
 from finetune_trainer.training.training_run import TrainingRun
 from finetune_trainer.training.trl_settings import trl_settings
@@ -64,7 +64,7 @@ def fine_tune(run: TrainingRun, trained_model: TrainedModel) -> TrainingResult:
     if (done or start.step >= start.steps) and start.checkpoint:
         load_trained(trained_model.model, start.checkpoint)
     micro_batch, step = first_micro_batch(run), start.step
-    reason = stop_in_words(step, start.steps, done) if done else None
+    reason = stop_in_words(step, steps_of_run(run), done) if done else None
     while step < start.steps and reason is None:
         try:
             step, reason = _train(run, trained_model, micro_batch, start)

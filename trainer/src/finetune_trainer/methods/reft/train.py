@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from finetune_api.messages import Stage
 from finetune_api.methods.low_rank import LowRankSpec
 from finetune_api.methods.reft import PpoSpec, ReftPolicy, ReftSpec
 
-from finetune_trainer.data.batches.steps import step_rows, total_steps
+from finetune_trainer.data.batches.steps import step_rows
 from finetune_trainer.data.chat.chat_format import ChatFormat
 from finetune_trainer.distributed.sharding import unfreeze
 from finetune_trainer.errors import StopRequested
@@ -43,6 +43,7 @@ from finetune_trainer.training.result import RolloutExample, TrainingResult
 from finetune_trainer.training.resumed_progress import resume_progress
 from finetune_trainer.training.schedule import ramp
 from finetune_trainer.training.sft import LEAVING_SECONDS, fine_tune
+from finetune_trainer.training.stop_after import steps_of_run
 from finetune_trainer.training.training_run import TrainingRun
 
 
@@ -97,12 +98,12 @@ def _warm_up(run: TrainingRun, trained_model: TrainedModel, ppo: PpoSpec) -> _Wa
     folder = run.resume_folder
     found = run.checkpoints.newest(run.identity, folder)
     if found is not None and is_ppo_checkpoint(folder):
-        training = run.spec.training
-        steps = total_steps(len(run.data.train), training.batch_size, training.epochs, training.max_steps)
-        resume_progress(run, found, folder, steps + ppo.steps)
-        return _WarmUp(steps, checkpoint=folder)
+        steps = steps_of_run(run)
+        resume_progress(run, found, folder, steps)
+        return _WarmUp(steps - ppo.steps, checkpoint=folder)
     result = fine_tune(run, trained_model)
-    return _WarmUp(result.total_steps, stopped=result if result.stopped_early else None)
+    stopped = replace(result, total_steps=steps_of_run(run)) if result.stopped_early else None
+    return _WarmUp(result.total_steps, stopped=stopped)
 
 
 def _reinforce(run: TrainingRun, settings: ReftSpec, trained_model: TrainedModel, warm_up: _WarmUp) -> TrainingResult:
