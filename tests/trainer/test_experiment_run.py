@@ -136,6 +136,16 @@ def test_money_of_failed_tries_stays_spent(place):
     assert [cost.removed, cost.spent] == [5, 7]
 
 
+def test_what_a_stopped_job_did_after_its_last_checkpoint_stays_spent(place):
+    run_with(place, "a b", {"a": {"score": 0.5, "cost": 1}, "b": {"code": 75, "cost": 5}})
+    assert status(place).cost.spent == 6
+    resumed = {"score": 0.4, "cost": 6, "resumed": 4}
+    code, _, jobs = run_with(place, "a b", {"a": {"score": 0.5, "cost": 1}, "b": resumed}, budget={"maxCost": 9})
+    assert (code, jobs[1]) == (0, "b '8.0000'"), "its own limit counts what it takes up to its checkpoint again"
+    cost = status(place).cost
+    assert [cost.removed, cost.spent] == [1, 8]
+
+
 def test_a_failed_job_that_resumes_from_its_checkpoint_is_not_paid_twice_up_to_there(place):
     run_with(place, "a b", {"a": {"code": 65, "cost": 5}, "b": {"score": 0.5}})
     assert run_with(place, "a b", {"a": {"code": 65, "cost": 7, "resumed": 4}, "b": {"score": 0.5}})[0] == 65

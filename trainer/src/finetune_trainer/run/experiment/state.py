@@ -70,7 +70,7 @@ class LocalExperiment:
         """What earlier runs spent on jobs without a result, and on jobs that are not in the experiment any more.
 
         A job with a result is found in the output again, with its cost. A failed one that resumes from its checkpoint
-        counts what it took up to there itself.
+        counts what it took up to there itself. So does one that was stopped: what it lost is known when it ends.
         """
         if self.earlier is None:
             return Decimal(0)
@@ -78,7 +78,8 @@ class LocalExperiment:
         wanted = {run.name for run in self.experiment.runs}
         return (removed or Decimal(0)) + sum(
             (self._lost(row) for row in self.earlier.runs
-             if row.phase is RunPhase.FAILED or row.job not in wanted), Decimal(0))
+             if row.phase is RunPhase.FAILED or row.job not in wanted
+             or (row.phase is RunPhase.PENDING and row.job in self.ends)), Decimal(0))
 
     def _lost(self, row: ExperimentRun) -> Decimal:
         """What an earlier run spent on a job, without what the same job counts in this run."""
