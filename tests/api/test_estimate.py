@@ -263,7 +263,7 @@ def test_hours_follow_from_tokens_accelerators_and_price():
     model, method = read_architecture(MISTRAL), spec("LoRA", "nf4").method
     one = duration(1_000_000, model, method, "nvidia-l4", Price(Decimal("1.00"), "USD"))
     assert 0.3 < one.hours < 3, "an L4 trains a 7B model at some hundreds of tokens a second"
-    assert one.cost == round(Decimal(one.hours), 2)
+    assert one.cost == round(Decimal(one.hours), 4)
     two = duration(1_000_000, model, method, "nvidia-l4", Price(Decimal("1.00"), "USD", 2))
     assert (two.hours, two.cost) == (pytest.approx(one.hours / 2), one.cost)
     assert duration(1_000_000, model, method, "nvidia-h100", Price(Decimal(11), "USD")).hours < one.hours / 5

@@ -51,6 +51,13 @@ def test_there_is_no_clear_winner_where_a_difference_can_be_chance(near):
     assert "cheapest" not in ranked(near).conclusion, "all cost the same"
 
 
+def test_equal_scores_are_called_equal():
+    found = ranked(other("ia3", 0.83, 0.0, 0.0, 1.0), other("qlora", 0.5, -0.45, -0.2, 0.001), costs={"ia3": "0.5"})
+    assert found.winner is None
+    assert found.conclusion == ("No clear winner: qdora, ia3 have the same fieldsMatch (0.83). The cheapest of these "
+                                "is ia3 (0.5 EUR).")
+
+
 @pytest.mark.parametrize(("stopped", "words"), [
     ((), None), (("qlora",), "Not all steps were trained of qlora (StoppedEarly); with all, scores may differ."),
     (tuple("abcdefg"), "Not all steps were trained of a, b, c, d, e and others (StoppedEarly)")])

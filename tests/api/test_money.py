@@ -25,8 +25,9 @@ def test_a_cost_beyond_every_budget_still_has_its_decimals():
     assert str(cost_of(timedelta(days=999_999), Price(Decimal(10**30), "USD"))) == f"{10**18}.0000"
 
 
-def test_an_estimated_amount_has_two_decimals():
+def test_an_estimated_amount_has_two_decimals_and_a_small_one_is_not_rounded_away():
     assert str(estimated_amount(Decimal("12.3456"))) == "12.35"
+    assert str(estimated_amount(Decimal("0.00401"))) == "0.0040"
 
 
 def test_a_price_keeps_the_currency_of_the_message_that_it_comes_from():

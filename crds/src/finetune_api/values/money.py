@@ -49,5 +49,5 @@ def rounded_amount(amount: Decimal) -> Decimal:
 
 
 def estimated_amount(amount: Decimal) -> Decimal:
-    """An amount that is only an estimate, with two decimals."""
-    return min(amount, _LARGEST).quantize(_CENT)
+    """An amount that is only an estimate, with two decimals; below 1 with four, since many of them are added up."""
+    return min(amount, _LARGEST).quantize(_CENT if amount >= 1 else _SMALLEST)

@@ -20,7 +20,8 @@ from finetune_operator.cluster.experiments.status_writer import ExperimentStatus
 from finetune_operator.cluster.queue import WorkQueue
 from finetune_operator.cluster.reconcile.runtime import Runtime
 from finetune_operator.cluster.reconcile.writes import create_owned, raise_first
-from finetune_operator.decide.experiment.actions import ApplyOwned, CreateOwned, OwnedAction, PatchOwned
+from finetune_operator.decide.actions import Apply, Create
+from finetune_operator.decide.experiment.actions import OwnedAction, PatchOwned
 from finetune_operator.decide.experiment.plan import ExperimentDecision, plan_experiment, report_problem
 from finetune_operator.errors import ApiError, DecisionFailed, NameTaken
 from finetune_operator.faults import Moment
@@ -123,10 +124,10 @@ class ExperimentReconciler:
             raise_first(reported, refusals)
 
     async def _run(self, view: ExperimentView, action: OwnedAction) -> None:
-        if isinstance(action, CreateOwned):
+        if isinstance(action, Create):
             await self._create(view, action.manifest)
             return
-        if isinstance(action, ApplyOwned):
+        if isinstance(action, Apply):
             self._record(await self._client.apply(action.manifest))
             return
         job = action.job

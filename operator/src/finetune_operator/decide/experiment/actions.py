@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from finetune_operator.decide.actions import Apply, Create
 from finetune_operator.manifests.child import Manifest
 from finetune_operator.observed.job import JobView
-
-
-@dataclass(frozen=True)
-class CreateOwned:
-    """Create an object of the experiment. If it exists and the experiment owns it, nothing is done."""
-
-    manifest: Manifest
-
-
-@dataclass(frozen=True)
-class ApplyOwned:
-    """Apply an object of the experiment with server-side apply."""
-
-    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -30,4 +17,4 @@ class PatchOwned:
     patch: Manifest
 
 
-OwnedAction = CreateOwned | ApplyOwned | PatchOwned
+OwnedAction = Create | Apply | PatchOwned

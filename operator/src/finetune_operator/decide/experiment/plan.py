@@ -43,10 +43,10 @@ from finetune_api.rules import STORED_RULES, broken_rules
 from finetune_api.status import ConditionType
 from finetune_api.values.api_model import GROUP, VERSION
 
-from finetune_operator.decide.actions import Delete
+from finetune_operator.decide.actions import Create, Delete
 from finetune_operator.decide.admission import spec_problems
 from finetune_operator.decide.conditions import EventRecord, StoredReason
-from finetune_operator.decide.experiment.actions import CreateOwned, OwnedAction, PatchOwned
+from finetune_operator.decide.experiment.actions import OwnedAction, PatchOwned
 from finetune_operator.decide.experiment.first_start import why_not_started
 from finetune_operator.decide.experiment.known_jobs import KnownJobs, is_running, known_jobs, observed_again
 from finetune_operator.decide.experiment.report import EndedExperiment, ReportStep, plan_report, remove_reports
@@ -111,22 +111,28 @@ def plan_experiment(observation: ExperimentObservation, settings: Settings, now:
     ranking = _ranking(known, spec.rank_by, settings.currency) if decided.finished else None
     known_runs = KnownRuns(runs, known.rows, decided, spec.rank_by.metric, ranking, known.removed_cost,
                            settings.currency, known.removed, state, known.has_begun)
-    step = _report_step(observation, experiment, known_runs, settings, now)
-    actions = tuple(_actions(observation, experiment, known, decided))
-    deletions = tuple(_deletions(observation, experiment, known, decided))
-    suspended = spec.suspend and (step.waiting is not None if step else not decided.finished)
-    if step is None or suspended:  # The next report is another one: the ranking of this one is not kept.
-        status = summarize(known_runs, suspended, view.status, view.generation, now).model_copy(update={
-            "reporting": None})
-        return ExperimentDecision(status, actions, (*deletions, *remove_reports(view, observation.reports)),
-                                  events_of(view.status, status))
-    state = None if step.waiting is None else ExperimentState(
-        ExperimentPhase.RUNNING, ExperimentReason.REPORTING, step.waiting)
-    reported = replace(known_runs, ranking=step.ranking, state=state, remark=step.remark)
-    status = summarize(reported, False, view.status, view.generation, now).model_copy(update={
+    made = _with_report(observation, experiment, known_runs, settings, now)
+    return replace(made, actions=(*_actions(observation, experiment, known, decided), *made.actions),
+                   deletions=(*_deletions(observation, experiment, known, decided), *made.deletions),
+                   events=events_of(view.status, made.status))
+
+
+def _with_report(observation: ExperimentObservation, experiment: Experiment, known: KnownRuns, settings: Settings,
+                 now: datetime) -> ExperimentDecision:
+    """The status, and what is to be done about the report."""
+    view, suspended = observation.view, experiment.resource.spec.suspend
+    step = _report_step(observation, experiment, known, settings, now)
+    if step is None or (suspended and step.waiting):
+        status = summarize(known, suspended and (step is not None or not known.decided.finished), view.status,
+                           view.generation, now)
+        # The next report is another one: the ranking of this one is not kept.
+        return ExperimentDecision(status.model_copy(update={"reporting": None}),
+                                  deletions=remove_reports(view, observation.reports))
+    state = ExperimentState(ExperimentPhase.RUNNING, ExperimentReason.REPORTING, step.waiting) if step.waiting else None
+    known = replace(known, ranking=step.ranking, state=state, remark=step.remark)
+    status = summarize(known, False, view.status, view.generation, now).model_copy(update={
         "report": step.location, "reporting": step.record})
-    return ExperimentDecision(status, (*actions, *step.actions), (*deletions, *step.deletions),
-                              events_of(view.status, status), step.requeue_after)
+    return ExperimentDecision(status, step.actions, step.deletions, requeue_after=step.requeue_after)
 
 
 def _report_step(observation: ExperimentObservation, experiment: Experiment, known: KnownRuns, settings: Settings,
@@ -204,7 +210,7 @@ def _actions(observation: ExperimentObservation, experiment: Experiment, known: 
     halved = _halved(decided)
     for run in experiment.runs:
         if run.name not in observation.jobs and run.name not in known.rows and run.name not in halved:
-            yield CreateOwned(held_job(observation.view, run, known.deleted.get(run.name)))
+            yield Create(held_job(observation.view, run, known.deleted.get(run.name)))
 
 
 def _deletions(observation: ExperimentObservation, experiment: Experiment, known: KnownJobs, decided: ExperimentPlan

@@ -23,13 +23,13 @@ from finetune_api.failures import Retry
 from finetune_api.reasons import Outcome, Reason
 from finetune_api.values.printable import printable
 
-from finetune_operator.decide.actions import Delete, delete_job
+from finetune_operator.decide.actions import Apply, Create, Delete, delete_job
 from finetune_operator.decide.attempts.cpu_pod import cpu_node, wait_of_cpu_pod
 from finetune_operator.decide.attempts.end_time import end_time_of_pods, waits_for_sidecars
 from finetune_operator.decide.attempts.retry_delay import backoff
 from finetune_operator.decide.attempts.verdict import judge_end
 from finetune_operator.decide.attempts.waiting import POD_DELAY, verdict_if_start_fails
-from finetune_operator.decide.experiment.actions import ApplyOwned, CreateOwned, OwnedAction
+from finetune_operator.decide.experiment.actions import OwnedAction
 from finetune_operator.manifests.network_policy import report_policy
 from finetune_operator.manifests.report_job import ReportRequest, report_config_map, report_job
 from finetune_operator.names import API_VERSIONS, policy_name, report_config_name, report_name
@@ -174,9 +174,9 @@ def _next_pod(step: ReportStep, ended: EndedExperiment, name: str, settings: Set
         return _without_report(step, ended, Reason.CANNOT_START,
                                _TOO_LARGE.format(size=size, limit=_CONFIG_MAP_BYTES, name=request.view.name))
     network = settings.trainer_network
-    policy = (ApplyOwned(report_policy(request.view, network)),) if network else ()
+    policy = (Apply(report_policy(request.view, network)),) if network else ()
     # The pod cannot start without its ConfigMap, and is not to run without its policy.
-    return replace(step, actions=(CreateOwned(config), *policy, CreateOwned(report_job(request, settings))))
+    return replace(step, actions=(Create(config), *policy, Create(report_job(request, settings))))
 
 
 def _after(step: ReportStep, ended: EndedExperiment, job: AttemptView, settings: Settings, now: datetime) -> ReportStep:
