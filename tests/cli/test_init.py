@@ -12,6 +12,7 @@ import pytest
 import yaml
 from finetune_api import parse_job_text, resolve_defaults
 from finetune_api.definition.crd import editor_schema
+from finetune_api.experiment.reading import load_experiment
 from finetune_api.spec.method import MethodType, Quantization
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -34,6 +35,23 @@ def test_the_sample_is_written_and_passes_validate(tmp_path, monkeypatch):
                              "finetune validate finetunejob.yaml && finetune run finetunejob.yaml\n")
     assert (tmp_path / "finetunejob.yaml").read_text(encoding="utf-8") == SAMPLE
     assert call("validate", "finetunejob.yaml").exit_code == 0
+
+
+def test_an_experiment_has_the_sample_job_as_its_template(tmp_path, monkeypatch, sample):
+    monkeypatch.chdir(tmp_path)
+    result = call("init", "--experiment")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith("Wrote experiment.yaml. Edit it, then: finetune validate experiment.yaml")
+    assert call("validate", "experiment.yaml").exit_code == 0
+    text = (tmp_path / "experiment.yaml").read_text(encoding="utf-8")
+    experiment = load_experiment(tmp_path / "experiment.yaml")
+    assert [run.job.spec.method.display_name for run in experiment.runs] == ["QLoRA", "QDoRA", "IA3 (nf4)"]
+    assert resolve_defaults(experiment.runs[0].job.spec) == sample
+    offered = re.sub(r"^( +)# (sweep:|  grid:|    training|tolerance|earlyStop:|  rungs|  keep)", r"\1\2", text,
+                     flags=re.M)
+    (tmp_path / "offered.yaml").write_text(offered, encoding="utf-8")
+    offered_spec = load_experiment(tmp_path / "offered.yaml").resource.spec
+    assert None not in (offered_spec.sweep, offered_spec.early_stop, offered_spec.rank_by.tolerance)
 
 
 def test_the_file_can_have_another_name(tmp_path):
