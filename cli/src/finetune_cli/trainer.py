@@ -103,7 +103,7 @@ def run_experiment(experiment: Experiment, options: RunOptions) -> int:
         return [sys.executable, "-P", "-m", "finetune_cli", "run", *options.as_arguments, "--result", str(result),
                 str(job)]
 
-    return run(experiment, Terminal(), ExperimentOptions(command, options.allowed_plugins))
+    return run(experiment, Terminal(), ExperimentOptions(command, options.allowed_plugins, options.rerun))
 
 
 def check_inputs(spec: FineTuneJobSpec, *, model: bool, data: bool, allowed_plugins: Sequence[str]) -> InputCheck:

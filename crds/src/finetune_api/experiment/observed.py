@@ -44,12 +44,14 @@ class ObservedExperiment:
         spent_before: what was spent by jobs that exist no more, and are not remembered.
         estimates: what a job is estimated to cost, by name; a job whose estimate is not known is missing.
         unchecked: names of jobs that must be checked before they start.
+        published: names of jobs whose result is in the output: it is taken over, without a run.
     """
 
     jobs: Mapping[str, ObservedJob]
     spent_before: Decimal = Decimal(0)
     estimates: Mapping[str, Decimal] = field(default_factory=dict)
     unchecked: Collection[str] = ()
+    published: Collection[str] = ()
 
     @property
     def spent(self) -> Decimal:

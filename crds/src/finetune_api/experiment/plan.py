@@ -153,7 +153,8 @@ def _halved(spec: FineTuneExperimentSpec, runs: Sequence[Run], observed: Observe
             ) -> dict[str, NotStarted]:
     """The jobs that halving keeps from being started: for ever, or until the rung before is over.
 
-    A job that exists goes on, even where an edit of the experiment would have kept it from being started.
+    A job that exists goes on, even where an edit of the experiment would have kept it from being started. So is a
+    result taken over that is published already.
     """
     if spec.early_stop is None:
         return {}
@@ -167,7 +168,7 @@ def _halved(spec: FineTuneExperimentSpec, runs: Sequence[Run], observed: Observe
         if not under_way:
             out |= entered.keys() - survivors(entered, spec.early_stop.keep, metric)
         for run in stage:
-            if run.name in observed.jobs:
+            if run.name in observed.jobs or run.name in observed.published:
                 continue
             if run.variant in out:
                 kept[run.name] = NotStarted(ExperimentReason.HALVED, f"its variant was not among the best "

@@ -30,10 +30,12 @@ class ExperimentOptions:
     Attributes:
         command: runs one job.
         allowed_plugins: reward plug-ins that the jobs may name.
+        reruns: whether `command` trains again what is published already.
     """
 
     command: Command
     allowed_plugins: Sequence[str] = ()
+    reruns: bool = False
 
 
 def run_experiment(experiment: Experiment, console: Console, options: ExperimentOptions) -> int:
@@ -58,7 +60,7 @@ def run_experiment(experiment: Experiment, console: Console, options: Experiment
                 _say(console, f"variant {variant}: {fault.outcome}: {fault.message}", "red")
             return min(fault.exit_code for _, fault in faults)
         state = LocalExperiment(experiment, clock)
-        state.read_earlier()
+        state.read_earlier(options.reruns)
         return _run(state, console, options, stop)
     except TrainerError as error:
         _say(console, f"{error.outcome}: {error}", "red")

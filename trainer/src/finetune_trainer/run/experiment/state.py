@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from finetune_api.experiment.expansion import Run
 from finetune_api.experiment.observed import ENDED, ObservedExperiment, ObservedJob
 from finetune_api.experiment.plan import ExperimentPlan, plan
 from finetune_api.experiment.ranking import Ranking
@@ -14,13 +15,14 @@ from finetune_api.experiment.reading import Experiment
 from finetune_api.experiment.spec import FineTuneExperimentSpec
 from finetune_api.experiment.status import ExperimentRun, FineTuneExperimentStatus, RunPhase
 from finetune_api.experiment.summary import KnownRuns, summarize
-from finetune_api.messages.layout import EXPERIMENT
+from finetune_api.messages.layout import EXPERIMENT, MANIFEST
 from pydantic import ValidationError
 
 from finetune_trainer.clock import Clock
 from finetune_trainer.evaluation.experiment_ranking import rank_jobs
 from finetune_trainer.run.experiment.home import ExperimentHome
 from finetune_trainer.run.experiment.job_process import JobEnd
+from finetune_trainer.storage import as_output, open_storage
 
 
 @dataclass
@@ -32,12 +34,14 @@ class LocalExperiment:
         clock: the time.
         ends: the ends of jobs in this run, by name.
         earlier: the status that an earlier run of the same experiment wrote.
+        published: the names of jobs whose result an earlier run has published.
     """
 
     experiment: Experiment
     clock: Clock
     ends: dict[str, JobEnd] = field(default_factory=dict)
     earlier: FineTuneExperimentStatus | None = None
+    published: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self._home = ExperimentHome(self.experiment)
@@ -52,8 +56,13 @@ class LocalExperiment:
         """The location of the status."""
         return self._home.location(EXPERIMENT)
 
-    def read_earlier(self) -> None:
-        """Read the status that an earlier run wrote; one that cannot be read is none.
+    def read_earlier(self, reruns: bool) -> None:
+        """Read the status that an earlier run wrote, and which of its results are still there.
+
+        A status that cannot be read is none.
+
+        Args:
+            reruns: whether jobs are trained again whose result is published.
 
         Raises:
             OutputNotWritable: the output cannot be read.
@@ -64,6 +73,10 @@ class LocalExperiment:
             self.earlier = FineTuneExperimentStatus.read(json.dumps(written)) if written else None
         except (ValueError, ValidationError, AttributeError, RecursionError):
             self.earlier = None
+        if self.earlier is not None and not reruns:
+            succeeded = {row.job for row in self.earlier.runs if row.phase is RunPhase.SUCCEEDED}
+            self.published = frozenset(run.name for run in self.experiment.runs
+                                       if run.name in succeeded and _is_published(run))
 
     @property
     def spent_before(self) -> Decimal:
@@ -95,7 +108,8 @@ class LocalExperiment:
         """What happens next."""
         jobs = {name: ObservedJob(row.phase, row.cost or Decimal(0), row.max_cost, row.after)
                 for name, row in self.rows.items() if row.phase in ENDED}
-        return plan(self.spec, self.experiment.runs, ObservedExperiment(jobs, self.spent_before))
+        return plan(self.spec, self.experiment.runs, ObservedExperiment(
+            jobs, self.spent_before, published=self.published))
 
     def ranking(self) -> Ranking:
         """The ranking of the variants that have a result."""
@@ -126,3 +140,11 @@ class LocalExperiment:
             OutputNotWritable: it cannot be written.
         """
         self._home.write_status(status)
+
+
+def _is_published(run: Run) -> bool:
+    """Whether there is a manifest of a job in its output; whether it fits is decided when the job is run."""
+    spec = run.job.spec
+    storage = open_storage(spec.output.uri, spec.output.s3)
+    with as_output():
+        return any(key.endswith(f"/{MANIFEST}") for key in storage.keys(f"{run.job.metadata.namespace}/{run.name}/"))
