@@ -69,7 +69,7 @@ test: $(INSTALLED) ## Run every test
 	$(BIN)/python -m tests.cluster.binaries
 	$(BIN)/python -m pytest -n 2 tests
 
-test-fast: $(INSTALLED) ## Run the tests that need no Go, no root and no training run: under two minutes
+test-fast: $(INSTALLED) ## Run the tests that need no Go, no root and no training run: about two minutes
 	$(BIN)/python -m pytest -q -n 2 --fast tests
 
 gpu-check: $(INSTALLED) ## Check the trainer on this machine's GPU: report in build/gpu-check (ARGS=--dry on a CPU)

@@ -211,6 +211,7 @@ def test_a_request_to_stop_before_the_first_job_starts_none(place, monkeypatch):
     assert (code, jobs) == (75, [])
 
 
+@pytest.mark.slow
 def test_a_whole_experiment_is_run_ranked_and_adopted_when_it_is_run_again(tmp_path):
     save_tiny_model(tmp_path / "model")
     write_rows(tmp_path / "rows.jsonl")
@@ -243,6 +244,7 @@ def test_a_whole_experiment_is_run_ranked_and_adopted_when_it_is_run_again(tmp_p
     assert [run.hours for run in again.runs] == [run.hours for run in found.runs], "what was paid once"
 
 
+@pytest.mark.slow
 def test_what_survives_a_rung_goes_on_from_there_and_no_step_is_trained_twice(tmp_path):
     save_tiny_model(tmp_path / "model")
     write_rows(tmp_path / "rows.jsonl")

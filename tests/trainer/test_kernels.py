@@ -49,6 +49,7 @@ def compared():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", sorted(MODEL_TYPES))
 def test_loss_and_gradients_of_each_model_type_are_torch_s(compared, model_type):
     found = compared[model_type]
@@ -59,16 +60,19 @@ def test_loss_and_gradients_of_each_model_type_are_torch_s(compared, model_type)
     assert found["rotated"] == 2
 
 
+@pytest.mark.slow
 def test_a_dora_adapter_gets_its_gradients_since_nothing_writes_over_its_outputs(compared):
     assert compared["dora"]["gradient"] < 1e-5
     assert (compared["dora"]["norms"], compared["dora"]["mlps"], compared["dora"]["rotated"]) == (5, 0, 0)
     assert compared["dora, all kernels"]["gradient"] > 1e-2, "this test can't fail"
 
 
+@pytest.mark.slow
 def test_other_models_of_the_process_keep_transformers_code(compared):
     assert compared["other models"] == {"classes": True, "loss": True}
 
 
+@pytest.mark.slow
 def test_a_kernel_that_computes_something_else_is_refused_and_leaves_nothing_behind(compared):
     for case in ("wrong norm", "wrong rotation"):
         assert "is off by" in compared[case]["error"]
@@ -118,6 +122,7 @@ def test_dora_s_outputs_are_kept_from_kernels_that_write_over_them(monkeypatch, 
     assert given == [keeps_outputs]
 
 
+@pytest.mark.slow
 def test_liger_is_not_imported_on_a_cpu():
     program = ("import sys; import finetune_trainer.run.attempt.attempt; "
                "assert not any(name.startswith('liger') for name in sys.modules)")
