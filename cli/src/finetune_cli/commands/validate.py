@@ -95,8 +95,7 @@ def _in_words(counts: Mapping[str, int]) -> str:
 def _show_experiment(path: Path, experiment: Experiment) -> None:
     say(f"{path}: OK, {len(experiment.runs)} jobs:")
     for run in experiment.runs:
-        details = ", ".join(filter(None, (run.settings, f"seed {run.seed}" if run.repeat else "", run.part)))
-        say(f"  {run.name}" + (f" ({details})" if details else ""))
+        say(f"  {run.name}" + (f" ({run.details})" if run.details else ""))
 
 
 def _show_valid(path: Path) -> None:

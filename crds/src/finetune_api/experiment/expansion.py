@@ -83,6 +83,11 @@ class Run:
         end = f"{self.share:g}" if self.share < 1 else "the end"
         return f"from {self.begin:g} of the steps to {end}"
 
+    @property
+    def details(self) -> str:
+        """In what it differs from the other jobs of its variant, in words; empty if it is the only one."""
+        return ", ".join(filter(None, (self.settings, f"seed {self.seed}" if self.repeat else "", self.part)))
+
 
 class InvalidExperiment(InvalidJob):
     """An experiment that is not valid, or has a variant that is no valid job; `errors` has everything."""

@@ -103,12 +103,12 @@ def _decide(variants: Sequence[VariantComparison], costs: Mapping[str, Decimal],
         return best.variant, (f"{best.variant} wins: {metric} {best.score:.4g}. The next, {variants[1].variant}, is "
                               f"worse: {_difference(variants[1])}.")
     names = _listed([one.variant for one in unclear])
-    measured = all(one.is_clear is not None for one in unclear)
-    why = "can be chance" if measured else "can be chance, as far as is known"
-    words = (f"No clear winner: {best.variant} has the best {metric} ({best.score:.4g}), but its difference to {names} "
-             f"{why}.")
     if all(one.score == best.score for one in unclear):
         words = f"No clear winner: {best.variant}, {names} have the same {metric} ({best.score:.4g})."
+    else:
+        known = "" if all(one.is_clear is not None for one in unclear) else ", as far as is known"
+        words = (f"No clear winner: {best.variant} has the best {metric} ({best.score:.4g}), but its difference to "
+                 f"{names} can be chance{known}.")
     if few := [one for one in unclear if one.has_too_few_rows]:
         words += (f" On {few[0].compared_rows} held-out rows no difference can be clear; that takes at least "
                   f"{few[0].needed_rows}.")

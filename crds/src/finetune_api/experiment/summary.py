@@ -90,10 +90,15 @@ class KnownRuns:
 
 def row_of(run: Run, phase: RunPhase, reason: str, message: str | None = None) -> ExperimentRun:
     """The row of a job of which nothing else is known."""
-    return ExperimentRun(
-        variant=run.variant, settings=run.settings[:512] or None, job=run.name, seed=run.seed,
-        rung=None if run.rung is None else run.share, phase=phase, reason=reason,
-        message=message if message is None else message[:1024])
+    row = ExperimentRun(variant=run.variant, settings=run.settings[:512] or None, job=run.name, seed=run.seed,
+                        rung=None if run.rung is None else run.share, phase=phase, reason="")
+    return in_phase(row, phase, reason, message)
+
+
+def in_phase(row: ExperimentRun, phase: RunPhase, reason: str, message: str | None) -> ExperimentRun:
+    """The row of a job that is in a phase, and why."""
+    return row.model_copy(update={"phase": phase, "reason": reason[:64],
+                                  "message": message if message is None else message[:1024]})
 
 
 def has_result(row: ExperimentRun) -> bool:

@@ -49,10 +49,14 @@ def owned_metadata(owner: Owner, name: str, labels: Mapping[str, str]) -> Manife
     }
 
 
+def digest_of(content: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 digest of plain data, as JSON with sorted names."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def hashed(manifest: Manifest) -> Manifest:
     """The child with a digest of itself as an annotation, by which a pass sees whether the stored child is current."""
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
-    annotated = {**manifest["metadata"], "annotations": {HASH_ANNOTATION: digest}}
+    annotated = {**manifest["metadata"], "annotations": {HASH_ANNOTATION: digest_of(manifest)}}
     return {**manifest, "metadata": annotated}
 
 

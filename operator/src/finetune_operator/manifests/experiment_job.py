@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +9,7 @@ from finetune_api.experiment.expansion import Run
 from finetune_api.rule import merge_patch
 from finetune_api.spec.policy import MissingCheckpoint
 
-from finetune_operator.manifests.child import Manifest, owned_metadata
+from finetune_operator.manifests.child import Manifest, digest_of, owned_metadata
 from finetune_operator.names import EXPERIMENT_LABEL, HASH_ANNOTATION, HELD_ANNOTATION, VARIANT_LABEL
 from finetune_operator.observed.experiment import ExperimentView
 
@@ -45,8 +43,7 @@ def written_hash(run: Run) -> str:
     Parts of a spec decide no result, and so not the name of the job. By this digest a held job is known to be of an
     earlier edit. It says nothing of the stored spec, to which admission may have added something.
     """
-    spec = merge_patch(run.document["spec"], {"budget": {"maxCost": None}, "runPolicy": {"suspend": None}})
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of(merge_patch(run.document["spec"], {"budget": {"maxCost": None}, "runPolicy": {"suspend": None}}))
 
 
 def start_of_job(run: Run, max_cost: Decimal | None) -> Manifest:

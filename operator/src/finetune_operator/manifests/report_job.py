@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +12,9 @@ from finetune_api.messages.layout import EXPERIMENT
 from finetune_api.values.api_model import GROUP, VERSION
 
 from finetune_operator.manifests.child import Manifest, owned_metadata
-from finetune_operator.manifests.job import batch_job
-from finetune_operator.manifests.pod.admin_template import template_for_check
+from finetune_operator.manifests.cpu_job import CpuProgram, cpu_job, cpu_resources
 from finetune_operator.manifests.pod.environment import report_environment
-from finetune_operator.manifests.pod.labels import pod_labels
-from finetune_operator.manifests.pod.resources import PodResources
-from finetune_operator.manifests.pod.template import RUN_FOLDER, PodRequest, pod_template
-from finetune_operator.manifests.pod.volumes import config_volume, report_volumes
+from finetune_operator.manifests.pod.volumes import report_volumes
 from finetune_operator.names import REPORT_LABEL, experiment_labels, report_config_name
 from finetune_operator.observed.experiment import ExperimentView
 from finetune_operator.settings import Settings
@@ -61,25 +56,9 @@ def report_job(request: ReportRequest, settings: Settings) -> Manifest:
 
     Settings of the check (`preflight`) hold for it too.
     """
-    view, own, spec = request.view, settings.preflight, request.experiment.runs[0].job.spec
-    resources = PodResources(cpu=own.cpu, memory=own.memory, disk=own.ephemeral_storage)
-    labels = {**experiment_labels(view.name, view.uid), REPORT_LABEL: str(request.number)}
+    view, spec = request.view, request.experiment.runs[0].job.spec
     outputs = [run.job.spec.output.uri for run in request.experiment.runs]
-    pod = PodRequest(
-        labels=pod_labels(labels),
-        image=settings.trainer_image,
-        arguments=("experiment-report", "--config", RUN_FOLDER),
-        environment=report_environment(spec, settings),
-        resources=resources,
-        volumes=(config_volume("run", report_config_name(request.name, view.uid), RUN_FOLDER),
-                 *report_volumes(outputs, resources)),
-        node_selector={},
-        tolerations=(),
-        grace_seconds=math.ceil(settings.termination_grace.total_seconds()),
-        service_account_name=spec.compute.service_account_name,
-        priority_class_name=spec.compute.priority_class_name,
-        deadline=own.timeout,
-        admin_templates=(template_for_check(settings.pod_template) if own.pod_template is None else own.pod_template,),
-    )
-    metadata = owned_metadata(view, request.name, labels)
-    return batch_job(metadata, pod_template(pod, settings), 1, own.queue_name)
+    program = CpuProgram("experiment-report", report_config_name(request.name, view.uid),
+                         report_environment(spec, settings), report_volumes(outputs, cpu_resources(settings)))
+    labels = {**experiment_labels(view.name, view.uid), REPORT_LABEL: str(request.number)}
+    return cpu_job(owned_metadata(view, request.name, labels), program, spec.compute, settings)

@@ -11,7 +11,7 @@ from finetune_api.experiment.reported import ReportedExperiment
 from finetune_api.messages import PreflightResult, Result
 from pydantic import ValidationError
 
-from finetune_operator.names import INDEX_ANNOTATION
+from finetune_operator.names import INDEX_ANNOTATION, REPORT_LABEL
 from finetune_operator.observed.timestamps import time_of
 
 _TRAINER = "trainer"
@@ -102,7 +102,8 @@ def view_pod(raw: Mapping[str, Any], deleted: bool = False) -> PodView:
         oom_killed=terminated.get("reason") == "OOMKilled",
         result=_read_message(Result, termination_message),
         preflight_result=_read_message(PreflightResult, termination_message),
-        reported=_read_message(ReportedExperiment, termination_message),
+        reported=(_read_message(ReportedExperiment, termination_message)
+                  if REPORT_LABEL in (metadata.get("labels") or {}) else None),
         deadline_exceeded=status.get("reason") == _DEADLINE_EXCEEDED,
         kubelet_failure=_kubelet_failure(status),
         disruption=(disruption.get("message") or disruption.get("reason")) if disrupted else None,

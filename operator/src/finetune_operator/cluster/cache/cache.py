@@ -69,8 +69,9 @@ class Cache:
         Returns:
             The key of the object's job; None if the state is no news, or of an experiment.
         """
-        key, experiment = key_of(raw), experiment_key_of(raw)
-        if key is None and experiment is None:
+        key = key_of(raw)
+        owner = experiment_key_of(raw) if key is None else key
+        if owner is None:
             return None
         metadata = raw["metadata"]
         version = int(metadata["resourceVersion"])
@@ -78,8 +79,11 @@ class Cache:
             self._deleted[metadata["uid"]] = version
         elif self._is_deleted(metadata["uid"], version):
             return None
-        if key is None or raw["kind"] == EXPERIMENT_KIND:
-            self.experiments.record(raw, deleted)
+        if key is None:
+            self.experiments.record_child(owner, raw, deleted)
+            return None
+        if raw["kind"] == EXPERIMENT_KIND:
+            self.experiments.record(key, raw, deleted)
             return None
         update = self._update_job if raw["kind"] == KIND else self._children.update
         return key if update(key, raw, deleted) else None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from finetune_operator.cluster.apiserver.decoding import RawObject, trim
 from finetune_operator.cluster.cache.attempts import reports_of
 from finetune_operator.cluster.cache.children import Children
-from finetune_operator.cluster.cache.keys import Key, experiment_key_of
+from finetune_operator.cluster.cache.keys import Key
 from finetune_operator.cluster.cache.versions import is_newer
 from finetune_operator.names import EXPERIMENT_UID_LABEL
 from finetune_operator.observed.attempt import AttemptView
@@ -32,13 +32,13 @@ class ExperimentCache:
         self.notify: Callable[[Key], None] = lambda key: None
         """Called with the key of an experiment that changed, or one of whose jobs or children did."""
 
-    def record(self, raw: RawObject, deleted: bool) -> None:
-        """Record the state of an experiment, or of a child of one that is no FineTuneJob."""
-        if (owner := experiment_key_of(raw)) is not None:
-            if self.children.update(owner, raw, deleted):
-                self.notify(owner)
-            return
-        key = raw["metadata"]["namespace"], raw["metadata"]["name"]
+    def record_child(self, experiment: Key, raw: RawObject, deleted: bool) -> None:
+        """Record the state of a child that is no FineTuneJob."""
+        if self.children.update(experiment, raw, deleted):
+            self.notify(experiment)
+
+    def record(self, key: Key, raw: RawObject, deleted: bool) -> None:
+        """Record the state of an experiment."""
         held = self._experiments.get(key)
         if deleted:
             if held is None or held["metadata"]["uid"] == raw["metadata"]["uid"]:

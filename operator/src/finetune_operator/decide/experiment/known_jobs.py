@@ -14,7 +14,7 @@ from decimal import Decimal
 from finetune_api.experiment.expansion import Run
 from finetune_api.experiment.observed import ENDED, ObservedExperiment, ObservedJob
 from finetune_api.experiment.status import ExperimentReason, ExperimentRun, FineTuneExperimentStatus, RunPhase
-from finetune_api.experiment.summary import row_of
+from finetune_api.experiment.summary import in_phase, row_of
 from finetune_api.spec.evaluation import Metric
 from finetune_api.spec.policy import PreflightPolicy
 from finetune_api.status import ConditionStatus, ConditionType, Phase
@@ -186,9 +186,8 @@ def _row(row: ExperimentRun, job: JobView, metric: str) -> ExperimentRun:
     status, phase = job.status, _phase(job)
     condition = progressing_condition(status)
     reason, message = (condition.reason, condition.message) if condition else (str(phase), None)
-    message, scores = refusal(job) or message, status.evaluation
-    return row.model_copy(update={
-        "phase": phase, "reason": reason[:64], "message": message if message is None else message[:1024],
+    scores = status.evaluation
+    return in_phase(row, phase, reason, refusal(job) or message).model_copy(update={
         "uid": job.uid, "cost": status.cost.spent if status.cost else None, "max_cost": _limit(job),
         "before": headline(scores.before or {}, metric) if scores else None,
         "after": headline(scores.after or {}, metric) if scores else None,

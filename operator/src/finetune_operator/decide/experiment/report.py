@@ -7,8 +7,6 @@ scores in the jobs' status.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -30,6 +28,7 @@ from finetune_operator.decide.attempts.retry_delay import backoff
 from finetune_operator.decide.attempts.verdict import judge_end
 from finetune_operator.decide.attempts.waiting import POD_DELAY, verdict_if_start_fails
 from finetune_operator.decide.experiment.actions import OwnedAction
+from finetune_operator.manifests.child import digest_of
 from finetune_operator.manifests.network_policy import report_policy
 from finetune_operator.manifests.report_job import ReportRequest, report_config_map, report_job
 from finetune_operator.names import API_VERSIONS, policy_name, report_config_name, report_name
@@ -158,7 +157,7 @@ def _digest(ended: EndedExperiment) -> str:
     """Digest of the results to compare, and of how they are ranked."""
     results = [(row.job, row.uid, row.after, row.adapter) for row in ended.rows if has_result(row)]
     rank_by = ended.experiment.resource.spec.rank_by.model_dump(mode="json")
-    return hashlib.sha256(json.dumps([results, rank_by], sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of([results, rank_by])
 
 
 def _next_pod(step: ReportStep, ended: EndedExperiment, name: str, settings: Settings, now: datetime) -> ReportStep:

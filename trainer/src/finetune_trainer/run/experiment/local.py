@@ -108,9 +108,8 @@ def _reported(state: LocalExperiment, status: FineTuneExperimentStatus, console:
 
 
 def _headline(run: Run, number: int, count: int) -> str:
-    details = [run.settings, f"seed {run.seed}" if run.repeat else "", run.part]
-    words = ", ".join(filter(None, details))
-    return f"\n[{number}/{count}] {run.variant}" + (f" ({words})" if words else "") + f": job {run.name}"
+    words = f" ({run.details})" if run.details else ""
+    return f"\n[{number}/{count}] {run.variant}{words}: job {run.name}"
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
